@@ -1,0 +1,1 @@
+"""The windows: they read what the memory keeps and change nothing."""

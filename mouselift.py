@@ -1,0 +1,42 @@
+"""The front door: one `mouselift` command that mounts the commands of the three packages."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+import dashboards.cli
+import pipeline.cli
+import sweeps.cli
+from pipeline.errors import PipelineError
+from sweeps.errors import SweepError
+
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Photos of mice to 3D Gaussians: train, sweep, compare, promote, pull.",
+)
+for package in (pipeline.cli, sweeps.cli, dashboards.cli):
+    package.mount(app)
+
+
+def main() -> None:
+    """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except (PipelineError, SweepError) as error:
+        sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
+        sys.exit(EXIT_USER)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

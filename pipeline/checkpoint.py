@@ -1,0 +1,261 @@
+"""Checkpoints: written whole, hashed, loaded strictly; FaceLift's files in and out.
+
+step-000300/  model.safetensors   weights under FaceLift's names
+recipe.yaml         the resolved recipe
+training.pt         optimizer, scaler and counters, `weights_only`-loadable (left out of releases)
+preview.ply         Gaussians of the first validation scene
+checkpoint.json     step, fingerprint, metrics, sha256 of each file above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.errors import CheckpointError, RecipeError
+from pipeline.gaussians import Gaussians
+from pipeline.gslrm.model import GSLRM
+from pipeline.recipe import GSLRMConfig, Recipe, load_recipe
+
+WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
+PREVIEW = "preview.ply"
+_FACELIFT_LOSSES = "loss_calculator."
+_NAMES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint folder says of itself; every hash was compared with its file."""
+
+    folder: Path
+    recipe: Recipe
+    step: int
+    metrics: dict[str, float]
+    sha256: str  # of the weights
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A model in evaluation mode with the recipe and step it came from."""
+
+    model: GSLRM
+    recipe: Recipe
+    step: int
+    sha256: str
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    step: int,
+    metrics: Mapping[str, float] | None = None,
+    training: Mapping[str, Any] | None = None,
+    gaussians: Gaussians | None = None,
+) -> Path:
+    """Write a checkpoint to a temporary folder, then rename it to `folder`; an older one there is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, temporary / WEIGHTS)
+    values = config.as_plain(recipe)
+    (temporary / RECIPE).write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "name"}, sort_keys=False))
+    if training is not None:
+        torch.save(dict(training), temporary / TRAINING)
+    if gaussians is not None:
+        gaussians.save_ply(temporary / PREVIEW)
+    index = {
+        "recipe": recipe.name,
+        "step": step,
+        "fingerprint": recipe.fingerprint,
+        "metrics": dict(metrics or {}),
+        "sha256": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
+    }
+    (temporary / INDEX).write_text(json.dumps(index, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.replace(folder)
+    return folder
+
+
+def inspect(folder: str | Path) -> CheckpointInfo:
+    """Read a checkpoint's index and recipe and compare every hash. Raises CheckpointError naming the file."""
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(f"{folder}: expected a checkpoint folder with {INDEX}, found none — check the path.")
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        recorded, step, metrics, name = index["sha256"], int(index["step"]), index["metrics"], str(index["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error}."
+        ) from None
+    for file in (WEIGHTS, RECIPE):
+        if file not in recorded:
+            raise CheckpointError(
+                f"{folder / INDEX}: expected a hash of {file}, found none — save the checkpoint again."
+            )
+    for file, expected in recorded.items():
+        if file == TRAINING and not (folder / file).exists():
+            continue
+        if not (folder / file).is_file() or _sha256(folder / file) != expected:
+            raise CheckpointError(
+                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
+            )
+    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded[WEIGHTS])
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> LoadedCheckpoint:
+    """Build the checkpoint's model and load its weights strictly. Raises CheckpointError."""
+    info = inspect(folder)
+    model = GSLRM(info.recipe.model)
+    load_weights(model, info.folder / WEIGHTS)
+    return LoadedCheckpoint(model.to(device).eval(), info.recipe, info.step, info.sha256)
+
+
+def release(folder: Path, target: Path) -> Path:
+    """Copy a checkpoint without its training state, what users pull and registries hold, to `target`."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(TRAINING))
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.replace(target)
+    return target
+
+
+def load_training(folder: Path) -> dict[str, Any]:
+    """The optimizer state and counters of a checkpoint that can be resumed. Raises CheckpointError."""
+    inspect(folder)
+    if not (folder / TRAINING).is_file():
+        raise CheckpointError(
+            f"{folder}: expected {TRAINING} to resume from, found none — it was saved for release only."
+        )
+    return torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+
+
+def load_weights(model: nn.Module, source: str | Path) -> str:
+    """Load weights strictly into `model` from a checkpoint folder, its safetensors file or a FaceLift `.pt`.
+
+    Returns the sha256 of the file read. Raises CheckpointError listing missing, unexpected and misshapen names.
+    """
+    path = _weights_file(source)
+    tensors = _read(path)
+    _expect(model, path, tensors)
+    model.load_state_dict(tensors, strict=True)
+    return _sha256(path)
+
+
+def check_weights(config: GSLRMConfig, source: str | Path) -> None:
+    """Refuse weights that do not fit the network, without building it. Raises CheckpointError."""
+    with torch.device("meta"):
+        model = GSLRM(config)
+    _expect(model, Path(source), _read(_weights_file(source)))
+
+
+def read_facelift(path: Path) -> dict[str, Tensor]:
+    """The core tensors of a FaceLift `.pt`: `model`, less the networks of its losses. Raises CheckpointError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]}."
+        ) from None
+    tensors = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(
+            f"{path}: expected a FaceLift checkpoint with `model`, got something else — check the file."
+        )
+    named = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in named.items() if not name.startswith(_FACELIFT_LOSSES)}
+
+
+def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
+    """Turn a FaceLift GS-LRM `.pt` into a checkpoint folder of `recipe` (default: the released size)."""
+    recipe = recipe or load_recipe("gslrm")
+    model = GSLRM(recipe.model)
+    load_weights(model, path)
+    return save(folder, model, recipe, step=0)
+
+
+def export_facelift(folder: Path, path: Path) -> Path:
+    """Write a checkpoint's core tensors as a `.pt` that FaceLift reads under `model`."""
+    loaded = load(folder)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save({"model": loaded.model.state_dict(), "fwdbwd_pass_step": 0, "param_update_step": loaded.step}, temporary)
+    temporary.replace(path)
+    return path
+
+
+def _read_recipe(folder: Path, name: str) -> Recipe:
+    """The resolved recipe under its own name, which is not the file's."""
+    try:
+        layers = config.load_layers(folder / RECIPE, folder)
+        layers.values["name"] = name
+        return config.decode(layers, Recipe)
+    except RecipeError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged."
+        ) from None
+
+
+def _weights_file(source: str | Path) -> Path:
+    path = Path(source)
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected weights, found no file — check the path.")
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return read_facelift(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
+
+
+def _expect(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    problem = _mismatch(model.state_dict(), tensors)
+    if problem:
+        raise CheckpointError(f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem}.")
+
+
+def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
+    missing = [name for name in expected if name not in got]
+    unexpected = [name for name in got if name not in expected]
+    shapes = [
+        f"{name} {tuple(got[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in got and got[name].shape != tensor.shape
+    ]
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(f"{len(names)} {word}: {_some(names)}" for word, names in groups.items() if names)
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

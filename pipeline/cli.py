@@ -1,0 +1,92 @@
+"""Commands of the science: check a recipe, make procedural mice, reconstruct a scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: key=value, such as optim.lr=1.0e-4. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+data = typer.Typer(no_args_is_help=True, help="Make and read datasets.")
+
+
+def mount(app: typer.Typer) -> None:
+    """Add these commands to the front door."""
+    app.command()(check)
+    app.add_typer(data, name="data")
+    app.command()(reconstruct)
+
+
+def split_overrides(values: list[str] | None) -> list[str]:
+    """`--set "a=1 b=2"` is two overrides: `mlflow run` hands its parameters over as one text."""
+    return [word for value in values or [] for word in _words(value)]
+
+
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the resolved recipe and its fingerprint, or say what is wrong with it."""
+    from pipeline import config
+    from pipeline.recipe import load_recipe
+
+    resolved = load_recipe(recipe, split_overrides(overrides))
+    values = config.as_plain(resolved)
+    if as_json:
+        typer.echo(json.dumps(values | {"fingerprint": resolved.fingerprint}))
+        return
+    name = values.pop("name")
+    typer.echo(f"# {name}, fingerprint {resolved.fingerprint}")
+    typer.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip())
+
+
+@data.command("mice")
+def mice(
+    out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
+    scenes: Annotated[int, typer.Option(help="How many scenes.")] = 48,
+    size: Annotated[int, typer.Option(help="Image width in pixels.")] = 64,
+    rig: Annotated[str, typer.Option(help="mouse_centred, mouse, facelift_six or facelift_ring.")] = "mouse_centred",
+    zoom: Annotated[float, typer.Option(help="Focal length of mouse_centred, as a factor.")] = 2.6,
+    views: Annotated[int | None, typer.Option(help="Views of facelift_ring, evenly spaced.")] = None,
+    seed: Annotated[int, typer.Option(help="Which mice.")] = 0,
+) -> None:
+    """Write procedural mice seen through a rig: exact cameras, exact masks, several animals per split."""
+    from pipeline.data.mice import write_mice
+
+    zoomed = zoom if rig == "mouse_centred" else 1.0
+    folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoomed, views=views, seed=seed)
+    typer.echo(folder)
+
+
+def reconstruct(
+    scene: Annotated[Path, typer.Argument(help="A scene folder: images/ and opencv_cameras.json.")],
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder, as `mouselift model pull` writes it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Turn a scene's posed views into Gaussians: a PLY, a turntable and a comparison with held-out views."""
+    from pipeline.reconstruct import Reconstructor, write_outputs
+
+    result = Reconstructor(checkpoint, device)(scene)
+    for path in write_outputs(result, out):
+        typer.echo(path)
+    typer.echo(f"held-out PSNR {result.held_out_psnr:.2f} dB", err=True)
+
+
+def _words(value: str) -> list[str]:
+    """Split at the spaces that stand before another `key=`, so that values may hold spaces."""
+    words: list[str] = []
+    for word in value.split(" "):
+        if words and "=" not in word:
+            words[-1] += f" {word}"
+        elif word:
+            words.append(word)
+    return words

@@ -1,0 +1,1 @@
+"""Scenes and datasets: made, written, read, loaded."""

@@ -1,0 +1,249 @@
+"""Scenes to batches: which views, decoded once, composited on white.
+
+Decoded frames live in one memory-mapped uint8 file per dataset and size, shared by every trial on a machine.
+A batch is a function of (seed, step): a resumed run sees exactly the batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from pipeline.cameras import Cameras
+from pipeline.data.scenes import Dataset, Scene, count_views, read_image
+from pipeline.errors import DataError
+from pipeline.recipe import DataConfig
+
+# FaceLift asks for p·q >= 0.5 of positions 2.7 away, so its neighbours lie within 86°, not within 60°.
+OVERLAP_COSINE = 0.5 / 2.7**2
+
+
+class Views(NamedTuple):
+    """View indices of one scene: what the model sees, and what its renders are compared with."""
+
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scenes with V views each; the first `num_input_views` are inputs. Images on white, 0…1 sRGB."""
+
+    images: Float[Tensor, "batch view 3 height width"]
+    masks: Float[Tensor, "batch view 1 height width"] | None
+    cameras: Cameras
+    num_input_views: int
+    scenes: tuple[str, ...]
+
+    @property
+    def input_images(self) -> Float[Tensor, "batch input 3 height width"]:
+        return self.images[:, : self.num_input_views]
+
+    @property
+    def input_cameras(self) -> Cameras:
+        return self.cameras[:, : self.num_input_views]
+
+    def to(self, device: torch.device | str) -> Batch:
+        masks = None if self.masks is None else self.masks.to(device)
+        cameras = self.cameras.to(device)
+        return Batch(self.images.to(device), masks, cameras, self.num_input_views, self.scenes)
+
+
+class Loader:
+    """Batches of one split of a dataset.
+
+    cache: folder for decoded frames. Raises DataError when a scene has too few views, or a file is broken.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, config: DataConfig, cache: Path, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+        self.scenes = dataset.split(split)
+        self.num_views = count_views(dataset.scenes)
+        _check_views(dataset, config, self.num_views)
+        self.held_out, self.inputs = held_out_views(self.num_views, config)
+        self.trainable = tuple(v for v in range(self.num_views) if v not in self._never_trained(dataset))
+        self._frames = decoded_frames(dataset, config.image_size, cache)
+        self._cameras = {s.name: s.cameras.resize(config.image_size, config.image_size) for s in self.scenes}
+        if split == "train":
+            _check_trainable(dataset, config, self.trainable)
+
+    @property
+    def has_masks(self) -> bool:
+        return self._frames.has_alpha
+
+    def training_batch(self, step: int, batch_size: int) -> Batch:
+        """The batch of forward-backward pass `step` (from 0): shuffled anew each epoch, jittered."""
+        picks = [self._shuffled(step * batch_size + i) for i in range(batch_size)]
+        generators = [np.random.default_rng((self.seed, 1, step * batch_size + i)) for i in range(batch_size)]
+        views = [self._sample_views(scene, rng) for scene, rng in zip(picks, generators, strict=True)]
+        return self._batch(picks, views, generators)
+
+    def evaluation_batch(self, index: int) -> Batch:
+        """Scene `index` of the split with its fixed input views first, then its held-out views."""
+        return self._batch([self.scenes[index]], [Views(self.inputs, self.held_out)], None)
+
+    def _never_trained(self, dataset: Dataset) -> tuple[int, ...]:
+        return self.held_out if dataset.manifest.held_out_from_training else ()
+
+    def _shuffled(self, index: int) -> Scene:
+        epoch, position = divmod(index, len(self.scenes))
+        order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.scenes))
+        return self.scenes[order[position]]
+
+    def _sample_views(self, scene: Scene, rng: np.random.Generator) -> Views:
+        inputs, rest = self.config.num_input_views, self.config.num_views - self.config.num_input_views
+        if self.config.view_sampling == "fixed":
+            return Views(self.trainable[:inputs], self.trainable[inputs : inputs + rest])
+        order = [self.trainable[i] for i in rng.permutation(len(self.trainable))]
+        if self.config.view_sampling == "overlap":
+            order = order[:inputs] + _overlapping_first(scene.cameras, order[:inputs], order[inputs:])
+        return Views(tuple(order[:inputs]), tuple(order[inputs : inputs + rest]))
+
+    def _batch(
+        self, scenes: Sequence[Scene], views: Sequence[Views], generators: Sequence[np.random.Generator] | None
+    ) -> Batch:
+        indices = [[*v.inputs, *v.targets] for v in views]
+        frames = np.stack([self._frames.views(s.name, i) for s, i in zip(scenes, indices, strict=True)])
+        rgba = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float() / 255
+        colour, alpha = rgba[:, :, :3], rgba[:, :, 3:]
+        if generators is not None:
+            colour = _jitter(colour, alpha, self.config, generators)
+        cameras = [self._cameras[s.name][i] for s, i in zip(scenes, indices, strict=True)]
+        size = self.config.image_size
+        stacked = Cameras(torch.stack([c.c2w for c in cameras]), torch.stack([c.fxfycxcy for c in cameras]), size, size)
+        return Batch(
+            images=colour + (1 - alpha),
+            masks=alpha if self._frames.has_alpha else None,
+            cameras=stacked.to(torch.float32),
+            num_input_views=len(views[0].inputs),
+            scenes=tuple(scene.name for scene in scenes),
+        )
+
+
+def held_out_views(num_views: int, config: DataConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(held-out views, input views) of every evaluation, both spread evenly over the views in order.
+
+    The held-out ones depend on num_held_out_views alone, so recipes with other inputs are scored on the same.
+    """
+    held_out = _spread(range(num_views), config.num_held_out_views)
+    rest = [view for view in range(num_views) if view not in held_out]
+    return held_out, _spread(rest, config.num_input_views)
+
+
+def prepare_view(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB or RGBA image as premultiplied uint8 [size, size, 4]: resampled after premultiplying, so that
+    colour hidden under transparent pixels cannot bleed into the edge.
+    """
+    premultiplied = image.convert("RGBA").convert("RGBa")
+    if premultiplied.size != (size, size):
+        premultiplied = premultiplied.resize((size, size), Image.Resampling.LANCZOS)
+    frame = np.asarray(premultiplied).copy()
+    frame[..., :3] = np.minimum(frame[..., :3], frame[..., 3:])
+    return frame
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Every view of every scene, premultiplied uint8 [view, size, size, 4], memory-mapped."""
+
+    array: np.ndarray
+    starts: dict[str, int]
+    has_alpha: bool
+
+    def views(self, scene: str, indices: Sequence[int]) -> np.ndarray:
+        return self.array[[self.starts[scene] + i for i in indices]]
+
+
+def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
+    """The dataset's frames at size×size, decoded into `cache` on first use by whoever comes first."""
+    scenes = [dataset.scenes[name] for name in sorted(dataset.scenes)]
+    counts = np.cumsum([0] + [len(scene.files) for scene in scenes])
+    starts = {scene.name: int(start) for scene, start in zip(scenes, counts, strict=False)}
+    stem = cache / f"frames-{dataset.digest[:16]}-{size}"
+    opaque, coloured = stem.with_suffix(".rgb.npy"), stem.with_suffix(".rgba.npy")
+    if not opaque.exists() and not coloured.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _decode(scenes, counts, size, opaque, coloured)
+    has_alpha = coloured.exists()
+    return Frames(np.load(coloured if has_alpha else opaque, mmap_mode="r"), starts, has_alpha)
+
+
+def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path, coloured: Path) -> None:
+    """Write the frames whole; the file's name says whether every view has an alpha channel."""
+    temporary = opaque.with_name(f".{opaque.name}.{os.getpid()}")
+    shape = (int(counts[-1]), size, size, 4)
+    frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+
+    def decode(job: tuple[int, Path, tuple[int, int]]) -> bool:
+        index, path, native = job
+        image = read_image(path, native)
+        frames[index] = prepare_view(image, size)
+        return image.mode == "RGBA"
+
+    jobs = [
+        (int(start) + i, path, (scene.cameras.width, scene.cameras.height))
+        for scene, start in zip(scenes, counts, strict=False)
+        for i, path in enumerate(scene.paths)
+    ]
+    try:
+        with ThreadPoolExecutor() as pool:
+            has_alpha = all(list(pool.map(decode, jobs)))
+        frames.flush()
+        temporary.replace(coloured if has_alpha else opaque)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _spread(views: Sequence[int], count: int) -> tuple[int, ...]:
+    """`count` of the views, evenly spaced, from the middle of each stretch."""
+    return tuple(views[int((i + 0.5) * len(views) / count)] for i in range(count))
+
+
+def _overlapping_first(cameras: Cameras, inputs: Sequence[int], rest: Sequence[int]) -> list[int]:
+    """The other views, those that see what some input sees before those that do not."""
+    towards = torch.nn.functional.normalize(cameras.centres, dim=-1)
+    seen = (towards @ towards[list(inputs)].mT).amax(-1) >= OVERLAP_COSINE
+    return sorted(rest, key=lambda view: not bool(seen[view]))
+
+
+def _jitter(
+    colour: Tensor, alpha: Tensor, config: DataConfig, generators: Sequence[np.random.Generator]
+) -> Float[Tensor, "batch view 3 height width"]:
+    """Brightness and contrast of premultiplied colour, one draw per scene; the mask stays as it is."""
+    if config.brightness == (1.0, 1.0) and config.contrast == (1.0, 1.0):
+        return colour
+    draws = [[rng.uniform(*config.brightness), rng.uniform(*config.contrast)] for rng in generators]
+    brightness, contrast = torch.tensor(draws, dtype=colour.dtype)[:, :, None, None, None, None].unbind(1)
+    weight = alpha.sum((1, 3, 4), keepdim=True).clamp(min=1e-6)
+    mean = colour.sum((1, 3, 4), keepdim=True) / weight * brightness
+    jittered = (colour * brightness - mean * alpha) * contrast + mean * alpha
+    return torch.minimum(jittered.clamp(min=0), alpha)
+
+
+def _check_views(dataset: Dataset, config: DataConfig, num_views: int) -> None:
+    needed = config.num_input_views + config.num_held_out_views
+    if needed > num_views:
+        shortest = min(dataset.scenes.values(), key=lambda scene: len(scene.files))
+        raise DataError(
+            f"{shortest.folder}: expected at least {needed} views (data.num_input_views {config.num_input_views} + "
+            f"data.num_held_out_views {config.num_held_out_views}), got {num_views} — lower one of them."
+        )
+
+
+def _check_trainable(dataset: Dataset, config: DataConfig, trainable: Sequence[int]) -> None:
+    if config.num_views > len(trainable):
+        raise DataError(
+            f"{dataset.root}: expected at least data.num_views {config.num_views} views to train on, got "
+            f"{len(trainable)} — lower data.num_views."
+        )

@@ -1,0 +1,30 @@
+"""Every error the science raises on purpose.
+
+    PipelineError
+    ├── RecipeError        a recipe, an override or two fields that cannot go together
+    ├── DataError          a scene, a camera, an image or a manifest
+    ├── CheckpointError    a file of weights: absent, damaged, of another shape
+    └── NonFiniteError     a loss or gradient that is not a number, with its step and term
+
+Each message reads `where: what was expected, what came — what to do.` and is one line.
+"""
+
+
+class PipelineError(Exception):
+    """A mistake the user can mend; the commands show it as one line and leave with exit code 2."""
+
+
+class RecipeError(PipelineError):
+    """A recipe cannot be read, or asks for something impossible."""
+
+
+class DataError(PipelineError):
+    """A scene or dataset is not what the recipe needs."""
+
+
+class CheckpointError(PipelineError):
+    """Weights are missing, damaged or do not fit the model."""
+
+
+class NonFiniteError(PipelineError):
+    """Training met a number that is not finite; the update was not applied."""

@@ -1,0 +1,126 @@
+"""A model on a split: every metric per scene and per view role, their means, and the protocol they were taken by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import metrics, vgg
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.errors import DataError
+from pipeline.gaussians import Gaussians
+from pipeline.gslrm.model import GSLRM
+from pipeline.metrics import Protocol
+from pipeline.recipe import Recipe
+from pipeline.render import Rendering, render
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one split.
+
+    metrics: `<split>/psnr` and so on for held-out views, `<split>/input/…` for input views, means over scenes;
+    scenes: the same per scene, under plain names; gaussians and rendering: of the first scene, for previews.
+    """
+
+    metrics: dict[str, float]
+    protocol: Protocol
+    scenes: list[dict[str, float | str]]
+    batch: Batch
+    gaussians: Gaussians
+    rendering: Rendering
+
+
+def evaluate(
+    model: GSLRM,
+    recipe: Recipe,
+    dataset: Dataset,
+    split: str,
+    cache: Path,
+    device: torch.device | str = "cpu",
+    max_scenes: int | None = None,
+    lpips: nn.Module | None = None,
+) -> Evaluation:
+    """Score held-out and input views of a split, in float32 on a white background.
+
+    max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
+    without it the LPIPS figures are absent, never 0. Raises DataError for scenes with too few views.
+    """
+    loader = Loader(dataset, split, recipe.data, cache)
+    count = min(len(loader.scenes), max_scenes or len(loader.scenes))
+    training = model.training
+    model.eval()
+    rows: list[dict[str, float | str]] = []
+    first = None
+    for index in range(count):
+        batch = loader.evaluation_batch(index).to(device)
+        with torch.no_grad():
+            gaussians = model(batch.input_images, batch.input_cameras)
+            rendering = render(gaussians, batch.cameras)
+        rows.append({"scene": batch.scenes[0], **_scene_metrics(batch, rendering, lpips)})
+        first = first or (batch, gaussians, rendering)
+    model.train(training)
+    if first is None:
+        raise DataError(f"{dataset.root}: expected scenes in split {split}, got none — add some.")
+    protocol = Protocol(
+        resolution=recipe.data.image_size,
+        input_views=loader.inputs,
+        target_views=loader.held_out,
+        split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
+    )
+    return Evaluation(_means(rows, split), protocol, rows, *first)
+
+
+def evaluate_folder(
+    model: GSLRM, recipe: Recipe, root: str | Path, split: str, cache: Path, device: torch.device | str = "cpu"
+) -> Evaluation:
+    """`evaluate` on the dataset at `root`, with LPIPS where its weights are installed."""
+    dataset = open_dataset(root, verify=False)
+    return evaluate(model, recipe, dataset, split, cache, device, lpips=lpips_network(device))
+
+
+def lpips_network(device: torch.device | str) -> nn.Module | None:
+    """The LPIPS network where its weights are installed, else None: the figures are then absent."""
+    return vgg.load_lpips().to(device) if vgg.lpips_weights_file().is_file() else None
+
+
+def _scene_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, float]:
+    per_view = _view_metrics(batch, rendering, lpips)
+    inputs = batch.num_input_views
+    held_out = {name: _mean(values[inputs:]) for name, values in per_view.items()}
+    return held_out | {f"input/{name}": _mean(values[:inputs]) for name, values in per_view.items()}
+
+
+def _view_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, Tensor]:
+    rendered, target = rendering.images[0], batch.images[0]
+    values = {
+        "psnr": metrics.psnr(rendered, target),
+        "white_psnr": metrics.white_psnr(target),
+        "ssim": metrics.ssim(rendered, target),
+    }
+    distance = metrics.lpips(rendered, target, lpips)
+    if distance is not None:
+        values["lpips"] = distance
+    if batch.masks is not None:
+        values["psnr_fg"] = metrics.psnr_fg(rendered, target, batch.masks[0])
+        values["mask_iou"] = metrics.mask_iou(rendering.alphas[0], batch.masks[0])
+    return values
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.nanmean())
+
+
+def _means(rows: list[dict[str, float | str]], split: str) -> dict[str, float]:
+    """Means over scenes; a view or scene without foreground has no foreground figure and counts nowhere."""
+    means = {}
+    for name in rows[0]:
+        values = [value for row in rows if isinstance(value := row[name], float) and math.isfinite(value)]
+        if values:
+            means[f"{split}/{name}"] = sum(values) / len(values)
+    return means

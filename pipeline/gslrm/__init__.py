@@ -1,0 +1,1 @@
+"""Stage 2: posed images to 3D Gaussians."""

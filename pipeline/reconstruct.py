@@ -1,0 +1,133 @@
+"""A trained GS-LRM at work: posed views in; Gaussians, a turntable and a comparison with held-out views out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from pipeline import checkpoint, metrics
+from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.scenes import open_dataset
+from pipeline.gaussians import Gaussians
+from pipeline.gslrm.stage import preview
+from pipeline.render import Rendering, render
+
+TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
+_GIF_EVERY = 3
+_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Gaussians of one scene, the views they came from, and renders of those and the held-out ones."""
+
+    gaussians: Gaussians
+    batch: Batch
+    rendering: Rendering
+
+    @property
+    def held_out_psnr(self) -> float:
+        """PSNR in dB of the views the model was not shown, full frame on white."""
+        inputs = self.batch.num_input_views
+        return float(metrics.psnr(self.rendering.images[0, inputs:], self.batch.images[0, inputs:]).mean())
+
+
+class Reconstructor:
+    """A checkpoint, loaded once, applied to scenes."""
+
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+        loaded = checkpoint.load(folder, device)
+        self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
+
+    def __call__(self, scene: str | Path) -> Reconstruction:
+        """Reconstruct a scene folder from the recipe's number of input views. Raises DataError."""
+        dataset = open_dataset(scene, verify=False)
+        with tempfile.TemporaryDirectory(prefix="mouselift-") as cache, torch.no_grad():
+            batch = Loader(dataset, "test", self.recipe.data, Path(cache)).evaluation_batch(0).to(self.device)
+            gaussians = self.model(batch.input_images, batch.input_cameras)
+            rendering = render(gaussians, batch.cameras)
+        return Reconstruction(gaussians[0], batch, rendering)
+
+
+def write_outputs(result: Reconstruction, out: Path, size: int | None = None) -> list[Path]:
+    """Write `gaussians.ply`, `turntable.mp4`, `turntable.gif` and `comparison.png` to `out`; each file whole.
+
+    size: pixels of the turntable's frames (default: at least 256).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    kept = result.gaussians.pruned()
+    cameras = turntable_around(result.batch.cameras[0], size or max(256, result.batch.cameras.width))
+    frames = render_frames(kept, cameras)
+    paths = [out / name for name in ("gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png")]
+    kept.save_ply(paths[0])
+    write_video(frames, paths[1])
+    write_gif(frames[::_GIF_EVERY], paths[2])
+    _replace(paths[3], lambda file: Image.fromarray(preview(result.batch, result.rendering)).save(file, "PNG"))
+    return paths
+
+
+def turntable_around(cameras: Cameras, size: int, views: int = TURNTABLE_VIEWS) -> Cameras:
+    """Cameras once round the origin at the mean distance, elevation and field of view of the given ones [V]."""
+    distance = float(cameras.centres.norm(dim=-1).mean())
+    elevation = float(torch.asin((cameras.centres[:, 2] / cameras.centres.norm(dim=-1)).clamp(-1, 1)).mean())
+    azimuth = torch.linspace(0, 2 * torch.pi, views + 1, dtype=torch.float64)[:-1] - torch.pi / 2
+    ground = distance * np.cos(elevation)
+    height = torch.full_like(azimuth, distance * np.sin(elevation))
+    position = torch.stack([ground * azimuth.cos(), ground * azimuth.sin(), height], -1)
+    widest = float(torch.rad2deg(2 * torch.atan(cameras.width / 2 / cameras.fxfycxcy[:, 0])).mean())
+    focal = size / 2 / np.tan(np.radians(min(widest, FACELIFT_FOV_DEGREES)) / 2)
+    intrinsics = torch.tensor([focal, focal, size / 2, size / 2], dtype=torch.float64).repeat(views, 1)
+    circle = Cameras(look_at(position, torch.zeros_like(position)), intrinsics, size, size)
+    return circle.to(cameras.c2w.device).to(cameras.c2w.dtype)
+
+
+def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "views height width 3"]:
+    """One scene from every camera [V], on white, a few views at a time."""
+    chunks = []
+    with torch.no_grad():
+        for start in range(0, len(cameras.c2w), _CHUNK):
+            images = render(gaussians, cameras[start : start + _CHUNK]).images.clamp(0, 1)
+            chunks.append((images * 255).round().byte().movedim(1, -1).cpu().numpy())
+    return np.concatenate(chunks)
+
+
+def write_video(frames: UInt8[np.ndarray, "n height width 3"], path: Path, fps: int = TURNTABLE_FPS) -> None:
+    """H.264, yuv420p: plays in every browser. Odd sizes lose their last row or column."""
+    height, width = (side - side % 2 for side in frames.shape[1:3])
+
+    def write(file: Path) -> None:
+        with av.open(str(file), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+
+    _replace(path, write)
+
+
+def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:
+    """A looping GIF, for places that show no video."""
+    pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
+    pause = round(1000 * _GIF_EVERY / TURNTABLE_FPS)
+    _replace(
+        path,
+        lambda file: pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0),
+    )
+
+
+def _replace(path: Path, write: object) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)  # type: ignore[operator]
+    temporary.replace(path)

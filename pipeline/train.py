@@ -1,0 +1,218 @@
+"""The one training loop: `train(recipe, workdir)` yields a Report now and then and knows nobody who reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from pipeline import checkpoint, losses
+from pipeline.data.loader import Loader
+from pipeline.data.scenes import open_dataset
+from pipeline.errors import CheckpointError, NonFiniteError
+from pipeline.evaluate import Evaluation, evaluate, lpips_network
+from pipeline.gaussians import Gaussians
+from pipeline.gslrm.stage import GSLRMStage, check_dataset, preview
+from pipeline.recipe import OptimConfig, Recipe, check_artefacts
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the loop has to say at an optimizer step.
+
+    metrics: `train/…`, `val/…`, `time/…`, `system/…`; images: uint8 RGB [H, W, 3] by name; checkpoint: a folder
+    under the workdir, present whenever the step was validated.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+
+def train(
+    recipe: Recipe,
+    workdir: Path,
+    resume: Path | None = None,
+    device: torch.device | str = "cpu",
+    cache: Path | None = None,
+) -> Iterator[Report]:
+    """Train `recipe` and yield reports: every `report_every` steps, and with figures, pictures and a checkpoint
+    every `validate_every` steps and at the last.
+
+    resume: a checkpoint folder of the same recipe; on the CPU the steps that follow are bit-identical to those of
+    a run never stopped. cache: folder for decoded frames, shared by runs.
+    Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
+    """
+    check_artefacts(recipe)
+    torch.manual_seed(recipe.train.seed)
+    device = torch.device(device)
+    trainer = _Trainer(recipe, device, cache or workdir / "cache")
+    start = trainer.resume(resume) if resume is not None else 0
+    if start >= recipe.train.max_steps:
+        raise CheckpointError(f"{resume}: expected a step below train.max_steps {recipe.train.max_steps}, got {start}.")
+    for step in range(start + 1, recipe.train.max_steps + 1):
+        trainer.step(step)
+        validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps
+        if not validates:
+            if step % recipe.train.report_every == 0 or step == start + 1:
+                yield Report(step, trainer.take_metrics())
+            continue
+        metrics = trainer.take_metrics()
+        evaluation = trainer.validate()
+        metrics |= evaluation.metrics
+        folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, evaluation.gaussians[0].pruned())
+        yield Report(step, metrics, {"val/preview": preview(evaluation.batch, evaluation.rendering)}, folder)
+
+
+def learning_rate(config: OptimConfig, updates: int, max_steps: int) -> float:
+    """Lr after `updates` optimizer steps: linear warm-up from 0, then a cosine to 0 (FaceLift)."""
+    if updates < config.warmup_steps:
+        return config.lr * updates / config.warmup_steps
+    progress = (updates - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters: matrices and embeddings with weight decay, norm weights without (FaceLift)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed, plain = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class _Trainer:
+    """The state of one run: model, optimizer, loaders, counters."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, cache: Path) -> None:
+        self.recipe, self.device, self.cache = recipe, device, cache
+        self.dataset = open_dataset(str(recipe.data.root), verify=False)
+        self.loader = Loader(self.dataset, "train", recipe.data, cache, recipe.train.seed)
+        check_dataset(recipe.loss, self.loader)
+        self.stage = GSLRMStage(recipe, device)
+        self.model = self.stage.model
+        if recipe.train.init_from is not None:
+            checkpoint.load_weights(self.model, recipe.train.init_from)
+        groups = parameter_groups(self.model, recipe.optim.weight_decay)
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
+        self.lpips = lpips_network(device)
+        self.skipped = 0
+        self.seconds = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._since_report = 0
+        self._seconds_before = 0.0
+        self._last: dict[str, float] = {}
+
+    def step(self, step: int) -> None:
+        """One optimizer step: `accumulate` passes, clipping, the skip rule."""
+        started = time.perf_counter()
+        lr = learning_rate(self.recipe.optim, step - 1, self.recipe.train.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for micro in range(self.recipe.train.accumulate):
+            self._backward(step, (step - 1) * self.recipe.train.accumulate + micro)
+        norm = self._update(step)
+        self._last = {"train/lr": lr, "train/grad_norm": norm, "train/skipped_updates": float(self.skipped)}
+        self._since_report += 1
+        self.seconds += time.perf_counter() - started
+
+    def take_metrics(self) -> dict[str, float]:
+        """Means since the last report, and the counters; the only place that waits for the device."""
+        passes = self._since_report * self.recipe.train.accumulate
+        metrics = {f"train/{name}": float(total) / passes for name, total in self._sums.items()} | self._last
+        spent = self.seconds - self._seconds_before
+        scenes = passes * self.recipe.train.batch_size
+        metrics |= {
+            "time/step_seconds": spent / self._since_report,
+            "time/scenes_per_second": scenes / spent,
+            "time/train_seconds": self.seconds,
+            **_memory(self.device),
+        }
+        self._sums, self._since_report, self._seconds_before = {}, 0, self.seconds
+        return metrics
+
+    def validate(self) -> Evaluation:
+        limit = self.recipe.train.max_val_scenes
+        return evaluate(self.model, self.recipe, self.dataset, "val", self.cache, self.device, limit, self.lpips)
+
+    def save(self, folder: Path, step: int, metrics: dict[str, float], gaussians: Gaussians) -> Path:
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": step,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+        }
+        return checkpoint.save(folder, self.model, self.recipe, step, metrics, training, gaussians)
+
+    def resume(self, folder: Path) -> int:
+        """Take up a checkpoint of this recipe; returns its step."""
+        info = checkpoint.inspect(folder)
+        if info.recipe.fingerprint != self.recipe.fingerprint:
+            raise CheckpointError(
+                f"{folder}: expected a checkpoint of recipe {self.recipe.fingerprint}, got one of "
+                f"{info.recipe.fingerprint} — set train.init_from to start a new run from its weights."
+            )
+        training = checkpoint.load_training(folder)
+        checkpoint.load_weights(self.model, folder)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.skipped, self.seconds = training["skipped"], training["seconds"]
+        self._seconds_before = self.seconds
+        torch.set_rng_state(training["random"])
+        return info.step
+
+    def _backward(self, step: int, index: int) -> None:
+        recipe = self.recipe
+        batch = self.loader.training_batch(index, recipe.train.batch_size).to(self.device)
+        weights = losses.weights_at(recipe.loss, step)
+        with self._autocast():
+            terms = self.stage.losses(batch, step)
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        if not bool(torch.isfinite(total)):
+            culprits = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
+            raise NonFiniteError(f"step {step}: expected a finite loss, got {float(total):g} from {culprits}.")
+        self.scaler.scale(total / recipe.train.accumulate).backward()
+        for name, value in {"loss": total, **terms}.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+
+    def _update(self, step: int) -> float:
+        """Clip and apply the gradients, or skip the update when their norm is beyond the limit."""
+        config = self.recipe.optim
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(trained, config.grad_clip_norm))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss.")
+        skips = not norm <= config.grad_clip_norm * config.skip_factor
+        self.skipped += skips
+        if not skips:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = _DTYPES.get(self.recipe.train.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """Peak memory of the device in GB, or the process's resident memory on the CPU."""
+    if device.type == "cuda":
+        return {"system/peak_gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
+    return {"system/process_memory_gb": psutil.Process().memory_info().rss / 1e9}

@@ -1,0 +1,25 @@
+"""Every error the memory raises on purpose.
+
+    SweepError
+    ├── SpaceError         a search space that cannot be read or does not fit its recipe
+    ├── StudyError         a study, its storage or a sweep's name
+    └── RegistryError      a registered model, a version, an alias or a gate
+
+Each message reads `where: what was expected, what came — what to do.` and is one line.
+"""
+
+
+class SweepError(Exception):
+    """A mistake the user can mend; the commands show it as one line and leave with exit code 2."""
+
+
+class SpaceError(SweepError):
+    """A search space cannot be read, or one of its values does not decode as its recipe field."""
+
+
+class StudyError(SweepError):
+    """A sweep cannot start, or its stored state is not usable."""
+
+
+class RegistryError(SweepError):
+    """A model, version or alias is absent, or a promotion was refused."""

@@ -1,0 +1,72 @@
+"""Where the memory keeps its state: one folder, or the servers that the environment names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sweeps.errors import StudyError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths and addresses of one installation.
+
+    root: MOUSELIFT_HOME; tracking_uri: MLFLOW_TRACKING_URI or the SQLite file below root; storage: MOUSELIFT_STORAGE,
+    an Optuna RDB URL, or None for the journal file below root; ray_address: RAY_ADDRESS or None for this machine.
+    """
+
+    root: Path
+    tracking_uri: str
+    storage: str | None
+    ray_address: str | None
+    adopted_run_id: str | None  # the run that `mlflow run` opened for us
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str]) -> Home:
+        root = Path(environment.get("MOUSELIFT_HOME") or "runs").resolve()
+        return Home(
+            root=root,
+            tracking_uri=environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}",
+            storage=environment.get("MOUSELIFT_STORAGE") or None,
+            ray_address=environment.get("RAY_ADDRESS") or None,
+            adopted_run_id=environment.get("MLFLOW_RUN_ID") or None,
+        )
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def optuna_journal(self) -> Path:
+        return self.root / "optuna.log"
+
+    @property
+    def ray(self) -> Path:
+        return self.root / "ray"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def journal(self, sweep: str) -> Path:
+        return self.root / "journal" / check_name(sweep)
+
+
+def check_name(name: str) -> str:
+    """A sweep's name, fit for a folder, a study and a run. Raises StudyError."""
+    if not _NAME.fullmatch(name):
+        raise StudyError(
+            f"{name}: expected a name of letters, digits, . _ - (at most 80) — choose another with --name."
+        )
+    return name
+
+
+def timed_name(stem: str, now: datetime) -> str:
+    """The computed name of a sweep: what it sweeps, and when it began."""
+    return f"{stem}-{now:%Y%m%d-%H%M%S}"

@@ -1,0 +1,218 @@
+"""The journal of a sweep: what happened, in order, on disk before anything else is done about it.
+
+A sweep's folder holds `journal.jsonl`, one event a line, only ever appended to and synced to disk after each,
+and `blobs/`, small files named by their content. One process writes (from any thread), any number read.
+It binds the number of a trial to its Ray trial, its attempts and its MLflow run, and everything else that is
+written about the sweep (MLflow, status, leaderboard) can be derived from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Literal, Self, TypeVar
+
+import numpy as np
+
+from sweeps.errors import StudyError
+
+State = Literal["COMPLETE", "PRUNED", "FAIL", "KILLED"]
+_HASH_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened; `time` is when it was appended, in unix seconds."""
+
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SweepOpened(Event):
+    """A sweep starts, or is taken up again after it was interrupted."""
+
+    sweep: str
+    recipe: str  # name of the recipe that is varied
+    space: dict[str, Any]  # the search space as its YAML reads
+    tags: dict[str, str]
+    params: dict[str, Any]  # the recipe's values by dotted path, before any trial changes them
+    artifacts: dict[str, str] = field(default_factory=dict)  # path below the run's artifacts -> blob
+
+
+@dataclass(frozen=True)
+class TrialOpened(Event):
+    """An attempt at a trial starts; attempts count from 1."""
+
+    trial: int
+    ray_trial_id: str
+    attempt: int
+    params: dict[str, Any]  # what the sampler chose
+    recipe_params: dict[str, Any]  # every value of the resolved recipe by dotted path
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Reported(Event):
+    """A trial reported at an optimizer step."""
+
+    trial: int
+    step: int
+    metrics: dict[str, float]
+    images: dict[str, str] = field(default_factory=dict)  # name -> blob
+
+
+@dataclass(frozen=True)
+class TrialClosed(Event):
+    """A trial ended."""
+
+    trial: int
+    state: State
+    reason: str = ""
+    artifacts: dict[str, str] = field(default_factory=dict)  # folder below the run's artifacts -> local path
+
+
+@dataclass(frozen=True)
+class RunOpened(Event):
+    """The MLflow run of a trial, or of the sweep itself where `trial` is None."""
+
+    trial: int | None
+    run_id: str
+
+
+@dataclass(frozen=True)
+class SweepClosed(Event):
+    """The sweep ended; trials still open ended with it."""
+
+    state: State
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+E = TypeVar("E", bound=Event)
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+
+
+class Journal:
+    """The journal in `folder`; `clock` gives unix seconds."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "journal.jsonl"
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+
+    def append(self, event: E) -> E:
+        """Write the event down, safe on disk when this returns; the event with its time.
+
+        Raises StudyError when another process writes this journal.
+        """
+        with self._lock:
+            event = replace(event, time=self._clock())
+            line = json.dumps({"kind": type(event).__name__, **asdict(event)}, default=_plain)
+            file = self._writer()
+            file.write(line.encode() + b"\n")
+            os.fsync(file.fileno())
+        return event
+
+    def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
+        """Events from byte `start` on, each with the offset that follows it.
+
+        A last line without its end is being written, or was cut off by a kill: it has not happened.
+        Raises StudyError, naming file and line, for any other line that is no event.
+        """
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(start)
+            while (line := file.readline()).endswith(b"\n"):
+                yield file.tell(), self._decode(line, file.tell())
+
+    def keep(self, name: str, content: bytes) -> str:
+        """Store small content once, named by its hash and the suffix of `name`; its path below the folder."""
+        blob = f"blobs/{hashlib.sha256(content).hexdigest()[:_HASH_LENGTH]}{Path(name).suffix}"
+        path = self.folder / blob
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        return blob
+
+    def blob(self, name: str) -> Path:
+        """Where a kept blob lies."""
+        return self.folder / name
+
+    @property
+    def is_being_written(self) -> bool:
+        """Whether a living process has appended to this journal and not closed it."""
+        if not self.path.is_file():
+            return False
+        with self.path.open("rb") as file:
+            return not _lock(file, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Let another process write."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _writer(self) -> IO[bytes]:
+        """The open file, locked to this process, without the torn line a kill may have left at its end."""
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("ab", buffering=0)
+            if not _lock(file, fcntl.LOCK_EX):
+                file.close()
+                raise StudyError(
+                    f"{self.path}: expected to be the only writer, but another process runs this sweep — stop it first."
+                )
+            content = self.path.read_bytes()
+            file.truncate(content.rfind(b"\n") + 1)
+            self._file = file
+        return self._file
+
+    def _decode(self, line: bytes, end: int) -> Event:
+        try:
+            values = json.loads(line)
+            return _KINDS[values.pop("kind")](**values)
+        except (ValueError, AttributeError, KeyError, TypeError):
+            number = self.path.read_bytes()[:end].count(b"\n")
+            raise StudyError(
+                f"{self.path}:{number}: expected an event of a sweep, got {line[:60]!r} — "
+                "the journal is damaged; restore it, or start a sweep with another name."
+            ) from None
+
+
+def _lock(file: IO[bytes], kind: int) -> bool:
+    """Take the file's lock without waiting; whether it was free."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold, for the numbers and paths that find their way into metrics and params."""
+    match value:
+        case np.generic():
+            return value.item()
+        case Path():
+            return str(value)
+    raise TypeError(f"expected a number, text, list or mapping in an event, got {type(value).__name__}")

@@ -1,0 +1,130 @@
+"""The registered model: posed views in, Gaussians out. This file travels with the checkpoint.
+
+Input, one row per view: `scene` text, `image` PNG bytes (RGB or RGBA), `c2w` 16 numbers row by row (OpenCV
+axes, world Z-up), `fxfycxcy` 4 numbers in pixels of that PNG. Output, one row per scene: `scene`, `ply` bytes
+in the standard 3DGS layout, `num_gaussians`. Imports mlflow and pipeline only.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import ModelSignature, set_model
+from mlflow.pyfunc import PythonModel
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
+from PIL import Image
+from torch import Tensor
+
+from pipeline import checkpoint
+from pipeline.cameras import Cameras
+from pipeline.data.loader import prepare_view
+from pipeline.errors import DataError
+from pipeline.gaussians import Gaussians
+
+CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
+# FaceLift's thresholds for the PLYs it writes: opacity, standard deviation and |x|, |y|, |z| in world units.
+PRUNING: dict[str, Any] = {"min_opacity": 0.04, "max_scale": 0.1, "bounds": [0.91, 0.91, 1.0]}
+_NUMBERS = Array(DataType.double)
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec("string", "scene"),
+            ColSpec("binary", "image"),
+            ColSpec(_NUMBERS, "c2w"),
+            ColSpec(_NUMBERS, "fxfycxcy"),
+        ]
+    ),
+    outputs=Schema([ColSpec("string", "scene"), ColSpec("binary", "ply"), ColSpec("long", "num_gaussians")]),
+    params=ParamSchema(
+        [
+            ParamSpec(name, "double", value, (-1,) if isinstance(value, list) else None)
+            for name, value in PRUNING.items()
+        ]
+    ),
+)
+
+
+class GSLRMModel(PythonModel):
+    """GS-LRM behind MLflow's `predict`; runs on CUDA where there is one."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the checkpoint strictly. Raises CheckpointError."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.loaded = checkpoint.load(context.artifacts[CHECKPOINT], device)
+        self.device = device
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Gaussians of every scene; the first row of a scene is its first view.
+
+        params: min_opacity, max_scale and bounds as in `Gaussians.pruned`. Raises DataError naming scene
+        and view.
+        """
+        if model_input.empty:
+            raise DataError("predict: expected one row per view, got none — add the views.")
+        pruning = PRUNING | (params or {})
+        groups = model_input.groupby("scene", sort=False, dropna=False)
+        return pd.DataFrame([self._scene(str(name), rows, pruning) for name, rows in groups])
+
+    def _scene(self, name: str, rows: pd.DataFrame, pruning: dict[str, Any]) -> dict[str, Any]:
+        size = self.loaded.recipe.data.image_size
+        columns = zip(rows["image"], rows["c2w"], rows["fxfycxcy"], strict=True)
+        views = [read_view(f"scene {name}, view {i}", *row, size) for i, row in enumerate(columns)]
+        images = torch.stack([image for image, _ in views])[None].to(self.device)
+        c2w = torch.stack([camera.c2w for _, camera in views])[None]
+        fxfycxcy = torch.stack([camera.fxfycxcy for _, camera in views])[None]
+        cameras = Cameras(c2w, fxfycxcy, size, size).to(torch.float32).to(self.device)
+        with torch.inference_mode():
+            gaussians = self.loaded.model(images, cameras)[0].pruned(**pruning)
+        return {"scene": name, "ply": ply_bytes(gaussians), "num_gaussians": gaussians.count}
+
+
+def read_view(
+    where: str, image: bytes, c2w: Sequence[float], fxfycxcy: Sequence[float], size: int
+) -> tuple[Tensor, Cameras]:
+    """One row as an image [3, size, size] on white in 0…1 and its camera in float64 at that size."""
+    picture = _decode(where, image)
+    camera = Cameras(_numbers(where, "c2w", c2w, (4, 4)), _numbers(where, "fxfycxcy", fxfycxcy, (4,)), *picture.size)
+    camera.check(where)
+    rgba = torch.from_numpy(prepare_view(picture, size)).permute(2, 0, 1).float() / 255
+    return rgba[:3] + (1 - rgba[3:]), camera.resize(size, size)
+
+
+def ply_bytes(gaussians: Gaussians) -> bytes:
+    """One scene as the content of a binary PLY file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gaussians.ply"
+        gaussians.save_ply(path)
+        return path.read_bytes()
+
+
+def _decode(where: str, content: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except (OSError, SyntaxError, TypeError, ValueError):
+        raise DataError(
+            f"{where}: expected the bytes of a PNG, got something else — read the file in binary."
+        ) from None
+    return picture
+
+
+def _numbers(where: str, name: str, values: Sequence[float], shape: tuple[int, ...]) -> Tensor:
+    count = int(np.prod(shape))
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: {name}: expected {count} numbers, got {values!r} — write them row by row.") from None
+    if array.size != count:
+        raise DataError(f"{where}: {name}: expected {count} numbers, got {array.size} — write them row by row.")
+    return torch.from_numpy(array.reshape(shape).copy())
+
+
+set_model(GSLRMModel())

@@ -1,0 +1,282 @@
+"""The Optuna study of a sweep, and the Searcher by which Ray Tune asks it and tells it what really happened.
+
+COMPLETE: trained to the last step. PRUNED: stopped before it. FAIL: an error, or no finite objective.
+The study on disk is the only state: whoever opens it by its name carries on.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.config import one_line
+from pipeline.errors import RecipeError
+from pipeline.recipe import LOCAL_PATHS, override
+from sweeps.errors import StudyError
+from sweeps.space import Scalar, SearchSpace
+
+# User attributes of a trial; one without RAY_TRIAL was never run.
+RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
+SPACE = "space_fingerprint"  # user attribute of a study
+_MAX_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched
+
+
+def open_study(storage: str | Path, name: str, space: SearchSpace, resume: bool = False) -> optuna.Study:
+    """A new study, or with `resume` the one that has the name.
+
+    storage: a file for Optuna's journal, or the URL of a database.
+    Raises StudyError: no such database; a name that is taken, unknown, or belongs to another space.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    find = _load_study if resume else _create_study
+    study = find(open_storage(str(storage)), name, space)
+    study.sampler = _sampler(space, study)
+    return study
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
+    """Values for the paths whose conditions hold, each asked of the study's sampler."""
+    chosen: dict[str, Scalar] = {}
+    for path in space.order:
+        conditions = space.space[path].when.items()
+        if all(parent in chosen and chosen[parent] in allowed for parent, allowed in conditions):
+            chosen[path] = space.space[path].suggest(trial, path)
+    return chosen
+
+
+def verdict(result: Mapping[str, Any] | None, error: bool, metric: str, max_steps: int) -> tuple[TrialState, str]:
+    """How a trial with this last report ended, and why it did not complete."""
+    step, value = _reading(result, metric)
+    if error:
+        return TrialState.FAIL, "the trial raised an error"
+    if step is None:
+        return TrialState.FAIL, "stopped before its first report"
+    if value is not None and not math.isfinite(value):
+        return TrialState.FAIL, f"{metric} was {value} at step {step}"
+    if step < max_steps:
+        return TrialState.PRUNED, f"stopped by the scheduler at step {step} of {max_steps}"
+    if value is None:
+        return TrialState.FAIL, f"{metric} was not reported at step {step}"
+    return TrialState.COMPLETE, ""
+
+
+class StudySearcher(Searcher):
+    """Ray Tune's search algorithm over a study from `open_study`.
+
+    A proposal that repeats a trial's recipe is not run: it ends as that trial does, `reused_from` names it.
+    """
+
+    def __init__(self, study: optuna.Study, space: SearchSpace) -> None:
+        super().__init__()  # without a metric: Ray would refuse every report that lacks it
+        self.study, self.space, self.base = study, space, space.base_recipe()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write the study's name; everything else is in the study."""
+        Path(checkpoint_path).write_text(self.study.study_name)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Carry on the saved search, with new draws. Raises StudyError when it is another one."""
+        name, saved = self.study.study_name, Path(checkpoint_path).read_text()
+        if saved != name:
+            raise StudyError(f"{checkpoint_path}: expected study {name}, got {saved} — resume it by name.")
+        self.study.sampler = _sampler(self.space, self.study)
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        """Accept Ray's metric and mode; the space knows its objective."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        """`{"number": the trial's in the study, "params": {path: value}}`, or FINISHED."""
+        for _ in range(_MAX_REPEATS):
+            if self._is_spent():
+                break
+            trial = self.study.ask()
+            params = suggest(trial, self.space)
+            if self._is_new(trial, params):
+                trial.set_user_attr(RAY_TRIAL, trial_id)
+                return {"number": trial.number, "params": params}
+        return str(Searcher.FINISHED)
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Record the objective at the report's step, where it has one."""
+        trial = self._running(trial_id)
+        if trial is not None:
+            self._record(trial, result)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Close the trial as `verdict` has it, with those that repeat it."""
+        trial = self._running(trial_id)
+        if trial is None:
+            return
+        self._record(trial, result)
+        metric = self.space.objective.metric
+        state, reason = verdict(result, error, metric, self.base.train.max_steps)
+        self._close(trial.number, state, _reading(result, metric)[1], reason)
+        self._share(trial.number)
+
+    def close_interrupted(self, reason: str) -> None:
+        """FAIL, with the reason, for every trial that still runs."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._close(trial.number, TrialState.FAIL, None, reason)
+
+    def _is_spent(self) -> bool:
+        trials = self.study.get_trials(deepcopy=False)
+        points = math.prod(len(points) for points in _points(self.space).values())
+        if self.space.sampler.kind == "grid" and len(trials) >= points:
+            return True
+        return sum(RAY_TRIAL in trial.user_attrs for trial in trials) >= self.space.trials.count
+
+    def _is_new(self, trial: optuna.Trial, params: Mapping[str, Scalar]) -> bool:
+        """Whether to run the proposal; otherwise it fails here, or ends as the trial that it repeats."""
+        try:
+            fingerprint = override(self.base, params).fingerprint
+        except RecipeError as error:
+            self._close(trial.number, TrialState.FAIL, None, str(error))
+            return False
+        trial.set_user_attr(FINGERPRINT, fingerprint)
+        first = self._first(fingerprint, params)
+        if first is not None:
+            trial.set_user_attr(REUSED_FROM, first.number)
+            self._share(first.number)
+        return first is None
+
+    def _first(self, fingerprint: str, params: Mapping[str, Scalar]) -> FrozenTrial | None:
+        """The trial that runs this recipe on these files, or ran it without failing."""
+        for trial in self.study.get_trials(deepcopy=False):
+            known = trial.user_attrs
+            if RAY_TRIAL not in known or trial.state is TrialState.FAIL or known[FINGERPRINT] != fingerprint:
+                continue
+            if all(trial.params.get(path) == params.get(path) for path in LOCAL_PATHS):
+                return trial
+        return None
+
+    def _share(self, number: int) -> None:
+        """If the trial has ended, let those that repeat it end likewise."""
+        trials = self.study.get_trials(deepcopy=False)
+        first = trials[number]
+        if not first.state.is_finished():
+            return
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and trial.user_attrs.get(REUSED_FROM) == number:
+                for step, value in first.intermediate_values.items():
+                    self._set_intermediate(trial.number, step, value)
+                self._close(trial.number, first.state, first.value, f"repeats trial {number}, which failed")
+
+    def _running(self, ray_trial_id: str) -> FrozenTrial | None:
+        """The trial that Ray calls so, unless it has ended already, as it may have after a restore."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return next((trial for trial in running if trial.user_attrs.get(RAY_TRIAL) == ray_trial_id), None)
+
+    def _record(self, trial: FrozenTrial, result: Mapping[str, Any] | None) -> None:
+        step, value = _reading(result, self.space.objective.metric)
+        if step is None or value is None or not math.isfinite(value):
+            return
+        if step not in trial.intermediate_values:  # a restarted trial repeats steps
+            self._set_intermediate(trial.number, step, value)
+
+    def _set_intermediate(self, number: int, step: int, value: float) -> None:
+        storage, trial_id = self._stored(number)
+        with suppress(UpdateFinishedTrialError):  # another process closed the trial: its word stands
+            storage.set_trial_intermediate_value(trial_id, step, value)
+
+    def _close(self, number: int, state: TrialState, value: float | None, reason: str) -> None:
+        if state is TrialState.FAIL:
+            storage, trial_id = self._stored(number)
+            with suppress(UpdateFinishedTrialError):
+                storage.set_trial_user_attr(trial_id, FAIL_REASON, reason)
+        told = value if state is TrialState.COMPLETE else None
+        self.study.tell(number, told, state, skip_if_finished=True)
+
+    def _stored(self, number: int) -> tuple[BaseStorage, int]:
+        # Optuna's public way needs the Trial object that was asked, and after a restore there is none.
+        storage, study_id = self.study._storage, self.study._study_id
+        return storage, storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+class _Grid(GridSampler):
+    """Optuna's grid without its call to end `Study.optimize`, which nobody runs here."""
+
+    def after_trial(self, *told: Any) -> None:
+        pass
+
+
+def open_storage(storage: str) -> BaseStorage:
+    """Optuna's storage: a file for its journal, or a database URL. Raises StudyError."""
+    if "://" not in storage:
+        Path(storage).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(storage))
+    try:
+        return RDBStorage(storage)
+    except (ImportError, SQLAlchemyError) as error:
+        raise StudyError(
+            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — mend it."
+        ) from None
+
+
+def _create_study(storage: BaseStorage, name: str, space: SearchSpace) -> optuna.Study:
+    directions = optuna.study.StudyDirection
+    direction = directions.MAXIMIZE if space.objective.mode == "max" else directions.MINIMIZE
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+    except DuplicatedStudyError:
+        raise StudyError(
+            f"{name}: expected a new name, got that of an earlier sweep — choose another, "
+            f"or carry on with `mouselift sweep resume {name}`."
+        ) from None
+    study.set_user_attr(SPACE, space.fingerprint)
+    return study
+
+
+def _load_study(storage: BaseStorage, name: str, space: SearchSpace) -> optuna.Study:
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        raise StudyError(
+            f"{name}: expected the name of a sweep, got an unknown one — `mouselift sweep run` starts one."
+        ) from None
+    if study.user_attrs.get(SPACE) != space.fingerprint:
+        raise StudyError(
+            f"{name}: expected the recipe, ranges and objective it began with, got others — "
+            "undo the change, or start a sweep under a new name."
+        )
+    return study
+
+
+def _sampler(space: SearchSpace, study: optuna.Study) -> BaseSampler:
+    """The sampler of the space, seeded so that it does not draw a resumed study's trials again."""
+    seed = space.sampler.seed + len(study.get_trials(deepcopy=False))
+    startup = space.sampler.startup_trials
+    match space.sampler.kind:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "grid":
+            return _Grid(_points(space), seed=space.sampler.seed)  # it goes by trial number
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=startup)
+    conditional = any(found.when for found in space.space.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
+        return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=conditional, constant_liar=True)
+
+
+def _points(space: SearchSpace) -> dict[str, tuple[Scalar, ...]]:
+    return {path: found.points or () for path, found in space.space.items()}
+
+
+def _reading(result: Mapping[str, Any] | None, metric: str) -> tuple[int | None, float | None]:
+    """Step and objective of a report, as far as it has them."""
+    step, value = (result or {}).get("step"), (result or {}).get(metric)
+    return None if step is None else int(step), None if value is None else float(value)

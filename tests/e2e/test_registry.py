@@ -1,0 +1,496 @@
+"""The registry on a real SQLite store: verified versions, their aliases, the model in its own process."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipeline import GSLRM, Gaussians, checkpoint, load_recipe
+from pipeline.cameras import facelift_six
+from pipeline.data.loader import prepare_view
+from pipeline.data.scenes import Manifest, open_dataset, read_scene, write_manifest, write_scene
+from pipeline.errors import DataError
+from sweeps import pyfunc
+from sweeps.errors import RegistryError
+from sweeps.gates import parse_gates
+from sweeps.home import Home
+from sweeps.ledger import Objective
+from sweeps.registry import Registry
+from sweeps.verification import Verification, score, unverified, verify
+
+NAME = "mouse-gslrm"
+OTHER = "mouse-other"
+SIZE = 32
+OBJECTIVE = Objective("val/psnr", "max")
+OVERRIDES = [f"data.image_size={SIZE}", "model.dim=32", "model.head_dim=16", "model.num_layers=1"]
+
+
+def make_dataset(root, seed=0):
+    """Three scenes of a dark square on a transparent ground, one for each split."""
+    generator = np.random.default_rng(seed)
+    for name in "abc":
+        images = np.zeros((6, 48, 48, 4), np.uint8)
+        images[:, 16:32, 14:34] = [*generator.integers(40, 160, 3), 255]
+        write_scene(root / name, images, facelift_six(48))
+    return write_manifest(root, Manifest(name="squares", splits={"train": ("a",), "val": ("b",), "test": ("c",)})).root
+
+
+def make_checkpoint(folder, seed, overrides=()):
+    torch.manual_seed(seed)
+    recipe = load_recipe("gslrm_tiny", [*OVERRIDES, *overrides])
+    training = {"optimizer": torch.zeros(3)}
+    return checkpoint.save(folder, GSLRM(recipe.model), recipe, step=40 + seed, training=training)
+
+
+def home_at(root):
+    return Home.from_environment({"MOUSELIFT_HOME": str(root)})
+
+
+def finished_run(home):
+    """A trial's run as the tracker leaves it."""
+    client = MlflowClient(home.tracking_uri, registry_uri=home.tracking_uri)
+    experiment = client.create_experiment("gslrm_tiny", (home.artifacts / "gslrm_tiny").as_uri())
+    run = client.create_run(experiment, run_name="demo/t0001")
+    client.set_terminated(run.info.run_id, "FINISHED", end_time=1_699_999_999_000)
+    return run.info.run_id
+
+
+class World(NamedTuple):
+    """A dataset, three verified checkpoints of random weights from worst to best, a store that has them."""
+
+    dataset: Path
+    ranked: list[Verification]
+    home: Home
+    run_id: str
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("registry")
+    dataset = make_dataset(root / "squares")
+    folders = [make_checkpoint(root / f"step-{seed}", seed) for seed in range(3)]
+    verified = [verify(folder, dataset, {}, root / "cache") for folder in folders]
+    ranked = sorted(verified, key=lambda one: one.metrics["test/psnr"])
+    home = home_at(root / "home")
+    registry, run_id = Registry(home), finished_run(home)
+    for one in ranked:
+        registry.register(NAME, run_id, one, {"sweep": "demo"})
+    return World(dataset, ranked, home, run_id)
+
+
+@pytest.fixture
+def dataset(world):
+    return world.dataset
+
+
+@pytest.fixture
+def ranked(world):
+    return world.ranked
+
+
+@pytest.fixture
+def run_id(world):
+    return world.run_id
+
+
+@pytest.fixture
+def home(world, tmp_path):
+    """A copy of the store; the models' files are shared."""
+    home = home_at(tmp_path / "home")
+    home.root.mkdir()
+    shutil.copy(world.home.root / "mlflow.db", home.root)
+    return home
+
+
+@pytest.fixture
+def registry(home):
+    return Registry(home, clock=lambda: 1_700_000_000.0)
+
+
+@pytest.fixture
+def client(home):
+    return MlflowClient(home.tracking_uri, registry_uri=home.tracking_uri)
+
+
+@pytest.fixture
+def three(registry):
+    """Versions 1, 2, 3 of NAME, each better than the one before."""
+    return registry.list_versions(NAME)[::-1]
+
+
+def aliases(registry, name=NAME):
+    return {alias: version.version for version in registry.list_versions(name) for alias in version.aliases}
+
+
+# Verification
+
+
+def test_a_checkpoint_that_reproduces_its_logged_figures_is_verified(ranked, dataset, tmp_path):
+    folder = ranked[0].checkpoint.folder
+    loaded = checkpoint.load(folder)
+    logged = score(loaded, loaded.recipe.data, open_dataset(dataset), "val", tmp_path).metrics
+    again = verify(folder, dataset, logged | {"train/loss": 1.0}, tmp_path)
+    assert again.metrics == ranked[0].metrics
+    assert all(name.startswith("test/") for name in again.metrics)
+
+
+def test_a_figure_that_does_not_come_out_again_is_named_with_both_values(ranked, dataset, tmp_path):
+    with pytest.raises(RegistryError, match=r"expected val/psnr 99 as logged, found \d+\.\d+ when evaluated again"):
+        verify(ranked[0].checkpoint.folder, dataset, {"val/psnr": 99.0}, tmp_path)
+
+
+def test_a_logged_figure_that_cannot_be_measured_here_is_refused(ranked, dataset, tmp_path):
+    with pytest.raises(RegistryError, match=r"expected val/unheard 0.1 as logged, found not available"):
+        verify(ranked[0].checkpoint.folder, dataset, {"val/unheard": 0.1}, tmp_path)
+
+
+def test_the_parent_is_known_by_the_hash_of_its_weights(ranked, tmp_path):
+    parent = ranked[0].checkpoint
+    child = make_checkpoint(tmp_path / "child", 7, [f"train.init_from={parent.folder}"])
+    assert unverified(child).parent == parent.sha256
+
+
+# Versions
+
+
+def test_a_version_carries_its_lineage_its_figures_and_leaves_its_run_as_it_was(registry, client, run_id, ranked):
+    before = client.get_run(run_id).info
+    version = registry.register(OTHER, run_id, ranked[0], {"sweep": "demo", "git.commit": "abc"})
+    after = client.get_run(run_id)
+    assert (after.info.status, after.info.end_time) == (before.status, before.end_time)
+    assert after.data.metrics["test/psnr"] == version.metrics["test/psnr"] == ranked[0].metrics["test/psnr"]
+    assert version.tags["checkpoint.sha256"] == ranked[0].checkpoint.sha256
+    assert version.tags["recipe.fingerprint"] == ranked[0].checkpoint.recipe.fingerprint
+    assert version.measured == (ranked[0].protocol, ranked[0].data_digest)
+    assert (version.run_id, version.tags["sweep"], version.tags["git.commit"]) == (run_id, "demo", "abc")
+
+
+def test_registering_the_same_weights_again_returns_the_version_that_has_them(registry, run_id, ranked):
+    first = registry.register(OTHER, run_id, ranked[0])
+    assert registry.register(OTHER, run_id, ranked[0]).version == first.version
+    assert len(registry.list_versions(OTHER)) == 1
+
+
+def test_the_training_state_stays_behind(registry, run_id, ranked, tmp_path):
+    registry.register(OTHER, run_id, ranked[0])
+    pulled = registry.pull(f"{OTHER}/1", tmp_path / "pulled")
+    assert sorted(path.name for path in pulled.iterdir()) == [
+        "checkpoint.json", "lineage.json", "model.safetensors", "recipe.yaml"
+    ]  # fmt: skip
+
+
+def test_an_import_is_a_version_with_a_finished_run_of_its_own(registry, client, ranked):
+    version = registry.import_checkpoint(OTHER, ranked[0])
+    again = registry.import_checkpoint(OTHER, ranked[0])
+    assert again == version
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    assert version.tags["source"] == "imported"
+
+
+def test_versions_are_listed_as_plain_values(registry, three):
+    registry.promote(three[0], parse_gates({"test/psnr": ">= 1"}), OBJECTIVE)
+    listed = [version.as_plain() for version in registry.list_versions()]
+    assert [(one["name"], one["version"]) for one in listed] == [(NAME, 3), (NAME, 2), (NAME, 1)]
+    assert listed[-1]["aliases"] == ["champion"]
+    assert listed[-1]["gates"][0]["passed"] is True
+    assert json.loads(json.dumps(listed)) == listed
+    assert {"metrics", "gates", "run_id"} <= listed[0].keys()
+
+
+def test_a_name_alone_means_the_champion(registry, three):
+    registry.promote(three[1], (), OBJECTIVE)
+    assert registry.resolve(NAME) == registry.resolve(f"{NAME}@champion") == registry.resolve(f"{NAME}/2")
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        (
+            "mouse-gslm@champion",
+            "expected a registered model (mouse-gslrm), got mouse-gslm — did you mean mouse-gslrm?",
+        ),
+        (
+            f"{NAME}@champoin",
+            f"expected an alias of {NAME} (champion), got champoin — did you mean champion?",
+        ),
+        (f"{NAME}/9", f"expected a version of {NAME} (3, 2, 1), got 9 — see `mouselift model list`."),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(registry, three, ref, message):
+    registry.promote(three[0], (), OBJECTIVE)
+    with pytest.raises(RegistryError) as refusal:
+        registry.resolve(ref)
+    assert str(refusal.value) == f"{ref.partition('@')[0] if 'gslm' in ref else ref}: {message}"
+
+
+# Promotion
+
+
+def test_a_better_version_becomes_champion_and_the_old_one_previous(registry, three):
+    for version in three:
+        assert registry.promote(version, (), OBJECTIVE).alias == "champion"
+    assert aliases(registry) == {"champion": 3, "previous": 2}
+
+
+def test_a_worse_version_becomes_challenger_and_is_told_why(registry, three):
+    registry.promote(three[1], (), OBJECTIVE)
+    verdict = registry.promote(three[0], (), OBJECTIVE)
+    assert verdict.reason.startswith("test/psnr ")
+    assert verdict.reason.endswith(f"of the champion {NAME}/2")
+    assert aliases(registry) == {"champion": 2, "challenger": 1}
+
+
+def test_a_failed_gate_is_named_and_recorded_with_its_figure(registry, three):
+    gates = parse_gates({"test/psnr": ">= 99", "test/lpips": "<= 0.15"})
+    verdict = registry.promote(three[0], gates, OBJECTIVE)
+    assert verdict.alias == "challenger"
+    assert "test/psnr" in verdict.reason and "test/lpips not available, wanted <= 0.15" in verdict.reason
+    assert [gate["passed"] for gate in registry.resolve(f"{NAME}/1").gates] == [False, False]
+    assert registry.resolve(f"{NAME}/1").tags["gate.verdict"] == "challenger"
+
+
+def test_a_challenger_that_wins_later_is_challenger_no_more(registry, three):
+    registry.promote(three[0], parse_gates({"test/psnr": ">= 99"}), OBJECTIVE)
+    registry.promote(three[0], (), OBJECTIVE)
+    assert aliases(registry) == {"champion": 1}
+
+
+def test_a_champion_left_challenger_by_a_kill_is_cleared_when_promoted_again(registry, three, home, monkeypatch):
+    registry.promote(three[0], parse_gates({"test/psnr": ">= 99"}), OBJECTIVE)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._client, "delete_registered_model_alias", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            registry.promote(three[0], (), OBJECTIVE)
+    assert aliases(registry) == {"champion": 1, "challenger": 1}
+    Registry(home).promote(three[0], (), OBJECTIVE)
+    assert aliases(registry) == {"champion": 1}
+
+
+def test_promoting_the_champion_again_changes_nothing(registry, three):
+    for _ in range(2):
+        registry.promote(three[0], (), OBJECTIVE)
+    assert aliases(registry) == {"champion": 1}
+
+
+def test_a_version_without_the_objective_cannot_be_champion(registry, ranked):
+    version = registry.import_checkpoint(OTHER, unverified(ranked[0].checkpoint.folder))
+    assert registry.promote(version, (), OBJECTIVE).reason == "test/psnr not available"
+
+
+def test_figures_of_another_protocol_are_not_compared(registry, run_id, ranked, world, tmp_path):
+    registry.promote(registry.register(OTHER, run_id, ranked[0]), (), OBJECTIVE)
+    folder = make_checkpoint(tmp_path / "fewer", 5, ["data.num_input_views=2", "data.num_views=3"])
+    other = registry.register(OTHER, run_id, verify(folder, world.dataset, {}, tmp_path))
+    with pytest.raises(RegistryError, match=f"expected a champion scored by protocol {other.measured[0]}"):
+        registry.promote(other, (), OBJECTIVE)
+    assert aliases(registry, OTHER) == {"champion": 1}
+
+
+def test_a_champion_of_another_protocol_is_scored_again_by_the_new_one(registry, run_id, ranked, world, tmp_path):
+    registry.promote(registry.register(OTHER, run_id, ranked[2]), (), OBJECTIVE)
+    overrides = ["data.num_input_views=2", "data.num_views=3"]
+    other = registry.register(
+        OTHER, run_id, verify(make_checkpoint(tmp_path / "fewer", 5, overrides), world.dataset, {}, tmp_path)
+    )
+    recipe = load_recipe("gslrm_tiny", [*OVERRIDES, *overrides])
+    rival = score(
+        checkpoint.load(ranked[2].checkpoint.folder),
+        recipe.data,
+        open_dataset(world.dataset),
+        "test",
+        tmp_path,
+    )
+    verdict = registry.promote(other, (), OBJECTIVE, world.dataset)
+    wins = other.metrics["test/psnr"] > rival.metrics["test/psnr"]
+    assert verdict.alias == ("champion" if wins else "challenger")
+    assert wins or f"{rival.metrics['test/psnr']:.4g}" in verdict.reason
+
+
+def test_a_champion_is_not_scored_again_on_a_dataset_the_version_never_saw(registry, run_id, ranked, tmp_path):
+    registry.promote(registry.register(OTHER, run_id, ranked[0]), (), OBJECTIVE)
+    moved = replace(ranked[1], data_digest="0" * 64)
+    with pytest.raises(RegistryError, match="is not the dataset that mouse-other/2 was scored on"):
+        registry.promote(registry.register(OTHER, run_id, moved), (), OBJECTIVE, make_dataset(tmp_path / "x", 1))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_after(registry, monkeypatch, writes):
+    """Let the registry write so many aliases, then die."""
+    real, left = registry._client.set_registered_model_alias, iter(range(writes))
+
+    def write(*arguments):
+        if next(left, None) is None:
+            raise Killed
+        real(*arguments)
+
+    monkeypatch.setattr(registry._client, "set_registered_model_alias", write)
+
+
+@pytest.mark.parametrize(("writes", "champion"), [(0, 1), (1, 1), (2, 2)])
+def test_a_promotion_killed_between_writes_leaves_the_old_or_the_new_champion(
+    registry, three, home, monkeypatch, writes, champion
+):
+    registry.promote(three[0], (), OBJECTIVE)
+    kill_after(registry, monkeypatch, writes)
+    with pytest.raises(Killed) if writes < 2 else monkeypatch.context():
+        registry.promote(three[1], (), OBJECTIVE)
+    restarted = Registry(home)
+    assert aliases(restarted)["champion"] == champion
+    restarted.promote(three[1], (), OBJECTIVE)
+    assert aliases(restarted) == {"champion": 2, "previous": 1}
+
+
+def test_a_rollback_swaps_champion_and_previous(registry, three):
+    for version in three[:2]:
+        registry.promote(version, (), OBJECTIVE)
+    assert registry.rollback(NAME).version == 1
+    assert aliases(registry) == {"champion": 1, "previous": 2}
+
+
+def test_a_rollback_killed_between_its_writes_has_rolled_back(registry, three, home, monkeypatch):
+    for version in three[:2]:
+        registry.promote(version, (), OBJECTIVE)
+    kill_after(registry, monkeypatch, 1)
+    with pytest.raises(Killed):
+        registry.rollback(NAME)
+    assert aliases(Registry(home)) == {"champion": 1, "previous": 1}
+
+
+def test_a_rollback_without_a_previous_version_is_refused(registry, three):
+    registry.promote(three[0], (), OBJECTIVE)
+    with pytest.raises(RegistryError, match="expected a version with alias previous, got none"):
+        registry.rollback(NAME)
+
+
+# Pull
+
+
+def test_what_is_pulled_is_what_was_registered(registry, three, ranked, tmp_path):
+    registry.promote(three[2], (), OBJECTIVE)
+    out = registry.pull(f"{NAME}@champion", tmp_path / "deep" / "out")
+    assert checkpoint.load(out).sha256 == ranked[2].checkpoint.sha256
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert (lineage["version"], lineage["aliases"]) == (3, ["champion"])
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert registry.pull(f"{NAME}/3", out) == out
+
+
+def test_a_folder_that_holds_something_else_is_not_overwritten(registry, three, tmp_path):
+    out = registry.pull(f"{NAME}/1", tmp_path / "out")
+    with pytest.raises(RegistryError, match=f"expected no folder, or one with {NAME}/2, got something else"):
+        registry.pull(f"{NAME}/2", out)
+
+
+def test_files_changed_in_the_store_are_refused_and_leave_nothing(registry, run_id, ranked, tmp_path):
+    version = registry.register(OTHER, run_id, ranked[0])
+    stored = Path(version.source.removeprefix("file://")) / "artifacts" / "checkpoint" / "model.safetensors"
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(RegistryError, match=f"{OTHER}/1: expected its checkpoint at .* it is damaged"):
+        registry.pull(f"{OTHER}/1", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.glob(".out*")) == []
+
+
+# The model
+
+
+def views(dataset, scene):
+    """A scene of the dataset as rows of the model's input."""
+    read = read_scene(dataset / scene)
+    return pd.DataFrame(
+        {
+            "scene": scene,
+            "image": [path.read_bytes() for path in read.paths],
+            "c2w": [c2w.flatten().tolist() for c2w in read.cameras.c2w],
+            "fxfycxcy": read.cameras.fxfycxcy.tolist(),
+        }
+    )
+
+
+PREDICT = """
+    import sys
+    repository, rows, out = sys.argv[1:]
+    sys.path = [entry for entry in sys.path if entry != repository]
+    sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+    sys.modules["sweeps"] = sys.modules["mouselift"] = sys.modules["dashboards"] = None
+    import mlflow, pandas
+    model = mlflow.pyfunc.load_model("models:/mouse-gslrm@champion")
+    keep_all = {"min_opacity": 0.0, "max_scale": 9.0, "bounds": [9.0, 9.0, 9.0]}
+    model.predict(pandas.read_pickle(rows), params=keep_all).to_pickle(out)
+    import pipeline
+    assert not pipeline.__file__.startswith(repository + "/pipeline"), pipeline.__file__
+"""
+
+
+def test_the_champion_predicts_in_a_process_that_knows_neither_the_repository_nor_sweeps(
+    registry, three, home, dataset, tmp_path
+):
+    registry.promote(three[2], (), OBJECTIVE)
+    rows = pd.concat([views(dataset, "c"), views(dataset, "a")[:4]])
+    rows.to_pickle(tmp_path / "rows.pkl")
+    repository = str(Path(pyfunc.__file__).parents[1])
+    arguments = [repository, str(tmp_path / "rows.pkl"), str(tmp_path / "out.pkl")]
+    subprocess.run(
+        [sys.executable, "-I", "-c", textwrap.dedent(PREDICT), *arguments],
+        cwd=tmp_path,
+        env={"MLFLOW_TRACKING_URI": home.tracking_uri, "HOME": str(tmp_path)},
+        check=True,
+    )
+    predicted = pd.read_pickle(tmp_path / "out.pkl")
+    assert predicted["scene"].tolist() == ["c", "a"]
+    assert predicted["num_gaussians"].tolist() == [2 + 6 * SIZE**2, 2 + 4 * SIZE**2]
+    (tmp_path / "c.ply").write_bytes(predicted["ply"][0])
+    expected = here(registry, f"{NAME}@champion", views(dataset, "c"), tmp_path)
+    torch.testing.assert_close(Gaussians.load_ply(tmp_path / "c.ply").means, expected, atol=1e-5, rtol=0)
+
+
+def here(registry, ref, rows, tmp_path):
+    """Means of the pulled checkpoint on the same views, through the library."""
+    loaded = checkpoint.load(registry.pull(ref, tmp_path / "pulled"))
+    pictures = [prepare_view(Image.open(io.BytesIO(png)), SIZE) for png in rows["image"]]
+    rgba = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    cameras = facelift_six(48).resize(SIZE, SIZE)
+    with torch.no_grad():
+        return loaded.model((rgba[:, :3] + 1 - rgba[:, 3:])[None], cameras[None])[0].means
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("image", b"no picture", "expected the bytes of a PNG, got something else"),
+        ("c2w", [1.0] * 9, "c2w: expected 16 numbers, got 9"),
+        (
+            "c2w",
+            np.diag([-1.0, 1.0, 1.0, 1.0]).ravel().tolist(),
+            "expected a rotation with det +1, got det -1",
+        ),
+        ("fxfycxcy", [50.0, 50.0], "fxfycxcy: expected 4 numbers, got 2"),
+        ("fxfycxcy", [0.0, 50.0, 16.0, 16.0], "expected fx, fy > 0"),
+    ],
+)
+def test_a_view_that_is_none_is_refused_in_one_line_with_its_place(dataset, column, value, message):
+    row = views(dataset, "a").iloc[1].to_dict() | {column: value}
+    with pytest.raises(DataError) as refusal:
+        pyfunc.read_view("scene a, view 1", row["image"], row["c2w"], row["fxfycxcy"], SIZE)
+    assert str(refusal.value).startswith("scene a, view 1: ") and message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_no_views_at_all_are_refused(dataset):
+    with pytest.raises(DataError, match="expected one row per view, got none"):
+        pyfunc.GSLRMModel().predict(None, views(dataset, "a")[:0])

@@ -1,0 +1,158 @@
+"""Metrics: decibels of known noise, overlaps counted by hand, scikit-image's SSIM, and the protocol id."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import metrics
+from pipeline.metrics import Protocol
+
+PROTOCOL = Protocol(resolution=64, input_views=(0, 1), target_views=(0, 1, 2), split_digest="abc")
+
+
+def square(rows: slice, columns: slice, size: int = 10) -> Tensor:
+    mask = torch.zeros(1, 1, 1, size, size)
+    mask[..., rows, columns] = 1
+    return mask
+
+
+def animal_on_white(colour: float, mask: Tensor) -> Tensor:
+    return torch.where(mask > 0.5, colour, 1.0).expand(-1, -1, 3, -1, -1)
+
+
+@pytest.mark.parametrize(("sigma", "decibels"), [(0.1, 20.0), (0.01, 40.0)])
+def test_psnr_of_gaussian_noise_is_minus_twenty_log_sigma(sigma, decibels):
+    grey = torch.full((1, 2, 3, 128, 128), 0.5)
+    noise = sigma * torch.randn(grey.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(metrics.psnr(grey + noise, grey), torch.full((1, 2), decibels), atol=0.1, rtol=0)
+
+
+def test_psnr_is_one_number_per_view():
+    target = torch.full((2, 3, 3, 8, 8), 0.5)
+    errors = torch.tensor([[0.5, 0.1, 0.05], [0.25, 0.2, 0.01]])
+    torch.testing.assert_close(metrics.psnr(target + errors[..., None, None, None], target), -20 * errors.log10())
+
+
+def test_psnr_of_equal_images_is_capped_at_100():
+    image = torch.rand(1, 1, 3, 8, 8)
+    assert metrics.psnr(image, image).item() == pytest.approx(100)
+
+
+def test_psnr_clips_renders_brighter_than_white():
+    white = torch.ones(1, 1, 3, 8, 8)
+    assert metrics.psnr(1.3 * white, white).item() == pytest.approx(100)
+
+
+def test_psnr_fg_ignores_the_background():
+    mask = square(slice(2, 6), slice(3, 8))
+    target = animal_on_white(0.4, mask)
+    rendered = torch.where(mask > 0.5, target + 0.1, torch.rand(1, 1, 3, 10, 10))
+    assert metrics.psnr_fg(rendered, target, mask).item() == pytest.approx(20, abs=1e-4)
+
+
+def test_psnr_of_the_full_frame_exceeds_the_foregrounds_by_the_share_of_foreground():
+    mask = square(slice(0, 1), slice(0, 10))  # a tenth of the frame
+    target = animal_on_white(0.4, mask)
+    rendered = animal_on_white(0.6, mask)
+    gap = metrics.psnr(rendered, target) - metrics.psnr_fg(rendered, target, mask)
+    assert gap.item() == pytest.approx(10, abs=1e-4)
+
+
+def test_psnr_fg_of_a_view_without_foreground_is_not_a_number():
+    mask = torch.cat([square(slice(2, 6), slice(2, 6)), torch.zeros(1, 1, 1, 10, 10)], dim=1)
+    image = torch.rand(1, 2, 3, 10, 10)
+    assert metrics.psnr_fg(image, image, mask).isnan().tolist() == [[False, True]]
+
+
+def test_white_psnr_is_what_an_all_white_image_scores():
+    target = animal_on_white(0.4, square(slice(0, 1), slice(0, 10)))
+    assert metrics.white_psnr(target).item() == pytest.approx(-10 * math.log10(0.1 * 0.6**2), abs=1e-4)
+
+
+def test_ssim_equals_scikit_image_as_facelift_calls_it():
+    from skimage.metrics import structural_similarity
+
+    torch.manual_seed(0)
+    target = torch.nn.functional.interpolate(torch.rand(6, 3, 6, 8), (48, 40), mode="bicubic").view(2, 3, 3, 48, 40)
+    rendered = target + torch.linspace(0.01, 0.3, 6).view(2, 3, 1, 1, 1) * torch.randn_like(target)
+    expected = [
+        structural_similarity(a.numpy(), b.numpy(), win_size=11, gaussian_weights=True, channel_axis=0, data_range=1.0)
+        for a, b in zip(target.flatten(0, 1), rendered.flatten(0, 1), strict=True)
+    ]
+    torch.testing.assert_close(
+        metrics.ssim(rendered, target), torch.tensor(expected).float().view(2, 3), atol=1e-5, rtol=0
+    )
+
+
+def test_mask_iou_of_known_overlap_is_exact():
+    first = square(slice(0, 4), slice(0, 5))  # 20 pixels
+    second = square(slice(2, 6), slice(1, 6))  # 20 pixels, 8 in common
+    assert metrics.mask_iou(0.9 * first, second).item() == pytest.approx(8 / 32)
+    assert metrics.mask_iou(first, first).item() == 1
+    assert metrics.mask_iou(0.4 * first, first).item() == 0
+
+
+def test_mask_iou_is_one_where_both_are_empty_and_zero_where_one_is():
+    nothing, something = torch.zeros(1, 1, 1, 10, 10), square(slice(0, 3), slice(0, 3))
+    assert metrics.mask_iou(nothing, nothing).item() == 1
+    assert metrics.mask_iou(something, nothing).item() == 0
+
+
+def test_a_white_mouse_on_white_has_a_silhouette():
+    mask = square(slice(2, 6), slice(3, 8))
+    target = animal_on_white(1.0, mask)
+    assert metrics.white_psnr(target).item() == pytest.approx(100)  # colour alone cannot tell it is missing
+    assert metrics.mask_iou(mask, mask).item() == 1
+    assert metrics.mask_iou(torch.zeros_like(mask), mask).item() == 0
+
+
+def test_lpips_without_a_network_is_not_available_rather_than_zero():
+    image = torch.rand(1, 1, 3, 16, 16)
+    assert metrics.lpips(image, image, None) is None
+
+
+def test_lpips_is_one_number_per_view_and_zero_for_equal_views():
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        network = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    first, second = torch.rand(2, 2, 2, 3, 48, 48).unbind(0)
+    second[1, 0] = first[1, 0]
+    distances = metrics.lpips(first, second, network)
+    assert distances.shape == (2, 2)
+    assert [value == 0 for value in distances.flatten().tolist()] == [False, False, True, False]
+
+
+def test_metrics_are_the_same_number_under_bfloat16_autocast():
+    first, second = torch.rand(2, 1, 2, 3, 16, 16).unbind(0)
+    plain = metrics.ssim(first, second)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(metrics.ssim(first, second), plain)
+
+
+def test_the_protocol_id_is_the_same_on_every_machine():
+    assert PROTOCOL.id == "2ff62258cf6e"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resolution": 128},
+        {"input_views": (0, 2)},
+        {"target_views": (2,)},
+        {"split_digest": "abd"},
+        {"background": (0.0, 0.0, 0.0)},
+        {"mask_rule": "colour"},
+        {"definitions": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_protocol_id_changes_with_every_field(change):
+    assert replace(PROTOCOL, **change).id != PROTOCOL.id
