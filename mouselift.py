@@ -29,6 +29,7 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the tracker says what is not answered
     try:
         app()
     except (PipelineError, SweepError) as error:

@@ -92,7 +92,8 @@ class Cameras:
         v, u = torch.meshgrid(rows, columns, indexing="ij")
         fx, fy, cx, cy = self.fxfycxcy[..., None, None, :].unbind(-1)
         in_camera = torch.stack([(u - cx) / fx, (v - cy) / fy, torch.ones_like(u).expand_as((u - cx) / fx)], -1)
-        rotated = F.normalize(in_camera, dim=-1) @ self.c2w[..., None, :3, :3].mT
+        with torch.autocast(self.c2w.device.type, enabled=False):  # in bfloat16 a ray is off by more than a pixel
+            rotated = F.normalize(in_camera, dim=-1) @ self.c2w[..., None, :3, :3].mT
         directions = F.normalize(rotated, dim=-1)
         return Rays(self.centres[..., None, None, :].expand_as(directions), directions)
 
@@ -132,6 +133,14 @@ class Cameras:
         c2w[..., :3, :3] = turn @ self.c2w[..., :3, :3]
         c2w[..., :3, 3] = scale * (self.centres - origin) @ turn.mT
         return replace(self, c2w=c2w)
+
+    def mirror(self) -> Cameras:
+        """Cameras of the world with x reversed, whose images are the old ones flipped left to right."""
+        flip = self.c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])
+        fx, fy, cx, cy = self.fxfycxcy.unbind(-1)
+        return replace(
+            self, c2w=flip[:, None] * self.c2w * flip, fxfycxcy=torch.stack([fx, fy, self.width - cx, cy], -1)
+        )
 
     def check(self, where: str, tolerance: float = 1e-4) -> None:
         """Raise DataError, naming the camera, unless every rotation is proper and every number usable."""

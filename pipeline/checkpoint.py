@@ -205,7 +205,7 @@ def export_facelift(folder: Path, path: Path) -> Path:
 def _read_recipe(folder: Path, name: str) -> Recipe:
     """The resolved recipe under its own name, which is not the file's."""
     try:
-        layers = config.load_layers(folder / RECIPE, folder)
+        layers = config.load_layers(folder / RECIPE, folder.parent)
         layers.values["name"] = name
         return config.decode(layers, Recipe)
     except RecipeError as error:

@@ -51,18 +51,20 @@ def check(
 @data.command("mice")
 def mice(
     out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
-    scenes: Annotated[int, typer.Option(help="How many scenes.")] = 48,
+    scenes: Annotated[int, typer.Option(help="How many scenes.")] = 120,
     size: Annotated[int, typer.Option(help="Image width in pixels.")] = 64,
     rig: Annotated[str, typer.Option(help="mouse_centred, mouse, facelift_six or facelift_ring.")] = "mouse_centred",
-    zoom: Annotated[float, typer.Option(help="Focal length of mouse_centred, as a factor.")] = 2.6,
+    zoom: Annotated[
+        float | None,
+        typer.Option(help="Factor on mouse_centred's focal length (default: as large as fits every view)."),
+    ] = None,
     views: Annotated[int | None, typer.Option(help="Views of facelift_ring, evenly spaced.")] = None,
     seed: Annotated[int, typer.Option(help="Which mice.")] = 0,
 ) -> None:
     """Write procedural mice seen through a rig: exact cameras, exact masks, several animals per split."""
     from pipeline.data.mice import write_mice
 
-    zoomed = zoom if rig == "mouse_centred" else 1.0
-    folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoomed, views=views, seed=seed)
+    folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed)
     typer.echo(folder)
 
 

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -125,8 +126,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" — did you mean {near[0]}?" if near else ""
 
 
-def explain_text_number(value: Any) -> str:
-    """The trap of YAML 1.1, when it was stepped in: `1e-4` and `1E5` are text there."""
+def explain_text_number(value: Any, whole: bool = False) -> str:
+    """The trap of YAML 1.1, when it was stepped in: `1e-4` and `1E5` are text there. whole: an integer is wanted."""
     if not isinstance(value, str):
         return ""
     try:
@@ -136,6 +137,8 @@ def explain_text_number(value: Any) -> str:
     if not math.isfinite(number):
         return ""
     mantissa, mark, exponent = value.lower().partition("e")
+    if whole and number.is_integer():
+        return f" YAML reads {value} as text: write {int(number)}."
     spelled = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent):+d}" if mark else repr(number)
     return f" YAML reads {value} as text, because a number with an exponent needs a dot and a sign: write {spelled}."
 
@@ -165,7 +168,7 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _merge(layers: Layers, values: Mapping[Any, Any], source: str) -> None:
-    _merge_into(layers.values, _nested(values), source, "", layers.sources)
+    _merge_into(layers.values, _nested(values, source), source, "", layers.sources)
 
 
 def _merge_into(
@@ -182,19 +185,26 @@ def _merge_into(
             target[key] = value
 
 
-def _nested(values: Mapping[Any, Any]) -> dict[str, Any]:
+def _nested(values: Mapping[Any, Any], source: str) -> dict[str, Any]:
     """Dotted keys written out: `optim.lr: 1.0e-4` is `optim: {lr: 1.0e-4}`."""
     nested: dict[str, Any] = {}
     for dotted, value in values.items():
         *parents, leaf = str(dotted).split(".")
         target = nested
         for parent in parents:
-            target = target.setdefault(parent, {})
+            target = _mapping(target.setdefault(parent, {}), f"{source}: {dotted}")
         if isinstance(value, Mapping):
-            target[leaf] = target.get(leaf, {}) | _nested(value)
+            held = _mapping(target.setdefault(leaf, {}), f"{source}: {dotted}")
+            _merge_into(held, _nested(value, source), source, "", {})
         else:
             target[leaf] = value
     return nested
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: expected one meaning, got {value!r} for it above — remove one of the two.")
+    return value
 
 
 def _describe(problem: Any, layers: Layers, kind: type) -> str:
@@ -213,8 +223,8 @@ def _describe(problem: Any, layers: Layers, kind: type) -> str:
         case "union_tag_not_found" | "union_tag_invalid":
             expected = problem["ctx"].get("expected_tags", "a known kind")
             return f"{where}: {path}.kind: expected {expected}, got {value.get('kind')!r} — set it."
-    expectation = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    trap = explain_text_number(value)
+    expectation = re.sub("^(Input should be|Value error,|Tuple should have) ", "", problem["msg"])
+    trap = explain_text_number(value, whole=problem["type"] == "int_type")
     return f"{where}: {path}: expected {expectation}, got {value!r}{' —' + trap if trap else ' — mend the value.'}"
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pipeline import metrics, vgg
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
@@ -65,8 +64,7 @@ def evaluate(
         rows.append({"scene": batch.scenes[0], **_scene_metrics(batch, rendering, lpips)})
         first = first or (batch, gaussians, rendering)
     model.train(training)
-    if first is None:
-        raise DataError(f"{dataset.root}: expected scenes in split {split}, got none — add some.")
+    assert first is not None, "a split has a scene"
     protocol = Protocol(
         resolution=recipe.data.image_size,
         input_views=loader.inputs,

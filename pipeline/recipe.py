@@ -75,6 +75,8 @@ class DataConfig:
     view_sampling: Literal["random", "overlap", "fixed"] = "random"
     brightness: tuple[Rate, Rate] = (1.0, 1.0)  # factor, drawn per scene, foreground only
     contrast: tuple[Rate, Rate] = (1.0, 1.0)
+    mirror: bool = False  # half of the training scenes with x reversed, images and cameras together
+    rotate: bool = False  # training scenes turned about the world's Z, each by its own angle
 
 
 @strict

@@ -61,7 +61,9 @@ def train(
     trainer = _Trainer(recipe, device, cache or workdir / "cache")
     start = trainer.resume(resume) if resume is not None else 0
     if start >= recipe.train.max_steps:
-        raise CheckpointError(f"{resume}: expected a step below train.max_steps {recipe.train.max_steps}, got {start}.")
+        raise CheckpointError(
+            f"{resume}: expected a step below train.max_steps {recipe.train.max_steps}, got {start} — it is finished."
+        )
     for step in range(start + 1, recipe.train.max_steps + 1):
         trainer.step(step)
         validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps
@@ -111,7 +113,7 @@ class _Trainer:
         self.lpips = lpips_network(device)
         self.skipped = 0
         self.seconds = 0.0
-        self._sums: dict[str, Tensor] = {}
+        self._terms: dict[str, list[Tensor]] = {}
         self._since_report = 0
         self._seconds_before = 0.0
         self._last: dict[str, float] = {}
@@ -132,16 +134,16 @@ class _Trainer:
     def take_metrics(self) -> dict[str, float]:
         """Means since the last report, and the counters; the only place that waits for the device."""
         passes = self._since_report * self.recipe.train.accumulate
-        metrics = {f"train/{name}": float(total) / passes for name, total in self._sums.items()} | self._last
+        metrics = {f"train/{name}": float(torch.stack(values).mean()) for name, values in self._terms.items()}
         spent = self.seconds - self._seconds_before
         scenes = passes * self.recipe.train.batch_size
-        metrics |= {
+        metrics |= self._last | {
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
             **_memory(self.device),
         }
-        self._sums, self._since_report, self._seconds_before = {}, 0, self.seconds
+        self._terms, self._since_report, self._seconds_before = {}, 0, self.seconds
         return metrics
 
     def validate(self) -> Evaluation:
@@ -180,15 +182,18 @@ class _Trainer:
         recipe = self.recipe
         batch = self.loader.training_batch(index, recipe.train.batch_size).to(self.device)
         weights = losses.weights_at(recipe.loss, step)
-        with self._autocast():
-            terms = self.stage.losses(batch, step)
+        try:
+            with self._autocast():
+                terms = self.stage.losses(batch, step)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {step}: {error}") from None
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         if not bool(torch.isfinite(total)):
-            culprits = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
-            raise NonFiniteError(f"step {step}: expected a finite loss, got {float(total):g} from {culprits}.")
+            culprits = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
+            raise NonFiniteError(f"step {step}: expected a finite loss, got {float(total.detach()):g} from {culprits}.")
         self.scaler.scale(total / recipe.train.accumulate).backward()
         for name, value in {"loss": total, **terms}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+            self._terms.setdefault(name, []).append(value.detach())
 
     def _update(self, step: int) -> float:
         """Clip and apply the gradients, or skip the update when their norm is beyond the limit."""

@@ -1,1 +1,15 @@
 """The memory: runs recipes many times, chooses the next one, writes down what happened, keeps the champions."""
+
+import os
+
+# MLflow reads some of these when it is imported, so they stand here; what the user has set stays.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+for _name, _value in _MLFLOW_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ Data = Annotated[Path | None, typer.Option(help="Dataset folder: data.root.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for its champion.")]
 INTERRUPTED = 130
+_FILE_WIDTH = 200  # of a table that goes to a file or another program
 
 
 def mount(app: typer.Typer) -> None:
@@ -114,8 +116,9 @@ def model_promote(
         return
     metrics = verdict.version.metrics
     _table(["metric", "figure"], [[key, f"{metrics[key]:.4f}"] for key in sorted(metrics)])
-    for gate in verdict.gates:
-        typer.echo(f"gate {gate.as_plain()}", err=True)
+    if verdict.gates:
+        rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
+        _table(["gate", "target", "passed"], rows)
     typer.echo(f"{verdict.version.ref} is {verdict.alias}: {verdict.reason}")
 
 
@@ -203,12 +206,15 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
     from rich.console import Console
 
     from pipeline.recipe import override
-    from sweeps.preflight import preflight
+    from sweeps.preflight import check_name_is_free, cpus_per_trial, preflight, this_machine
     from sweeps.progress import Progress
     from sweeps.tune import run_sweep
 
     home = _home()
-    space = _with_registered_start(space, home)
+    check_name_is_free(home, name)
+    if home.ray_address is None:
+        cpus_per_trial(space, [this_machine()])
+    space = _with_registered_start(space, home).located()
     base = space.base_recipe()
     ready = preflight(base, [override(base, params) for params in space.extremes()], home.cache)
     progress = Progress(Console(stderr=True), base.train.max_steps)
@@ -271,7 +277,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, no_wrap=column != "params", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=False).print(table, highlight=False)
+    console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
+    console.print(table, highlight=False)
 
 
 def _root(data: Path | None) -> list[str]:

@@ -29,14 +29,28 @@ class Home:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Home:
+        """Raises StudyError when MLflow and Optuna are given one database: their tables would clash."""
         root = Path(environment.get("MOUSELIFT_HOME") or "runs").resolve()
+        tracking_uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        storage = environment.get("MOUSELIFT_STORAGE") or None
+        if storage == tracking_uri:
+            raise StudyError(
+                "MOUSELIFT_STORAGE: expected a database of its own, got that of MLFLOW_TRACKING_URI — "
+                "create a second one; both keep a table alembic_version."
+            )
         return Home(
             root=root,
-            tracking_uri=environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}",
-            storage=environment.get("MOUSELIFT_STORAGE") or None,
+            tracking_uri=tracking_uri,
+            storage=storage,
             ray_address=environment.get("RAY_ADDRESS") or None,
             adopted_run_id=environment.get("MLFLOW_RUN_ID") or None,
         )
+
+    @property
+    def has_store(self) -> bool:
+        """False only before the first use of a store of our own."""
+        file = store_file(self.tracking_uri)
+        return file is None or file.exists()
 
     @property
     def artifacts(self) -> Path:
@@ -58,6 +72,16 @@ class Home:
         return self.root / "journal" / check_name(sweep)
 
 
+def store_file(tracking_uri: str) -> Path | None:
+    """The SQLite file that keeps a store, or None where a server or another database does."""
+    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:") else None
+
+
+def is_served(tracking_uri: str) -> bool:
+    """Whether a server keeps the store; it then decides where files lie."""
+    return tracking_uri.startswith(("http://", "https://"))
+
+
 def check_name(name: str) -> str:
     """A sweep's name, fit for a folder, a study and a run. Raises StudyError."""
     if not _NAME.fullmatch(name):
@@ -65,6 +89,11 @@ def check_name(name: str) -> str:
             f"{name}: expected a name of letters, digits, . _ - (at most 80) — choose another with --name."
         )
     return name
+
+
+def name_taken(name: str) -> StudyError:
+    """The error of a name that another sweep has."""
+    return StudyError(f"{name}: expected a new name, got that of an earlier sweep — choose another with --name.")
 
 
 def timed_name(stem: str, now: datetime) -> str:

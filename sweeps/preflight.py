@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from pipeline import checkpoint, vgg
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset, open_dataset
+from pipeline.errors import PipelineError
 from pipeline.gslrm.stage import check_dataset
 from pipeline.recipe import Recipe, check_artefacts
+from sweeps.errors import StudyError
+from sweeps.home import Home, name_taken
+from sweeps.journal import Journal
+from sweeps.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -24,15 +34,59 @@ class Readiness:
 def preflight(recipe: Recipe, variants: Iterable[Recipe], cache: Path) -> Readiness:
     """Check a recipe and its variants (the ends and choices of a space) and decode the data once for all of them.
 
-    Raises RecipeError, DataError or CheckpointError: the first thing that would have stopped a trial.
+    Raises RecipeError, DataError or CheckpointError: the first thing that would have stopped a trial. A cache that
+    did not exist before does not exist then.
     """
     check_artefacts(recipe)
     dataset = open_dataset(str(recipe.data.root))
-    for variant in [recipe, *variants]:
-        _check_weights(variant)
-        _check_data(variant, dataset, cache)
+    with _unmade_on_refusal(cache):
+        for variant in [recipe, *variants]:
+            _check_weights(variant)
+            _check_data(variant, dataset, cache)
     tags = {"data.name": dataset.name, "data.digest": dataset.digest, "fingerprint": recipe.fingerprint}
     return Readiness(recipe, tags)
+
+
+def check_name_is_free(home: Home, name: str) -> None:
+    """Raises StudyError for a name that is none, or that a sweep of this home has."""
+    if Journal(home.journal(name)).path.exists():
+        raise name_taken(name)
+
+
+def cpus_per_trial(space: SearchSpace, machines: Sequence[Mapping[str, float]]) -> int:
+    """CPUs of a trial on machines with these resources, named as Ray names them.
+
+    Raises StudyError when none of them could ever hold a trial: it would wait for ever.
+    """
+    total = sum(machine.get("CPU", 0) for machine in machines)
+    cpus = space.trials.cpus or max(1, int(total) // space.trials.concurrent)
+    gpus = space.trials.gpus
+    if not any(machine.get("GPU", 0) >= gpus and machine.get("CPU", 0) >= cpus for machine in machines):
+        raise StudyError(
+            f"{space.name}: expected a machine with {cpus} CPUs and {gpus:g} GPUs for a trial, got none "
+            f"among {len(machines)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
+        )
+    return cpus
+
+
+def this_machine() -> dict[str, float]:
+    """What a trial on this machine could have, before Ray is asked."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+@contextlib.contextmanager
+def _unmade_on_refusal(folder: Path) -> Iterator[None]:
+    """A refusal takes the folder and its parents away again, as far as they were made for it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except PipelineError:
+        if missing:
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in missing[1:]:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _check_weights(recipe: Recipe) -> None:

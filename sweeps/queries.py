@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from sweeps import layout, ledger
 from sweeps.errors import StudyError
-from sweeps.home import Home
+from sweeps.home import Home, store_file
 from sweeps.journal import Journal
 from sweeps.study import open_storage
 
@@ -56,6 +56,8 @@ class TrialRun:
 
 def sweeps(uri: str) -> list[Sweep]:
     """Every sweep in the store, newest first."""
+    if (file := store_file(uri)) is not None and not file.exists():
+        return []
     client = MlflowClient(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
     runs = _runs(client, list(names), "tags.`sweep.state` != ''")

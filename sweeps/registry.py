@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
+from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from pipeline.errors import CheckpointError, PipelineError
 from sweeps import pyfunc
 from sweeps.errors import RegistryError
 from sweeps.gates import NOT_AVAILABLE, Gate, GateResult, judge
-from sweeps.home import Home
+from sweeps.home import Home, is_served
 from sweeps.ledger import Objective
 from sweeps.tracking import prepare_store
 from sweeps.verification import Verification, score
@@ -70,9 +71,7 @@ class Registry:
     """
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
-        prepare_store(home.tracking_uri)
         self._home, self._clock = home, clock
-        self._client = MlflowClient(home.tracking_uri, registry_uri=home.tracking_uri)
 
     def register(
         self, name: str, run_id: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -142,6 +141,7 @@ class Registry:
 
     def rollback(self, name: str) -> Version:
         """Swap `champion` and `previous`. Raises RegistryError when there is no previous version."""
+        self._aliases(name)  # refuses an unknown name before anything is written
         with self._locked():
             aliases = self._aliases(name)
             if PREVIOUS not in aliases or aliases[PREVIOUS] == aliases.get(CHAMPION):
@@ -188,10 +188,17 @@ class Registry:
     def list_versions(self, name: str | None = None) -> list[Version]:
         """Versions of one registered model, or of all; newest first within a name."""
         known = {} if name is None else {name: self._aliases(name)}
+        if not self._home.has_store:
+            return []
         found = self._client.search_model_versions(f"name='{name}'" if known else None)
         known |= {other: self._aliases(other) for other in {item.name for item in found} - known.keys()}
         versions = [_version(item, known[item.name]) for item in found]
         return sorted(versions, key=lambda version: (version.name, -version.version))
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        prepare_store(self._home.tracking_uri)
+        return MlflowClient(self._home.tracking_uri, registry_uri=self._home.tracking_uri)
 
     def _find(self, name: str, verification: Verification) -> Version | None:
         """The version of `name` that has these weights."""
@@ -219,8 +226,8 @@ class Registry:
         experiment = self._client.get_experiment_by_name(IMPORTED)
         if experiment is not None:
             return experiment.experiment_id
-        local = self._home.tracking_uri.startswith("sqlite:")
-        return self._client.create_experiment(IMPORTED, (self._home.artifacts / IMPORTED).as_uri() if local else None)
+        folder = None if is_served(self._home.tracking_uri) else (self._home.artifacts / IMPORTED).as_uri()
+        return self._client.create_experiment(IMPORTED, folder)
 
     def _comparable(
         self, champion: Version, version: Version, metric: str, root: str | Path | None, device: str
@@ -288,14 +295,14 @@ class Registry:
 
     def _aliases(self, name: str) -> dict[str, int]:
         """Alias -> version of a registered model."""
+        if not self._home.has_store:
+            raise _unknown(name, [])
         try:
             model = self._client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code not in _ABSENT:
                 raise
-            known = [model.name for model in self._client.search_registered_models()]
-            named, hint = ", ".join(known) or "none yet", did_you_mean(name, known) or _LOOK
-            raise RegistryError(f"{name}: expected a registered model ({named}), got {name}{hint}") from None
+            raise _unknown(name, [model.name for model in self._client.search_registered_models()]) from None
         return {alias: int(version) for alias, version in model.aliases.items()}
 
     @contextlib.contextmanager
@@ -356,6 +363,11 @@ def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
         source=item.source or "",
         created=item.creation_timestamp / 1000,
     )
+
+
+def _unknown(name: str, known: list[str]) -> RegistryError:
+    named, hint = ", ".join(known) or "none yet", did_you_mean(name, known) or _LOOK
+    return RegistryError(f"{name}: expected a registered model ({named}), got {name}{hint}")
 
 
 def _how(version: Version) -> str:

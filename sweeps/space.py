@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
-from pipeline.recipe import Count, Positive, Rate, Recipe, Weight, load_recipe, override, strict
+from pipeline.recipe import LOCAL_PATHS, Count, Positive, Rate, Recipe, Weight, load_recipe, override, strict
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.gates import parse_gates
 
@@ -168,6 +168,12 @@ class SearchSpace:
         """The recipe with the fixed values. Raises RecipeError."""
         return override(load_recipe(self.recipe), self.fixed)
 
+    def located(self) -> SearchSpace:
+        """The same with the recipe's local paths made absolute: they hold wherever a trial or `promote` runs."""
+        known = self.base_recipe().params
+        paths = {path: known[path] for path in LOCAL_PATHS if known[path] is not None and path not in self.space}
+        return replace(self, fixed=self.fixed | {path: str(Path(value).resolve()) for path, value in paths.items()})
+
     @property
     def order(self) -> tuple[str, ...]:
         """The paths, each after those its conditions ask about."""
@@ -226,7 +232,7 @@ def _decode(layers: Layers, name: str) -> SearchSpace:
         _refuse(layers, "name", "unknown key — a space is named by its file; remove it.")
     raw = values.pop("space", None)
     if not isinstance(raw, Mapping) or not raw:
-        _refuse(layers, "space", f"expected paths of the recipe and their ranges, got {raw!r} — add one.")
+        _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
     values["name"] = name
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])

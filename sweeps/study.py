@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
@@ -26,11 +26,13 @@ from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, override
 from sweeps.errors import StudyError
+from sweeps.home import name_taken
 from sweeps.space import Scalar, SearchSpace
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
 SPACE = "space_fingerprint"  # user attribute of a study
+Ending = Literal["COMPLETE", "PRUNED", "FAIL"]
 _MAX_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched
 
 
@@ -57,20 +59,21 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
     return chosen
 
 
-def verdict(result: Mapping[str, Any] | None, error: bool, metric: str, max_steps: int) -> tuple[TrialState, str]:
+def verdict(result: Mapping[str, Any] | None, error: bool, metric: str, max_steps: int) -> tuple[Ending, str]:
     """How a trial with this last report ended, and why it did not complete."""
     step, value = _reading(result, metric)
     if error:
-        return TrialState.FAIL, "the trial raised an error"
+        return "FAIL", "the trial raised an error"
     if step is None:
-        return TrialState.FAIL, "stopped before its first report"
+        return "FAIL", "stopped before its first report"
     if value is not None and not math.isfinite(value):
-        return TrialState.FAIL, f"{metric} was {value} at step {step}"
+        return "FAIL", f"{metric} was {value} at step {step}"
     if step < max_steps:
-        return TrialState.PRUNED, f"stopped by the scheduler at step {step} of {max_steps}"
+        figure = "without a figure" if value is None else f"with {metric} {value:.4g}"
+        return "PRUNED", f"stopped by the scheduler at step {step} of {max_steps} {figure}"
     if value is None:
-        return TrialState.FAIL, f"{metric} was not reported at step {step}"
-    return TrialState.COMPLETE, ""
+        return "FAIL", f"{metric} was not reported at step {step}"
+    return "COMPLETE", ""
 
 
 class StudySearcher(Searcher):
@@ -124,7 +127,7 @@ class StudySearcher(Searcher):
         self._record(trial, result)
         metric = self.space.objective.metric
         state, reason = verdict(result, error, metric, self.base.train.max_steps)
-        self._close(trial.number, state, _reading(result, metric)[1], reason)
+        self._close(trial.number, TrialState[state], _reading(result, metric)[1], reason)
         self._share(trial.number)
 
     def close_interrupted(self, reason: str) -> None:
@@ -232,10 +235,7 @@ def _create_study(storage: BaseStorage, name: str, space: SearchSpace) -> optuna
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     except DuplicatedStudyError:
-        raise StudyError(
-            f"{name}: expected a new name, got that of an earlier sweep — choose another, "
-            f"or carry on with `mouselift sweep resume {name}`."
-        ) from None
+        raise name_taken(name) from None
     study.set_user_attr(SPACE, space.fingerprint)
     return study
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -25,9 +24,11 @@ from typing import Any, TypeVar
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from sweeps.drain import Drain, RefusedError, Send, UnansweredError
+from sweeps.home import is_served, store_file
 from sweeps.journal import (
     Event,
     Journal,
@@ -56,12 +57,6 @@ _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
 _DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
 _TRY_AGAIN_CODES = (408, 429)
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -69,7 +64,7 @@ T = TypeVar("T")
 class Tracker(Drain):
     """Brings a journal to MLflow while it grows.
 
-    Files go below `artifact_root` where `tracking_uri` is SQLite; a server decides for itself.
+    Files go below `artifact_root` where `tracking_uri` is a database; a server decides for itself.
     `adopted_run_id` is a run that `mlflow run` has opened for the sweep: it becomes the parent, where it is.
     """
 
@@ -81,8 +76,7 @@ class Tracker(Drain):
         clock: Callable[[], float] = time.time,
         adopted_run_id: str | None = None,
     ) -> None:
-        quieten()
-        local = Path(artifact_root) if tracking_uri.startswith("sqlite:") else None
+        local = None if is_served(tracking_uri) else Path(artifact_root)
 
         def connect() -> Send:
             with _as_drain_errors():
@@ -292,21 +286,14 @@ class _Writer:
 
 def prepare_store(tracking_uri: str) -> None:
     """Create the schema of a SQLite store, one process at a time: a first use by several is not safe."""
-    if not tracking_uri.startswith("sqlite:"):
+    database = store_file(tracking_uri)
+    if database is None:
         return
-    database = Path(tracking_uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as file:
         flock(file, LOCK_EX)
-        MlflowClient(tracking_uri).search_experiments(max_results=1)
-
-
-def quieten() -> None:
-    """Keep MLflow's progress notes off stderr and its retries short; what the user has set stays."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # Without a folder, MLflow's own experiment Default would lie in `mlruns` of whoever comes first.
+        SqlAlchemyStore(tracking_uri, (database.parent / "artifacts").resolve().as_uri())
 
 
 @contextmanager

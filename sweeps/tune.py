@@ -19,22 +19,24 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from pipeline import checkpoint
 from pipeline.recipe import Recipe, override
-from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.journal import Event, Journal, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.ledger import Ledger, read
-from sweeps.preflight import Readiness
+from sweeps.preflight import Readiness, cpus_per_trial
 from sweeps.provenance import provenance
 from sweeps.space import SearchSpace
-from sweeps.study import StudySearcher, open_study
+from sweeps.study import StudySearcher, open_study, verdict
 from sweeps.tracking import Tracker
 from sweeps.trial import IMAGES, TrialSettings, metrics_of, run_trial
 
 _RAY_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal replaces Ray's own result files
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most reports carry no validation
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "RAY_AIR_NEW_OUTPUT": "0",  # it prints to stdout, however quiet it is asked to be
+    "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -59,6 +61,10 @@ class Interruption:
     def asked(self) -> bool:
         return self._asked.is_set()
 
+    @property
+    def reason(self) -> str:
+        return f"interrupted by {self.signal}"
+
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
         """SIGINT and SIGTERM end the sweep in good order; a second one ends it at once."""
@@ -72,11 +78,11 @@ class Interruption:
     def _stop(self, number: int, _: Any) -> None:
         # Ray Tune ends its loop on SIGUSR1 once that loop runs; before, or when asked twice, nothing does.
         ray_listens = callable(signal.getsignal(signal.SIGUSR1))
-        if self.asked or not ray_listens:
-            self._asked.set()
-            raise KeyboardInterrupt
+        again = self.asked
         self.signal = signal.Signals(number).name
         self._asked.set()
+        if again or not ray_listens:
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGUSR1)
 
 
@@ -87,8 +93,8 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
     or says that it has not. Raises StudyError when the name is taken or the resources are not there.
     """
     interruption = Interruption()
-    with interruption.heeded(), _ray(home):
-        cpus = _cpus_per_trial(space)
+    with _ray(home), interruption.heeded():  # in this order: ray.init sets signal handlers of its own
+        cpus = cpus_per_trial(space, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         study = open_study(home.storage or home.optuna_journal, name, space)
         return _remember(name, space, ready, home, listen, StudySearcher(study, space), cpus, interruption)
 
@@ -115,12 +121,10 @@ def _remember(
         state: State = "FAIL"
         reason = "the sweep's driver failed"
         try:
-            _run_trials(name, space, ready, home, notes, searcher, cpus, interruption)
-            state, reason = "COMPLETE", ""
-            if interruption.asked:
-                state, reason = "KILLED", f"interrupted by {interruption.signal}"
+            _run_trials(name, space, ready, home, notes, searcher, cpus)
+            state, reason = ("KILLED", interruption.reason) if interruption.asked else ("COMPLETE", "")
         except KeyboardInterrupt:
-            state, reason = "KILLED", "interrupted"
+            state, reason = "KILLED", interruption.reason
         finally:
             _close(notes, searcher, state, reason)
             delivered = tracker.close()
@@ -139,7 +143,6 @@ def _run_trials(
     notes: _Notes,
     searcher: StudySearcher,
     cpus: int,
-    interruption: Interruption,
 ) -> None:
     trials = space.trials
     settings = TrialSettings(ready.recipe, str(home.cache), cpus, trials.gpus)
@@ -160,7 +163,7 @@ def _run_trials(
             name=name,
             storage_path=str(home.ray),
             verbose=0,
-            callbacks=[_JournalCallback(notes, ready.recipe, objective.metric, interruption)],
+            callbacks=[_JournalCallback(notes, ready.recipe, objective.metric)],
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=_KEPT_CHECKPOINTS,
                 checkpoint_score_attribute=objective.metric,
@@ -189,18 +192,6 @@ def _ray(home: Home) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _cpus_per_trial(space: SearchSpace) -> int:
-    """CPUs of a trial. Raises StudyError when no machine could ever hold it: it would wait for ever."""
-    cpus = space.trials.cpus or max(1, int(ray.cluster_resources()["CPU"]) // space.trials.concurrent)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(n.get("GPU", 0) >= space.trials.gpus and n.get("CPU", 0) >= cpus for n in nodes):
-        raise StudyError(
-            f"{space.name}: expected a machine with {cpus} CPUs and {space.trials.gpus:g} GPUs for a trial, got none "
-            f"among {len(nodes)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
-        )
-    return cpus
 
 
 def _scheduler(space: SearchSpace, recipe: Recipe) -> TrialScheduler:
@@ -235,8 +226,8 @@ class _Notes:
 class _JournalCallback(tune.Callback):
     """Ray's news, written down before anything else is done about it."""
 
-    def __init__(self, notes: _Notes, recipe: Recipe, metric: str, interruption: Interruption) -> None:
-        self._notes, self._recipe, self._metric, self._interruption = notes, recipe, metric, interruption
+    def __init__(self, notes: _Notes, recipe: Recipe, metric: str) -> None:
+        self._notes, self._recipe, self._metric = notes, recipe, metric
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray keeps callbacks with the experiment; ours lives and dies with the driver
@@ -258,16 +249,10 @@ class _JournalCallback(tune.Callback):
         self._notes.write(Reported(_number(trial), result["step"], metrics_of(result), kept))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        last = trial.last_result
-        if self._interruption.asked:
-            return
-        if last.get("step", 0) >= self._recipe_of(trial).train.max_steps:
-            artifacts = self._release(trial)
-            self._notes.write(TrialClosed(_number(trial), "COMPLETE", artifacts=artifacts))
-        else:
-            value = f"{self._metric} {last[self._metric]:.4g}" if self._metric in last else "no figure yet"
-            reason = f"asha: {value} at step {last.get('step', 0)} was not among the best"
-            self._notes.write(TrialClosed(_number(trial), "PRUNED", reason))
+        max_steps = self._recipe_of(trial).train.max_steps
+        state, reason = verdict(trial.last_result, False, self._metric, max_steps)
+        artifacts = self._release(trial) if state == "COMPLETE" else {}
+        self._notes.write(TrialClosed(_number(trial), state, reason, artifacts))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._notes.write(TrialClosed(_number(trial), "FAIL", _cause(trial)))

@@ -6,6 +6,7 @@ A batch is a function of (seed, step): a resumed run sees exactly the batches it
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.cameras import Cameras
-from pipeline.data.scenes import Dataset, Scene, count_views, read_image
+from pipeline.data.scenes import Dataset, Scene, read_image
 from pipeline.errors import DataError
 from pipeline.recipe import DataConfig
 
@@ -69,14 +70,19 @@ class Loader:
         self.config = config
         self.seed = seed
         self.scenes = dataset.split(split)
-        self.num_views = count_views(dataset.scenes)
+        self.num_views = len(_shortest(dataset).files)
         _check_views(dataset, config, self.num_views)
         self.held_out, self.inputs = held_out_views(self.num_views, config)
         self.trainable = tuple(v for v in range(self.num_views) if v not in self._never_trained(dataset))
-        self._frames = decoded_frames(dataset, config.image_size, cache)
-        self._cameras = {s.name: s.cameras.resize(config.image_size, config.image_size) for s in self.scenes}
         if split == "train":
             _check_trainable(dataset, config, self.trainable)
+        self._frames = decoded_frames(dataset, config.image_size, cache)
+        self._cameras = {s.name: s.cameras.resize(config.image_size, config.image_size) for s in self.scenes}
+        if split == "train" and _jitters(config) and not self.has_masks:
+            raise DataError(
+                f"{self.scenes[0].folder}: expected images with alpha, so that data.brightness and data.contrast "
+                "change the foreground alone, got RGB — add masks, or set both to [1.0, 1.0]."
+            )
 
     @property
     def has_masks(self) -> bool:
@@ -116,10 +122,12 @@ class Loader:
         indices = [[*v.inputs, *v.targets] for v in views]
         frames = np.stack([self._frames.views(s.name, i) for s, i in zip(scenes, indices, strict=True)])
         rgba = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float() / 255
+        cameras = [self._cameras[s.name][i] for s, i in zip(scenes, indices, strict=True)]
+        if generators is not None:
+            rgba, cameras = _augment(rgba, cameras, self.config, generators)
         colour, alpha = rgba[:, :, :3], rgba[:, :, 3:]
         if generators is not None:
             colour = _jitter(colour, alpha, self.config, generators)
-        cameras = [self._cameras[s.name][i] for s, i in zip(scenes, indices, strict=True)]
         size = self.config.image_size
         stacked = Cameras(torch.stack([c.c2w for c in cameras]), torch.stack([c.fxfycxcy for c in cameras]), size, size)
         return Batch(
@@ -180,7 +188,7 @@ def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
 
 
 def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path, coloured: Path) -> None:
-    """Write the frames whole; the file's name says whether every view has an alpha channel."""
+    """Write the frames whole; the file's name says whether they have alpha. Refuses a mixture of both."""
     temporary = opaque.with_name(f".{opaque.name}.{os.getpid()}")
     shape = (int(counts[-1]), size, size, 4)
     frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
@@ -198,9 +206,12 @@ def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path
     ]
     try:
         with ThreadPoolExecutor() as pool:
-            has_alpha = all(list(pool.map(decode, jobs)))
+            with_alpha = list(pool.map(decode, jobs))
+        if any(with_alpha) and not all(with_alpha):
+            path = jobs[with_alpha.index(False)][1]
+            raise DataError(f"{path}: expected alpha as in other images of the dataset, got none — add its mask.")
         frames.flush()
-        temporary.replace(coloured if has_alpha else opaque)
+        temporary.replace(coloured if all(with_alpha) else opaque)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -217,11 +228,30 @@ def _overlapping_first(cameras: Cameras, inputs: Sequence[int], rest: Sequence[i
     return sorted(rest, key=lambda view: not bool(seen[view]))
 
 
+def _augment(
+    rgba: Tensor, cameras: list[Cameras], config: DataConfig, generators: Sequence[np.random.Generator]
+) -> tuple[Tensor, list[Cameras]]:
+    """Mirror and turn whole scenes, images and cameras together: what was consistent stays so."""
+    images = list(rgba)
+    for i, rng in enumerate(generators):
+        mirrored, angle = rng.random() < 0.5, rng.uniform(0, 2 * math.pi)
+        if config.mirror and mirrored:
+            images[i], cameras[i] = images[i].flip(-1), cameras[i].mirror()
+        if config.rotate:
+            cameras[i] = cameras[i].transform(1.0, _about_z(angle))
+    return torch.stack(images), cameras
+
+
+def _about_z(angle: float) -> Float[Tensor, "3 3"]:
+    c, s = math.cos(angle), math.sin(angle)
+    return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
 def _jitter(
     colour: Tensor, alpha: Tensor, config: DataConfig, generators: Sequence[np.random.Generator]
 ) -> Float[Tensor, "batch view 3 height width"]:
     """Brightness and contrast of premultiplied colour, one draw per scene; the mask stays as it is."""
-    if config.brightness == (1.0, 1.0) and config.contrast == (1.0, 1.0):
+    if not _jitters(config):
         return colour
     draws = [[rng.uniform(*config.brightness), rng.uniform(*config.contrast)] for rng in generators]
     brightness, contrast = torch.tensor(draws, dtype=colour.dtype)[:, :, None, None, None, None].unbind(1)
@@ -231,19 +261,27 @@ def _jitter(
     return torch.minimum(jittered.clamp(min=0), alpha)
 
 
+def _jitters(config: DataConfig) -> bool:
+    return (config.brightness, config.contrast) != ((1.0, 1.0), (1.0, 1.0))
+
+
 def _check_views(dataset: Dataset, config: DataConfig, num_views: int) -> None:
     needed = config.num_input_views + config.num_held_out_views
     if needed > num_views:
-        shortest = min(dataset.scenes.values(), key=lambda scene: len(scene.files))
         raise DataError(
-            f"{shortest.folder}: expected at least {needed} views (data.num_input_views {config.num_input_views} + "
-            f"data.num_held_out_views {config.num_held_out_views}), got {num_views} — lower one of them."
+            f"{_shortest(dataset).folder}: expected at least {needed} views (data.num_input_views "
+            f"{config.num_input_views} + data.num_held_out_views {config.num_held_out_views}), got {num_views} — "
+            "lower one of them."
         )
 
 
 def _check_trainable(dataset: Dataset, config: DataConfig, trainable: Sequence[int]) -> None:
     if config.num_views > len(trainable):
         raise DataError(
-            f"{dataset.root}: expected at least data.num_views {config.num_views} views to train on, got "
-            f"{len(trainable)} — lower data.num_views."
+            f"{_shortest(dataset).folder}: expected at least data.num_views {config.num_views} views to train on, "
+            f"got {len(trainable)} — lower data.num_views."
         )
+
+
+def _shortest(dataset: Dataset) -> Scene:
+    return min(dataset.scenes.values(), key=lambda scene: len(scene.files))

@@ -31,9 +31,10 @@ from pipeline.data.mouse_render import MouseMesh, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, write_manifest, write_scene
 from pipeline.errors import DataError
 
-VERSION = 1  # raise it when the same plan draws other pictures
+VERSION = 2  # raise it when the same plan draws other pictures
 PLAN_FILE = ".mice.json"
 FPS = 25.0
+FILL = 0.94  # of half the frame, what a mouse as large as fits reaches
 EXTENT = 0.9  # FaceLift's scenes lie within ±this
 ARENA = (50.0, 50.0)  # mm, where the real mice wander
 
@@ -136,7 +137,8 @@ class MicePlan:
     """What decides every picture of a set of mice; `scenes` only says how many.
 
     rig: one of RIGS. size: image width in pixels; the real rig keeps its 1152:1024.
-    views: how many of facelift_ring's 32, evenly spaced. zoom: factor on mouse_centred's focal length.
+    views: how many of facelift_ring's 32, evenly spaced. zoom: factor on mouse_centred's focal length; None: as
+    large as leaves the whole mouse in every view of the scene.
     frames: moments per mouse, `step` video frames (1/25 s) apart, so that step 1 makes each mouse a video.
     Raises DataError for an unknown rig, an option its rig does not have and a number below 1.
     """
@@ -145,7 +147,7 @@ class MicePlan:
     size: int
     seed: int = 0
     views: int | None = None
-    zoom: float = 1.0
+    zoom: float | None = None
     frames: int = 1
     step: int = 10
 
@@ -156,13 +158,13 @@ class MicePlan:
             raise DataError(f"mice: expected size, views, frames and step of 1 or more, got {self} — mend it.")
         if self.views is not None and self.rig != "facelift_ring":
             raise DataError(f"mice: expected views only for facelift_ring, got them for {self.rig} — leave them out.")
-        if self.zoom != 1.0 and self.rig != "mouse_centred":
+        if self.zoom is not None and self.rig != "mouse_centred":
             raise DataError(f"mice: expected zoom only for mouse_centred, got it for {self.rig} — leave it out.")
 
     def shot(self, scene: int) -> Shot:
         """Scene `scene`: which mouse, which moment, which cameras."""
         mouse, moment = divmod(scene, self.frames)
-        sequence = MouseSequence(100_003 * self.seed + mouse, wander=self.rig.startswith("mouse"))
+        sequence = MouseSequence(100_003 * self.seed + mouse, wander=self.rig == "mouse")
         mesh = sequence.mesh(moment * self.step)
         match self.rig:
             case "facelift_six":
@@ -173,7 +175,8 @@ class MicePlan:
                 real = mouse_rig()
                 return Shot(mesh, real.resize(self.size, round(self.size * real.height / real.width)))
             case _:
-                return _centred(mesh, self.size, self.zoom)
+                in_arena = mesh.transform(1.0, np.array([-ARENA[0], -ARENA[1], 0.0]))
+                return _centred(in_arena, self.size, self.zoom)
 
     def _fitted(self, mesh: MouseMesh, sequence: MouseSequence) -> MouseMesh:
         """The box of all the mouse's frames goes from −0.9 to 0.9, so that a video keeps its scale."""
@@ -199,14 +202,22 @@ def _span(sequence: MouseSequence, frames: int, step: int) -> Float[Array, "2 3"
     return np.stack([boxes[:, 0].min(0), boxes[:, 1].max(0)])
 
 
-def _centred(mesh: MouseMesh, size: int, zoom: float) -> Shot:
-    """The real rig turned to the mouse's centre, 2.7 away on average, with FaceLift's K times `zoom`."""
+def _centred(mesh: MouseMesh, size: int, zoom: float | None) -> Shot:
+    """The real rig turned to the mouse's centre, 2.7 away on average, with FaceLift's K times `zoom`.
+
+    It walks on the spot in the middle of the arena, facing −y give or take 35°.
+    """
     centre = torch.from_numpy(mesh.centre)
     positions = mouse_rig().centres.to(torch.float64)
     scale = FACELIFT_DISTANCE / float((positions - centre).norm(dim=-1).mean())
-    focal = zoom * focal_pixels(size)
-    fxfycxcy = torch.tensor([focal, focal, size / 2, size / 2], dtype=torch.float64).repeat(len(positions), 1)
-    cameras = Cameras(look_at(positions, centre.expand_as(positions)), fxfycxcy, size, size)
+    c2w = look_at(positions, centre.expand_as(positions))
+
+    def cameras_of(focal: float) -> Cameras:
+        fxfycxcy = torch.tensor([focal, focal, size / 2, size / 2], dtype=torch.float64)
+        return Cameras(c2w, fxfycxcy.repeat(len(positions), 1), size, size)
+
+    widest = float((cameras_of(1.0).project(torch.from_numpy(mesh.vertices))[0] - size / 2).abs().max())
+    cameras = cameras_of(FILL * size / 2 / widest if zoom is None else zoom * focal_pixels(size))
     return Shot(mesh.transform(scale, mesh.centre), cameras.transform(scale, centre=centre))
 
 
@@ -221,7 +232,7 @@ def write_mice(
     rig: str = "facelift_six",
     seed: int = 0,
     views: int | None = None,
-    zoom: float = 1.0,
+    zoom: float | None = None,
     frames: int = 1,
     step: int = 10,
 ) -> Path:

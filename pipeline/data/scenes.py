@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -76,9 +75,11 @@ class Dataset:
         return self.manifest.name
 
     def split(self, name: str) -> list[Scene]:
-        """The scenes of `train`, `val` or `test`. Raises DataError when the dataset has no such split."""
+        """The scenes of `train`, `val` or `test`. Raises DataError when the dataset has none there."""
         if name not in self.manifest.splits:
             raise DataError(f"{self.root}: expected a split {name}, got {', '.join(self.manifest.splits)} — add it.")
+        if not self.manifest.splits[name]:
+            raise DataError(f"{self.root}: expected scenes in split {name}, got none — add some.")
         return [self.scenes[scene] for scene in self.manifest.splits[name]]
 
     @property
@@ -201,7 +202,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Dataset:
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST_FILE
     try:
-        return config.decode(config.load_layers(path, root), Manifest)
+        return config.decode(config.load_layers(path, root.parent), Manifest)
     except RecipeError as error:
         raise DataError(str(error)) from None
 
@@ -258,9 +259,3 @@ def _rigid_inverse(w2c: torch.Tensor) -> torch.Tensor:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def count_views(scenes: Sequence[Scene] | Mapping[str, Scene]) -> int:
-    """The number of views that every one of the scenes has at least."""
-    listed = scenes.values() if isinstance(scenes, Mapping) else scenes
-    return min(len(scene.files) for scene in listed)

@@ -123,11 +123,7 @@ class GSLRM(nn.Module):
                 tokens = layer(tokens)
             return tokens
         for start in range(0, len(layers), group):
-            block = nn.Sequential(*layers[start : start + group])
-            if tokens.requires_grad or any(p.requires_grad for p in block.parameters()):
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            tokens = checkpoint(nn.Sequential(*layers[start : start + group]), tokens, use_reentrant=False)
         return tokens
 
     def _activate(self, raw: Float[Tensor, "batch n values"], rays: Rays) -> Gaussians:

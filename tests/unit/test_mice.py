@@ -183,7 +183,7 @@ def test_the_arena_mouse_is_wholly_seen_by_the_real_rig(scene: int) -> None:
 
 
 def test_the_centred_rig_looks_at_the_mouse_from_2_7_on_average() -> None:
-    mesh, cameras = MicePlan("mouse_centred", 512).shot(2)
+    mesh, cameras = MicePlan("mouse_centred", 512, zoom=1.0).shot(2)
     assert float(cameras.centres.norm(dim=-1).mean()) == pytest.approx(2.7)
     assert cameras.fxfycxcy[0].tolist() == pytest.approx([548.99, 548.99, 256, 256], abs=0.01)
     pixels, _ = cameras.project(torch.zeros(6, 1, 3, dtype=torch.float64))

@@ -316,8 +316,7 @@ def test_a_new_sweep_under_a_taken_name_is_refused(storage):
     with pytest.raises(StudyError) as error:
         open_study(storage, "sweep", space_of())
     assert str(error.value) == (
-        "sweep: expected a new name, got that of an earlier sweep — choose another, "
-        "or carry on with `mouselift sweep resume sweep`."
+        "sweep: expected a new name, got that of an earlier sweep — choose another with --name."
     )
 
 

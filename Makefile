@@ -1,0 +1,39 @@
+# Two commands are all the set-up there is: `make demo` and `make test`. Both make .venv when it is not there.
+PYTHON ?= python3.11
+BIN := .venv/bin
+HOME_DIR ?= runs
+DEMO := MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift
+SWEEP := demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
+	touch $@
+
+demo: setup
+	$(DEMO) data mice $(HOME_DIR)/mice
+	$(DEMO) sweep run gslrm_tiny --data $(HOME_DIR)/mice --name $(SWEEP)
+	$(DEMO) model promote $(SWEEP)
+	$(DEMO) model pull mouse-gslrm@champion --out out/$(SWEEP)/model
+	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000119 --checkpoint out/$(SWEEP)/model --out out/$(SWEEP)
+	@echo "Pictures and Gaussians: out/$(SWEEP)/comparison.png, turntable.mp4, gaussians.ply"
+	@echo "Curves, trials, the registered model: MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift ui"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

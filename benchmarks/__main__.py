@@ -1,0 +1,35 @@
+"""`make bench`: every benchmark in one run, as one table each; medians of repeated runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from benchmarks import rasterizer, sweep, training
+
+
+def main() -> None:
+    """Print a Markdown table a benchmark, or with `--json` everything as JSON."""
+    tables = {
+        name: module.rows() for name, module in (("rasterizer", rasterizer), ("training", training), ("sweep", sweep))
+    }
+    if "--json" in sys.argv:
+        print(json.dumps(tables))
+        return
+    for name, rows in tables.items():
+        print(f"\n## {name}\n\n{table(rows)}")
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Rows of one shape as Markdown."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""MLflow's own pages on a real store, by the links that `mouselift ui` prints, in headless Chromium."""
+
+import re
+import shutil
+import socket
+import time
+import urllib.request
+
+import pytest
+
+from tests.e2e.conftest import COMMAND, SECONDS, stop
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `browser`")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+PATIENCE = 120_000  # milliseconds that a page may take on a busy machine
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(spine, promoted):
+    """What `mouselift ui` prints while it serves: the address, and the link of each sweep by its name."""
+    port = _free_port()
+    process = spine.seat.start(COMMAND, "ui", "--port", str(port))
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
+        address = process.stdout.readline().strip()
+        name, state, link = process.stderr.readline().split()
+        assert (address, name, state) == (f"http://127.0.0.1:{port}", "spine", "COMPLETE")
+        yield address, link
+    finally:
+        stop(process)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, request, tmp_path):
+    """A page of its own for each test; what it looked like at the end is kept beside the other files of the test."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(PATIENCE)
+    found = context.new_page()
+    yield found
+    found.screenshot(path=tmp_path / f"{request.node.name}.png")
+    context.close()
+
+
+def test_the_link_of_a_sweep_lists_its_trials_best_first(page, served, spine):
+    page.goto(served[1])
+    names = [f"spine/t{trial.number:04d}" for trial in spine.seat.ledger("spine").ranked]
+    for name in ["spine", *names]:
+        playwright.expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    shown = page.get_by_role("link", name=re.compile(r"^spine/t\d{4}$")).all_inner_texts()
+    assert shown == names
+
+
+def test_the_table_of_trials_shows_objective_searched_settings_and_state(page, served):
+    page.goto(served[1])
+    for column in ("best/val/psnr_fg", "optim.lr", "data.num_input_views", "trial.state"):
+        playwright.expect(page.get_by_role("columnheader", name=column)).to_be_visible()
+    playwright.expect(page.get_by_text("PRUNED").first).to_be_visible()
+
+
+def test_the_page_of_a_trial_shows_curves_and_previews_by_step(page, served, spine):
+    best = spine.seat.ledger("spine").best
+    experiment = re.search(r"experiments/(\d+)/", served[1])[1]
+    page.goto(f"{served[0]}/#/experiments/{experiment}/runs/{best.run_id}/model-metrics")
+    playwright.expect(page.get_by_text("train/loss").first).to_be_visible()
+    playwright.expect(page.get_by_text("val/psnr_fg").first).to_be_visible()
+    picture = page.locator("img[src*='get-artifact'], img[src*='artifacts'], img[src^='blob:']").first
+    playwright.expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 64")
+
+
+def test_the_page_of_the_registered_model_shows_the_champion(page, served, promoted):
+    page.goto(f"{served[0]}/#/models/mouse-gslrm?workflowType=machine_learning")
+    for version in promoted.versions.values():
+        row = page.get_by_role("row").filter(has_text=f"Version {version['version']}")
+        for alias in version["aliases"]:
+            playwright.expect(row.get_by_text(alias)).to_be_visible()
+
+
+def _free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _wait_until_healthy(url, process):
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.5)

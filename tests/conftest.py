@@ -1,0 +1,57 @@
+"""What the tests share: one thread, seven small mice and a GS-LRM that trains in a second."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.mice import write_mice
+from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.recipe import Recipe, load_recipe
+
+torch.set_num_threads(1)
+
+# A recipe of its own: the committed ones are tuned now and then, and no test here should mind.
+TINY = """
+model: {dim: 32, head_dim: 16, num_layers: 2}
+data: {image_size: 32, num_views: 6, num_input_views: 4, num_held_out_views: 2}
+optim: {lr: 1.0e-3, warmup_steps: 2, grad_clip_norm: 5.0}
+train: {max_steps: 8, batch_size: 1, precision: fp32, report_every: 2, validate_every: 4}
+"""
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="session")
+def mice_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven procedural mice at 32 px, six views each: five to train on, one to validate, one to test. Read only."""
+    return write_mice(tmp_path_factory.mktemp("data") / "mice", scenes=7, size=32, rig="mouse_centred")
+
+
+@pytest.fixture(scope="session")
+def mice(mice_folder: Path) -> Dataset:
+    return open_dataset(mice_folder)
+
+
+@pytest.fixture
+def mice_copy(mice_folder: Path, tmp_path: Path) -> Path:
+    """The same mice, to be broken."""
+    return Path(shutil.copytree(mice_folder, tmp_path / "mice"))
+
+
+@pytest.fixture(scope="session")
+def frames_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Decoded frames, shared by every test that loads the mice."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
+    """A GS-LRM of two layers, 32 px and eight steps, on the mice; takes `key=value` overrides."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(TINY)
+    return lambda *overrides: load_recipe(path, [f"data.root={mice_folder}", *overrides])

@@ -1,0 +1,326 @@
+"""The loop: what it reports, that it resumes to the bit, and what stops it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from pipeline import checkpoint, losses, metrics
+from pipeline.data.loader import Loader
+from pipeline.data.scenes import Dataset
+from pipeline.errors import CheckpointError, NonFiniteError, RecipeError
+from pipeline.evaluate import evaluate
+from pipeline.gslrm.model import GSLRM
+from pipeline.recipe import OptimConfig, Recipe, load_recipe
+from pipeline.train import Report, learning_rate, parameter_groups, train
+
+SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
+BUSY = ("loss.ssim=0.5", "data.brightness=[0.8, 1.2]")  # views and jitter are drawn anew each step
+
+
+@pytest.fixture
+def run(tmp_path: Path, frames_cache: Path):
+    """Train a recipe to its end in a folder of its own and return every report."""
+
+    def go(recipe: Recipe, name: str = "run", resume: Path | None = None) -> list[Report]:
+        return list(train(recipe, tmp_path / name, resume, cache=frames_cache))
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, frames_cache: Path, tiny_recipe) -> list[Report]:
+    """Eight steps, never stopped."""
+    return list(train(tiny_recipe(*BUSY), tmp_path_factory.mktemp("finished"), cache=frames_cache))
+
+
+@pytest.fixture
+def own_mse(monkeypatch: pytest.MonkeyPatch):
+    """Make `mse` return something of its own from its n-th call on."""
+
+    def install(broken, after: int) -> None:
+        whole, calls = losses.mse, []
+
+        def mse(*args: Tensor | None) -> Tensor:
+            calls.append(args)
+            return broken(args[0]) if len(calls) > after else whole(*args)
+
+        monkeypatch.setattr(losses, "mse", mse)
+
+    return install
+
+
+def weights(report: Report) -> dict[str, Tensor]:
+    assert report.checkpoint is not None
+    return load_file(report.checkpoint / checkpoint.WEIGHTS)
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def refusal(reports: Iterator[Report], error: type[Exception]) -> str:
+    with pytest.raises(error) as caught:
+        next(reports)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- reports
+
+
+def test_reports_come_at_the_first_step_and_at_every_interval(finished: list[Report]) -> None:
+    assert [report.step for report in finished] == [1, 2, 4, 6, 8]
+
+
+def test_a_checkpoint_comes_with_every_validation_and_the_last_step(finished: list[Report]) -> None:
+    assert [report.step for report in finished if report.checkpoint] == [4, 8]
+
+
+def test_every_report_says_how_training_goes(finished: list[Report]) -> None:
+    expected = {"train/loss", "train/mse", "train/ssim", "train/lr", "train/grad_norm", "train/skipped_updates"}
+    expected |= {"time/step_seconds", "time/scenes_per_second", "time/train_seconds", "system/process_memory_gb"}
+    assert set(finished[0].metrics) == expected
+
+
+def test_a_validation_scores_held_out_views_and_inputs_apart_beside_the_white_baseline(finished: list[Report]) -> None:
+    names = {name for name in finished[-1].metrics if name.startswith("val/") and "lpips" not in name}
+    plain = {"psnr", "psnr_fg", "ssim", "mask_iou", "white_psnr"}
+    assert names == {f"val/{name}" for name in plain} | {f"val/input/{name}" for name in plain}
+
+
+def test_every_figure_is_finite(finished: list[Report]) -> None:
+    assert all(math.isfinite(value) for report in finished for value in report.metrics.values())
+
+
+def test_the_preview_is_a_uint8_picture(finished: list[Report]) -> None:
+    picture = finished[-1].images["val/preview"]
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[-1] == 3
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(finished: list[Report]) -> None:
+    last = finished[-1].metrics
+    assert last["train/loss"] == pytest.approx(last["train/mse"] + 0.5 * last["train/ssim"], rel=1e-5)
+
+
+def test_a_terms_mean_counts_only_the_steps_it_was_computed_at(own_mse, run, tiny_recipe) -> None:
+    own_mse(lambda rendered: 0.25 + 0 * rendered.sum(), after=0)
+    reports = run(tiny_recipe("loss.pointsdist_warmup_steps=4"))
+    assert reports[2].metrics["train/mse"] == 0.25  # of steps 3 and 4, of which only 4 has it
+
+
+def test_a_checkpoint_scores_what_its_report_says(finished: list[Report], mice: Dataset, frames_cache: Path) -> None:
+    loaded = checkpoint.load(finished[-1].checkpoint)  # type: ignore[arg-type]
+    again = evaluate(loaded.model, loaded.recipe, mice, "val", frames_cache)
+    assert {name: finished[-1].metrics[name] for name in again.metrics} == again.metrics
+
+
+def test_held_out_figures_count_no_input_view_and_input_figures_no_other(
+    mice: Dataset, frames_cache: Path, tiny_recipe
+) -> None:
+    result = evaluate(GSLRM(tiny_recipe().model), tiny_recipe(), mice, "val", frames_cache)
+    views = metrics.psnr(result.rendering.images[0], result.batch.images[0])
+    figures = result.metrics["val/psnr"], result.metrics["val/input/psnr"]
+    assert figures == pytest.approx((float(views[4:].mean()), float(views[:4].mean())))
+
+
+def test_evaluating_leaves_the_model_in_training(mice: Dataset, frames_cache: Path, tiny_recipe) -> None:
+    model = GSLRM(tiny_recipe().model).train()
+    evaluate(model, tiny_recipe(), mice, "val", frames_cache)
+    assert model.training
+
+
+def test_figures_of_other_inputs_share_no_protocol(mice: Dataset, frames_cache: Path, tiny_recipe) -> None:
+    recipes = [tiny_recipe(), tiny_recipe("data.num_input_views=2"), tiny_recipe("optim.lr=0.5")]
+    ids = [evaluate(GSLRM(r.model), r, mice, "val", frames_cache).protocol.id for r in recipes]
+    assert ids[0] == ids[2] != ids[1]
+
+
+# ---------------------------------------------------------------- resume
+
+
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(finished: list[Report], run, tiny_recipe) -> None:
+    resumed = run(tiny_recipe(*BUSY), resume=finished[2].checkpoint)
+    assert equal(weights(resumed[-1]), weights(finished[-1]))
+
+
+def test_a_resumed_run_reports_what_the_unbroken_one_reports(finished: list[Report], run, tiny_recipe) -> None:
+    resumed = run(tiny_recipe(*BUSY), resume=finished[2].checkpoint)
+    names = [name for name in finished[-1].metrics if name.startswith(("train/", "val/"))]
+    assert [resumed[-1].metrics[n] for n in names] == [finished[-1].metrics[n] for n in names]
+
+
+def test_a_resumed_run_goes_on_counting_skipped_updates(run, tiny_recipe) -> None:
+    half = run(tiny_recipe(*SKIPPING))[2].checkpoint
+    assert run(tiny_recipe(*SKIPPING), "resumed", half)[-1].metrics["train/skipped_updates"] == 8
+
+
+def test_a_run_can_be_repeated_to_the_bit(finished: list[Report], run, tiny_recipe) -> None:
+    assert equal(weights(run(tiny_recipe(*BUSY))[-1]), weights(finished[-1]))
+
+
+def test_training_changes_every_weight(finished: list[Report]) -> None:
+    before, after = weights(finished[2]), weights(finished[-1])
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_checkpoint_of_another_recipe_is_not_resumed(finished: list[Report], tmp_path: Path, tiny_recipe) -> None:
+    other, mine = tiny_recipe(*BUSY).fingerprint, tiny_recipe("optim.lr=0.5")
+    folder = finished[2].checkpoint
+    assert refusal(train(mine, tmp_path, folder), CheckpointError) == (
+        f"{folder}: expected a checkpoint of recipe {mine.fingerprint}, got one of {other} — set train.init_from to "
+        "start a new run from its weights."
+    )
+
+
+def test_a_finished_run_is_not_resumed(finished: list[Report], tmp_path: Path, tiny_recipe) -> None:
+    folder = finished[-1].checkpoint
+    expected = f"{folder}: expected a step below train.max_steps 8, got 8 — it is finished."
+    assert refusal(train(tiny_recipe(*BUSY), tmp_path, folder), CheckpointError) == expected
+
+
+def test_a_run_starts_from_the_weights_of_another(finished: list[Report], run, tiny_recipe) -> None:
+    started = run(tiny_recipe(f"train.init_from={finished[-1].checkpoint}", *SKIPPING))
+    assert equal(weights(started[-1]), weights(finished[-1]))
+
+
+def test_a_missing_tensor_of_the_weights_to_start_from_is_named(
+    finished: list[Report], tmp_path: Path, tiny_recipe
+) -> None:
+    tensors = weights(finished[-1])
+    del tensors["transformer_layers.1.attn.fc.weight"]
+    save_file(tensors, tmp_path / "most.safetensors")
+    recipe = tiny_recipe(f"train.init_from={tmp_path}/most.safetensors")
+    assert refusal(train(recipe, tmp_path / "run"), CheckpointError) == (
+        f"{tmp_path}/most.safetensors: expected the 19 tensors of the model; 1 missing: "
+        "transformer_layers.1.attn.fc.weight."
+    )
+
+
+def test_weights_that_are_not_there_stop_the_run_before_it_starts(tmp_path: Path, tiny_recipe) -> None:
+    message = refusal(train(tiny_recipe("train.init_from=/nowhere.pt"), tmp_path), RecipeError)
+    expected = "tiny: train.init_from: expected a file or folder, found none at /nowhere.pt — mend it."
+    assert message == expected and list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- schedule and groups
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [(0, 0.0), (250, 5e-5), (500, 1e-4), (5000, 8.743e-5), (10_250, 5e-5), (15_000, 1.536e-5), (20_000, 0.0)],
+)
+def test_the_learning_rate_is_facelifts_cosine_after_a_warm_up(updates: int, expected: float) -> None:
+    config = OptimConfig(lr=1e-4, warmup_steps=500)
+    assert learning_rate(config, updates, 20_000) == pytest.approx(expected, rel=1e-3, abs=1e-12)
+
+
+def test_the_learning_rate_starts_at_its_peak_without_a_warm_up() -> None:
+    assert learning_rate(OptimConfig(lr=1e-4, warmup_steps=0), 0, 100) == 1e-4
+
+
+def test_the_first_update_is_made_at_learning_rate_0_and_each_later_one_a_step_further(
+    finished: list[Report], tiny_recipe
+) -> None:
+    rates = [report.metrics["train/lr"] for report in finished]
+    assert rates == [learning_rate(tiny_recipe().optim, report.step - 1, 8) for report in finished] and rates[0] == 0
+
+
+def test_the_released_size_decays_100_tensors_and_leaves_51() -> None:
+    with torch.device("meta"):
+        groups = parameter_groups(GSLRM(load_recipe("gslrm").model), 0.05)
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(100, 0.05), (51, 0.0)]
+
+
+def test_the_released_size_decays_303_513_600_values() -> None:
+    with torch.device("meta"):
+        groups = parameter_groups(GSLRM(load_recipe("gslrm").model), 0.05)
+    assert [sum(p.numel() for p in group["params"]) for group in groups] == [303_513_600, 52_224]
+
+
+def test_frozen_weights_never_move(run, tiny_recipe) -> None:
+    reports = run(tiny_recipe("optim.freeze={num_layers: 1, patch_embedder: true}", "optim.weight_decay=0.5"))
+    before, after = weights(reports[2]), weights(reports[-1])
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    prefixes = ("patch_embedder", "input_layer_norm", "transformer_layers.0.")
+    assert still == {name for name in before if name.startswith(prefixes)}
+
+
+# ---------------------------------------------------------------- updates
+
+
+def test_skipped_updates_are_counted(run, tiny_recipe) -> None:
+    reports = run(tiny_recipe(*SKIPPING))
+    assert [report.metrics["train/skipped_updates"] for report in reports] == [1, 2, 4, 6, 8]
+
+
+def test_a_skipped_update_leaves_the_weights(run, tiny_recipe) -> None:
+    reports = run(tiny_recipe(*SKIPPING))
+    assert equal(weights(reports[2]), weights(reports[-1]))
+
+
+def test_two_accumulated_batches_of_one_have_the_gradients_of_one_batch_of_two(run, tiny_recipe) -> None:
+    gradients: list[list[Tensor]] = []
+
+    def record(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        gradients.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    once = ("train.max_steps=1", "optim.warmup_steps=0", "optim.grad_clip_norm=100.0")
+    handle = register_optimizer_step_pre_hook(record)
+    run(tiny_recipe(*once, "train.batch_size=2"), "batch")
+    run(tiny_recipe(*once, "train.accumulate=2"), "accumulate")
+    handle.remove()
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_with_finite_figures(run, tiny_recipe, precision: str) -> None:
+    reports = run(tiny_recipe(f"train.precision={precision}", "train.max_steps=3", "train.validate_every=3"))
+    assert all(math.isfinite(value) for report in reports for value in report.metrics.values())
+
+
+def test_the_pointsdist_warm_up_trains_on_nothing_else(run, tiny_recipe) -> None:
+    reports = run(tiny_recipe("loss.pointsdist_warmup_steps=3"))
+    terms = [{"train/mse", "train/pointsdist"} & set(report.metrics) for report in reports[:3]]
+    assert terms == [{"train/pointsdist"}, {"train/pointsdist"}, {"train/mse"}]
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(own_mse, tmp_path: Path, tiny_recipe) -> None:
+    own_mse(lambda rendered: rendered.sum() * math.nan, after=2)
+    with pytest.raises(NonFiniteError) as caught:
+        list(train(tiny_recipe(), tmp_path))
+    assert str(caught.value) == "step 3: expected a finite loss, got nan from mse nan."
+
+
+def test_a_loss_that_is_not_finite_leaves_no_checkpoint(own_mse, tmp_path: Path, tiny_recipe) -> None:
+    own_mse(lambda rendered: rendered.sum() * math.inf, after=3)
+    with pytest.raises(NonFiniteError):
+        list(train(tiny_recipe(), tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(own_mse, tmp_path: Path, tiny_recipe) -> None:
+    own_mse(lambda rendered: (rendered * 0).sum().sqrt(), after=0)
+    with pytest.raises(NonFiniteError) as caught:
+        list(train(tiny_recipe(), tmp_path))
+    assert str(caught.value) == "step 1: expected a finite gradient, got norm nan with a finite loss."
+
+
+def test_the_run_sees_the_batches_of_its_loader(run, tiny_recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    whole = Loader.training_batch
+    monkeypatch.setattr(
+        Loader, "training_batch", lambda self, step, size: seen.append((step, size)) or whole(self, step, size)
+    )
+    run(tiny_recipe("train.accumulate=2", "train.max_steps=3"))
+    assert seen == [(index, 1) for index in range(6)]

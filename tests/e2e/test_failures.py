@@ -1,0 +1,86 @@
+"""A trial that breaks is written down as broken, and breaks nothing else."""
+
+import re
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from sweeps.study import open_storage
+from tests.e2e.conftest import COMMAND, SMALL, Seat, finish, write_space
+
+TOO_LARGE = 1.0e30  # a learning rate after which no weight is finite
+REASON = r"pipeline\.errors\.NonFiniteError: step \d: .*expected "
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, mice_folder):
+    """Side by side: a sweep of a sound learning rate after an impossible one, and a training with that alone."""
+    seats = [Seat(tmp_path_factory.mktemp(name)) for name in ("two", "nan")]
+    grid = {"space": {"optim.lr": {"choice": [TOO_LARGE, 1.0e-3]}}, "sampler": {"kind": "grid"}}
+    space = write_space(seats[0].root / "two.yaml", **grid, trials={"count": 2, "concurrent": 1})
+    settings = [f"{path}={value}" for path, value in {**SMALL, "optim.lr": f"{TOO_LARGE:.1e}"}.items()]
+    commands = [("sweep", "run", space), ("train", "gslrm_tiny", "--set", " ".join(settings))]
+    processes = [
+        seat.start(COMMAND, *words, "--data", mice_folder, "--name", seat.root.name[:3])
+        for seat, words in zip(seats, commands, strict=True)
+    ]
+    return [(seat, finish(process)) for seat, process in zip(seats, processes, strict=True)]
+
+
+@pytest.fixture
+def broken(both):
+    return both[0]
+
+
+@pytest.fixture
+def hopeless(both):
+    return both[1]
+
+
+def test_the_sweep_goes_on_after_a_trial_that_raises(broken):
+    seat, done = broken
+    assert done.returncode == 0
+    states = {trial.params["optim.lr"]: trial.state for trial in seat.ledger("two").trials.values()}
+    assert states == {TOO_LARGE: "FAIL", 1.0e-3: "COMPLETE"}
+
+
+def test_the_failed_run_says_why(broken):
+    seat, _ = broken
+    failed = next(trial for trial in seat.ledger("two").trials.values() if trial.state == "FAIL")
+    run = MlflowClient(seat.home.tracking_uri).get_run(failed.run_id)
+    assert (run.info.status, run.data.tags["trial.state"]) == ("FAILED", "FAIL")
+    assert run.data.tags["trial.fail_reason"] == failed.reason
+    assert re.match(REASON, failed.reason)
+
+
+def test_the_study_failed_that_trial_and_only_that(broken):
+    seat, _ = broken
+    study = optuna.load_study(storage=open_storage(str(seat.home.optuna_journal)), study_name="two")
+    assert {trial.number: trial.state.name for trial in study.trials} == {
+        number: trial.state for number, trial in seat.ledger("two").trials.items()
+    }
+
+
+def test_the_sweep_itself_is_complete_and_status_counts_the_failure(broken):
+    seat, _ = broken
+    status = seat.answer("sweep", "status", "two")
+    assert (status["state"], status["trials"]["fail"], status["trials"]["complete"]) == ("COMPLETE", 1, 1)
+    assert status["best"]["params"] == {"optim.lr": 1.0e-3}
+
+
+def test_no_traceback_reaches_the_terminal(broken):
+    _, done = broken
+    assert "Traceback" not in done.stdout + done.stderr
+    assert re.search(rf" FAIL: {REASON}", done.stderr)
+
+
+def test_a_sweep_none_of_whose_trials_finished_exits_with_1(hopeless):
+    seat, done = hopeless
+    assert done.returncode == 1
+    assert done.stderr.count("\n") < 10 and "Traceback" not in done.stderr
+    ledger = seat.ledger("nan")
+    assert (ledger.state, ledger.trials[0].state) == ("COMPLETE", "FAIL")
+    client = MlflowClient(seat.home.tracking_uri)
+    states = {trial: client.get_run(run_id).info.status for trial, run_id in seat.runs("nan").items()}
+    assert states == {None: "FINISHED", 0: "FAILED"}

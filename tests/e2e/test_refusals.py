@@ -1,0 +1,247 @@
+"""Bad input: one line that says where, what and what to do; exit code 2; nothing written."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mouselift
+from pipeline import GSLRM, checkpoint, load_recipe
+from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
+from tests.e2e.conftest import SMALL, write_space
+
+VIEW = "images/cam_003.png"
+SETTINGS = " ".join(f"{path}={value}" for path, value in SMALL.items())
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path, mice_folder):
+    """Runs a command on a home that does not exist; the one line it says, its folders called TMP and MICE."""
+    home = tmp_path / "home"
+    for name in [
+        name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MLFLOW_RUN", "MOUSELIFT", "RAY_A"))
+    ]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MOUSELIFT_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> str:
+        before = set(tmp_path.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["mouselift", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            mouselift.main()
+        said = capsys.readouterr()
+        assert (left.value.code, said.out) == (2, "")
+        assert said.err.startswith("mouselift: ") and said.err.endswith("\n") and said.err.count("\n") == 1
+        assert set(tmp_path.rglob("*")) == before, "something was written"
+        text = said.err.removeprefix("mouselift: ").rstrip("\n")
+        return text.replace(str(mice_folder), "MICE").replace(str(tmp_path), "TMP")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.ler=1.0e-3", "--set: unknown key optim.ler — did you mean optim.lr?"),
+        (
+            "optim.lr=1e-4",
+            "--set: optim.lr: expected a valid number, got '1e-4' — YAML reads 1e-4 as text, because a number with "
+            "an exponent needs a dot and a sign: write 1.0e-4.",
+        ),
+        (
+            "data.image_size=36",
+            "--set: data.image_size: expected a multiple of model.patch_size 8, got 36 — change one.",
+        ),
+        (
+            "loss.perceptual=0.5",
+            "gslrm_tiny: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual 0.5 needs, "
+            "got none — name imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, or set loss.perceptual=0.0.",
+        ),
+        (
+            "train.init_from=mouse-gslrm@champion",
+            "mouse-gslrm: expected a registered model (none yet), got mouse-gslrm — see `mouselift model list`.",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(refused, mice_folder, override, message):
+    assert refused("train", "gslrm_tiny", "--data", mice_folder, "--set", override) == message
+
+
+def test_a_recipe_nobody_wrote_is_refused(refused):
+    assert refused("train", "gslrm_tinny") == (
+        "gslrm_tinny: expected a YAML file or one of gslrm, gslrm_mouse, gslrm_tiny — did you mean gslrm_tiny?"
+    )
+
+
+def test_a_missing_dataset_is_refused(refused, tmp_path):
+    assert refused("train", "gslrm_tiny", "--data", tmp_path / "nowhere") == (
+        "gslrm_tiny: data.root: expected a file or folder, found none at TMP/nowhere — mend it."
+    )
+
+
+def test_a_missing_scene_folder_is_refused(refused, mice_copy):
+    shutil.rmtree(mice_copy / "scene_000002")
+    assert refused("train", "gslrm_tiny", "--data", mice_copy) == (
+        "TMP/mice/scene_000002: expected a scene with opencv_cameras.json, found none — check the list or data.root."
+    )
+
+
+def test_a_scene_with_five_of_six_images_is_refused(refused, mice_copy):
+    (mice_copy / "scene_000002" / VIEW).unlink()
+    assert refused("train", "gslrm_tiny", "--data", mice_copy) == (
+        "TMP/mice/scene_000002/images/cam_003.png: expected an image that opencv_cameras.json names, found none — "
+        "restore it."
+    )
+
+
+def test_a_dataset_whose_files_were_changed_is_refused(refused, mice_copy):
+    (mice_copy / "scene_000002" / VIEW).write_text("no image")
+    assert refused("train", "gslrm_tiny", "--data", mice_copy).startswith("TMP/mice: expected the content of digest ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"no image", "cannot identify image file 'TMP/mice/scene_000002/images/cam_003.png'"),
+        (None, "image file is truncated"),
+    ],
+)
+def test_an_image_that_is_no_image_is_refused(refused, mice_copy, content, problem):
+    (mice_copy / MANIFEST_FILE).unlink()
+    view = mice_copy / "scene_000002" / VIEW
+    view.write_bytes(content or view.read_bytes()[:300])
+    assert refused("train", "gslrm_tiny", "--data", mice_copy, "--set", SETTINGS) == (
+        f"TMP/mice/scene_000002/images/cam_003.png: expected an image, got {problem} — restore the file."
+    )
+
+
+def test_a_mirrored_camera_is_refused(refused, mice_copy):
+    path = mice_copy / "scene_000002" / CAMERAS_FILE
+    cameras = json.loads(path.read_text())
+    for row in cameras["frames"][1]["w2c"][:3]:
+        row[0] = -row[0]
+    path.write_text(json.dumps(cameras))
+    assert refused("train", "gslrm_tiny", "--data", mice_copy) == (
+        "TMP/mice/scene_000002/opencv_cameras.json: camera 1: expected a rotation with det +1, got det -1 — "
+        "the camera is mirrored or scaled; store w2c with x right, y down, z forward."
+    )
+
+
+def test_more_views_than_there_are_is_refused(refused, mice_folder):
+    words = ("--set", f"{SETTINGS} data.num_input_views=5 data.num_held_out_views=2")
+    assert refused("train", "gslrm_tiny", "--data", mice_folder, *words) == (
+        "MICE/scene_000000: expected at least 7 views (data.num_input_views 5 + data.num_held_out_views 2), got 6 — "
+        "lower one of them."
+    )
+
+
+def test_a_checkpoint_with_one_tensor_missing_is_refused(refused, mice_folder, tmp_path):
+    recipe = load_recipe("gslrm_tiny", SETTINGS.split())
+    torch.manual_seed(0)
+    weights = checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=1) / checkpoint.WEIGHTS
+    tensors = load_file(weights)
+    del tensors["input_layer_norm.weight"]
+    save_file(tensors, weights)
+    message = refused(
+        "train", "gslrm_tiny", "--data", mice_folder, "--set", f"{SETTINGS} train.init_from={weights.parent}"
+    )
+    assert message.startswith(f"TMP/start: expected the {len(tensors) + 1} tensors of the model; ")
+    assert "1 missing: input_layer_norm.weight" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"space": {"optim.lr": {"float": [-1.0, 1.0e-3]}}},
+            "space.optim.lr: gslrm_tiny with optim.lr=-1.0: optim.lr: expected greater than 0, got -1.0 — "
+            "mend the value.",
+        ),
+        (
+            {"space": {"data.num_input_views": {"choice": [2, 9]}}},
+            "space.data.num_input_views: gslrm_tiny with data.num_input_views=9: data.num_input_views: "
+            "expected at most data.num_views 5, got 9 — lower it.",
+        ),
+        (
+            {"space": {"optim.ler": {"float": [1.0e-4, 1.0e-3]}}},
+            "space.optim.ler: expected a path of recipe gslrm_tiny, got an unknown one — did you mean optim.lr?",
+        ),
+        (
+            {"scheduler": {"kind": "asha", "grace_steps": 12}},
+            "scheduler.grace_steps: expected less than train.max_steps 12, got 12 — lower it.",
+        ),
+        (
+            {"gates": {"test/psnr": "at least 20"}},
+            "gates: test/psnr: expected a comparison with a number, got 'at least 20' — write it like \">= 25\".",
+        ),
+    ],
+)
+def test_a_space_that_does_not_fit_its_recipe_is_refused(refused, mice_folder, tmp_path, changes, message):
+    space = write_space(tmp_path / "bad.yaml", **changes)
+    assert refused("sweep", "run", space, "--data", mice_folder) == f"TMP/bad.yaml: {message}"
+
+
+@pytest.mark.parametrize("name", ["../up", "two words", "-x", "n" * 81])
+def test_a_name_that_cannot_be_a_folder_is_refused(refused, mice_folder, tmp_path, name):
+    space = write_space(tmp_path / "small.yaml")
+    assert refused("sweep", "run", space, "--data", mice_folder, f"--name={name}") == (
+        f"{name}: expected a name of letters, digits, . _ - (at most 80) — choose another with --name."
+    )
+
+
+def test_gpus_that_are_not_there_are_refused(refused, mice_folder):
+    cpus = os.cpu_count()
+    assert refused("train", "gslrm_tiny", "--data", mice_folder, "--gpus", "64") == (
+        f"gslrm_tiny: expected a machine with {cpus} CPUs and 64 GPUs for a trial, got none among 1 — "
+        "change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("sweep", "status", "none"), "none: expected a sweep of TMP/home, got none — it has no sweep."),
+        (("model", "promote", "none"), "none: expected a sweep of TMP/home, got none — see `mouselift sweep list`."),
+        (
+            ("model", "pull", "mouse-gslrm@champion", "--out", "model"),
+            "mouse-gslrm: expected a registered model (none yet), got mouse-gslrm — see `mouselift model list`.",
+        ),
+        (
+            ("model", "rollback", "mouse-gslrm"),
+            "mouse-gslrm: expected a registered model (none yet), got mouse-gslrm — see `mouselift model list`.",
+        ),
+        (("model", "import", "none.pt"), "none.pt: expected weights, found no file — check the path."),
+    ],
+)
+def test_what_is_not_in_the_store_is_refused(refused, command, message):
+    assert refused(*command) == message
+
+
+def test_a_taken_name_is_refused_and_the_sweep_that_has_it_stays_as_it_was(spine, mice_folder):
+    def contents():
+        return {path: path.stat().st_mtime_ns for path in spine.seat.home.root.rglob("*") if path.is_file()}
+
+    before = contents()
+    space = spine.seat.root / "small.yaml"
+    done = spine.seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "spine")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mouselift: spine: expected a new name, got that of an earlier sweep — choose another with --name.\n"
+    )
+    assert contents() == before
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "gslrm_tiny", "--set", "optim.ler=1.0e-3"), ("train", "gslrm_tiny", "--data", "nowhere")]
+)
+def test_the_real_command_says_one_line_and_writes_nothing(seat, words):
+    done = seat.mouselift(*words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert not seat.home.root.exists()
+    assert list(seat.folder.iterdir()) == []

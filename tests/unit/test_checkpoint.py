@@ -1,0 +1,280 @@
+"""Checkpoints: whole or not there, damage noticed, FaceLift's files in and out."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline import checkpoint
+from pipeline.checkpoint import INDEX, PREVIEW, RECIPE, TRAINING, WEIGHTS
+from pipeline.errors import CheckpointError
+from pipeline.gaussians import Gaussians
+from pipeline.gslrm.model import GSLRM
+from pipeline.recipe import Recipe
+
+FC = "transformer_layers.0.attn.fc.weight"
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe) -> Recipe:
+    return tiny_recipe()
+
+
+@pytest.fixture(scope="module")
+def model(recipe: Recipe) -> GSLRM:
+    return GSLRM(recipe.model)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, model: GSLRM, recipe: Recipe) -> Path:
+    training = {"optimizer": {"state": {0: torch.ones(3)}}, "step": 7}
+    return checkpoint.save(tmp_path / "step-000007", model, recipe, 7, {"val/psnr": 21.5}, training)
+
+
+def same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def refusal(action, *args: object) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        action(*args)
+    return str(caught.value)
+
+
+def facelift_file(path: Path, model: GSLRM, prefix: str = "", **others: Tensor) -> Path:
+    tensors = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"model": {**tensors, **others}, "fwdbwd_pass_step": 21125, "param_update_step": 21125}, path)
+    return path
+
+
+# ---------------------------------------------------------------- save and load
+
+
+def test_a_checkpoint_gives_back_its_weights(saved: Path, model: GSLRM) -> None:
+    assert same_weights(dict(checkpoint.load(saved).model.state_dict()), dict(model.state_dict()))
+
+
+def test_a_checkpoint_gives_back_its_recipe_with_its_name(saved: Path, recipe: Recipe) -> None:
+    assert checkpoint.load(saved).recipe == recipe
+
+
+def test_a_checkpoint_gives_back_its_step_and_metrics(saved: Path) -> None:
+    info = checkpoint.inspect(saved)
+    assert (info.step, info.metrics) == (7, {"val/psnr": 21.5})
+
+
+def test_a_loaded_model_is_in_evaluation_mode(saved: Path) -> None:
+    assert not checkpoint.load(saved).model.training
+
+
+def test_a_checkpoint_says_what_it_holds(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == sorted([WEIGHTS, RECIPE, TRAINING, INDEX])
+
+
+def test_a_checkpoint_carries_a_preview_that_opens(tmp_path: Path, model: GSLRM, recipe: Recipe) -> None:
+    one = torch.ones(1)
+    gaussians = Gaussians(one.expand(1, 3), one.expand(1, 4), one.expand(1, 3), one / 2, one.expand(1, 1, 3))
+    folder = checkpoint.save(tmp_path / "c", model, recipe, 1, gaussians=gaussians)
+    assert Gaussians.load_ply(folder / PREVIEW).count == 1
+
+
+def test_training_state_comes_back_without_running_code(saved: Path) -> None:
+    assert torch.equal(checkpoint.load_training(saved)["optimizer"]["state"][0], torch.ones(3))
+
+
+def test_saving_again_replaces_the_checkpoint_whole(saved: Path, model: GSLRM, recipe: Recipe) -> None:
+    checkpoint.save(saved, model, recipe, 8)
+    assert checkpoint.inspect(saved).step == 8 and not (saved / TRAINING).exists()
+
+
+def test_saving_leaves_nothing_beside_the_checkpoint(saved: Path) -> None:
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_save_that_dies_before_its_rename_leaves_no_checkpoint(
+    tmp_path: Path, model: GSLRM, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: Path, target: Path) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(OSError, match="killed"):
+        checkpoint.save(tmp_path / "step-000001", model, recipe, 1)
+    assert not (tmp_path / "step-000001").exists()
+
+
+def test_a_save_that_dies_while_writing_leaves_the_older_checkpoint(
+    saved: Path, model: GSLRM, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", die)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(saved, model, recipe, 8)
+    assert checkpoint.inspect(saved).step == 7
+
+
+def test_a_release_has_no_training_state(saved: Path, tmp_path: Path) -> None:
+    released = checkpoint.release(saved, tmp_path / "released")
+    assert sorted(path.name for path in released.iterdir()) == sorted([WEIGHTS, RECIPE, INDEX])
+
+
+def test_a_release_loads_like_its_checkpoint(saved: Path, tmp_path: Path) -> None:
+    released = checkpoint.load(checkpoint.release(saved, tmp_path / "released"))
+    assert released.sha256 == checkpoint.load(saved).sha256
+
+
+def test_a_release_cannot_be_resumed(saved: Path, tmp_path: Path) -> None:
+    released = checkpoint.release(saved, tmp_path / "released")
+    expected = f"{released}: expected {TRAINING} to resume from, found none — it was saved for release only."
+    assert refusal(checkpoint.load_training, released) == expected
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, RECIPE, TRAINING])
+def test_one_flipped_bit_is_noticed(saved: Path, file: str) -> None:
+    content = bytearray((saved / file).read_bytes())
+    expected = json.loads((saved / INDEX).read_text())["sha256"][file][:12]
+    content[len(content) // 2] ^= 1
+    (saved / file).write_bytes(content)
+    assert refusal(checkpoint.inspect, saved) == (
+        f"{saved / file}: expected sha256 {expected}, got another or no file — it is damaged."
+    )
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, RECIPE])
+def test_a_missing_file_is_noticed(saved: Path, file: str) -> None:
+    (saved / file).unlink()
+    assert f"{saved / file}: expected sha256" in refusal(checkpoint.inspect, saved)
+
+
+def test_weights_cut_short_are_noticed(saved: Path) -> None:
+    (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-100])
+    assert "model.safetensors: expected sha256" in refusal(checkpoint.load, saved)
+
+
+def test_safetensors_cut_short_are_refused_without_an_index_too(saved: Path, tmp_path: Path, model: GSLRM) -> None:
+    (tmp_path / "w.safetensors").write_bytes((saved / WEIGHTS).read_bytes()[:-100])
+    message = refusal(checkpoint.load_weights, model, tmp_path / "w.safetensors")
+    assert message.startswith(f"{tmp_path}/w.safetensors: expected safetensors, got ")
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    expected = f"{tmp_path}: expected a checkpoint folder with {INDEX}, found none — check the path."
+    assert refusal(checkpoint.load, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"), [("{}", "'sha256'"), ("[]", "list indices must be integers or slices, not str")]
+)
+def test_an_index_that_is_none_is_refused(saved: Path, content: str, fault: str) -> None:
+    (saved / INDEX).write_text(content)
+    expected = f"{saved / INDEX}: expected the index of a checkpoint, got a fault at {fault}."
+    assert refusal(checkpoint.inspect, saved) == expected
+
+
+def test_weights_without_one_tensor_are_refused_by_its_name(saved: Path, tmp_path: Path, model: GSLRM) -> None:
+    tensors = load_file(saved / WEIGHTS)
+    del tensors[FC]
+    save_file(tensors, tmp_path / "w.safetensors")
+    expected = f"{tmp_path}/w.safetensors: expected the 19 tensors of the model; 1 missing: {FC}."
+    assert refusal(checkpoint.load_weights, model, tmp_path / "w.safetensors") == expected
+
+
+def test_every_kind_of_misfit_is_listed(saved: Path, tmp_path: Path, model: GSLRM) -> None:
+    tensors = load_file(saved / WEIGHTS)
+    del tensors[FC]
+    tensors["extra"] = torch.zeros(1)
+    tensors["input_layer_norm.weight"] = torch.zeros(16)
+    save_file(tensors, tmp_path / "w.safetensors")
+    assert refusal(checkpoint.load_weights, model, tmp_path / "w.safetensors") == (
+        f"{tmp_path}/w.safetensors: expected the 19 tensors of the model; 1 missing: {FC}; 1 unexpected: extra; "
+        "1 of another shape: input_layer_norm.weight (16,) for (32,)."
+    )
+
+
+def test_a_long_list_of_missing_names_is_shortened(tmp_path: Path, model: GSLRM) -> None:
+    save_file({"extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    assert "19 missing: " in (message := refusal(checkpoint.load_weights, model, tmp_path / "w.safetensors"))
+    assert " and 15 more;" in message
+
+
+def test_weights_are_checked_without_building_the_network(saved: Path, tiny_recipe) -> None:
+    message = refusal(checkpoint.check_weights, tiny_recipe("model.num_layers=4").model, saved)
+    assert message.startswith(f"{saved}: expected the 31 tensors of the model; 12 missing: transformer_layers.2.norm1")
+
+
+# ---------------------------------------------------------------- FaceLift's files
+
+
+def test_a_facelift_file_is_imported_without_the_networks_of_its_losses(
+    tmp_path: Path, model: GSLRM, recipe: Recipe
+) -> None:
+    vgg = {"loss_calculator.perceptual_loss_module.net.conv1.weight": torch.zeros(64, 3, 3, 3)}
+    path = facelift_file(tmp_path / "ckpt_0000000000021125.pt", model, **vgg)
+    folder = checkpoint.import_facelift(path, tmp_path / "imported", recipe)
+    assert same_weights(dict(checkpoint.load(folder).model.state_dict()), dict(model.state_dict()))
+
+
+def test_the_prefix_of_data_parallel_training_is_dropped(tmp_path: Path, model: GSLRM) -> None:
+    loss = {"module.loss_calculator.x": torch.zeros(1)}
+    read = checkpoint.read_facelift(facelift_file(tmp_path / "a.pt", model, "module.", **loss))
+    assert list(read) == list(model.state_dict())
+
+
+def test_a_bare_state_dict_is_read_too(tmp_path: Path, model: GSLRM) -> None:
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert list(checkpoint.read_facelift(tmp_path / "a.pt")) == list(model.state_dict())
+
+
+def test_what_is_exported_is_imported_to_the_bit(saved: Path, tmp_path: Path, recipe: Recipe) -> None:
+    exported = checkpoint.export_facelift(saved, tmp_path / "out.pt")
+    imported = checkpoint.import_facelift(exported, tmp_path / "again", recipe)
+    assert (imported / WEIGHTS).read_bytes() == (saved / WEIGHTS).read_bytes()
+
+
+def test_an_export_has_facelifts_keys(saved: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint.export_facelift(saved, tmp_path / "out.pt"), weights_only=True)
+    assert set(content) == {"model", "fwdbwd_pass_step", "param_update_step"} and content["param_update_step"] == 7
+
+
+class Malice:
+    """Unpickling it would run code."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit",))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": Malice()}, tmp_path / "evil.pt")
+    message = refusal(checkpoint.read_facelift, tmp_path / "evil.pt")
+    assert message.startswith(f"{tmp_path}/evil.pt: expected a torch file of tensors, got Weights only load failed")
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a checkpoint", b"", pickle.dumps({"model": 1})], ids=["text", "empty", "pickle"]
+)
+def test_a_file_that_is_no_torch_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    message = refusal(checkpoint.read_facelift, tmp_path / "a.pt")
+    assert message.startswith(f"{tmp_path}/a.pt: expected a torch file of tensors, got ") and "\n" not in message
+
+
+def test_a_torch_file_without_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"step": 3}}, tmp_path / "a.pt")
+    expected = f"{tmp_path}/a.pt: expected a FaceLift checkpoint with `model`, got something else — check the file."
+    assert refusal(checkpoint.read_facelift, tmp_path / "a.pt") == expected
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path: Path, model: GSLRM) -> None:
+    expected = f"{tmp_path}/none.pt: expected weights, found no file — check the path."
+    assert refusal(checkpoint.load_weights, model, tmp_path / "none.pt") == expected

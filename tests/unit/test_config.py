@@ -1,0 +1,274 @@
+"""Recipes: how files layer, what is refused and in which words, what a fingerprint counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import config
+from pipeline.errors import RecipeError
+from pipeline.recipe import FOLDER, LOCAL_PATHS, Recipe, check_artefacts, load_recipe, override, with_data_root
+
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+SMALL = """
+model: {dim: 64, head_dim: 32, num_layers: 4}
+data: {image_size: 64, num_views: 6, num_input_views: 4}
+optim: {lr: 0.001, warmup_steps: 20}
+train: {max_steps: 300, batch_size: 1}
+"""
+BASE = "base: small\n"
+
+
+def load(folder: Path, text: str, *overrides: str) -> Recipe:
+    """The recipe `my.yaml` with that text; beside it lies `small.yaml`, whose values no tuning changes."""
+    (folder / "small.yaml").write_text(SMALL)
+    (folder / "my.yaml").write_text(text)
+    return load_recipe(folder / "my.yaml", overrides)
+
+
+def refusal(folder: Path, text: str, *overrides: str) -> str:
+    """The message, with the folder left out."""
+    with pytest.raises(RecipeError) as caught:
+        load(folder, text, *overrides)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def with_value(part: Any, path: str, value: object) -> Any:
+    """A dataclass with the field at a dotted path replaced, unchecked."""
+    name, _, rest = path.partition(".")
+    return replace(part, **{name: with_value(getattr(part, name), rest, value) if rest else value})
+
+
+# ---------------------------------------------------------------- layering
+
+
+def test_an_overlay_changes_only_what_it_says(tmp_path: Path) -> None:
+    base, overlay = load(tmp_path, BASE).params, load(tmp_path, BASE + "optim: {lr: 0.5}\n").params
+    assert {key for key in base if base[key] != overlay[key]} == {"optim.lr"}
+
+
+def test_a_list_replaces_the_list_of_its_base(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text(BASE + "data: {brightness: [0.5, 1.5]}\n")
+    assert load(tmp_path, "base: parent\ndata: {brightness: [0.9, 1.1]}\n").data.brightness == (0.9, 1.1)
+
+
+def test_a_base_is_looked_for_beside_the_file_before_the_packages_recipes(tmp_path: Path) -> None:
+    (tmp_path / "gslrm.yaml").write_text(BASE + "optim: {lr: 0.125}\n")
+    assert load(tmp_path, "base: gslrm\n").optim.lr == 0.125
+
+
+def test_overrides_win_over_the_file_and_the_last_one_over_the_others(tmp_path: Path) -> None:
+    assert load(tmp_path, BASE + "optim: {lr: 0.5}\n", "optim.lr=0.25", "optim.lr=0.125").optim.lr == 0.125
+
+
+def test_a_dotted_key_is_the_nested_one(tmp_path: Path) -> None:
+    assert load(tmp_path, BASE + "optim.freeze.num_layers: 2\n").optim.freeze.num_layers == 2
+
+
+def test_dotted_and_nested_keys_of_one_file_are_merged_at_every_depth(tmp_path: Path) -> None:
+    text = BASE + "optim.freeze.num_layers: 2\noptim: {freeze: {patch_embedder: true}}\n"
+    freeze = load(tmp_path, text).optim.freeze
+    assert (freeze.num_layers, freeze.patch_embedder) == (2, True)
+
+
+def test_a_recipe_is_named_by_its_file(tmp_path: Path) -> None:
+    assert load(tmp_path, BASE).name == "my"
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "value"),
+    [
+        ("optim.lr=2.0e-4", "optim.lr", 2e-4),
+        (" optim.lr =0.5", "optim.lr", 0.5),
+        ("optim.betas=[0.5, 0.6]", "optim.betas", [0.5, 0.6]),
+        ("loss.masked=true", "loss.masked", True),
+        ("loss={ssim: 0.5}", "loss.ssim", 0.5),
+        ("data.root=a=b", "data.root", "a=b"),
+        ("data.root=null", "data.root", None),
+    ],
+)
+def test_an_option_is_a_dotted_path_and_a_yaml_value(option: str, path: str, value: object) -> None:
+    assert load_recipe("gslrm_tiny", [option]).params[path] == value
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_committed_recipe_loads(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_overlay_restates_what_its_base_says(name: str) -> None:
+    own = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    base = load_recipe(own.pop("base")).params if "base" in own else {}
+    assert [key for key, value in config.flatten(own).items() if key in base and base[key] == value] == []
+
+
+def test_the_released_recipe_is_facelifts_optimizer_and_schedule() -> None:
+    optim, train = load_recipe("gslrm").optim, load_recipe("gslrm").train
+    assert (optim.betas, optim.weight_decay, optim.warmup_steps, optim.skip_factor, train.precision) == (
+        (0.9, 0.95),
+        0.05,
+        500,
+        20.0,
+        "bf16",
+    )
+
+
+# ---------------------------------------------------------------- refusals, word for word
+
+REFUSALS = {
+    "optim: {lrr: 1.0}": "my.yaml: unknown key optim.lrr — did you mean optim.lr?",
+    "optimm: {lr: 1.0}": "my.yaml: unknown key optimm — did you mean optim?",
+    "zzz: 1": "my.yaml: unknown key zzz — remove it",
+    "name: x": "my.yaml: unknown key name — a recipe is named by its file; remove it.",
+    "optim: {lr: 1e-4}": "my.yaml: optim.lr: expected a valid number, got '1e-4' — YAML reads 1e-4 as text, "
+    "because a number with an exponent needs a dot and a sign: write 1.0e-4.",
+    "train: {max_steps: 1e3}": "my.yaml: train.max_steps: expected a valid integer, got '1e3' — "
+    "YAML reads 1e3 as text: write 1000.",
+    "optim: {lr: fast}": "my.yaml: optim.lr: expected a valid number, got 'fast' — mend the value.",
+    "optim: {lr: true}": "my.yaml: optim.lr: expected a valid number, got True — mend the value.",
+    "optim: {lr: -1.0}": "my.yaml: optim.lr: expected greater than 0, got -1.0 — mend the value.",
+    "optim: {lr: .nan}": "my.yaml: optim.lr: expected a finite number, got nan — mend the value.",
+    "optim: {lr: 2020-01-01}": "my.yaml: expected plain values, got Object of type date is not JSON serializable — "
+    "write a number or text.",
+    "train: {max_steps: true}": "my.yaml: train.max_steps: expected a valid integer, got True — mend the value.",
+    "train: {max_steps: 2.5}": "my.yaml: train.max_steps: expected a valid integer, got 2.5 — mend the value.",
+    "train: {max_steps: 0}": "my.yaml: train.max_steps: expected greater than 0, got 0 — mend the value.",
+    "loss: {masked: 1}": "my.yaml: loss.masked: expected a valid boolean, got 1 — mend the value.",
+    "optim: {betas: [0.9, 1.5]}": "my.yaml: optim.betas.1: expected less than or equal to 1, got 1.5 — mend the value.",
+    "optim: {betas: [0.9]}": "my.yaml: optim.betas.1: expected a value, got none — add it.",
+    "optim: {betas: 0.9}": "my.yaml: optim.betas: expected a valid array, got 0.9 — mend the value.",
+    "train: {precision: fp8}": "my.yaml: train.precision: expected 'fp32', 'bf16' or 'fp16', got 'fp8' — "
+    "mend the value.",
+    "optim: 5": "my.yaml: optim: expected a mapping of keys, got 5 — indent its keys below it.",
+    "optim:": "my.yaml: optim: expected a mapping of keys, got None — indent its keys below it.",
+    "optim: 5\noptim.lr: 0.5": "my.yaml: optim.lr: expected one meaning, got 5 for it above — remove one of the two.",
+    "data: {image_size: 60}": "my.yaml: data.image_size: expected a multiple of model.patch_size 8, got 60 — "
+    "change one.",
+    "model: {dim: 100}": "my.yaml: model.dim: expected a multiple of model.head_dim 32, got 100 — change one.",
+    "data: {num_input_views: 7}": "my.yaml: data.num_input_views: expected at most data.num_views 6, got 7 — lower it.",
+    "optim: {warmup_steps: 300}": "my.yaml: optim.warmup_steps: expected less than train.max_steps 300, got 300 — "
+    "lower it.",
+    "optim: {freeze: {num_layers: 5}}": "my.yaml: optim.freeze.num_layers: expected at most model.num_layers 4, "
+    "got 5 — lower it.",
+    "data: {contrast: [1.1, 0.9]}": "my.yaml: data.contrast: expected [low, high], got [1.1, 0.9] — swap them.",
+    "loss: {mse: 0.0}": "my.yaml: loss: expected a term with a weight above 0, got none — set loss.mse.",
+    "loss: {pixelalign: 0.1}": "my.yaml: loss.pixelalign: expected 0 with model.pixel_aligned, whose means lie on "
+    "their rays already — set one of them off.",
+}
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_a_refusal_names_file_key_expectation_and_remedy(tmp_path: Path, text: str) -> None:
+    assert refusal(tmp_path, f"{BASE}{text}\n") == REFUSALS[text]
+
+
+OPTION_REFUSALS = {
+    "optim.lr": "--set optim.lr: expected key=value, such as optim.lr=1.0e-4 — add the value.",
+    "=3": "--set =3: expected key=value, such as optim.lr=1.0e-4 — add the value.",
+    "optim.lr=": "--set: optim.lr: expected a valid number, got '' — mend the value.",
+    "optim.lrr=1.0": "--set: unknown key optim.lrr — did you mean optim.lr?",
+    "optim.lr=1e-4": "--set: optim.lr: expected a valid number, got '1e-4' — YAML reads 1e-4 as text, because a "
+    "number with an exponent needs a dot and a sign: write 1.0e-4.",
+    "optim.lr={": "--set optim.lr={: expected a YAML value, got while parsing a flow node expected the node content, "
+    "but found '<stream end>' in \"<unicode string>\", line 1, column 2: { ^ — quote it.",
+}
+
+
+@pytest.mark.parametrize("option", OPTION_REFUSALS)
+def test_a_refused_option_says_that_it_was_an_option(option: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("gslrm_tiny", [option])
+    assert str(caught.value) == OPTION_REFUSALS[option]
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    assert (
+        refusal(tmp_path, SMALL.replace(", num_layers: 4", ""))
+        == "my.yaml: model.num_layers: expected a value, got none — add it."
+    )
+
+
+def test_a_value_of_the_base_is_blamed_on_the_base(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text(BASE + "optim: {lr: fast}\n")
+    assert refusal(tmp_path, "base: parent\nloss: {ssim: 0.5}\n").startswith("parent.yaml: optim.lr:")
+
+
+def test_a_missing_base_suggests_a_near_name(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "base: gslrm_tinny\n")
+    assert message == f"gslrm_tinny: expected a YAML file or one of {', '.join(RECIPES)} — did you mean gslrm_tiny?"
+
+
+def test_a_circle_of_bases_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("base: my\n")
+    expected = "my.yaml: expected a chain of bases, got a circle at my.yaml — remove one `base`."
+    assert refusal(tmp_path, "base: other\n") == expected
+
+
+def test_bad_yaml_is_one_line_with_its_place(tmp_path: Path) -> None:
+    assert refusal(tmp_path, BASE + "optim: {lr: 1.0\n") == (
+        'my.yaml: expected YAML, got while parsing a flow mapping in "<unicode string>", line 2, column 8: '
+        "optim: {lr: 1.0 ^ expected ',' or '}', but got '<stream end>' in \"<unicode string>\", line 3, column 1: ^ "
+        "— mend the syntax."
+    )
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    expected = "my.yaml: expected `key: value` lines, got list — write a mapping."
+    assert refusal(tmp_path, "- gslrm\n") == expected
+
+
+def test_a_recipe_without_data_says_how_to_give_it() -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_artefacts(load_recipe("gslrm_tiny"))
+    expected = "gslrm_tiny: data.root: expected a dataset folder, got none — add --set data.root=PATH."
+    assert str(caught.value) == expected
+
+
+def test_a_perceptual_loss_without_its_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_artefacts(load_recipe("gslrm", [f"data.root={tmp_path}"]))
+    assert str(caught.value) == (
+        "gslrm: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual 0.5 needs, got none — name "
+        "imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, or set loss.perceptual=0.0."
+    )
+
+
+# ---------------------------------------------------------------- override and fingerprint
+
+
+def test_override_decodes_as_the_yaml_would() -> None:
+    recipe = load_recipe("gslrm_tiny")
+    assert override(recipe, {"optim.betas": (0.5, 0.6), "loss.masked": True}) == load_recipe(
+        "gslrm_tiny", ["optim.betas=[0.5, 0.6]", "loss.masked=true"]
+    )
+
+
+def test_override_refuses_an_unknown_path_with_a_suggestion() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key optim\.lrr — did you mean optim\.lr\?"):
+        override(load_recipe("gslrm_tiny"), {"optim.lrr": 1.0})
+
+
+def test_override_checks_across_fields() -> None:
+    with pytest.raises(RecipeError, match=r"expected a multiple of model\.patch_size 8, got 60"):
+        override(load_recipe("gslrm_tiny"), {"data.image_size": 60})
+
+
+def test_recipes_of_equal_values_have_one_fingerprint(tmp_path: Path) -> None:
+    same = load(tmp_path, BASE + "optim: {lr: 1.0e-3}\nloss: {mse: 1}\n")
+    assert same.fingerprint == load(tmp_path, BASE).fingerprint
+
+
+@pytest.mark.parametrize("path", sorted(set(load_recipe("gslrm_tiny").params) - {*LOCAL_PATHS, "model.kind"}))
+def test_every_counted_field_changes_the_fingerprint(path: str) -> None:
+    recipe = load_recipe("gslrm_tiny")
+    assert with_value(recipe, path, "another").fingerprint != recipe.fingerprint
+
+
+def test_the_fingerprint_ignores_name_and_folders(tmp_path: Path) -> None:
+    elsewhere = load(tmp_path, BASE, "train.init_from=there.pt", "loss.perceptual_weights=vgg.mat")
+    assert with_data_root(elsewhere, tmp_path).fingerprint == load_recipe(tmp_path / "small.yaml").fingerprint
