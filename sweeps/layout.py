@@ -130,13 +130,13 @@ def recipe_yaml(params: Mapping[str, Any]) -> str:
 
 
 def saved_view(ledger: Ledger) -> str:
-    """The UI's runs table with this sweep's runs, best first, and the columns in which they differ."""
+    """The UI's runs table with this sweep's trials, best first, and the columns in which they differ."""
     columns = [
         *(f"params.`{path}`" for path in ledger.searched),
         "tags.`trial.state`",
         "attributes.`Dataset`",
     ]
-    state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}'"}
+    state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}' AND tags.`trial.number` != ''"}
     if ledger.objective is not None:
         order = f"metrics.`best/{ledger.objective.metric}`"
         columns = [order, *columns]
