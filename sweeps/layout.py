@@ -134,7 +134,7 @@ def saved_view(ledger: Ledger) -> str:
     columns = [
         *(f"params.`{path}`" for path in ledger.searched),
         "tags.`trial.state`",
-        "attributes.`Dataset`",
+        "attributes.`Models`",
     ]
     state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}' AND tags.`trial.number` != ''"}
     if ledger.objective is not None:
