@@ -1,6 +1,5 @@
 """MLflow's own pages on a real store, by the links that `mouselift ui` prints, in headless Chromium."""
 
-import re
 import shutil
 import socket
 import time
