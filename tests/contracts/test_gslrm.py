@@ -252,7 +252,7 @@ def batch(mice: Dataset, frames_cache: Path, tiny_recipe) -> Batch:
 
 def test_one_batch_overfits(batch: Batch, tiny_recipe) -> None:
     torch.manual_seed(0)
-    stage = GSLRMStage(tiny_recipe("model.init_std=0.05"), torch.device("cpu"))
+    stage = GSLRMStage(tiny_recipe("model.init_std=0.05", "model.scale_bias=-4.0"), torch.device("cpu"))
     optimizer = torch.optim.AdamW(stage.model.parameters(), lr=0.0)
     losses = []
     for step in range(100):

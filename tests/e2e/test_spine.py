@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -249,7 +250,7 @@ def test_the_champion_predicts_in_a_process_that_has_no_sweeps(spine, promoted, 
 
 def test_a_training_on_one_scene_folder_is_a_sweep_of_one_in_the_same_store(spine, runs, client, tmp_path):
     write_mice(tmp_path / "ring", scenes=3, size=32, rig="facelift_ring", views=9, seed=1)
-    scene = open_dataset(tmp_path / "ring").split("train")[0].folder
+    scene = os.path.relpath(open_dataset(tmp_path / "ring").split("train")[0].folder, spine.seat.folder)
     settings = " ".join(f"{path}={value}" for path, value in {**SMALL, "data.num_input_views": 4}.items())
     status = spine.seat.answer("train", "gslrm_tiny", "--set", f"{settings} data.root={scene}", "--name", "one")
     assert (status["state"], status["trials"]["complete"]) == ("COMPLETE", 1)
