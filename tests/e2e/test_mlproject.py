@@ -19,11 +19,16 @@ def projected(tmp_path_factory, mice_folder):
     seat.extra["MLFLOW_TRACKING_URI"] = f"sqlite:///{seat.root}/mlflow.db"
     settings = " ".join(f"{path}={value}" for path, value in {**SMALL, "data.root": mice_folder}.items())
     parameters = ("-P", "recipe=gslrm_tiny", "-P", f"overrides={settings}")
-    before = set(PROJECT.iterdir())
+    before = _beside_the_code()
     done = seat.run(MLFLOW, "run", PROJECT, "--env-manager", "local", "-e", "train", *parameters)
     assert done.returncode == 0, done.stderr
-    assert set(PROJECT.iterdir()) - before == set(), "something was written beside the code"
+    assert _beside_the_code() - before == set(), "something was written beside the code"
     return seat
+
+
+def _beside_the_code():
+    """What lies in the project's folder, less the caches that Python and pytest keep there."""
+    return {path for path in PROJECT.iterdir() if path.name != "__pycache__" and not path.name.startswith(".")}
 
 
 @pytest.fixture(scope="module")
