@@ -16,11 +16,11 @@ setup: .venv/.installed
 	touch $@
 
 demo: setup
-	$(DEMO) data mice $(HOME_DIR)/mice
+	$(DEMO) data mice $(HOME_DIR)/mice --scenes 240
 	$(DEMO) sweep run gslrm_tiny --data $(HOME_DIR)/mice --name $(SWEEP)
 	$(DEMO) model promote $(SWEEP)
 	$(DEMO) model pull mouse-gslrm@champion --out out/$(SWEEP)/model
-	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000119 --checkpoint out/$(SWEEP)/model --out out/$(SWEEP)
+	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000239 --checkpoint out/$(SWEEP)/model --out out/$(SWEEP)
 	@echo "Pictures and Gaussians: out/$(SWEEP)/comparison.png, turntable.mp4, gaussians.ply"
 	@echo "Curves, trials, the registered model: MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift ui"
 
