@@ -1,4 +1,4 @@
-"""Commands of the science: check a recipe, make procedural mice, reconstruct a scene."""
+"""Commands of the science: check a recipe, make and judge datasets, reconstruct a scene."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 import yaml
 
+from pipeline.data.cli import AsJson, data
+
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override: key=value, such as optim.lr=1.0e-4. Repeatable.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-data = typer.Typer(no_args_is_help=True, help="Make and read datasets.")
 
 
 def mount(app: typer.Typer) -> None:
@@ -46,26 +45,6 @@ def check(
     name = values.pop("name")
     typer.echo(f"# {name}, fingerprint {resolved.fingerprint}")
     typer.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip())
-
-
-@data.command("mice")
-def mice(
-    out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
-    scenes: Annotated[int, typer.Option(help="How many scenes.")] = 120,
-    size: Annotated[int, typer.Option(help="Image width in pixels.")] = 64,
-    rig: Annotated[str, typer.Option(help="mouse_centred, mouse, facelift_six or facelift_ring.")] = "mouse_centred",
-    zoom: Annotated[
-        float | None,
-        typer.Option(help="Factor on mouse_centred's focal length (default: as large as fits every view)."),
-    ] = None,
-    views: Annotated[int | None, typer.Option(help="Views of facelift_ring, evenly spaced.")] = None,
-    seed: Annotated[int, typer.Option(help="Which mice.")] = 0,
-) -> None:
-    """Write procedural mice seen through a rig: exact cameras, exact masks, several animals per split."""
-    from pipeline.data.mice import write_mice
-
-    folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed)
-    typer.echo(folder)
 
 
 def reconstruct(

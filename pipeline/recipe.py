@@ -20,8 +20,10 @@ FOLDER = Path(__file__).parent / "recipes"
 # Where artefacts lie on this machine; what they contain is recorded by content hash beside the fingerprint.
 LOCAL_PATHS = ("data.root", "loss.perceptual_weights", "train.init_from")
 
+ZOOMED_METHODS = ("object_centred", "zoom_exact")
 LOSS_TERMS = ("mse", "ssim", "perceptual", "lpips", "background", "alpha", "pixelalign", "pointsdist")
 
+Normalisation = Literal["object_centred", "rig_affine", "zoom_exact", "facelift_rig", "pixel_based"]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -68,6 +70,9 @@ class DataConfig:
     """Which views of which scenes are seen."""
 
     root: str | None = None  # dataset folder, FaceLift folder or one scene; None: given on the command line
+    normalise: Normalisation | None = None  # how root's scenes are made anew before they are trained on
+    zoom: Rate | None = None  # of data.normalise, where its method has one
+    allow_inconsistent_geometry: bool = False  # train although cameras contradict their images
     image_size: Positive
     num_views: Positive  # views supervised per scene; the first num_input_views of them are inputs
     num_input_views: Positive
@@ -256,6 +261,11 @@ def _check(recipe: Recipe, layers: config.Layers) -> None:
         optim.freeze.num_layers <= model.num_layers,
         "optim.freeze.num_layers",
         f"expected at most model.num_layers {model.num_layers}, got {optim.freeze.num_layers} — lower it",
+    )
+    require(
+        data.zoom is None or data.normalise in ZOOMED_METHODS,
+        "data.zoom",
+        f"expected it only with data.normalise {' or '.join(ZOOMED_METHODS)}, got {data.normalise} — leave it out",
     )
     for name in ("brightness", "contrast"):
         low, high = getattr(data, name)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -18,6 +16,7 @@ from pipeline import checkpoint, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import open_dataset
+from pipeline.data.video import write_video
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.render import Rendering, render
@@ -70,7 +69,7 @@ def write_outputs(result: Reconstruction, out: Path, size: int | None = None) ->
     frames = render_frames(kept, cameras)
     paths = [out / name for name in ("gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png")]
     kept.save_ply(paths[0])
-    write_video(frames, paths[1])
+    write_video(frames, paths[1], TURNTABLE_FPS)
     write_gif(frames[::_GIF_EVERY], paths[2])
     _replace(paths[3], lambda file: Image.fromarray(preview(result.batch, result.rendering)).save(file, "PNG"))
     return paths
@@ -99,22 +98,6 @@ def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "
             images = render(gaussians, cameras[start : start + _CHUNK]).images.clamp(0, 1)
             chunks.append((images * 255).round().byte().movedim(1, -1).cpu().numpy())
     return np.concatenate(chunks)
-
-
-def write_video(frames: UInt8[np.ndarray, "n height width 3"], path: Path, fps: int = TURNTABLE_FPS) -> None:
-    """H.264, yuv420p: plays in every browser. Odd sizes lose their last row or column."""
-    height, width = (side - side % 2 for side in frames.shape[1:3])
-
-    def write(file: Path) -> None:
-        with av.open(str(file), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode())
-
-    _replace(path, write)
 
 
 def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint, losses
+from pipeline.data.checks import require_geometry
 from pipeline.data.loader import Loader
-from pipeline.data.scenes import open_dataset
+from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, NonFiniteError
 from pipeline.evaluate import Evaluation, evaluate, lpips_network
 from pipeline.gaussians import Gaussians
@@ -99,7 +100,8 @@ class _Trainer:
 
     def __init__(self, recipe: Recipe, device: torch.device, cache: Path) -> None:
         self.recipe, self.device, self.cache = recipe, device, cache
-        self.dataset = open_dataset(str(recipe.data.root), verify=False)
+        self.dataset = prepared(recipe.data, cache)
+        require_geometry(self.dataset, cache, recipe.data.allow_inconsistent_geometry)
         self.loader = Loader(self.dataset, "train", recipe.data, cache, recipe.train.seed)
         check_dataset(recipe.loss, self.loader)
         self.stage = GSLRMStage(recipe, device)

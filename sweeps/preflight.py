@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from pipeline import checkpoint, vgg
+from pipeline.data.checks import require_geometry
 from pipeline.data.loader import Loader
-from pipeline.data.scenes import SPLITS, Dataset, open_dataset
+from pipeline.data.scenes import SPLITS, open_dataset
+from pipeline.data.variants import prepared
 from pipeline.errors import PipelineError
 from pipeline.gslrm.stage import check_dataset
 from pipeline.recipe import Recipe, check_artefacts
@@ -38,13 +40,14 @@ def preflight(recipe: Recipe, variants: Iterable[Recipe], cache: Path) -> Readin
     did not exist before does not exist then.
     """
     check_artefacts(recipe)
-    dataset = open_dataset(str(recipe.data.root))
+    source = open_dataset(str(recipe.data.root))
     with _unmade_on_refusal(cache):
         for variant in [recipe, *variants]:
             _check_weights(variant)
-            _check_data(variant, dataset, cache)
-    tags = {"data.name": dataset.name, "data.digest": dataset.digest, "fingerprint": recipe.fingerprint}
-    return Readiness(recipe, tags)
+            _check_data(variant, cache)
+        geometry = require_geometry(prepared(recipe.data, cache), cache, recipe.data.allow_inconsistent_geometry)
+    tags = {"data.name": source.name, "data.digest": source.digest, "data.geometry": geometry.verdict}
+    return Readiness(recipe, tags | {"fingerprint": recipe.fingerprint})
 
 
 def check_name_is_free(home: Home, name: str) -> None:
@@ -98,6 +101,8 @@ def _check_weights(recipe: Recipe) -> None:
         vgg.load_lpips()
 
 
-def _check_data(recipe: Recipe, dataset: Dataset, cache: Path) -> None:
+def _check_data(recipe: Recipe, cache: Path) -> None:
+    dataset = prepared(recipe.data, cache)
+    require_geometry(dataset, cache, recipe.data.allow_inconsistent_geometry)
     for split in SPLITS:
         check_dataset(recipe.loss, Loader(dataset, split, recipe.data, cache))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import checkpoint
+from pipeline.data.variants import prepared
 from pipeline.recipe import Recipe
 from sweeps.errors import RegistryError, StudyError
 from sweeps.gates import parse_gates
@@ -41,7 +42,7 @@ def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None 
     Raises StudyError for an unknown sweep, RegistryError when nothing finished or the figures do not come out again.
     """
     found = candidate(home, sweep, trial)
-    root = str(found.recipe.data.root)
+    root = str(prepared(found.recipe.data, home.cache, verify=True).root)
     verification = verify(found.folder, root, found.logged, home.cache, device)
     registry = Registry(home)
     tags = {key: found.ledger.tags[key] for key in _LINEAGE_TAGS if key in found.ledger.tags}

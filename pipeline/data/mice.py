@@ -5,12 +5,12 @@ Stand-ins for real recordings in demos and tests: masks are exact, cameras are t
 
 from __future__ import annotations
 
-import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ from pipeline.cameras import (
     look_at,
     mouse_rig,
 )
-from pipeline.data.mouse_body import BULGE, Array, Looks, Points, Pose, albedo, anatomy, skin
+from pipeline.data.checks import checked
+from pipeline.data.claim import claim
+from pipeline.data.mouse_body import BULGE, TAIL_PIECES, Array, Looks, Points, Pose, albedo, anatomy, skin
 from pipeline.data.mouse_render import MouseMesh, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, write_manifest, write_scene
 from pipeline.errors import DataError
 
 VERSION = 2  # raise it when the same plan draws other pictures
-PLAN_FILE = ".mice.json"
 FPS = 25.0
 FILL = 0.94  # of half the frame, what a mouse as large as fits reaches
 EXTENT = 0.9  # FaceLift's scenes lie within ±this
@@ -91,14 +92,25 @@ class MouseSequence:
             tail_lift=sway(-0.1, 0.5, 0.2),
         )
 
-    def mesh(self, frame: int) -> MouseMesh:
-        """The lit skin at frame `frame` (25 a second)."""
+    def mesh(self, frame: float) -> MouseMesh:
+        """The lit skin at frame `frame` (25 a second; parts of frames are moments between)."""
         pose = self.pose(frame / FPS)
         parts = anatomy(pose, self.looks)
         vertices, faces, normals = skin(parts)
         colours = albedo(parts, self.looks, vertices)
         vertices, normals = self._placed(pose, vertices), normals @ _about_z(pose.heading).T
         return MouseMesh(vertices, faces, colours * irradiance(vertices, faces, normals)[:, None])
+
+    def joints(self, frame: float) -> Points:
+        """Ten joints at `frame`: nose, left and right ear, neck, ribs, belly, rump, tail's root, middle and end."""
+        pose = self.pose(frame / FPS)
+        parts = anatomy(pose, self.looks)
+        nose, *ears = (part.a for paint in ("nose", "ear") for part in parts if part.paint == paint)
+        rump, belly, ribs = parts[:3]
+        tail = [part for part in parts if part.paint == "skin"][-TAIL_PIECES:]
+        spine = [ribs.b, ribs.a, belly.a, rump.a]
+        ends = [tail[0].a, tail[len(tail) // 2].a, tail[-1].b]
+        return self._placed(pose, np.stack([nose, *ears, *spine, *ends]))
 
     def box(self, frame: int) -> Float[Array, "2 3"]:
         """Two corners that bound the skin at `frame`, found from the parts alone."""
@@ -245,31 +257,20 @@ def write_mice(
     plan, out = MicePlan(rig, size, seed, views, zoom, frames, step), Path(out)
     splits = plan.splits(scenes)
     provenance = {"kind": "mice", "version": VERSION, **asdict(plan)}
-    _claim(out, provenance)
-    with threadpool_limits(1):  # arrays this small only suffer from threads, badly so on a busy machine
-        for scene in range(scenes):
-            if not (out / scene_name(scene)).is_dir():
-                shot = plan.shot(scene)
-                write_scene(out / scene_name(scene), render_mouse(*shot), shot.cameras)
-    write_manifest(out, Manifest(name=out.name, rig=rig, transforms=(provenance,), splits=splits))
-    return out
+    claim(out, provenance, "mice")
+
+    def write(scene: int) -> None:
+        if not (out / scene_name(scene)).is_dir():
+            shot = plan.shot(scene)
+            write_scene(out / scene_name(scene), render_mouse(*shot), shot.cameras)
+
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:  # arrays this small suffer from more
+        list(pool.map(write, range(scenes)))
+    unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
+    written = write_manifest(out, Manifest(name=out.name, unit=unit, rig=rig, transforms=(provenance,), splits=splits))
+    return checked(written).root
 
 
 def scene_name(scene: int) -> str:
     """The folder of a scene."""
     return f"scene_{scene:06d}"
-
-
-def _claim(out: Path, provenance: dict[str, object]) -> None:
-    """Note the plan in the folder before its first scene, or see that it is the same one."""
-    note = out / PLAN_FILE
-    out.mkdir(parents=True, exist_ok=True)
-    if not note.exists():
-        if any(out.iterdir()):
-            raise DataError(f"{out}: expected an empty folder, got other files — choose another.")
-        temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(provenance))
-        temporary.replace(note)
-    if (came := json.loads(note.read_text())) != provenance:
-        differing = ", ".join(key for key, value in provenance.items() if came.get(key) != value)
-        raise DataError(f"{out}: expected mice of the same plan, got another {differing} — choose another folder.")

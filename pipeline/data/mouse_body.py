@@ -18,6 +18,7 @@ from skimage.measure import marching_cubes
 VOXEL = 1.0  # mm at size 1; fine enough for a tail tip of 1.1 mm radius
 REACH = 6.0  # mm around a part in which it can blend with others; no part's `blend` is larger
 HOLLOW = 0.03  # 1/mm, how deep the ears are
+TAIL_PIECES = 16
 BULGE = 1.5  # mm that melting parts may stand out beyond the parts' own radii
 
 Array = np.ndarray
@@ -232,7 +233,7 @@ def _step(pose: Pose, offset: float) -> tuple[float, float]:
 
 def _tail(pelvis: Frame, pose: Pose, looks: Looks) -> Iterator[Part]:
     """A chain that leaves the rump, sinks to the floor and curls sideways; its length is kept."""
-    pieces = 16
+    pieces = TAIL_PIECES
     s = (np.arange(pieces) + 0.5) / pieces
     yaw = np.pi + pose.tail_swing * (0.4 + s) + pose.tail_curl * s**1.3
     slope = -0.95 * np.exp(-((s / 0.24) ** 2)) + pose.tail_lift * s**2

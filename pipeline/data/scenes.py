@@ -14,21 +14,45 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import yaml
+from jaxtyping import Float
 from PIL import Image
 
 from pipeline import config
 from pipeline.cameras import Cameras
+from pipeline.data.hashes import sha256_of
 from pipeline.errors import DataError, RecipeError
 from pipeline.recipe import Count, strict
 
 CAMERAS_FILE = "opencv_cameras.json"
+IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
 MANIFEST_FILE = "dataset.yaml"
 SPLITS = ("train", "val", "test")
+PNG_LEVEL = 3  # half the time of zlib's default for a tenth more bytes
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What `data check` found: whether the cameras fit the images, and by how much they do not.
+
+    reprojection_px_p95: of an image 512 px wide; silhouette_iou: of the worst view; views: those that disagree;
+    scenes: how many were looked at; at_odds: those that stand out on their own; extent: largest |coordinate| of the
+    object.
+    """
+
+    verdict: Literal["exact", "approximate", "inconsistent"]
+    reprojection_px_p95: float
+    measured_by: Literal["transform chain", "silhouettes"]
+    silhouette_iou: float
+    views: tuple[Count, ...] = ()
+    scenes: Count
+    at_odds: tuple[str, ...] = ()
+    extent: float
 
 
 @strict
@@ -40,12 +64,27 @@ class Manifest:
     parent: str | None = None  # digest of the dataset or recording it was made from
     transforms: tuple[dict[str, Any], ...] = ()  # the chain of operations with their parameters
     camera_scheme: str = "opencv"
+    unit: Literal["scene", "mm"] = "scene"  # of the world: FaceLift's, or the calibration's millimetres
     rig: str | None = None
     view_order: tuple[Count, ...] | None = None
     splits: dict[str, tuple[str, ...]]  # split -> scene folders, relative to the manifest
+    geometry: Geometry | None = None  # of exactly the content that `digest` names
     held_out_from_training: bool = False  # a dataset of one scene: its held-out views are never trained on
     software: str = field(default_factory=lambda: f"mouselift {version('mouselift')}")
     digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a scene's camera file may say beside its cameras.
+
+    frame: of the recording it was taken from; keypoints: x, y in pixels (image corner at 0) and confidence;
+    normalised: how `data normalise` made it from its source, as plain values.
+    """
+
+    frame: int | None = None
+    keypoints: Float[np.ndarray, "view joint 3"] | None = None
+    normalised: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +95,7 @@ class Scene:
     folder: Path
     files: tuple[str, ...]
     cameras: Cameras
+    notes: Notes = Notes()
 
     @property
     def paths(self) -> list[Path]:
@@ -90,12 +130,11 @@ class Dataset:
     @cached_property
     def content_digest(self) -> str:
         """Hash of every camera file and image; the same wherever the folder lies."""
-        total = hashlib.sha256()
-        for name in sorted(self.scenes):
-            scene = self.scenes[name]
-            for path in [scene.folder / CAMERAS_FILE, *scene.paths]:
-                total.update(f"{name}/{path.name} {_sha256(path)}\n".encode())
-        return total.hexdigest()
+        scenes = {name: self.scenes[name] for name in sorted(self.scenes)}
+        files = [(n, path) for n, scene in scenes.items() for path in (scene.folder / CAMERAS_FILE, *scene.paths)]
+        hashes = sha256_of(self.root, [path for _, path in files])
+        lines = [f"{name}/{path.name} {found}\n" for (name, path), found in zip(files, hashes, strict=True)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def split_digest(self, name: str) -> str:
         """Hash of which scenes a split holds, on this data."""
@@ -103,16 +142,17 @@ class Dataset:
         return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def open_dataset(root: str | Path, verify: bool = True) -> Dataset:
+def open_dataset(root: str | Path, verify: bool = True, data_root: Path | None = None) -> Dataset:
     """Open a dataset folder, a folder of FaceLift lists, a folder of scenes, or one scene folder.
 
-    verify: hash every file again and compare with the manifest's digest; off where it was just done.
+    verify: compare the content with the manifest's digest; off where it was just done.
+    data_root: where the absolute paths of a list written on another machine are found again.
     Raises DataError naming the file for a missing folder, image or camera, and for a camera that is none.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: expected a dataset folder, found none — check data.root.")
-    manifest = _read_manifest(root) if (root / MANIFEST_FILE).is_file() else _derive_manifest(root)
+    manifest = _read_manifest(root) if (root / MANIFEST_FILE).is_file() else _derive_manifest(root, data_root)
     scenes = {name: read_scene(root / name, name) for names in manifest.splits.values() for name in names}
     dataset = Dataset(root, manifest, scenes)
     if verify and manifest.digest is not None and manifest.digest != dataset.content_digest:
@@ -132,13 +172,15 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     if not path.is_file():
         raise DataError(f"{folder}: expected a scene with {CAMERAS_FILE}, found none — check the list or data.root.")
     try:
-        frames = json.loads(path.read_text())["frames"]
-        files = tuple(str(frame["file_path"]) for frame in frames)
+        content = json.loads(path.read_text())
+        frames = content["frames"]
+        files = tuple(str(f.get("file_path", IMAGE_FILE.format(view))) for view, f in enumerate(frames))
         w2c = torch.tensor([frame["w2c"] for frame in frames], dtype=torch.float64)
         numbers = [[frame[key] for key in ("fx", "fy", "cx", "cy")] for frame in frames]
         fxfycxcy = torch.tensor(numbers, dtype=torch.float64)
         sizes = {(int(frame["w"]), int(frame["h"])) for frame in frames}
-    except (ValueError, KeyError, TypeError) as error:
+        notes = _read_notes(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: expected frames of w h fx fy cx cy w2c file_path, got a fault at {error}.") from None
     if len(sizes) != 1 or w2c.shape[1:] != (4, 4):
         raise DataError(
@@ -150,7 +192,7 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     width, height = sizes.pop()
     cameras = Cameras(_rigid_inverse(w2c), fxfycxcy, width, height)
     cameras.check(str(path))
-    return Scene(folder.resolve().name if name == "." else name, folder, files, cameras)
+    return Scene(folder.resolve().name if name == "." else name, folder, files, cameras, notes)
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
@@ -168,7 +210,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
     return decoded
 
 
-def write_scene(folder: Path, images: np.ndarray, cameras: Cameras) -> None:
+def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes = Notes()) -> None:
     """Write a scene whole: images uint8 [V, H, W, 4] with straight alpha, cameras [V]; replaces an older one."""
     if images.shape != (len(cameras.c2w), cameras.height, cameras.width, 4) or images.dtype != np.uint8:
         raise DataError(f"{folder}: expected uint8 RGBA [V, H, W, 4] of the cameras' size, got {images.shape}.")
@@ -177,13 +219,14 @@ def write_scene(folder: Path, images: np.ndarray, cameras: Cameras) -> None:
     w2c = cameras.to(torch.float64).w2c
     frames = []
     for i, image in enumerate(images):
-        file = f"images/cam_{i:03d}.png"
-        Image.fromarray(image).save(temporary / file)
+        file = IMAGE_FILE.format(i)
+        Image.fromarray(image).save(temporary / file, compress_level=PNG_LEVEL)
         intrinsics = dict(zip(("fx", "fy", "cx", "cy"), cameras.fxfycxcy[i].double().tolist(), strict=True))
-        frames.append(
-            {"w": cameras.width, "h": cameras.height, **intrinsics, "w2c": w2c[i].tolist(), "file_path": file}
-        )
-    (temporary / CAMERAS_FILE).write_text(json.dumps({"id": folder.name, "frames": frames}, indent=1))
+        keypoints = {} if notes.keypoints is None else {"keypoints": notes.keypoints[i].tolist()}
+        size = {"w": cameras.width, "h": cameras.height}
+        frames.append(size | intrinsics | {"w2c": w2c[i].tolist(), "file_path": file} | keypoints)
+    said = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
+    (temporary / CAMERAS_FILE).write_text(json.dumps({"id": folder.name, **said, "frames": frames}, indent=1))
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)
@@ -207,19 +250,19 @@ def _read_manifest(root: Path) -> Manifest:
         raise DataError(str(error)) from None
 
 
-def _derive_manifest(root: Path) -> Manifest:
+def _derive_manifest(root: Path, data_root: Path | None) -> Manifest:
     """The manifest of a folder that has none: the rules are in `_derive_splits`."""
     if (root / CAMERAS_FILE).is_file():
         return Manifest(name=root.name, splits=dict.fromkeys(SPLITS, (".",)), held_out_from_training=True)
-    return Manifest(name=root.name, splits=_derive_splits(root))
+    return Manifest(name=root.name, splits=_derive_splits(root, data_root))
 
 
-def _derive_splits(root: Path) -> dict[str, tuple[str, ...]]:
+def _derive_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, ...]]:
     """FaceLift's `*train*.txt` and `*val*.txt`, or else the scene folders in order: a tenth each for val and test.
 
     A val list without a test list is cut in two: the first half stays val, the second becomes test.
     """
-    lists = {split: _read_list(root, split) for split in SPLITS}
+    lists = {split: _read_list(root, split, data_root) for split in SPLITS}
     if lists["train"] and lists["val"]:
         train, val, test = lists["train"], lists["val"], lists["test"]
         if not test:
@@ -233,20 +276,38 @@ def _derive_splits(root: Path) -> dict[str, tuple[str, ...]]:
     return {"train": names[: -2 * tenth], "val": names[-2 * tenth : -tenth], "test": names[-tenth:]}
 
 
-def _read_list(root: Path, split: str) -> tuple[str, ...]:
-    """Scene folders of a FaceLift list; absolute paths of another machine are found again by name beside the list."""
+def _read_list(root: Path, split: str, data_root: Path | None) -> tuple[str, ...]:
+    """Scene folders of a FaceLift list, relative to `root`; its last line need not end."""
     files = sorted(root.glob(f"*{split}*.txt"))
     if len(files) > 1:
         raise DataError(f"{root}: expected one list for {split}, got {', '.join(f.name for f in files)} — keep one.")
     lines = [line.strip() for line in files[0].read_text().splitlines() if line.strip()] if files else []
-    return tuple(_relocated(root, line) for line in lines)
+    return tuple(_relocated(root, line, data_root) for line in lines)
 
 
-def _relocated(root: Path, line: str) -> str:
+def _relocated(root: Path, line: str, data_root: Path | None) -> str:
+    """A listed path: as it stands, below `data_root` by its longest tail found there, or by name beside the list."""
     path = Path(line)
     if not path.is_absolute():
         return line
-    return os.path.relpath(path, root) if path.is_dir() else path.name
+    if path.is_dir():
+        return os.path.relpath(path, root)
+    tails = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
+    if data_root is None:
+        return path.name
+    for tail in tails:
+        if (data_root / tail).is_dir():
+            return os.path.relpath(data_root / tail, root)
+    raise DataError(f"{line}: expected the scene below --data-root {data_root}, found none — check that folder.")
+
+
+def _read_notes(content: dict[str, Any]) -> Notes:
+    frame, normalised = content.get("frame"), content.get("normalised")
+    keypoints = [view.get("keypoints") for view in content["frames"]]
+    known = None if None in keypoints else np.asarray(keypoints, dtype=np.float64)
+    if known is not None and (known.ndim != 3 or known.shape[2] != 3):
+        raise ValueError(f"keypoints of shape {known.shape}, not [view, joint, 3]")
+    return Notes(None if frame is None else int(frame), known, normalised)
 
 
 def _rigid_inverse(w2c: torch.Tensor) -> torch.Tensor:
@@ -255,7 +316,3 @@ def _rigid_inverse(w2c: torch.Tensor) -> torch.Tensor:
     c2w[:, :3, :3] = w2c[:, :3, :3].mT
     c2w[:, :3, 3:] = -w2c[:, :3, :3].mT @ w2c[:, :3, 3:]
     return c2w
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

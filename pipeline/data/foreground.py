@@ -1,0 +1,49 @@
+"""Alpha of a scene's views: its own, or found from a white background by a rule that is stated and checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from scipy.ndimage import label
+from torch import Tensor
+
+from pipeline.data.scenes import Scene, read_image
+from pipeline.errors import DataError
+
+WHITE = 250  # of 255: background has every channel at least so bright (FaceLift's mouse loader)
+MIN_WHITE_BORDER = 0.98  # of the border's pixels
+
+RULE = (
+    f"background is what is connected to the border through pixels with every channel >= {WHITE}, "
+    f"where at least {MIN_WHITE_BORDER:.0%} of the border is so"
+)
+
+
+def read_alphas(scene: Scene) -> Float[Tensor, "view height width"]:
+    """Alpha in 0…1 of every view at its own size; of RGB images by `mask_from_background`. Raises DataError."""
+    size = (scene.cameras.width, scene.cameras.height)
+    alphas = [alpha_of(read_image(path, size), str(path)) for path in scene.paths]
+    return torch.from_numpy(np.stack(alphas)).float() / 255
+
+
+def alpha_of(image: Image.Image, where: str) -> UInt8[np.ndarray, "height width"]:
+    """An image's alpha channel, or its mask by the rule for white backgrounds."""
+    if image.mode == "RGBA":
+        return np.asarray(image)[..., 3]
+    return mask_from_background(np.asarray(image), where)
+
+
+def mask_from_background(image: UInt8[np.ndarray, "height width 3"], where: str) -> UInt8[np.ndarray, "height width"]:
+    """255 where an RGB image on white shows the object (`RULE`), holes filled. Raises DataError off white."""
+    white = np.asarray((image >= WHITE).all(-1))
+    border = np.concatenate([white[0], white[-1], white[1:-1, 0], white[1:-1, -1]])
+    if border.mean() < MIN_WHITE_BORDER:
+        raise DataError(
+            f"{where}: expected alpha, or a white background to find the object on ({RULE}), got RGB with "
+            f"{border.mean():.0%} of its border white — add masks as alpha."
+        )
+    labels, _ = label(white)
+    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    return np.where(np.isin(labels, outside[outside > 0]), 0, 255).astype(np.uint8)

@@ -1,0 +1,276 @@
+"""Do views and cameras agree? Triangulation, epipolar tangency of silhouettes, and the visual hull.
+
+Everything here asks one question in a different way, from pictures alone or from points that are known:
+pixels have their centres at +0.5, cameras are OpenCV, residuals are pixels of the view they stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import distance_transform_edt, maximum_filter
+from skimage.measure import find_contours
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.cameras import Cameras
+
+PARALLEL = 1e-3  # of a direction and a baseline, as a sine
+MAX_TANGENT_SPAN = 2.4  # radians; a wider silhouette about the epipole has no two tangents that can be trusted
+NEAR_END = 0.25  # of a silhouette's span about the epipole
+TOUCHED = 0.02  # alpha of a pixel that the object touches
+GAUSS_NEWTON_STEPS = 4
+ROBUST_STEPS = 8
+
+Array = np.ndarray
+
+
+# ---------------------------------------------------------------- points
+
+
+def triangulate(
+    cameras: Cameras, pixels: Float[Tensor, "view n 2"], robust: float | None = None
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "view n"]]:
+    """World points [n, 3] that best explain their pixels in V ≥ 2 views, and the residuals [V, n] in pixels.
+
+    Least squares of the distances to the rays, then of the reprojection error. robust: pixels beyond which a view
+    counts less and less (Cauchy), so that one wrong view does not drag the point along.
+    """
+    cameras, pixels = cameras.to(torch.float64), pixels.to(torch.float64)
+    weights = torch.ones(pixels.shape[:2], dtype=torch.float64)
+    points = _meeting_points(cameras, pixels, weights)
+    for _ in range(ROBUST_STEPS if robust is not None else GAUSS_NEWTON_STEPS):
+        error, jacobian = _reprojection(cameras, points, pixels)
+        if robust is not None:
+            weights = 1 / (1 + (error.norm(dim=-1) / robust).square())
+        normal = torch.einsum("vnij,vnik,vn->njk", jacobian, jacobian, weights)
+        gradient = torch.einsum("vnij,vni,vn->nj", jacobian, error, weights)
+        points = points - torch.linalg.solve(normal, gradient)
+    return points, _reprojection(cameras, points, pixels)[0].norm(dim=-1)
+
+
+def meeting_point(cameras: Cameras) -> Float[Tensor, " 3"]:
+    """The point nearest to all optical axes of cameras [V], in the least-squares sense."""
+    principal = cameras.fxfycxcy[:, None, 2:].to(torch.float64)
+    return _meeting_points(cameras.to(torch.float64), principal, torch.ones(len(principal), 1, dtype=torch.float64))[0]
+
+
+def _meeting_points(cameras: Cameras, pixels: Tensor, weights: Tensor) -> Tensor:
+    """Points with the least weighted sum of squared distances to the pixels' rays."""
+    directions = pixel_directions(cameras, pixels)
+    across = torch.eye(3, dtype=torch.float64) - directions[..., :, None] * directions[..., None, :]
+    across = across * weights[..., None, None]
+    right = across @ cameras.centres[:, None, :, None]
+    return torch.linalg.solve(across.sum(0), right.sum(0))[..., 0]
+
+
+def pixel_directions(cameras: Cameras, pixels: Float[Tensor, "view n 2"]) -> Float[Tensor, "view n 3"]:
+    """Unit world directions of the rays through pixels of cameras [V]."""
+    fxfycxcy = cameras.fxfycxcy[:, None]
+    in_camera = torch.cat([(pixels - fxfycxcy[..., 2:]) / fxfycxcy[..., :2], torch.ones_like(pixels[..., :1])], -1)
+    return F.normalize(in_camera @ cameras.c2w[:, :3, :3].mT, dim=-1)
+
+
+def _reprojection(cameras: Cameras, points: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors [V, n, 2] and their derivatives by the points [V, n, 2, 3]."""
+    projected, depth = cameras.project(points)
+    rotation, focal = cameras.w2c[:, :3, :3], cameras.fxfycxcy[:, None, :2]
+    slope = (projected - cameras.fxfycxcy[:, None, 2:]) / focal
+    rows = rotation[:, None, :2] - slope[..., None] * rotation[:, None, 2:]
+    return projected - pixels, rows * (focal / depth[..., None])[..., None]
+
+
+# ---------------------------------------------------------------- silhouettes
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """One view's mask: its outline [n, 2] in pixels (finer than a pixel where alpha is antialiased), where that
+    outline is the picture's own edge [n], and the centre of its mass.
+    """
+
+    outline: Float[Tensor, "n 2"]
+    cut: Bool[Tensor, " n"]
+    centre: Float[Tensor, " 2"]
+
+
+def silhouette(alpha: Float[Array, "height width"]) -> Silhouette | None:
+    """The level set 0.5 of an alpha in 0…1; None without any."""
+    (top, bottom), (left, right) = (_span(np.flatnonzero((alpha > 0.5).any(axis))) for axis in (1, 0))
+    if bottom == 0:
+        return None
+    window = np.pad(alpha, 1)[top : bottom + 2, left : right + 2]  # a pixel more on every side
+    contours = find_contours(np.pad(window, 1), 0.5)
+    outline = (
+        np.concatenate(contours)[:, ::-1] - 1.5 + np.array([left, top])
+    )  # (row, column) of centres -> x, y of corners
+    height, width = alpha.shape
+    cut = ((outline < 0.5) | (outline > np.array([width, height]) - 0.5)).any(1)
+    centre = centre_of_mass(window) + np.array([left - 1, top - 1])
+    return Silhouette(*map(torch.from_numpy, (outline.copy(), cut, centre)))
+
+
+def _span(indices: Int[Array, " n"]) -> tuple[int, int]:
+    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
+
+
+def centre_of_mass(alpha: Float[Array, "height width"], cells: int = 80) -> Float[Array, " 2"]:
+    """x, y in pixels of the mask's centre, each place weighted by the thickness a round body would have there:
+    the largest discs that fit into the mask are taken for balls.
+
+    Where the views of an animal's masks are triangulated, this meets its centre of mass four times closer than the
+    mask's plain centroid, which a thin tail and flat feet pull along.
+    """
+    stride = max(1, max(alpha.shape) // cells)
+    radius = distance_transform_edt(np.pad(alpha > 0.5, 1))[1:-1, 1:-1][::stride, ::stride] / stride
+    rows, columns = np.nonzero(radius)
+    ridge = np.nonzero((radius > 0) & (radius >= maximum_filter(radius, 3) - 0.6))
+    apart = np.square(rows[:, None] - ridge[0]) + np.square(columns[:, None] - ridge[1])
+    thickness = np.sqrt(np.maximum(np.square(radius[ridge]) - apart, 0)).max(1) + 0.25
+    middle = np.array([thickness @ columns, thickness @ rows]) / thickness.sum()
+    return middle * stride + 0.5
+
+
+def tangency(silhouettes: Sequence[Silhouette], cameras: Cameras) -> Float[Tensor, "view view 2"]:
+    """Residuals [i, j, 2]: how far in view j the epipolar tangents of view i miss j's outline, in j's pixels.
+
+    A plane through both camera centres that just touches the object touches both outlines, whatever its shape:
+    two such planes a pair (Wong and Cipolla). NaN where the baseline runs through or close by the object.
+    """
+    cameras = cameras.to(torch.float64)
+    views = len(silhouettes)
+    residuals = torch.full((views, views, 2), torch.nan, dtype=torch.float64)
+    rays = [pixel_directions(cameras[[v]], s.outline[None])[0] for v, s in enumerate(silhouettes)]
+    for i in range(views):
+        for j in range(i + 1, views):
+            pair = _pair_tangency(cameras[[i, j]], (rays[i], rays[j]), (silhouettes[i], silhouettes[j]))
+            if pair is not None:
+                residuals[i, j], residuals[j, i] = pair
+    return residuals
+
+
+def _pair_tangency(
+    cameras: Cameras, rays: tuple[Tensor, Tensor], silhouettes: tuple[Silhouette, Silhouette]
+) -> tuple[Tensor, Tensor] | None:
+    """Residuals [2] in the second view and in the first; NaN for a tangent that the picture's edge may have moved."""
+    baseline = F.normalize(cameras.centres[1] - cameras.centres[0], dim=-1)
+    middle = F.normalize(rays[0].mean(0), dim=-1)
+    across = middle - (middle @ baseline) * baseline
+    if float(across.norm()) < PARALLEL:
+        return None
+    across = F.normalize(across, dim=-1)
+    beside = torch.linalg.cross(baseline, across)
+    angles = [torch.atan2(ray @ beside, ray @ across) for ray in rays]
+    ends = [torch.stack([angle.argmin(), angle.argmax()]) for angle in angles]
+    if max(float(angle[end[1]] - angle[end[0]]) for angle, end in zip(angles, ends, strict=True)) > MAX_TANGENT_SPAN:
+        return None
+    first, second = (angle[end] * torch.tensor([-1.0, 1.0]) for angle, end in zip(angles, ends, strict=True))
+    # Where a view is cut off only what it shows counts: it can reach too far, but falling short says nothing.
+    cut_first, cut_second = (_cut_ends(angle, s.cut) for angle, s in zip(angles, silhouettes, strict=True))
+    cut = ((second > first) & cut_first) | ((first > second) & cut_second)
+
+    def missed(seen: int, other: int) -> Tensor:
+        angle = angles[other][ends[other]]
+        planes = angle.cos()[:, None] * beside - angle.sin()[:, None] * across
+        distance = _line_distance(cameras[seen], planes, silhouettes[seen].outline[ends[seen]])
+        return distance.masked_fill(cut, torch.nan)
+
+    return missed(1, 0), missed(0, 1)
+
+
+def _cut_ends(angles: Float[Tensor, " n"], cut: Bool[Tensor, " n"]) -> Bool[Tensor, " 2"]:
+    """Whether the picture's edge cuts the outline near its least and near its greatest angle."""
+    if not bool(cut.any()):
+        return torch.tensor([False, False])
+    low, high, at = angles.min(), angles.max(), angles[cut]
+    near = NEAR_END * (high - low)
+    return torch.stack([(at < low + near).any(), (at > high - near).any()])
+
+
+def _line_distance(camera: Cameras, normals: Float[Tensor, "n 3"], pixels: Float[Tensor, "n 2"]) -> Tensor:
+    """Distance of pixels from the image lines of world planes through the camera's centre."""
+    in_camera = normals @ camera.c2w[:3, :3]
+    fx, fy, cx, cy = camera.fxfycxcy.unbind(-1)
+    a, b = in_camera[:, 0] / fx, in_camera[:, 1] / fy
+    c = in_camera[:, 2] - a * cx - b * cy
+    return (a * pixels[:, 0] + b * pixels[:, 1] + c).abs() / torch.sqrt(a * a + b * b)
+
+
+# ---------------------------------------------------------------- visual hull
+
+
+@dataclass(frozen=True)
+class Hull:
+    """What the masks of all views leave of the object.
+
+    iou: per view, the share of its mask that the hull of all views covers when it is projected back. The hull
+    never leaves a mask, so this is their intersection over union. points: [n, 3] inside it, world.
+    """
+
+    iou: Float[Tensor, " view"]
+    points: Float[Tensor, "n 3"]
+
+
+def visual_hull(
+    alphas: Float[Tensor, "view height width"],
+    cameras: Cameras,
+    centre: Float[Tensor, " 3"],
+    reach: float,
+    rays: int = 250,
+    samples: int = 128,
+) -> Hull:
+    """Carve the hull along the rays of mask pixels, within `reach` (world units) of `centre`.
+
+    alphas: 0…1. rays: at most so many per view, evenly over its mask; samples: per ray.
+    """
+    cameras = cameras.to(torch.float64)
+    steps = torch.linspace(-reach, reach, samples, dtype=torch.float64)
+    covered, inside = [], []
+    for view in range(len(alphas)):
+        pixels = _mask_pixels(alphas[view], rays)
+        directions = pixel_directions(cameras[[view]], pixels[None])[0]
+        middle = ((centre - cameras.centres[view]) * directions).sum(-1)
+        depths = (middle[:, None] + steps).clamp(min=1e-6)
+        points = cameras.centres[view] + depths[..., None] * directions[:, None]
+        kept = torch.ones(points.shape[:2], dtype=torch.bool)
+        for other in range(len(alphas)):
+            if other != view:
+                kept[kept.clone()] = _inside(points[kept], alphas[other], cameras[other])
+        covered.append(kept.any(1).double().mean())
+        inside.append(points[kept])
+    points = torch.cat(inside)
+    pixels, _ = cameras.project(points[None])
+    limits = torch.tensor([cameras.width, cameras.height], dtype=torch.float64)
+    return Hull(torch.stack(covered), points[((pixels >= 0) & (pixels <= limits)).all(-1).all(0)])
+
+
+def reach_of(silhouettes: Sequence[Silhouette], cameras: Cameras, centre: Float[Tensor, " 3"]) -> float:
+    """A radius about `centre` (world units) that holds the whole object, from the widest of its outlines."""
+    pixels, depth = cameras.to(torch.float64).project(centre[None])
+    widest = [
+        float((s.outline - pixels[v]).norm(dim=-1).max() * depth[v] / cameras.fxfycxcy[v, :2].mean())
+        for v, s in enumerate(silhouettes)
+    ]
+    return 1.15 * float(np.median(widest))
+
+
+def _mask_pixels(alpha: Float[Tensor, "height width"], limit: int) -> Float[Tensor, "n 2"]:
+    rows, columns = torch.nonzero(alpha > 0.5, as_tuple=True)
+    chosen = torch.linspace(0, len(rows) - 1, min(limit, len(rows))).round().long()
+    return torch.stack([columns[chosen], rows[chosen]], -1).double() + 0.5
+
+
+def _inside(points: Float[Tensor, "n 3"], alpha: Float[Tensor, "height width"], camera: Cameras) -> Bool[Tensor, " n"]:
+    """Which points a view sees at a pixel that its mask touches. Beyond the picture's edge a mask that reaches it
+    may go on, so nothing there is carved away.
+    """
+    pixels, depth = camera.project(points)
+    column, row = pixels.floor().unbind(-1)
+    within = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
+    column, row = column.clamp(0, camera.width - 1).long(), row.clamp(0, camera.height - 1).long()
+    edge = alpha.new_tensor([float(side.max()) for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1])])
+    return torch.where(within, alpha[row, column] > TOUCHED, bool(edge.max() > 0.5)) & (depth > 0)
