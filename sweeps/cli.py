@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli import AsJson, Overrides, split_overrides
+from pipeline.cli import Overrides, split_overrides
+from pipeline.data.cli import AsJson
+from pipeline.data.cli import data as data_commands
 
 if TYPE_CHECKING:
     from sweeps.home import Home
@@ -23,7 +25,7 @@ sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
-Data = Annotated[Path | None, typer.Option(help="Dataset folder: data.root.")]
+Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for its champion.")]
 INTERRUPTED = 130
@@ -100,6 +102,41 @@ def sweep_list(as_json: AsJson = False) -> None:
     _table(["sweep", "recipe", "state"], [[s.name, s.recipe, s.state] for s in found])
 
 
+@data_commands.command("register")
+def data_register(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a dataset a name that `--data` understands; its content is compared whenever it is used."""
+    from pipeline import config
+    from sweeps import datasets
+
+    entry = datasets.register(_home(), name or dataset.resolve().name, dataset)
+    typer.echo(json.dumps(config.as_plain(entry)) if as_json else f"{entry.name} {entry.digest[:12]} {entry.path}")
+
+
+@data_commands.command("forget")
+def data_forget(name: Annotated[str, typer.Argument(help="A registered dataset.")]) -> None:
+    """Take a dataset's name away; the data stays."""
+    from sweeps import datasets
+
+    datasets.forget(_home(), name)
+
+
+@data_commands.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """List the registered datasets."""
+    from pipeline import config
+    from sweeps import datasets
+
+    known = datasets.registered(_home()).values()
+    if as_json:
+        typer.echo(json.dumps([config.as_plain(entry) for entry in known]))
+        return
+    _table(["name", "digest", "geometry", "path"], [[e.name, e.digest[:12], e.geometry or "", e.path] for e in known])
+
+
 @model.command("promote")
 def model_promote(
     sweep: Annotated[str, typer.Argument(help="A finished sweep.")],
@@ -159,7 +196,7 @@ def model_rollback(name: Annotated[str, typer.Argument(help="A registered model.
 @model.command("evaluate")
 def model_evaluate(
     source: Annotated[str, typer.Argument(help="A checkpoint folder, or a registered model.")],
-    data: Annotated[Path, typer.Option(help="Dataset folder.")],
+    data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -171,7 +208,7 @@ def model_evaluate(
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(source) if Path(source).is_dir() else _registry().pull(source, Path(folder) / "model")
         loaded = checkpoint.load(path, device)
-        found = evaluate_folder(loaded.model, loaded.recipe, data, split, _home().cache, device)
+        found = evaluate_folder(loaded.model, loaded.recipe, _data(data), split, _home().cache, device)
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
         return
@@ -216,7 +253,7 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
         cpus_per_trial(space, [this_machine()])
     space = _with_registered_start(space, home).located()
     base = space.base_recipe()
-    ready = preflight(base, [override(base, params) for params in space.extremes()], home.cache)
+    ready = preflight(space.standing_recipe(), [override(base, params) for params in space.extremes()], home.cache)
     progress = Progress(Console(stderr=True), base.train.max_steps)
     with progress.shown():
         ledger = run_sweep(name, space, ready, home, progress)
@@ -281,8 +318,14 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
     console.print(table, highlight=False)
 
 
-def _root(data: Path | None) -> list[str]:
-    return [] if data is None else [f"data.root={data}"]
+def _root(data: str | None) -> list[str]:
+    return [] if data is None else [f"data.root={_data(data)}"]
+
+
+def _data(name_or_path: str) -> Path:
+    from sweeps.datasets import resolve
+
+    return resolve(_home(), name_or_path)
 
 
 def _home() -> Home:

@@ -31,6 +31,7 @@ FOLDER = Path(__file__).parent / "spaces"
 METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask_iou": "max"}
 # What figures depend on beside the model: trials that differ in these could not be compared.
 SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
+NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
 _DECIMALS = 12  # of a float grid, so that 3 × 0.1 is 0.3
 
 
@@ -168,6 +169,10 @@ class SearchSpace:
         """The recipe with the fixed values. Raises RecipeError."""
         return override(load_recipe(self.recipe), self.fixed)
 
+    def standing_recipe(self) -> Recipe:
+        """The base recipe on data that some trial uses: where data.normalise is searched, on its first choice."""
+        return override(self.base_recipe(), self._on_some_data)
+
     def located(self) -> SearchSpace:
         """The same with the recipe's local paths made absolute: they hold wherever a trial or `promote` runs."""
         known = self.base_recipe().params
@@ -197,7 +202,12 @@ class SearchSpace:
         """Both ends and every choice of each parameter (the last key), after what its conditions need."""
         for path, found in self.space.items():
             for value in found.ends:
-                yield self._conditions_met(path) | {path: value}
+                yield self._on_some_data | self._conditions_met(path) | {path: value}
+
+    @property
+    def _on_some_data(self) -> dict[str, Scalar]:
+        searched = self.space.get(NORMALISE)
+        return {} if searched is None else {NORMALISE: searched.ends[0]}
 
     def _conditions_met(self, path: str) -> dict[str, Scalar]:
         met: dict[str, Scalar] = {}

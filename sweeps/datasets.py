@@ -1,0 +1,104 @@
+"""Datasets by name: what `--data NAME` means in this installation, and that it still is what was registered."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline import config
+from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.recipe import strict
+from sweeps.errors import RegistryError
+from sweeps.home import Home, check_name
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A named dataset: where it lies on this machine, and the digest of its content."""
+
+    name: str
+    path: str
+    digest: str
+    geometry: str | None = None  # the verdict when it was registered
+
+
+def register(home: Home, name: str, path: Path) -> Registered:
+    """Give a dataset folder a name; a name goes to another content only after `forget`.
+
+    Raises DataError for a folder that is no dataset, RegistryError for a name that another content has.
+    """
+    dataset = open_dataset(path)
+    known = registered(home)
+    check_name(name)
+    if name in known and known[name].digest != dataset.digest:
+        raise RegistryError(
+            f"{name}: expected a new name or the data of digest {known[name].digest[:12]}, got "
+            f"{dataset.digest[:12]} at {path} — choose another name, or forget the old one first."
+        )
+    geometry = dataset.manifest.geometry
+    verdict = None if geometry is None else geometry.verdict
+    entry = Registered(name=name, path=str(path.resolve()), digest=dataset.digest, geometry=verdict)
+    _write(home, known | {name: entry})
+    return entry
+
+
+def forget(home: Home, name: str) -> None:
+    """Take a name away; the data stays. Raises RegistryError."""
+    known = registered(home)
+    if name not in known:
+        raise _unknown(name, known)
+    _write(home, {other: entry for other, entry in known.items() if other != name})
+
+
+def resolve(home: Home, name_or_path: str | Path) -> Path:
+    """The folder of `--data`: a folder as it stands, or a registered name whose content is what it was.
+
+    Raises RegistryError for a name nobody registered and for data that was changed since.
+    """
+    path, known = Path(name_or_path), registered(home)
+    if path.exists() or str(name_or_path) not in known:
+        if not path.exists() and known and os.sep not in str(name_or_path):
+            raise _unknown(str(name_or_path), known)
+        return path
+    entry = known[str(name_or_path)]
+    dataset: Dataset = open_dataset(entry.path)
+    if dataset.digest != entry.digest:
+        raise RegistryError(
+            f"{entry.name}: expected the data of digest {entry.digest[:12]} at {entry.path}, got "
+            f"{dataset.digest[:12]} — restore it, or register the new data under another name."
+        )
+    return Path(entry.path)
+
+
+def registered(home: Home) -> dict[str, Registered]:
+    """Every named dataset. Raises RegistryError for a file that was broken by hand."""
+    path = _file(home)
+    if not path.is_file():
+        return {}
+    try:
+        entries = TypeAdapter(list[Registered]).validate_python(yaml.safe_load(path.read_text()) or [], strict=True)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise RegistryError(f"{path}: expected a list of datasets, got {config.one_line(error)} — mend it.") from None
+    return {entry.name: entry for entry in entries}
+
+
+def _write(home: Home, entries: dict[str, Registered]) -> None:
+    path = _file(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump([config.as_plain(entry) for entry in entries.values()], sort_keys=False))
+    temporary.replace(path)
+
+
+def _file(home: Home) -> Path:
+    return home.root / "datasets.yaml"
+
+
+def _unknown(name: str, known: dict[str, Registered]) -> RegistryError:
+    mend = config.did_you_mean(name, known) or f" — registered are {', '.join(known) or 'none'}."
+    return RegistryError(f"{name}: expected a folder or a registered dataset, got neither{mend}")
