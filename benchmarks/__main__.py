@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmarks import rasterizer, sweep, training
+from benchmarks import data, rasterizer, sweep, training
 
 
 def main() -> None:
     """Print a Markdown table a benchmark, or with `--json` everything as JSON."""
     tables = {
-        name: module.rows() for name, module in (("rasterizer", rasterizer), ("training", training), ("sweep", sweep))
+        name: module.rows()
+        for name, module in (("rasterizer", rasterizer), ("training", training), ("data", data), ("sweep", sweep))
     }
     if "--json" in sys.argv:
         print(json.dumps(tables))
@@ -21,8 +22,8 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Rows of one shape as Markdown."""
-    columns = list(rows[0])
+    """Rows as Markdown; a row may leave columns out."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -7,7 +7,6 @@ operation on its pixels is known. All pixels are quoted as of an image 512 px wi
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from pipeline import config
 from pipeline.cameras import Cameras
 from pipeline.data.foreground import read_alphas
 from pipeline.data.geometry import Silhouette, reach_of, silhouette, tangency, triangulate, visual_hull
-from pipeline.data.scenes import Dataset, Geometry, Manifest, Scene, write_manifest
+from pipeline.data.scenes import MANIFEST_FILE, Dataset, Geometry, Manifest, Scene, write_manifest
 from pipeline.data.warp import Warp
 from pipeline.errors import DataError
 
@@ -244,17 +243,14 @@ def checked(dataset: Dataset) -> Dataset:
 
 
 def store(found: Check) -> bool:
-    """Write the verdict into the dataset's manifest, with the digest of what was looked at; one is made for a
-    folder that has none. False where the folder cannot be written to.
+    """Write the verdict into the dataset's manifest, with the digest of what was looked at.
+
+    False for a folder that has no manifest, where nothing is left behind; training remembers its verdict elsewhere.
     """
-    try:
-        write_manifest(found.dataset.root, replace(found.dataset.manifest, geometry=found.geometry))
-    except PermissionError:
+    root = found.dataset.root
+    if not (root / MANIFEST_FILE).is_file():
         return False
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-        return False
+    write_manifest(root, replace(found.dataset.manifest, geometry=found.geometry))
     return True
 
 

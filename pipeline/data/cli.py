@@ -79,7 +79,7 @@ def normalise(
 @data.command("check")
 def check(
     dataset: Annotated[Path, typer.Argument(help="A dataset folder, FaceLift folder or one scene.")],
-    page: Annotated[Path | None, typer.Option(help="HTML page (default: check.html in the dataset).")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page (default: beside dataset.yaml, or here).")] = None,
     scenes: Annotated[int, typer.Option(help="How many scenes to look at, evenly spread.")] = 60,
     data_root: DataRoot = None,
     as_json: AsJson = False,
@@ -89,7 +89,7 @@ def check(
     from pipeline.data import checks
     from pipeline.data.check_page import write_page
     from pipeline.data.quality import quality
-    from pipeline.data.scenes import open_dataset
+    from pipeline.data.scenes import MANIFEST_FILE, open_dataset
 
     opened = open_dataset(dataset, verify=False, data_root=data_root)
     found = checks.check(opened, scenes)
@@ -103,7 +103,7 @@ def check(
     _print_check(found, measured)
     typer.echo(f"page: {written}", err=True)
     if not stored:
-        typer.echo(f"{dataset} cannot be written to: the verdict is not stored in it", err=True)
+        typer.echo(f"{dataset} has no {MANIFEST_FILE}: nothing was written into it", err=True)
 
 
 @data.command("ingest")

@@ -12,10 +12,10 @@ from pathlib import Path
 FILE = ".hashes.json"
 
 
-def sha256_of(root: Path, paths: list[Path]) -> list[str]:
+def sha256_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
     """The sha256 of each path; those already known by size and time of change come from `root/.hashes.json`.
 
-    The file is renewed whole where the folder can be written; where not, everything is hashed each time.
+    remember: renew that file, where the folder can be written.
     """
     known = _read(root / FILE)
     stamps = [_stamp(path) for path in paths]
@@ -24,7 +24,7 @@ def sha256_of(root: Path, paths: list[Path]) -> list[str]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(map(str, fresh), pool.map(_sha256, fresh), strict=True))
     hashes = [found.get(str(path)) or known[name][1] for path, name in zip(paths, names, strict=True)]
-    if fresh:
+    if fresh and remember:
         _write(root / FILE, dict(zip(names, zip(stamps, hashes, strict=True), strict=True)))
     return hashes
 

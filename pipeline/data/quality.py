@@ -130,7 +130,8 @@ def _soft_share(alphas: Float[Tensor, "view height width"]) -> float:
 
 def _rig(found: Check) -> tuple[str, tuple[View, ...]]:
     """Where the cameras stand, about the world's origin, or in millimetres about where their axes meet."""
-    cameras = [found.dataset.scenes[scene.name].cameras.to(torch.float64) for scene in found.scenes]
+    by_name = {scene.name: scene for scene in found.dataset.scenes.values()}
+    cameras = [by_name[scene.name].cameras.to(torch.float64) for scene in found.scenes]
     if found.dataset.manifest.unit == "mm":
         centre = meeting_point(cameras[0])
         where = ", ".join(f"{value:.1f}" for value in centre.tolist())

@@ -130,9 +130,12 @@ class Dataset:
     @cached_property
     def content_digest(self) -> str:
         """Hash of every camera file and image; the same wherever the folder lies."""
+        return self._hashed(remember=(self.root / MANIFEST_FILE).is_file())  # nothing is left in folders of others
+
+    def _hashed(self, remember: bool) -> str:
         scenes = {name: self.scenes[name] for name in sorted(self.scenes)}
         files = [(n, path) for n, scene in scenes.items() for path in (scene.folder / CAMERAS_FILE, *scene.paths)]
-        hashes = sha256_of(self.root, [path for _, path in files])
+        hashes = sha256_of(self.root, [path for _, path in files], remember)
         lines = [f"{name}/{path.name} {found}\n" for (name, path), found in zip(files, hashes, strict=True)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -235,7 +238,7 @@ def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes
 def write_manifest(root: Path, manifest: Manifest) -> Dataset:
     """Write `dataset.yaml` with the digest of the scenes it lists, and open what was written."""
     scenes = {name: read_scene(root / name, name) for names in manifest.splits.values() for name in names}
-    values = config.as_plain(manifest) | {"digest": Dataset(root, manifest, scenes).content_digest}
+    values = config.as_plain(manifest) | {"digest": Dataset(root, manifest, scenes)._hashed(remember=True)}
     temporary = root / f".{MANIFEST_FILE}.{os.getpid()}"
     temporary.write_text(yaml.safe_dump(values, sort_keys=False))
     temporary.replace(root / MANIFEST_FILE)

@@ -2,16 +2,21 @@
 
 import json
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
+from pipeline.data.mice import write_mice
+from pipeline.data.mice_recording import write_recording
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
 from tests.e2e.conftest import SMALL, write_space
 
@@ -245,3 +250,91 @@ def test_the_real_command_says_one_line_and_writes_nothing(seat, words):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert not seat.home.root.exists()
     assert list(seat.folder.iterdir()) == []
+
+
+# ---------------------------------------------------------------- data
+
+
+class Trap:
+    """What a pickle must not be able to do."""
+
+    def __reduce__(self):
+        return os.system, ("touch sprung",)
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory):
+    return write_recording(tmp_path_factory.mktemp("recordings") / "raw", frames=3, scale=0.125, keypoints=False)
+
+
+@pytest.fixture
+def raw(recording, tmp_path):
+    """A recording of three frames, to be broken."""
+    return Path(shutil.copytree(recording, tmp_path / "raw"))
+
+
+def cameras_of(raw):
+    return pickle.loads((raw / "new_cam.pkl").read_bytes())
+
+
+def refuse_cameras(raw, cameras):
+    (raw / "new_cam.pkl").write_bytes(pickle.dumps(cameras))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda raw: refuse_cameras(raw, [Trap()]), "TMP/raw/new_cam.pkl: expected numbers and arrays, got "),
+        (lambda raw: refuse_cameras(raw, dict(enumerate(cameras_of(raw)))), "TMP/raw/new_cam.pkl: expected a list of "),
+        (lambda raw: refuse_cameras(raw, cameras_of(raw)[:5]), "TMP/raw/new_cam.pkl: expected 6 cameras "),
+        (
+            lambda raw: refuse_cameras(raw, [c | {"R": c["R"] @ np.diag([-1, 1, 1])} for c in cameras_of(raw)]),
+            "TMP/raw/new_cam.pkl: camera 0: expected a rotation with det +1, got det -1",
+        ),
+        (
+            lambda raw: refuse_cameras(raw, [c | {"T": c["T"] / 1000} for c in cameras_of(raw)]),
+            "TMP/raw/new_cam.pkl: ",
+        ),
+        (lambda raw: (raw / "videos_undist/3.mp4").unlink(), "TMP/raw/videos_undist/3.mp4: expected "),
+        (
+            lambda raw: (raw / "videos_undist/2.mp4").write_bytes((raw / "videos_undist/2.mp4").read_bytes()[:900]),
+            "TMP/raw/videos_undist/2.mp4: expected ",
+        ),
+    ],
+)
+def test_a_recording_that_cannot_be_right_is_refused(refused, raw, spoil, message):
+    spoil(raw)
+    assert refused("data", "convert", raw, "out", "--guard", "0").startswith(message)
+
+
+def test_millimetres_are_refused_for_training(refused, tmp_path):
+    write_mice(tmp_path / "mm", scenes=3, size=64, rig="mouse")
+    assert refused("train", "gslrm_tiny", "--data", tmp_path / "mm", "--set", SETTINGS).endswith(
+        "millimetres — run `mouselift data normalise`, or set data.normalise=object_centred."
+    )
+
+
+def test_a_swapped_pair_of_views_is_refused_for_training(refused, mice_copy):
+    for scene in mice_copy.glob("scene_*"):
+        one, other = scene / "images/cam_001.png", scene / "images/cam_004.png"
+        one.rename(scene / "aside")
+        other.rename(one)
+        (scene / "aside").rename(other)
+    (mice_copy / MANIFEST_FILE).unlink()
+    said = refused("train", "gslrm_tiny", "--data", mice_copy, "--set", SETTINGS)
+    assert said.startswith("TMP/mice: expected cameras that fit their images, got ") and "views 1, 4 disagree" in said
+
+
+def test_a_method_nobody_wrote_is_refused(refused, mice_folder):
+    assert refused("data", "normalise", mice_folder, "out", "--method", "object_centered") == (
+        "--method object_centered: expected one of object_centred, rig_affine, zoom_exact, facelift_rig, pixel_based, "
+        "got an unknown one — did you mean object_centred?"
+    )
+
+
+def test_rgb_off_white_is_refused(refused, mice_copy):
+    for scene in mice_copy.glob("scene_*"):
+        for path in (scene / "images").iterdir():
+            Image.new("RGB", (32, 32), (90, 90, 90)).save(path)
+    (mice_copy / MANIFEST_FILE).unlink()
+    assert "expected alpha, or a white background to find the object on" in refused("data", "check", mice_copy)
