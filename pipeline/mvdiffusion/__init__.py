@@ -1,0 +1,1 @@
+"""Stage 1: one image becomes six views. The one door to diffusers, transformers and peft."""
