@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,9 @@ def registered(home: Home) -> dict[str, Registered]:
     if not path.is_file():
         return {}
     try:
-        entries = TypeAdapter(list[Registered]).validate_python(yaml.safe_load(path.read_text()) or [], strict=True)
-    except (yaml.YAMLError, ValidationError) as error:
+        values = json.dumps(yaml.safe_load(path.read_text()) or [])
+        entries = TypeAdapter(list[Registered]).validate_json(values, strict=True)
+    except (yaml.YAMLError, TypeError, ValidationError) as error:
         raise RegistryError(f"{path}: expected a list of datasets, got {config.one_line(error)} — mend it.") from None
     return {entry.name: entry for entry in entries}
 

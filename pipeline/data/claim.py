@@ -1,13 +1,39 @@
-"""A note in a folder that says which plan its scenes follow, so that an interrupted work is only ever continued."""
+"""A folder of scenes in the making: a note says which plan they follow, so that it is only ever continued."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
+
+_UNFINISHED = re.compile(r"\..+\.\d+")  # what `write_scene` calls a scene that is not whole yet
+
+
+@contextlib.contextmanager
+def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[None]:
+    """`claim` the folder, and leave no half scene in it, whether the work ends, fails or was killed before.
+
+    Raises DataError as `claim`, and for a disk that is full or may not be written to.
+    """
+    try:
+        claim(out, plan, what)
+        _remove_unfinished(out)
+        try:
+            yield
+        finally:
+            _remove_unfinished(out)
+    except OSError as error:
+        raise DataError(
+            f"{out}: expected room and leave to write, got {error.strerror or error} — "
+            "mend that and run the same command again; finished scenes are kept."
+        ) from None
 
 
 def claim(out: Path, plan: dict[str, Any], what: str) -> None:
@@ -31,3 +57,9 @@ def claim(out: Path, plan: dict[str, Any], what: str) -> None:
         raise DataError(
             f"{out}: expected {what} of the same plan, got another {', '.join(differing)} — choose another folder."
         )
+
+
+def _remove_unfinished(out: Path) -> None:
+    for path in out.iterdir() if out.is_dir() else ():
+        if path.is_dir() and _UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)

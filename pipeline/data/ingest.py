@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.checks import checked
-from pipeline.data.claim import claim
+from pipeline.data.claim import writing
 from pipeline.data.foreground import RULE, mask_from_background
 from pipeline.data.scenes import CAMERAS_FILE, Dataset, Scene, read_image, write_manifest, write_scene
 from pipeline.errors import DataError
@@ -32,22 +32,22 @@ def ingest(source: Dataset, out: Path) -> Iterator[int]:
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
         raise DataError(f"{source.root}: expected scenes of different names, got {twice} twice — rename one.")
     step = {"kind": "ingest", "version": VERSION, "masks": f"own alpha, or by rule: {RULE}"}
-    claim(out, step | {"source": source.digest}, "scenes")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda name: _take(source.scenes[name], out / names[name]), sorted(names))
-        for count, _ in enumerate(done, start=1):
-            yield count
     splits = {split: tuple(names[name] for name in some) for split, some in source.manifest.splits.items()}
-    manifest = replace(
-        source.manifest,
-        name=out.name,
-        parent=source.digest,
-        transforms=(*source.manifest.transforms, step),
-        splits=splits,
-        geometry=None,
-        digest=None,
-    )
-    checked(write_manifest(out, manifest))
+    with writing(out, step | {"source": source.digest}, "scenes"):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(lambda name: _take(source.scenes[name], out / names[name]), sorted(names))
+            for count, _ in enumerate(done, start=1):
+                yield count
+        manifest = replace(
+            source.manifest,
+            name=out.name,
+            parent=source.digest,
+            transforms=(*source.manifest.transforms, step),
+            splits=splits,
+            geometry=None,
+            digest=None,
+        )
+        checked(write_manifest(out, manifest))
 
 
 def _take(scene: Scene, folder: Path) -> None:

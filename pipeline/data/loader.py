@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -121,18 +121,19 @@ class Loader:
     ) -> Batch:
         indices = [[*v.inputs, *v.targets] for v in views]
         frames = np.stack([self._frames.views(s.name, i) for s, i in zip(scenes, indices, strict=True)])
-        rgba = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float() / 255
         cameras = [self._cameras[s.name][i] for s, i in zip(scenes, indices, strict=True)]
         if generators is not None:
-            rgba, cameras = _augment(rgba, cameras, self.config, generators)
-        colour, alpha = rgba[:, :, :3], rgba[:, :, 3:]
-        if generators is not None:
-            colour = _jitter(colour, alpha, self.config, generators)
+            frames, cameras = _augment(frames, cameras, self.config, generators)
+        colour, alpha = frames[:, :, :3], frames[:, :, 3:]
+        if generators is not None and _jitters(self.config):
+            images = _jitter(_unit(colour), _unit(alpha), self.config, generators) + (1 - _unit(alpha))
+        else:
+            images = _unit(colour + (255 - alpha))  # premultiplied bytes on white: no byte can overflow
         size = self.config.image_size
         stacked = Cameras(torch.stack([c.c2w for c in cameras]), torch.stack([c.fxfycxcy for c in cameras]), size, size)
         return Batch(
-            images=colour + (1 - alpha),
-            masks=alpha if self._frames.has_alpha else None,
+            images=images,
+            masks=_unit(alpha) if self._frames.has_alpha else None,
             cameras=stacked.to(torch.float32),
             num_input_views=len(views[0].inputs),
             scenes=tuple(scene.name for scene in scenes),
@@ -163,7 +164,7 @@ def prepare_view(image: Image.Image, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Frames:
-    """Every view of every scene, premultiplied uint8 [view, size, size, 4], memory-mapped."""
+    """Every view of every scene, premultiplied uint8 [view, 4, size, size], memory-mapped."""
 
     array: np.ndarray
     starts: dict[str, int]
@@ -178,7 +179,7 @@ def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
     scenes = [dataset.scenes[name] for name in sorted(dataset.scenes)]
     counts = np.cumsum([0] + [len(scene.files) for scene in scenes])
     starts = {scene.name: int(start) for scene, start in zip(scenes, counts, strict=False)}
-    stem = cache / f"frames-{dataset.digest[:16]}-{size}"
+    stem = cache / f"planes-{dataset.digest[:16]}-{size}"
     opaque, coloured = stem.with_suffix(".rgb.npy"), stem.with_suffix(".rgba.npy")
     if not opaque.exists() and not coloured.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -190,13 +191,13 @@ def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
 def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path, coloured: Path) -> None:
     """Write the frames whole; the file's name says whether they have alpha. Refuses a mixture of both."""
     temporary = opaque.with_name(f".{opaque.name}.{os.getpid()}")
-    shape = (int(counts[-1]), size, size, 4)
+    shape = (int(counts[-1]), 4, size, size)
     frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
     def decode(job: tuple[int, Path, tuple[int, int]]) -> bool:
         index, path, native = job
         image = read_image(path, native)
-        frames[index] = prepare_view(image, size)
+        frames[index] = prepare_view(image, size).transpose(2, 0, 1)
         return image.mode == "RGBA"
 
     jobs = [
@@ -228,18 +229,27 @@ def _overlapping_first(cameras: Cameras, inputs: Sequence[int], rest: Sequence[i
     return sorted(rest, key=lambda view: not bool(seen[view]))
 
 
+def _unit(pixels: np.ndarray) -> Tensor:
+    """Bytes as float32 in 0…1. By numpy: torch starts threads for it, which a busy machine pays for many times over."""
+    values = pixels.astype(np.float32)
+    values /= np.float32(255)
+    return torch.from_numpy(values)
+
+
 def _augment(
-    rgba: Tensor, cameras: list[Cameras], config: DataConfig, generators: Sequence[np.random.Generator]
-) -> tuple[Tensor, list[Cameras]]:
+    frames: UInt8[np.ndarray, "batch view 4 height width"],
+    cameras: list[Cameras],
+    config: DataConfig,
+    generators: Sequence[np.random.Generator],
+) -> tuple[UInt8[np.ndarray, "batch view 4 height width"], list[Cameras]]:
     """Mirror and turn whole scenes, images and cameras together: what was consistent stays so."""
-    images = list(rgba)
     for i, rng in enumerate(generators):
         mirrored, angle = rng.random() < 0.5, rng.uniform(0, 2 * math.pi)
         if config.mirror and mirrored:
-            images[i], cameras[i] = images[i].flip(-1), cameras[i].mirror()
+            frames[i], cameras[i] = frames[i, ..., ::-1].copy(), cameras[i].mirror()
         if config.rotate:
             cameras[i] = cameras[i].transform(1.0, _about_z(angle))
-    return torch.stack(images), cameras
+    return frames, cameras
 
 
 def _about_z(angle: float) -> Float[Tensor, "3 3"]:
@@ -251,8 +261,6 @@ def _jitter(
     colour: Tensor, alpha: Tensor, config: DataConfig, generators: Sequence[np.random.Generator]
 ) -> Float[Tensor, "batch view 3 height width"]:
     """Brightness and contrast of premultiplied colour, one draw per scene; the mask stays as it is."""
-    if not _jitters(config):
-        return colour
     draws = [[rng.uniform(*config.brightness), rng.uniform(*config.contrast)] for rng in generators]
     brightness, contrast = torch.tensor(draws, dtype=colour.dtype)[:, :, None, None, None, None].unbind(1)
     weight = alpha.sum((1, 3, 4), keepdim=True).clamp(min=1e-6)

@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, focal_pixels, look_at
 from pipeline.config import did_you_mean
 from pipeline.data.checks import centre_of, check_views, checked, outlines_of, rms_over_views
-from pipeline.data.claim import claim
+from pipeline.data.claim import writing
 from pipeline.data.foreground import alpha_of
 from pipeline.data.geometry import Silhouette, meeting_point
 from pipeline.data.scenes import (
@@ -195,7 +195,6 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
     another plan, an empty mask, a camera that cannot be turned, a full disk.
     """
     step = {"kind": "normalise", "version": VERSION, "method": method.kind, **asdict(method)}  # type: ignore[call-overload]
-    claim(out, step | {"source": source.digest}, "scenes")
     names = sorted(source.scenes)
     rig_centre = meeting_point(source.scenes[names[0]].cameras)
     if method.kind == RigAffine.kind:
@@ -205,21 +204,22 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
         if not (out / name / CAMERAS_FILE).is_file():
             normalise_scene(source.scenes[name], out / name, method, rig_centre, source.manifest.unit)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(write, names), start=1):
-            yield done
-    manifest = replace(
-        source.manifest,
-        name=out.name,
-        parent=source.digest,
-        transforms=(*source.manifest.transforms, step),
-        camera_scheme=method.kind,
-        unit="scene",
-        geometry=None,
-        digest=None,
-        held_out_from_training=False,
-    )
-    checked(write_manifest(out, manifest))
+    with writing(out, step | {"source": source.digest}, "scenes"):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(write, names), start=1):
+                yield done
+        manifest = replace(
+            source.manifest,
+            name=out.name,
+            parent=source.digest,
+            transforms=(*source.manifest.transforms, step),
+            camera_scheme=method.kind,
+            unit="scene",
+            geometry=None,
+            digest=None,
+            held_out_from_training=False,
+        )
+        checked(write_manifest(out, manifest))
 
 
 def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Float[Tensor, " 3"], unit: str) -> None:

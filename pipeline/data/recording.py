@@ -20,7 +20,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,8 @@ from jaxtyping import Float, UInt8
 
 from pipeline.cameras import Cameras
 from pipeline.data.calibration import PIXEL_CENTRE, read_calibration, read_pickle
-from pipeline.data.claim import claim
+from pipeline.data.checks import checked
+from pipeline.data.claim import writing
 from pipeline.data.frame_plan import FramePlan
 from pipeline.data.geometry import meeting_point
 from pipeline.data.masks import THRESHOLD, coverage
@@ -194,21 +194,11 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
     """
     splits = plan.choose(recording.num_frames, recording.fps, str(recording.folder))
     made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan)}
-    try:
-        claim(out, made | {"recording": recording.digest}, "a conversion")
-        _remove_unfinished(out)
-        try:
-            left_out = yield from _write_scenes(recording, out, sorted(sum(splits.values(), ())), plan.skip_empty)
-        finally:
-            _remove_unfinished(out)
+    with writing(out, made | {"recording": recording.digest}, "a conversion"):
+        left_out = yield from _write_scenes(recording, out, sorted(sum(splits.values(), ())), plan.skip_empty)
         kept = {name: tuple(frame for frame in frames if frame not in left_out) for name, frames in splits.items()}
         counts = {"scenes": sum(map(len, kept.values())), "empty": len(left_out), "leakage": plan.leakage(kept)}
         _write_manifest(recording, out, made | counts, kept)
-    except OSError as error:
-        raise DataError(
-            f"{out}: expected room and leave to write, got {error.strerror or error} — "
-            "mend that and run the same command again; finished scenes are kept."
-        ) from None
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -231,12 +221,6 @@ def summary(out: Path) -> dict[str, Any]:
 def scene_name(frame: int) -> str:
     """The folder of a frame's scene."""
     return f"frame_{frame:06d}"
-
-
-def _remove_unfinished(out: Path) -> None:
-    """What `write_scene` leaves when it is killed or fails."""
-    for folder in out.glob(f".{scene_name(0)[:6]}*"):
-        rmtree(folder, ignore_errors=True)
 
 
 def _write_scenes(
@@ -327,4 +311,4 @@ def _write_manifest(recording: Recording, out: Path, made: dict[str, Any], split
         view_order=recording.view_order,
         splits={name: tuple(map(scene_name, frames)) for name, frames in splits.items()},
     )
-    write_manifest(out, manifest)
+    checked(write_manifest(out, manifest))

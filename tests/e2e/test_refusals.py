@@ -284,7 +284,7 @@ def refuse_cameras(raw, cameras):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda raw: refuse_cameras(raw, [Trap()]), "TMP/raw/new_cam.pkl: expected numbers and arrays, got "),
+        (lambda raw: refuse_cameras(raw, [Trap()]), "TMP/raw/new_cam.pkl: expected plain numbers and numpy arrays"),
         (lambda raw: refuse_cameras(raw, dict(enumerate(cameras_of(raw)))), "TMP/raw/new_cam.pkl: expected a list of "),
         (lambda raw: refuse_cameras(raw, cameras_of(raw)[:5]), "TMP/raw/new_cam.pkl: expected 6 cameras "),
         (
