@@ -1,4 +1,4 @@
-"""Commands of the science: check a recipe, make and judge datasets, reconstruct a scene."""
+"""Commands of the science: check a recipe, make and judge datasets, embed prompts, reconstruct a scene."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(check)
     app.add_typer(data, name="data")
+    app.command()(prompts)
     app.command()(reconstruct)
 
 
@@ -45,6 +46,33 @@ def check(
     name = values.pop("name")
     typer.echo(f"# {name}, fingerprint {resolved.fingerprint}")
     typer.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip())
+
+
+def prompts(
+    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    pipeline: Annotated[Path, typer.Option(help="A pipeline folder (pipeckpts), whose text encoder is used.")],
+    style: Annotated[str, typer.Option(help="facelift, mouse_elevated, realistic, hybrid, simple or from_camera.")] = (
+        "facelift"
+    ),
+    scene: Annotated[Path | None, typer.Option(help="A scene of the rig whose angles are told and kept.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed one text per view with a pipeline's own text encoder, and keep what they say beside them."""
+    from pipeline.data.rings import ring_order, slots
+    from pipeline.data.scenes import read_scene
+    from pipeline.mvdiffusion.prompts import make_prompts, write_prompts
+
+    cameras = None if scene is None else read_scene(scene).cameras
+    if cameras is not None:
+        cameras = cameras[list(slots(ring_order(cameras), 0))]
+    made = make_prompts(pipeline, style, cameras)
+    write_prompts(made, out)
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), **made.as_plain()}))
+        return
+    for slot, text in enumerate(made.texts):
+        typer.echo(f"{slot}: {text}")
+    typer.echo(out, err=True)
 
 
 def reconstruct(

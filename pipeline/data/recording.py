@@ -31,8 +31,8 @@ from pipeline.data.calibration import PIXEL_CENTRE, read_calibration, read_pickl
 from pipeline.data.checks import checked
 from pipeline.data.claim import writing
 from pipeline.data.frame_plan import FramePlan
-from pipeline.data.geometry import meeting_point
 from pipeline.data.masks import THRESHOLD, coverage
+from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Manifest, Notes, open_dataset, write_manifest, write_scene
 from pipeline.data.video import Video, open_video
 from pipeline.errors import DataError
@@ -69,10 +69,8 @@ class Recording:
 
     @property
     def view_order(self) -> tuple[int, ...]:
-        """The cameras once round where their axes meet: from camera 0, azimuth rising (seen from above, leftwards)."""
-        around = (self.cameras.centres - meeting_point(self.cameras))[:, :2]
-        azimuth = torch.atan2(around[:, 1], around[:, 0])
-        return tuple(((azimuth - azimuth[0]) % (2 * torch.pi)).argsort().tolist())
+        """The cameras once round where their axes meet, from camera 0."""
+        return ring_order(self.cameras)
 
     @property
     def rig(self) -> str:

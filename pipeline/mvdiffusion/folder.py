@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -72,9 +73,10 @@ def read_components(
 
 def read_component(name: str, path: Path, dtype: torch.dtype) -> Any:
     """One component from its own folder. Raises CheckpointError."""
-    settings: dict[str, Any] = {"local_files_only": True}
+    settings: dict[str, Any] = {} if name == "unet" else {"local_files_only": True}
     if name in _WITH_WEIGHTS:
         settings |= {"torch_dtype": dtype}
+    transformers.logging.disable_progress_bar()
     reader = _READERS[name]
     if name == "vae" and read_config(path)["_class_name"] == PatchCodec.__name__:
         reader = PatchCodec
@@ -120,6 +122,8 @@ def write_components(folder: Path, components: Mapping[str, Any], leave_out: tup
     for name, component in components.items():
         if name not in leave_out:
             component.save_pretrained(str(temporary / name))
+    if "tokenizer" in components and "tokenizer" not in leave_out:
+        _write_vocabulary(components["tokenizer"], temporary / "tokenizer")
     named = dict(_NAMED)
     if isinstance(components["vae"], PatchCodec):
         named["vae"] = [PatchCodec.__module__, PatchCodec.__name__]
@@ -128,3 +132,11 @@ def write_components(folder: Path, components: Mapping[str, Any], leave_out: tup
         shutil.rmtree(folder)
     temporary.replace(folder)
     return folder
+
+
+def _write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """The files that the transformers of FaceLift's day reads; today's writes them as one of its own."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    merges = [" ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")

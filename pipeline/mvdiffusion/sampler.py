@@ -1,9 +1,9 @@
 """One image to six views: FaceLift's sampler, its arithmetic and its order of random numbers.
 
-    image ─ CLIP ─ noise of level 0 ─┐ class vector [2·clip]
-          └ VAE (mode) ──────────────┤ reference latents, beside the noisy ones
-    prompt embeddings, one a view ───┤
-    noise, one draw a view ──────────┴─ UNet, DDIM × steps ─ VAE ─ views in slot order; slot 0 is the input again
+image ─ CLIP ─ noise of level 0 ─┐ class vector [2·clip]
+└ VAE (mode) ──────────────┤ reference latents, beside the noisy ones
+prompt embeddings, one a view ───┤
+noise, one draw a view ──────────┴─ UNet, DDIM × steps ─ VAE ─ views in slot order; slot 0 is the input again
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
 def refuse_half_on_cpu(device: torch.device | str, dtype: torch.dtype) -> None:
     """Raises RecipeError: torch computes float16 on a CPU hundreds of times slower, where it does at all."""
     if torch.device(device).type == "cpu" and dtype == torch.float16:
-        raise RecipeError("device cpu: expected float32 or bfloat16, got float16 — load with torch_dtype=torch.float32.")
+        raise RecipeError("device cpu: expected float32 or bfloat16, got float16 — load them as float32.")
 
 
 def _halves(*conditions: Tensor) -> list[tuple[Tensor, Tensor]]:
