@@ -3,8 +3,9 @@
 step-000300/  model.safetensors   weights under FaceLift's names
 recipe.yaml         the resolved recipe
 training.pt         optimizer, scaler and counters, `weights_only`-loadable (left out of releases)
-preview.ply         Gaussians of the first validation scene
-checkpoint.json     step, fingerprint, metrics, sha256 of each file above
+checkpoint.json     step, fingerprint, metrics, sha256 of each other file
+preview.ply         of GS-LRM: Gaussians of the first validation scene
+pipeline/ …         of MVDiffusion: everything but the UNet's weights, see pipeline/mvdiffusion/release.py
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.errors import CheckpointError, RecipeError
-from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import GSLRMConfig, Recipe, load_recipe
+from pipeline.stages import kind_of
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
@@ -52,7 +53,7 @@ class CheckpointInfo:
 class LoadedCheckpoint:
     """A model in evaluation mode with the recipe and step it came from."""
 
-    model: GSLRM
+    model: nn.Module
     recipe: Recipe
     step: int
     sha256: str
@@ -65,9 +66,12 @@ def save(
     step: int,
     metrics: Mapping[str, float] | None = None,
     training: Mapping[str, Any] | None = None,
-    gaussians: Gaussians | None = None,
+    attachments: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> Path:
-    """Write a checkpoint to a temporary folder, then rename it to `folder`; an older one there is replaced."""
+    """Write a checkpoint to a temporary folder, then rename it to `folder`; an older one there is replaced.
+
+    attachments: further files or folders by name, and what writes each.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -77,14 +81,18 @@ def save(
     (temporary / RECIPE).write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "name"}, sort_keys=False))
     if training is not None:
         torch.save(dict(training), temporary / TRAINING)
-    if gaussians is not None:
-        gaussians.save_ply(temporary / PREVIEW)
+    for name, write in (attachments or {}).items():
+        write(temporary / name)
     index = {
         "recipe": recipe.name,
         "step": step,
         "fingerprint": recipe.fingerprint,
         "metrics": dict(metrics or {}),
-        "sha256": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
+        "sha256": {
+            path.relative_to(temporary).as_posix(): sha256_of_file(path)
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        },
     }
     (temporary / INDEX).write_text(json.dumps(index, indent=1))
     if folder.exists():
@@ -113,19 +121,24 @@ def inspect(folder: str | Path) -> CheckpointInfo:
     for file, expected in recorded.items():
         if file == TRAINING and not (folder / file).exists():
             continue
-        if not (folder / file).is_file() or _sha256(folder / file) != expected:
+        if not (folder / file).is_file() or sha256_of_file(folder / file) != expected:
             raise CheckpointError(
                 f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
             )
     return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded[WEIGHTS])
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> LoadedCheckpoint:
-    """Build the checkpoint's model and load its weights strictly. Raises CheckpointError."""
+def load(folder: str | Path, device: torch.device | str = "cpu", kind: str | None = None) -> LoadedCheckpoint:
+    """Build the checkpoint's model and load its weights strictly. Raises CheckpointError.
+
+    kind: the only one that will do.
+    """
     info = inspect(folder)
-    model = GSLRM(info.recipe.model)
-    load_weights(model, info.folder / WEIGHTS)
-    return LoadedCheckpoint(model.to(device).eval(), info.recipe, info.step, info.sha256)
+    found = info.recipe.model.kind
+    if kind not in (None, found):
+        raise CheckpointError(f"{folder}: expected a checkpoint of {kind}, got one of {found} — name another.")
+    model = kind_of(info.recipe).load(info.recipe, info.folder, device)
+    return LoadedCheckpoint(model, info.recipe, info.step, info.sha256)
 
 
 def release(folder: Path, target: Path) -> Path:
@@ -156,16 +169,16 @@ def load_weights(model: nn.Module, source: str | Path) -> str:
     """
     path = _weights_file(source)
     tensors = _read(path)
-    _expect(model, path, tensors)
+    expect_weights(model, path, tensors)
     model.load_state_dict(tensors, strict=True)
-    return _sha256(path)
+    return sha256_of_file(path)
 
 
 def check_weights(config: GSLRMConfig, source: str | Path) -> None:
     """Refuse weights that do not fit the network, without building it. Raises CheckpointError."""
     with torch.device("meta"):
         model = GSLRM(config)
-    _expect(model, Path(source), _read(_weights_file(source)))
+    expect_weights(model, Path(source), _read(_weights_file(source)))
 
 
 def read_facelift(path: Path) -> dict[str, Tensor]:
@@ -188,6 +201,8 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
 def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
     """Turn a FaceLift GS-LRM `.pt` into a checkpoint folder of `recipe` (default: the released size)."""
     recipe = recipe or load_recipe("gslrm")
+    if not isinstance(recipe.model, GSLRMConfig):
+        raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
     model = GSLRM(recipe.model)
     load_weights(model, path)
     return save(folder, model, recipe, step=0)
@@ -195,7 +210,7 @@ def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> P
 
 def export_facelift(folder: Path, path: Path) -> Path:
     """Write a checkpoint's core tensors as a `.pt` that FaceLift reads under `model`."""
-    loaded = load(folder)
+    loaded = load(folder, kind="gslrm")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({"model": loaded.model.state_dict(), "fwdbwd_pass_step": 0, "param_update_step": loaded.step}, temporary)
     temporary.replace(path)
@@ -233,7 +248,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return read_facelift(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
 
 
-def _expect(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+def expect_weights(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError unless the tensors are exactly those of the model."""
     problem = _mismatch(model.state_dict(), tensors)
     if problem:
         raise CheckpointError(f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem}.")
@@ -256,6 +272,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """In hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -209,13 +209,15 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def _describe(problem: Any, layers: Layers, kind: type) -> str:
     """One line for a pydantic problem: source, dotted path, what was expected, what came, what to do."""
-    tags = {"gslrm", "mvdiffusion"}
+    tags = {"gslrm", "mvdiffusion", "rendering", "denoising"}
     path = ".".join(str(part) for part in problem["loc"] if not (part in tags and len(problem["loc"]) > 2))
     where = layers.source(path)
     value = problem["input"]
     match problem["type"]:
         case "unexpected_keyword_argument":
-            return f"{where}: unknown key {path}{did_you_mean(path, _paths(kind)) or ' — remove it'}"
+            known = _paths(kind)
+            mend = " — it belongs to another kind; remove it" if path in known else did_you_mean(path, known)
+            return f"{where}: unknown key {path}{mend or ' — remove it'}"
         case "missing":
             return f"{where}: {path}: expected a value, got none — add it."
         case "dataclass_type":

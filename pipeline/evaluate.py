@@ -1,4 +1,4 @@
-"""A model on a split: every metric per scene and per view role, their means, and the protocol they were taken by."""
+"""GS-LRM on a split: every metric per scene and per view role, their means, and the protocol they were taken by."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from torch import Tensor, nn
 
 from pipeline import metrics, vgg
 from pipeline.data.loader import Batch, Loader
-from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
 from pipeline.recipe import Recipe
 from pipeline.render import Rendering, render
+from pipeline.stages import Evaluation
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Figures of one model on one split.
+class RenderedEvaluation(Evaluation):
+    """The same with the Gaussians of the first scene and their renders, for previews."""
 
-    metrics: `<split>/psnr` and so on for held-out views, `<split>/input/…` for input views, means over scenes;
-    scenes: the same per scene, under plain names; gaussians and rendering: of the first scene, for previews.
-    """
-
-    metrics: dict[str, float]
-    protocol: Protocol
-    scenes: list[dict[str, float | str]]
     batch: Batch
     gaussians: Gaussians
     rendering: Rendering
@@ -44,7 +38,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     max_scenes: int | None = None,
     lpips: nn.Module | None = None,
-) -> Evaluation:
+) -> RenderedEvaluation:
     """Score held-out and input views of a split, in float32 on a white background.
 
     max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
@@ -71,15 +65,7 @@ def evaluate(
         target_views=loader.held_out,
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
     )
-    return Evaluation(_means(rows, split), protocol, rows, *first)
-
-
-def evaluate_folder(
-    model: GSLRM, recipe: Recipe, root: str | Path, split: str, cache: Path, device: torch.device | str = "cpu"
-) -> Evaluation:
-    """`evaluate` on the dataset at `root`, with LPIPS where its weights are installed."""
-    dataset = open_dataset(root, verify=False)
-    return evaluate(model, recipe, dataset, split, cache, device, lpips=lpips_network(device))
+    return RenderedEvaluation(means_over_scenes(rows, split), protocol, rows, *first)
 
 
 def lpips_network(device: torch.device | str) -> nn.Module | None:
@@ -114,7 +100,7 @@ def _mean(values: Tensor) -> float:
     return float(values.nanmean())
 
 
-def _means(rows: list[dict[str, float | str]], split: str) -> dict[str, float]:
+def means_over_scenes(rows: list[dict[str, float | str]], split: str) -> dict[str, float]:
     """Means over scenes; a view or scene without foreground has no foreground figure and counts nowhere."""
     means = {}
     for name in rows[0]:

@@ -11,17 +11,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from pipeline import config
 from pipeline.errors import RecipeError
 
 FOLDER = Path(__file__).parent / "recipes"
 # Where artefacts lie on this machine; what they contain is recorded by content hash beside the fingerprint.
-LOCAL_PATHS = ("data.root", "loss.perceptual_weights", "train.init_from")
+LOCAL_PATHS = ("data.root", "loss.perceptual_weights", "train.init_from", "model.base", "model.prompts")
 
 ZOOMED_METHODS = ("object_centred", "zoom_exact")
 LOSS_TERMS = ("mse", "ssim", "perceptual", "lpips", "background", "alpha", "pixelalign", "pointsdist")
+
+VIEW_SETS = ("fixed", "ring", "ring_random")  # ways of view_sampling that give each slot a view
 
 Normalisation = Literal["object_centred", "rig_affine", "zoom_exact", "facelift_rig", "pixel_based"]
 Positive = Annotated[int, Field(gt=0)]
@@ -66,8 +68,58 @@ class GSLRMConfig:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class ScratchConfig:
+    """A multi-view UNet that starts from nothing, on pixels in patches: sizes a CPU can train."""
+
+    channels: tuple[Positive, ...] = (64, 128)  # of each level; all but the last are followed by a halving
+    layers: Positive = 1  # residual blocks a level
+    head_dim: Positive = 32
+    text_dim: Positive = 64
+    patch_size: Positive = 4  # pixels along a side that one latent holds
+    seed: int = 0
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How views are drawn from the network, in validation and ever after."""
+
+    steps: Positive = 20
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0  # 1: none
+    eta: Fraction = 1.0
+    seed: int = 42
+    compared: tuple[Weight, ...] = ()  # further guidances that validation reports
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class MVDiffusionConfig:
+    """The multi-view diffusion model (FaceLift's stage 1), what of it is trained, and how it is sampled."""
+
+    kind: Literal["mvdiffusion"] = "mvdiffusion"
+    base: str | None = None  # pipeline folder (pipeckpts) it starts from; None: from nothing, of `scratch`'s sizes
+    prompts: str | None = None  # embeddings file; None: prompt_style by the base's own text encoder
+    prompt_style: Literal["facelift", "mouse_elevated", "realistic", "hybrid", "simple", "from_camera"] = "facelift"
+    num_views: Positive = 6
+    attention: Literal["sparse", "dense", "off"] = "sparse"
+    trainable: tuple[str, ...] = ()  # names of modules, such as attn1; none named: all are trained
+    lora_rank: Count = 0  # of adapters on every attention's projections, in place of the weights themselves
+    ema_decay: Fraction = 0.9999  # of the running mean that is validated and released; 0: none
+    ema_on_cpu: bool = False  # keeps the mean out of the GPU's memory
+    gradient_checkpointing: bool = False
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which views of which scenes are seen."""
+    """Which views of which scenes are seen.
+
+    view_sampling: `random` views, those that `overlap` first, or the files' own order (`fixed`); a multi-view model
+    has a slot for each view, and takes the views by file (`fixed`), or once round from a fixed reference (`ring`) or
+    from any (`ring_random`).
+    """
 
     root: str | None = None  # dataset folder, FaceLift folder or one scene; None: given on the command line
     normalise: Normalisation | None = None  # how root's scenes are made anew before they are trained on
@@ -77,7 +129,8 @@ class DataConfig:
     num_views: Positive  # views supervised per scene; the first num_input_views of them are inputs
     num_input_views: Positive
     num_held_out_views: Positive = 1  # views per scene that evaluation never shows the model, the same for every recipe
-    view_sampling: Literal["random", "overlap", "fixed"] = "random"
+    view_sampling: Literal["random", "overlap", "fixed", "ring", "ring_random"] = "random"
+    background: Literal["white", "three_choices", "random"] = "white"  # of training images; white, black or grey 0.5
     brightness: tuple[Rate, Rate] = (1.0, 1.0)  # factor, drawn per scene, foreground only
     contrast: tuple[Rate, Rate] = (1.0, 1.0)
     mirror: bool = False  # half of the training scenes with x reversed, images and cameras together
@@ -111,6 +164,18 @@ class LossConfig:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class DenoisingConfig:
+    """What a diffusion model is asked for, and how much each noise level counts."""
+
+    kind: Literal["denoising"] = "denoising"
+    prediction: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"  # sample: the image, for wide patches
+    snr_gamma: Rate | None = 5.0  # each level counts min(SNR, γ) / SNR, whatever is predicted (FaceLift); None: 1
+    snr_form: Literal["epsilon", "v"] = "epsilon"  # v: over SNR + 1, as the paper has it for v_prediction
+    drop_rate: Annotated[float, Field(ge=0, le=1 / 3)] = 0.05  # of objects without CLIP, without latents, without both
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class FreezeConfig:
     """Parts of the network that are not trained."""
 
@@ -122,12 +187,13 @@ class FreezeConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a cosine schedule after a linear warm-up, in optimizer steps."""
+    """AdamW, and a learning rate that stays or falls by a cosine after a linear warm-up, in optimizer steps."""
 
     lr: Rate
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: Weight = 0.05
     warmup_steps: Count = 500
+    schedule: Literal["cosine", "constant"] = "cosine"
     grad_clip_norm: Rate = 1.0
     skip_factor: Rate = 20.0  # an update whose gradient norm exceeds grad_clip_norm × this is skipped
     freeze: FreezeConfig = field(default_factory=FreezeConfig)
@@ -149,15 +215,28 @@ class TrainConfig:
     init_from: str | None = None  # checkpoint folder, FaceLift .pt, or NAME@ALIAS of the registry: weights only
 
 
+def _kind(default: str) -> Discriminator:
+    """Variants are told apart by `kind:`; a mapping that names none is the default one."""
+    return Discriminator(lambda values: values.get("kind", default) if isinstance(values, dict) else default)
+
+
+ModelConfig = Annotated[
+    Annotated[GSLRMConfig, Tag("gslrm")] | Annotated[MVDiffusionConfig, Tag("mvdiffusion")], _kind("gslrm")
+]
+LossesConfig = Annotated[
+    Annotated[LossConfig, Tag("rendering")] | Annotated[DenoisingConfig, Tag("denoising")], _kind("rendering")
+]
+
+
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what a run computes."""
 
     name: str
-    model: GSLRMConfig
+    model: ModelConfig
     data: DataConfig
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossesConfig = field(default_factory=LossConfig)
     optim: OptimConfig
     train: TrainConfig
 
@@ -211,12 +290,12 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
 def check_artefacts(recipe: Recipe) -> None:
     """Refuse a recipe whose files are not on this machine. Raises RecipeError."""
     for path in LOCAL_PATHS:
-        value = recipe.params[path]
+        value = recipe.params.get(path)
         if value is not None and not Path(value).exists():
             raise RecipeError(f"{recipe.name}: {path}: expected a file or folder, found none at {value} — mend it.")
     if recipe.data.root is None:
         raise RecipeError(f"{recipe.name}: data.root: expected a dataset folder, got none — add --set data.root=PATH.")
-    if recipe.loss.perceptual and recipe.loss.perceptual_weights is None:
+    if isinstance(recipe.loss, LossConfig) and recipe.loss.perceptual and recipe.loss.perceptual_weights is None:
         raise RecipeError(
             f"{recipe.name}: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual "
             f"{recipe.loss.perceptual} needs, got none — name imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, "
@@ -231,48 +310,8 @@ def with_data_root(recipe: Recipe, root: str | Path) -> Recipe:
 
 def _check(recipe: Recipe, layers: config.Layers) -> None:
     """Refuse pairs of fields that cannot go together."""
-    model, data, loss, optim, train = recipe.model, recipe.data, recipe.loss, recipe.optim, recipe.train
+    from pipeline.rules import rules_of  # which knows the dataclasses above
 
-    def require(condition: bool, path: str, problem: str) -> None:
-        if not condition:
+    for holds, path, problem in rules_of(recipe):
+        if not holds:
             raise RecipeError(f"{layers.source(path)}: {path}: {problem}.")
-
-    require(
-        data.image_size % model.patch_size == 0,
-        "data.image_size",
-        f"expected a multiple of model.patch_size {model.patch_size}, got {data.image_size} — change one",
-    )
-    require(
-        model.dim % model.head_dim == 0,
-        "model.dim",
-        f"expected a multiple of model.head_dim {model.head_dim}, got {model.dim} — change one",
-    )
-    require(
-        data.num_input_views <= data.num_views,
-        "data.num_input_views",
-        f"expected at most data.num_views {data.num_views}, got {data.num_input_views} — lower it",
-    )
-    require(
-        optim.warmup_steps < train.max_steps,
-        "optim.warmup_steps",
-        f"expected less than train.max_steps {train.max_steps}, got {optim.warmup_steps} — lower it",
-    )
-    require(
-        optim.freeze.num_layers <= model.num_layers,
-        "optim.freeze.num_layers",
-        f"expected at most model.num_layers {model.num_layers}, got {optim.freeze.num_layers} — lower it",
-    )
-    require(
-        data.zoom is None or data.normalise in ZOOMED_METHODS,
-        "data.zoom",
-        f"expected it only with data.normalise {' or '.join(ZOOMED_METHODS)}, got {data.normalise} — leave it out",
-    )
-    for name in ("brightness", "contrast"):
-        low, high = getattr(data, name)
-        require(low <= high, f"data.{name}", f"expected [low, high], got [{low}, {high}] — swap them")
-    require(any(loss.weights.values()), "loss", "expected a term with a weight above 0, got none — set loss.mse")
-    require(
-        not (loss.pixelalign and model.pixel_aligned),
-        "loss.pixelalign",
-        "expected 0 with model.pixel_aligned, whose means lie on their rays already — set one of them off",
-    )

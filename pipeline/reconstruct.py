@@ -45,7 +45,7 @@ class Reconstructor:
     """A checkpoint, loaded once, applied to scenes."""
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
-        loaded = checkpoint.load(folder, device)
+        loaded = checkpoint.load(folder, device, kind="gslrm")
         self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
 
     def __call__(self, scene: str | Path) -> Reconstruction:

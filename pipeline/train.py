@@ -15,15 +15,12 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from pipeline import checkpoint, losses
+from pipeline import checkpoint
 from pipeline.data.checks import require_geometry
-from pipeline.data.loader import Loader
 from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, NonFiniteError
-from pipeline.evaluate import Evaluation, evaluate, lpips_network
-from pipeline.gaussians import Gaussians
-from pipeline.gslrm.stage import GSLRMStage, check_dataset, preview
 from pipeline.recipe import OptimConfig, Recipe, check_artefacts
+from pipeline.stages import Validation, kind_of
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,16 +70,18 @@ def train(
                 yield Report(step, trainer.take_metrics())
             continue
         metrics = trainer.take_metrics()
-        evaluation = trainer.validate()
-        metrics |= evaluation.metrics
-        folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, evaluation.gaussians[0].pruned())
-        yield Report(step, metrics, {"val/preview": preview(evaluation.batch, evaluation.rendering)}, folder)
+        validation = trainer.validate()
+        metrics |= validation.evaluation.metrics
+        folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
+        yield Report(step, metrics, {"val/preview": validation.picture}, folder)
 
 
 def learning_rate(config: OptimConfig, updates: int, max_steps: int) -> float:
-    """Lr after `updates` optimizer steps: linear warm-up from 0, then a cosine to 0 (FaceLift)."""
+    """Lr after `updates` optimizer steps: linear warm-up from 0, then constant or a cosine to 0 (FaceLift)."""
     if updates < config.warmup_steps:
         return config.lr * updates / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
     progress = (updates - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -95,24 +94,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def generator_of(seed: int, index: int) -> torch.Generator:
+    """The chance of forward-backward pass `index`, which a resumed run meets again."""
+    state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
 class _Trainer:
-    """The state of one run: model, optimizer, loaders, counters."""
+    """The state of one run: stage, optimizer, loaders, counters."""
 
     def __init__(self, recipe: Recipe, device: torch.device, cache: Path) -> None:
         self.recipe, self.device, self.cache = recipe, device, cache
         self.dataset = prepared(recipe.data, cache)
         require_geometry(self.dataset, cache, recipe.data.allow_inconsistent_geometry)
-        self.loader = Loader(self.dataset, "train", recipe.data, cache, recipe.train.seed)
-        check_dataset(recipe.loss, self.loader)
-        self.stage = GSLRMStage(recipe, device)
-        self.model = self.stage.model
-        if recipe.train.init_from is not None:
-            checkpoint.load_weights(self.model, recipe.train.init_from)
-        groups = parameter_groups(self.model, recipe.optim.weight_decay)
+        self.stage = kind_of(recipe).train(recipe, device, self.dataset)
+        self.loader = self.stage.loader(self.dataset, "train", cache)
+        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
-        self.lpips = lpips_network(device)
         self.skipped = 0
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
@@ -148,11 +148,10 @@ class _Trainer:
         self._terms, self._since_report, self._seconds_before = {}, 0, self.seconds
         return metrics
 
-    def validate(self) -> Evaluation:
-        limit = self.recipe.train.max_val_scenes
-        return evaluate(self.model, self.recipe, self.dataset, "val", self.cache, self.device, limit, self.lpips)
+    def validate(self) -> Validation:
+        return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes)
 
-    def save(self, folder: Path, step: int, metrics: dict[str, float], gaussians: Gaussians) -> Path:
+    def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path:
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -160,8 +159,10 @@ class _Trainer:
             "skipped": self.skipped,
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
+            "stage": self.stage.state(),
         }
-        return checkpoint.save(folder, self.model, self.recipe, step, metrics, training, gaussians)
+        released = self.stage.release()
+        return checkpoint.save(folder, released, self.recipe, step, metrics, training, validation.attachments)
 
     def resume(self, folder: Path) -> int:
         """Take up a checkpoint of this recipe; returns its step."""
@@ -172,7 +173,7 @@ class _Trainer:
                 f"{info.recipe.fingerprint} — set train.init_from to start a new run from its weights."
             )
         training = checkpoint.load_training(folder)
-        checkpoint.load_weights(self.model, folder)
+        self.stage.resume(folder, training["stage"])
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         self.skipped, self.seconds = training["skipped"], training["seconds"]
@@ -183,10 +184,10 @@ class _Trainer:
     def _backward(self, step: int, index: int) -> None:
         recipe = self.recipe
         batch = self.loader.training_batch(index, recipe.train.batch_size).to(self.device)
-        weights = losses.weights_at(recipe.loss, step)
+        weights = self.stage.weights(step)
         try:
             with self._autocast():
-                terms = self.stage.losses(batch, step)
+                terms = self.stage.losses(batch, step, generator_of(recipe.train.seed, index))
         except NonFiniteError as error:
             raise NonFiniteError(f"step {step}: {error}") from None
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -209,6 +210,7 @@ class _Trainer:
         self.skipped += skips
         if not skips:
             self.scaler.step(self.optimizer)
+            self.stage.updated()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm

@@ -203,12 +203,14 @@ def model_evaluate(
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
     from pipeline import checkpoint
-    from pipeline.evaluate import evaluate_folder
+    from pipeline.data.scenes import open_dataset
+    from sweeps.verification import score
 
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(source) if Path(source).is_dir() else _registry().pull(source, Path(folder) / "model")
         loaded = checkpoint.load(path, device)
-        found = evaluate_folder(loaded.model, loaded.recipe, _data(data), split, _home().cache, device)
+        dataset = open_dataset(_data(data), verify=False)
+        found = score(loaded, loaded.recipe.data, dataset, split, _home().cache)
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
         return

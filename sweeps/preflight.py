@@ -11,14 +11,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint, vgg
 from pipeline.data.checks import require_geometry
-from pipeline.data.loader import Loader
-from pipeline.data.scenes import SPLITS, open_dataset
+from pipeline.data.scenes import open_dataset
 from pipeline.data.variants import prepared
 from pipeline.errors import PipelineError
-from pipeline.gslrm.stage import check_dataset
 from pipeline.recipe import Recipe, check_artefacts
+from pipeline.stages import kind_of
 from sweeps.errors import StudyError
 from sweeps.home import Home, name_taken
 from sweeps.journal import Journal
@@ -43,8 +41,9 @@ def preflight(recipe: Recipe, variants: Iterable[Recipe], cache: Path) -> Readin
     source = open_dataset(str(recipe.data.root))
     with _unmade_on_refusal(cache):
         for variant in [recipe, *variants]:
-            _check_weights(variant)
-            _check_data(variant, cache)
+            dataset = prepared(variant.data, cache)
+            require_geometry(dataset, cache, variant.data.allow_inconsistent_geometry)
+            kind_of(variant).check(variant, dataset, cache)
         geometry = require_geometry(prepared(recipe.data, cache), cache, recipe.data.allow_inconsistent_geometry)
     tags = {"data.name": source.name, "data.digest": source.digest, "data.geometry": geometry.verdict}
     return Readiness(recipe, tags | {"fingerprint": recipe.fingerprint})
@@ -90,19 +89,3 @@ def _unmade_on_refusal(folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
-
-
-def _check_weights(recipe: Recipe) -> None:
-    if recipe.train.init_from is not None:
-        checkpoint.check_weights(recipe.model, recipe.train.init_from)
-    if recipe.loss.perceptual:
-        vgg.load_perceptual(Path(str(recipe.loss.perceptual_weights)))
-    if recipe.loss.lpips:
-        vgg.load_lpips()
-
-
-def _check_data(recipe: Recipe, cache: Path) -> None:
-    dataset = prepared(recipe.data, cache)
-    require_geometry(dataset, cache, recipe.data.allow_inconsistent_geometry)
-    for split in SPLITS:
-        check_dataset(recipe.loss, Loader(dataset, split, recipe.data, cache))

@@ -58,7 +58,7 @@ class GSLRMModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.loaded = checkpoint.load(context.artifacts[CHECKPOINT], device)
+        self.loaded = checkpoint.load(context.artifacts[CHECKPOINT], device, kind="gslrm")
         self.device = device
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo, LoadedCheckpoint
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.evaluate import Evaluation, evaluate, lpips_network
 from pipeline.recipe import DataConfig
+from pipeline.stages import Evaluation, kind_of
 from sweeps.errors import RegistryError
 from sweeps.gates import NOT_AVAILABLE
 
@@ -73,9 +73,8 @@ def score(
     limit: int | None = None,
 ) -> Evaluation:
     """Evaluate a loaded model on views chosen by `data`, which need not be its own recipe's."""
-    device = next(loaded.model.parameters()).device
     recipe = replace(loaded.recipe, data=data)
-    return evaluate(loaded.model, recipe, dataset, split, cache, device, limit, lpips_network(device))
+    return kind_of(recipe).evaluate(loaded.model, recipe, dataset, split, cache, limit)
 
 
 def _compare(folder: Path, logged: Mapping[str, float], found: Mapping[str, float]) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline import losses, vgg
+from pipeline import checkpoint, losses, vgg
 from pipeline.data.loader import Batch, Loader
+from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
+from pipeline.evaluate import evaluate, lpips_network
 from pipeline.gaussians import Gaussians
+from pipeline.gslrm.kind import settings_of
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import LossConfig, Recipe
 from pipeline.render import Rendering, render
+from pipeline.stages import Validation
 
 
 class GSLRMStage:
@@ -23,20 +29,47 @@ class GSLRMStage:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
         self.device = device
-        self.model = GSLRM(recipe.model).to(device)
+        config, self._loss = settings_of(recipe)
+        self.model = GSLRM(config).to(device)
         self.model.freeze(recipe.optim.freeze)
-        self._networks = _loss_networks(recipe, device)
+        self._networks = loss_networks(self._loss, device)
+        self._lpips = lpips_network(device)
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Every loss term that counts at this optimizer step, unweighted, by its recipe name."""
+    def loader(self, dataset: Dataset, split: str, cache: Path) -> Loader:
+        """Batches of a split. Raises DataError where the losses need what the dataset has not."""
+        loader = Loader(dataset, split, self.recipe.data, cache, self.recipe.train.seed)
+        check_dataset(self._loss, loader)
+        return loader
+
+    def losses(self, batch: Batch, step: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:  # noqa: ARG002
+        """Every loss term that counts at this optimizer step, unweighted, by its recipe name; nothing is drawn."""
         gaussians = self.model(batch.input_images, batch.input_cameras)
         rendering = render(gaussians, batch.cameras)
-        return {
-            name: self._term(name, rendering, gaussians, batch) for name in losses.weights_at(self.recipe.loss, step)
-        }
+        return {name: self._term(name, rendering, gaussians, batch) for name in self.weights(step)}
+
+    def weights(self, step: int) -> dict[str, float]:
+        return losses.weights_at(self._loss, step)
+
+    def updated(self) -> None:
+        """Nothing follows an optimizer step."""
+
+    def validate(self, dataset: Dataset, cache: Path, limit: int) -> Validation:
+        """Figures of `val`, with the first scene's picture and Gaussians."""
+        found = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips)
+        kept = {checkpoint.PREVIEW: found.gaussians[0].pruned().save_ply}
+        return Validation(found, preview(found.batch, found.rendering), kept)
+
+    def release(self) -> nn.Module:
+        return self.model
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def resume(self, folder: Path, state: Mapping[str, Any]) -> None:  # noqa: ARG002 — the weights are all there is
+        checkpoint.load_weights(self.model, folder)
 
     def _term(self, name: str, rendering: Rendering, gaussians: Gaussians, batch: Batch) -> Tensor:
-        loss = self.recipe.loss
+        loss = self._loss
         rendered = rendering.images.clamp(0, 1) if loss.clamp else rendering.images
         mask = batch.masks if loss.masked else None
         match name:
@@ -99,10 +132,11 @@ def _masks(batch: Batch) -> Tensor:
     return batch.masks
 
 
-def _loss_networks(recipe: Recipe, device: torch.device) -> dict[str, torch.nn.Module]:
-    networks: dict[str, torch.nn.Module] = {}
-    if recipe.loss.perceptual:
-        networks["perceptual"] = vgg.load_perceptual(Path(str(recipe.loss.perceptual_weights))).to(device)
-    if recipe.loss.lpips:
+def loss_networks(loss: LossConfig, device: torch.device) -> dict[str, nn.Module]:
+    """The frozen networks that some terms need, by the term's name."""
+    networks: dict[str, nn.Module] = {}
+    if loss.perceptual:
+        networks["perceptual"] = vgg.load_perceptual(Path(str(loss.perceptual_weights))).to(device)
+    if loss.lpips:
         networks["lpips"] = vgg.load_lpips().to(device)
     return networks

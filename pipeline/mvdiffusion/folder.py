@@ -116,6 +116,7 @@ def write_components(folder: Path, components: Mapping[str, Any], leave_out: tup
     """Write a pipeline folder whole; one that stands there is replaced. Raises CheckpointError for other files."""
     if folder.exists() and any(folder.iterdir()) and not (folder / INDEX_FILE).is_file():
         raise CheckpointError(f"{folder}: expected a pipeline folder or none, got other files — choose another.")
+    transformers.logging.disable_progress_bar()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -107,7 +107,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         one, or one per row, which makes a row independent of its batch.
         Raises DataError for pictures or embeddings of another shape, RecipeError for half precision on a CPU.
         """
-        device, dtype = self._execution_device, self.unet.dtype
+        device, dtype = self.unet.device, self.unet.dtype
         refuse_half_on_cpu(device, dtype)
         pictures, repeats = self._pictures(image)
         rows = len(pictures) * repeats
@@ -201,7 +201,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
 
     def _clip_vectors(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n clip"]:
         pixels = self.feature_extractor(images=list(pictures), return_tensors="pt").pixel_values
-        return self.image_encoder(pixels.to(self._execution_device, self.image_encoder.dtype)).image_embeds
+        return self.image_encoder(pixels.to(self.unet.device, self.image_encoder.dtype)).image_embeds
 
 
 def refuse_half_on_cpu(device: torch.device | str, dtype: torch.dtype) -> None:

@@ -80,7 +80,7 @@ def test_a_checkpoint_says_what_it_holds(saved: Path) -> None:
 def test_a_checkpoint_carries_a_preview_that_opens(tmp_path: Path, model: GSLRM, recipe: Recipe) -> None:
     one = torch.ones(1)
     gaussians = Gaussians(one.expand(1, 3), one.expand(1, 4), one.expand(1, 3), one / 2, one.expand(1, 1, 3))
-    folder = checkpoint.save(tmp_path / "c", model, recipe, 1, gaussians=gaussians)
+    folder = checkpoint.save(tmp_path / "c", model, recipe, 1, attachments={checkpoint.PREVIEW: gaussians.save_ply})
     assert Gaussians.load_ply(folder / PREVIEW).count == 1
 
 

@@ -132,8 +132,8 @@ REFUSALS = {
     ),
     "a recipe that is not there": (
         {"recipe": "gslrm_tinny"},
-        "mine.yaml: recipe: gslrm_tinny: expected a YAML file or one of gslrm, gslrm_mouse, gslrm_tiny "
-        "— did you mean gslrm_tiny?",
+        "mine.yaml: recipe: gslrm_tinny: expected a YAML file or one of gslrm, gslrm_mouse, gslrm_tiny, "
+        "mvdiffusion, mvdiffusion_mouse, mvdiffusion_tiny — did you mean gslrm_tiny?",
     ),
     "1e-4 as the end of a range": (
         {"space": {"optim.lr": {"float": ["1e-4", 1e-3]}}},

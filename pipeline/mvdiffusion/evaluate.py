@@ -1,0 +1,150 @@
+"""Generated views against photographed ones: per slot, per role, and whether the six agree on one shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from scipy.ndimage import binary_dilation
+from torch import Tensor, nn
+
+from pipeline import metrics
+from pipeline.cameras import Cameras
+from pipeline.data.geometry import reach_of, silhouette, triangulate, visual_hull
+from pipeline.data.scenes import Dataset
+from pipeline.evaluate import means_over_scenes
+from pipeline.losses import FOREGROUND
+from pipeline.metrics import Protocol
+from pipeline.mvdiffusion.release import ViewGenerator
+from pipeline.mvdiffusion.views import ViewSets
+from pipeline.recipe import Recipe
+from pipeline.stages import Evaluation
+
+NOT_WHITE = 0.1  # of a channel: what a generated picture, which has no alpha, counts as foreground
+MAX_FRAMED = 0.5  # of the picture's edge: a foreground that covers more of it is no silhouette
+MIN_AGREEMENT = 0.01  # of silhouettes, below which foreground PSNR loses no more than 20 dB
+_TOUCHED = 0.1  # opacity beside a generated outline, where a photographed one is antialiased
+_OBJECTS = 4  # generated at a time
+_SHOWN = 4
+_PIXELS = 96  # at least so many a view in pictures
+
+PerScene = dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class GeneratedEvaluation(Evaluation):
+    """The same with the first scenes: photographed above generated views."""
+
+    picture: UInt8[np.ndarray, "height width 3"]
+
+
+def evaluate(
+    model: ViewGenerator,
+    recipe: Recipe,
+    dataset: Dataset,
+    split: str,
+    cache: Path,
+    limit: int | None = None,
+    lpips: nn.Module | None = None,
+) -> GeneratedEvaluation:
+    """Score slots 1… (held out) and slot 0 (the input again) of a split, on white, by the model's guidance.
+
+    The further guidances of `sampling.compared` stand under `guidance_<g>/`. `hull_iou` needs no photograph: the share
+    of each generated silhouette that the visual hull of all six covers, under the scene's own cameras;
+    `consistent_psnr_fg` is psnr_fg + 10·log10(hull_iou) dB, so that neither is had at the other's cost.
+    Raises DataError for scenes without a view for each slot.
+    """
+    loader = ViewSets(dataset, split, recipe.data, cache)
+    count = min(len(loader.scenes), limit or len(loader.scenes))
+    device = next(model.parameters()).device
+    guidances = dict.fromkeys((model.sampling.guidance, *model.sampling.compared))
+    rows: list[PerScene] = []
+    shown: list[Tensor] = []
+    for start in range(0, count, _OBJECTS):
+        numbers = range(start, min(start + _OBJECTS, count))
+        batches = [loader.evaluation_batch(number) for number in numbers]
+        targets = torch.cat([batch.images for batch in batches]).to(device)
+        generated = {g: model(targets[:, 0], numbers, g) for g in guidances}
+        for i, batch in enumerate(batches):
+            masks = None if batch.masks is None else batch.masks[0].to(device)
+            found = {
+                g: _figures(views[i], targets[i], masks, batch.cameras[0], lpips) for g, views in generated.items()
+            }
+            own, *others = found.values()
+            row: PerScene = {"scene": batch.scenes[0], **own}
+            for guidance, figures in zip(list(found)[1:], others, strict=True):
+                row |= {f"guidance_{guidance:g}/{name}": value for name, value in figures.items() if "slot" not in name}
+            rows.append(row)
+        shown += [torch.stack([t, g]) for t, g in zip(targets, generated[model.sampling.guidance], strict=True)]
+    protocol = Protocol(
+        resolution=recipe.data.image_size,
+        input_views=loader.inputs,
+        target_views=loader.held_out,
+        split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
+        mask_rule=f"alpha > {FOREGROUND}; generated: a channel below {1 - NOT_WHITE}",
+    )
+    return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, contact_sheet(shown[:_SHOWN]))
+
+
+def generated_masks(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 1 height width"]:
+    """Foreground of pictures on white, 0 or 1."""
+    return (images.amin(-3, keepdim=True) < 1 - NOT_WHITE).float()
+
+
+def hull_iou(images: Float[Tensor, "view 3 height width"], cameras: Cameras) -> float:
+    """How far the silhouettes of pictures on white agree on one shape, 0…1: the mean over views of the share of each
+    that the visual hull of all covers. 0 where a view shows nothing, or nothing but foreground.
+    """
+    masks = generated_masks(images)[:, 0].cpu().numpy() > FOREGROUND
+    framed = np.stack([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], -1)
+    if framed.mean((1, 2)).max() > MAX_FRAMED:
+        return 0.0
+    outlines = [silhouette(mask.astype(np.float64)) for mask in masks]
+    known = [outline for outline in outlines if outline is not None]
+    if len(known) < len(outlines):
+        return 0.0
+    cameras = cameras.to("cpu").to(torch.float64)
+    centres = torch.stack([outline.centre for outline in known])[:, None]
+    centre = triangulate(cameras, centres, robust=images.shape[-1] / 50)[0][0]
+    alphas = np.stack([np.where(mask, 1.0, _TOUCHED * binary_dilation(mask)) for mask in masks])
+    hull = visual_hull(torch.from_numpy(alphas), cameras, centre, reach_of(known, cameras, centre))
+    return float(hull.iou.mean())
+
+
+def contact_sheet(scenes: Sequence[Float[Tensor, "rows view 3 height width"]]) -> UInt8[np.ndarray, "height width 3"]:
+    """Scenes below each other, each of a few rows of views, uint8 RGB."""
+    rows = torch.cat(list(scenes)).clamp(0, 1).cpu()
+    zoom = max(1, -(-_PIXELS // rows.shape[-1]))
+    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    picture = picture.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    return (picture * 255).round().byte().numpy()
+
+
+def _figures(
+    generated: Tensor, target: Tensor, masks: Tensor | None, cameras: Cameras, lpips: nn.Module | None
+) -> dict[str, float]:
+    per_view = {
+        "psnr": metrics.psnr(generated, target),
+        "white_psnr": metrics.white_psnr(target),
+        "ssim": metrics.ssim(generated, target),
+    }
+    distance = metrics.lpips(generated, target, lpips)
+    if distance is not None:
+        per_view["lpips"] = distance
+    if masks is not None:
+        per_view["psnr_fg"] = metrics.psnr_fg(generated, target, masks)
+        per_view["mask_iou"] = metrics.mask_iou(generated_masks(generated), masks)
+    figures = {name: float(values[1:].nanmean()) for name, values in per_view.items()}
+    figures |= {f"input/{name}": float(values[0]) for name, values in per_view.items()}
+    for slot in range(1, len(target)):
+        figures |= {f"slot_{slot}/{name}": float(v[slot]) for name, v in per_view.items() if name != "white_psnr"}
+    agreement = hull_iou(generated, cameras)
+    figures["hull_iou"] = agreement
+    if "psnr_fg" in figures:
+        figures["consistent_psnr_fg"] = figures["psnr_fg"] + 10 * math.log10(max(agreement, MIN_AGREEMENT))
+    return figures

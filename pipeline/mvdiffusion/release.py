@@ -1,0 +1,114 @@
+"""A trained model as it is kept and used: the pipeline, its prompts, how it is sampled, and the rig of its slots.
+
+model.safetensors      of the checkpoint: the UNet's 690 tensors
+pipeline/              FaceLift's folder without them
+prompts.safetensors    what the views were told
+rig.json               the cameras that generated views are labelled with
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline import checkpoint
+from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
+from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
+from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_prompts, write_prompts
+from pipeline.mvdiffusion.sampler import MVDiffusionPipeline
+from pipeline.mvdiffusion.views import Rig, read_rig, write_rig
+from pipeline.recipe import SamplingConfig
+
+PIPELINE, PROMPTS, RIG = "pipeline", "prompts.safetensors", "rig.json"
+
+
+class ViewGenerator(nn.Module):
+    """Images in, six views each out, as the recipe says they are sampled."""
+
+    def __init__(
+        self, pipe: MVDiffusionPipeline, prompts: PromptEmbeddings, sampling: SamplingConfig, rig: Rig
+    ) -> None:
+        super().__init__()
+        pipe.set_progress_bar_config(disable=True)
+        self.pipe, self.prompts, self.sampling, self.rig = pipe, prompts, sampling, rig
+        needed = ("unet", "vae", "image_encoder", "image_normalizer")  # the texts are embedded already
+        self.parts = nn.ModuleDict({name: pipe.components[name] for name in needed})
+
+    @property
+    def num_views(self) -> int:
+        return self.pipe.num_views
+
+    @property
+    def image_size(self) -> int:
+        return self.pipe.image_size
+
+    def forward(
+        self,
+        images: Float[Tensor, "object 3 height width"],
+        numbers: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+    ) -> Float[Tensor, "object view 3 height width"]:
+        """Views in slot order, 0…1.
+
+        numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch.
+        """
+        generators = [generator for number in numbers for generator in self._chances(number)]
+        found = self.pipe(
+            images.repeat_interleave(self.num_views, 0),
+            self.prompts.embeddings.float(),
+            num_inference_steps=steps or self.sampling.steps,
+            guidance_scale=self.sampling.guidance if guidance is None else guidance,
+            eta=self.sampling.eta,
+            generator=generators,
+        )
+        return found.images.float().unflatten(0, (-1, self.num_views))
+
+    def _chances(self, number: int) -> list[torch.Generator]:
+        seeds = np.random.SeedSequence((self.sampling.seed, number)).generate_state(self.num_views, np.uint64)
+        return [torch.Generator().manual_seed(int(seed >> 1)) for seed in seeds]
+
+
+def attachments(
+    pipe: MVDiffusionPipeline, prompts: PromptEmbeddings, rig: Rig, source: Path | None
+) -> Mapping[str, Callable[[Path], object]]:
+    """What a checkpoint holds beside the UNet's weights. source: the folder that the frozen parts were read from."""
+
+    def write_pipeline(folder: Path) -> None:
+        if source is None:
+            write_components(folder, pipe.components, leave_out=("unet",))
+        else:  # as they are, byte by byte, and without a copy where the file system can
+            shutil.copytree(source, folder, copy_function=_link, ignore=shutil.ignore_patterns("unet", "unet_ema"))
+        (folder / "unet").mkdir()
+        (folder / "unet" / CONFIG_FILE).write_text(pipe.unet.to_json_string())
+
+    return {
+        PIPELINE: write_pipeline,
+        PROMPTS: lambda path: write_prompts(prompts, path),
+        RIG: lambda path: write_rig(rig, path),
+    }
+
+
+def read_release(folder: Path, sampling: SamplingConfig, device: torch.device | str = "cpu") -> ViewGenerator:
+    """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError."""
+    parts: dict[str, Any] = read_components(folder / PIPELINE, torch.float32, leave_out=("unet",))
+    unet = MultiViewUNet.from_config(read_config(folder / PIPELINE / "unet"))
+    checkpoint.load_weights(unet, folder / checkpoint.WEIGHTS)
+    pipe = MVDiffusionPipeline(**{name: parts.get(name, unet) for name in COMPONENTS})
+    prompts = read_prompts(folder / PROMPTS, pipe.num_views, int(unet.config.cross_attention_dim))
+    return ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,136 @@
+"""Which fields of a recipe can go together. Imports no torch."""
+
+from __future__ import annotations
+
+from pipeline.recipe import (
+    VIEW_SETS,
+    ZOOMED_METHODS,
+    DataConfig,
+    DenoisingConfig,
+    FreezeConfig,
+    GSLRMConfig,
+    LossConfig,
+    MVDiffusionConfig,
+    OptimConfig,
+    Recipe,
+)
+
+Rule = tuple[bool, str, str]  # whether it holds, the path it is about, and what is wrong when it does not
+
+
+def rules_of(recipe: Recipe) -> list[Rule]:
+    """Every rule for recipes of this kind, whether it holds or not."""
+    return [*_common_rules(recipe), *_rules_of_kind(recipe)]
+
+
+def _common_rules(recipe: Recipe) -> list[Rule]:
+    data, steps, warmup = recipe.data, recipe.train.max_steps, recipe.optim.warmup_steps
+    inputs, views = data.num_input_views, data.num_views
+    zoomed = " or ".join(ZOOMED_METHODS)
+    rules: list[Rule] = [
+        (inputs <= views, "data.num_input_views", f"expected at most data.num_views {views}, got {inputs} — lower it"),
+        (
+            warmup < steps,
+            "optim.warmup_steps",
+            f"expected less than train.max_steps {steps}, got {warmup} — lower it",
+        ),
+        (
+            data.zoom is None or data.normalise in ZOOMED_METHODS,
+            "data.zoom",
+            f"expected it only with data.normalise {zoomed}, got {data.normalise} — leave it out",
+        ),
+    ]
+    for name in ("brightness", "contrast"):
+        low, high = getattr(data, name)
+        rules.append((low <= high, f"data.{name}", f"expected [low, high], got [{low}, {high}] — swap them"))
+    return rules
+
+
+def _rules_of_kind(recipe: Recipe) -> list[Rule]:
+    model, loss = recipe.model, recipe.loss
+    if isinstance(model, GSLRMConfig) and isinstance(loss, LossConfig):
+        return _gslrm_rules(model, loss, recipe.data, recipe.optim)
+    if isinstance(model, MVDiffusionConfig) and isinstance(loss, DenoisingConfig):
+        return _mvdiffusion_rules(model, recipe.data, recipe.optim)
+    wanted = "the terms of rendering" if isinstance(model, GSLRMConfig) else "kind: denoising"
+    return [(False, "loss", f"expected {wanted} with model.kind {model.kind}, got another loss — set it")]
+
+
+def _gslrm_rules(model: GSLRMConfig, loss: LossConfig, data: DataConfig, optim: OptimConfig) -> list[Rule]:
+    size, frozen = data.image_size, optim.freeze.num_layers
+    return [
+        (
+            size % model.patch_size == 0,
+            "data.image_size",
+            f"expected a multiple of model.patch_size {model.patch_size}, got {size} — change one",
+        ),
+        (
+            model.dim % model.head_dim == 0,
+            "model.dim",
+            f"expected a multiple of model.head_dim {model.head_dim}, got {model.dim} — change one",
+        ),
+        (
+            frozen <= model.num_layers,
+            "optim.freeze.num_layers",
+            f"expected at most model.num_layers {model.num_layers}, got {frozen} — lower it",
+        ),
+        (
+            data.view_sampling not in ("ring", "ring_random"),
+            "data.view_sampling",
+            f"expected random, overlap or fixed with model.kind gslrm, got {data.view_sampling} — set it",
+        ),
+        (
+            data.background == "white",
+            "data.background",
+            f"expected white, on which GS-LRM renders, got {data.background} — leave it out",
+        ),
+        (any(loss.weights.values()), "loss", "expected a term with a weight above 0, got none — set loss.mse"),
+        (
+            not (loss.pixelalign and model.pixel_aligned),
+            "loss.pixelalign",
+            "expected 0 with model.pixel_aligned, whose means lie on their rays already — set one of them off",
+        ),
+    ]
+
+
+def _mvdiffusion_rules(model: MVDiffusionConfig, data: DataConfig, optim: OptimConfig) -> list[Rule]:
+    views, scratch = model.num_views, model.scratch
+    multiple = scratch.patch_size * 2 ** (len(scratch.channels) - 1)
+    found = (data.num_views, data.num_input_views, data.num_held_out_views)
+    wide = [width for width in scratch.channels if width % scratch.head_dim]
+    return [
+        (
+            found == (views, 1, views - 1),
+            "data.num_views",
+            f"expected {views} views, 1 of them input and {views - 1} held out, as model.num_views {views} says, got "
+            f"{', '.join(map(str, found))} — change data.num_views, num_input_views and num_held_out_views",
+        ),
+        (
+            data.view_sampling in VIEW_SETS,
+            "data.view_sampling",
+            f"expected one of {', '.join(VIEW_SETS)}, which give each slot its view, got {data.view_sampling} — set it",
+        ),
+        (not data.mirror, "data.mirror", "expected false, or left and right change slots, got true — leave it out"),
+        (not data.rotate, "data.rotate", "expected false, which no picture can tell from true — leave it out"),
+        (
+            not (model.lora_rank and model.trainable),
+            "model.lora_rank",
+            f"expected 0 with model.trainable, got {model.lora_rank} — choose one",
+        ),
+        (
+            optim.freeze == FreezeConfig(),
+            "optim.freeze",
+            "expected nothing, it is for GS-LRM — name what is trained in model.trainable",
+        ),
+        (
+            model.base is not None or not wide,
+            "model.scratch.channels",
+            f"expected multiples of head_dim {scratch.head_dim}, got {wide} — change one",
+        ),
+        (
+            model.base is not None or data.image_size % multiple == 0,
+            "data.image_size",
+            f"expected a multiple of {multiple}, model.scratch's patches at its coarsest level, got {data.image_size} "
+            "— change one",
+        ),
+    ]

@@ -1,0 +1,114 @@
+"""The two stages as everybody else sees them: what trains, what is evaluated, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.scenes import Dataset
+from pipeline.metrics import Protocol as MetricsProtocol
+from pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one split.
+
+    metrics: `<split>/psnr` and so on for held-out views, `<split>/input/…` for input views, means over scenes;
+    scenes: the same per scene, under plain names.
+    """
+
+    metrics: dict[str, float]
+    protocol: MetricsProtocol
+    scenes: list[dict[str, float | str]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """An evaluation, the picture that shows it, and what a checkpoint keeps of it: file name -> how it is written."""
+
+    evaluation: Evaluation
+    picture: UInt8[np.ndarray, "height width 3"]
+    attachments: Mapping[str, Any]
+
+
+class Stage(Protocol):
+    """A model in training, with the frozen networks it needs, on one device."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What the optimizer trains."""
+        ...
+
+    def loader(self, dataset: Dataset, split: str, cache: Path) -> Loader:
+        """Batches of a split; refuses a dataset that the stage cannot train on."""
+        ...
+
+    def losses(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every term that counts at this optimizer step, unweighted; all chance comes from the generator."""
+        ...
+
+    def weights(self, step: int) -> dict[str, float]:
+        """What each of those terms counts."""
+        ...
+
+    def updated(self) -> None:
+        """Hear that the optimizer has taken a step."""
+        ...
+
+    def validate(self, dataset: Dataset, cache: Path, limit: int) -> Validation:
+        """Figures of the first so many scenes of `val`."""
+        ...
+
+    def release(self) -> nn.Module:
+        """The model whose weights a checkpoint holds under FaceLift's names."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What training goes on from, beside the released weights and the optimizer."""
+        ...
+
+    def resume(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint of the same recipe."""
+        ...
+
+
+class Kind(Protocol):
+    """What can be done with a kind of model that is not in training."""
+
+    def train(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> Stage:
+        """A stage about to train, with the weights that the recipe starts from."""
+        ...
+
+    def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
+        """The model of a checkpoint folder in evaluation mode; its weights strictly. Raises CheckpointError."""
+        ...
+
+    def evaluate(
+        self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
+    ) -> Evaluation:
+        """Score a loaded model on a split, where it is."""
+        ...
+
+    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
+        """Raise what would have stopped the training before its first step: weights, files, data."""
+        ...
+
+
+def kind_of(recipe: Recipe) -> Kind:
+    """The stage that a recipe's model belongs to; what it needs is imported now."""
+    if recipe.model.kind == "gslrm":
+        from pipeline.gslrm.kind import GSLRMKind
+
+        return GSLRMKind()
+    from pipeline.mvdiffusion.kind import MVDiffusionKind
+
+    return MVDiffusionKind()
