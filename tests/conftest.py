@@ -23,6 +23,18 @@ optim: {lr: 1.0e-3, warmup_steps: 2, grad_clip_norm: 5.0}
 train: {max_steps: 8, batch_size: 1, precision: fp32, report_every: 2, validate_every: 4}
 """
 
+TINY_VIEWS = """
+model:
+  kind: mvdiffusion
+  ema_decay: 0.9
+  scratch: {channels: [16, 32], head_dim: 16, text_dim: 16}
+  sampling: {steps: 3, guidance: 2.0}
+data: {image_size: 32, num_views: 6, num_input_views: 1, num_held_out_views: 5, view_sampling: ring}
+loss: {kind: denoising}
+optim: {lr: 1.0e-3, betas: [0.9, 0.999], weight_decay: 0.0, warmup_steps: 2, schedule: constant}
+train: {max_steps: 8, batch_size: 1, precision: fp32, report_every: 2, validate_every: 4}
+"""
+
 MakeRecipe = Callable[..., Recipe]
 
 
@@ -54,4 +66,12 @@ def tiny_recipe(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A GS-LRM of two layers, 32 px and eight steps, on the mice; takes `key=value` overrides."""
     path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
     path.write_text(TINY)
+    return lambda *overrides: load_recipe(path, [f"data.root={mice_folder}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def views_recipe(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
+    """An MVDiffusion from nothing, 32 px and eight steps, on the mice; takes `key=value` overrides."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny_views.yaml"
+    path.write_text(TINY_VIEWS)
     return lambda *overrides: load_recipe(path, [f"data.root={mice_folder}", *overrides])
