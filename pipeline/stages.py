@@ -98,6 +98,10 @@ class Kind(Protocol):
         """Score a loaded model on a split, where it is."""
         ...
 
+    def facts(self, folder: Path) -> dict[str, str]:
+        """What a checkpoint folder says of its model that a registry should tell: such as its rig."""
+        ...
+
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
         """Raise what would have stopped the training before its first step: weights, files, data."""
         ...

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from functools import cached_property
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import mlflow
@@ -34,8 +33,8 @@ from pipeline import checkpoint
 from pipeline.config import did_you_mean, one_line
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, PipelineError
-from sweeps import pyfunc
 from sweeps.errors import RegistryError
+from sweeps.flavours import CHECKPOINT, Flavour, flavour_of
 from sweeps.gates import NOT_AVAILABLE, Gate, GateResult, judge
 from sweeps.home import Home, is_served
 from sweeps.ledger import Objective
@@ -46,8 +45,6 @@ from sweeps.versions import GATES, REASON, SHA256, VERDICT, Version, lineage
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 LINEAGE_FILE = "lineage.json"
 IMPORTED = "imported"
-# What pyfunc.py and the part of pipeline that it uses import.
-_NEEDED = ("jaxtyping", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 # How MLflow says that there is nothing of a name.
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _LOOK = " — see `mouselift model list`."
@@ -211,9 +208,10 @@ class Registry:
         run, step = self._client.get_run(run_id), verification.checkpoint.step
         model = self._client.create_logged_model(run.info.experiment_id, name, source_run_id=run_id)
         with tempfile.TemporaryDirectory() as temporary:
-            release, target = Path(temporary) / pyfunc.CHECKPOINT, Path(temporary) / "model"
+            release, target = Path(temporary) / CHECKPOINT, Path(temporary) / "model"
             shutil.copytree(verification.checkpoint.folder, release, ignore=shutil.ignore_patterns(checkpoint.TRAINING))
-            _save_pyfunc(target, release, model, run_id)
+            flavour = flavour_of(verification.checkpoint.recipe.model.kind)
+            _save_pyfunc(target, release, model, run_id, flavour)
             self._client.log_model_artifacts(model.model_id, str(target))
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         now = int(self._clock() * 1000)
@@ -260,7 +258,7 @@ class Registry:
     def _download(self, version: Version, folder: Path) -> Path:
         """The version's checkpoint in a new folder below `folder`, every hash compared."""
         folder.mkdir(exist_ok=True)
-        source = f"{version.source}/artifacts/{pyfunc.CHECKPOINT}"
+        source = f"{version.source}/artifacts/{CHECKPOINT}"
         try:
             path = mlflow.artifacts.download_artifacts(
                 source, dst_path=str(folder), tracking_uri=self._home.tracking_uri
@@ -335,8 +333,8 @@ def _defeat(version: Version, champion: Version, rival: float | None, objective:
     return f"{metric} {value:.4g} does not beat {rival:.4g} of the champion {champion.ref}"
 
 
-def _save_pyfunc(path: Path, release: Path, model: LoggedModel, run_id: str) -> None:
-    """Write the MLflow model: pyfunc.py, the checkpoint and the source of `pipeline`."""
+def _save_pyfunc(path: Path, release: Path, model: LoggedModel, run_id: str, flavour: Flavour) -> None:
+    """Write the MLflow model: its pyfunc file, the checkpoint and the source of `pipeline`."""
     place = model.artifact_location
     about = Model(run_id=run_id, artifact_path=place, model_uuid=model.model_id, model_id=model.model_id)
     with warnings.catch_warnings():
@@ -344,11 +342,11 @@ def _save_pyfunc(path: Path, release: Path, model: LoggedModel, run_id: str) -> 
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         mlflow.pyfunc.save_model(
             path=str(path),
-            python_model=str(Path(pyfunc.__file__)),
-            artifacts={pyfunc.CHECKPOINT: str(release)},
+            python_model=str(flavour.file),
+            artifacts={CHECKPOINT: str(release)},
             code_paths=[str(Path(pipeline.__file__).parent)],
-            signature=pyfunc.SIGNATURE,
-            pip_requirements=[f"{name}=={installed_version(name)}" for name in _NEEDED],
+            signature=flavour.signature,
+            pip_requirements=flavour.requirements,
             mlflow_model=about,
         )
 

@@ -29,6 +29,8 @@ from sweeps.gates import parse_gates
 FOLDER = Path(__file__).parent / "spaces"
 # Which way each metric is better.
 METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask_iou": "max"}
+# Of generated view sets alone: whether they agree on one shape, and foreground PSNR less what that costs.
+METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
 # What figures depend on beside the model: trials that differ in these could not be compared.
 SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
 NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
@@ -361,12 +363,14 @@ def _of_values(space: SearchSpace) -> Iterator[tuple[str, str]]:
 
 def _of_metrics(space: SearchSpace) -> Iterator[tuple[str, str]]:
     metric, mode = space.objective.metric, space.objective.mode
+    of_sets = METRICS_OF_SETS if space.base_recipe().model.kind == "mvdiffusion" else {}
+    ways = METRICS | of_sets
     group, _, name = metric.partition("/")
-    if group != "val" or name not in METRICS:
-        yield "objective.metric", _unknown_metric(metric, [f"val/{known}" for known in METRICS])
-    elif mode != METRICS[name]:
-        yield "objective.mode", f"expected {METRICS[name]}, the better way of {metric}, got {mode} — turn it."
-    known = [f"test/{role}{name}" for role in ("", "input/") for name in METRICS]
+    if group != "val" or name not in ways:
+        yield "objective.metric", _unknown_metric(metric, [f"val/{known}" for known in ways])
+    elif mode != ways[name]:
+        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — turn it."
+    known = [f"test/{role}{name}" for role in ("", "input/") for name in METRICS] + [f"test/{name}" for name in of_sets]
     for gated in space.gates:
         if gated not in known:
             yield f"gates.{gated}", _unknown_metric(gated, known)

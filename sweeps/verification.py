@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import checkpoint
@@ -31,6 +31,7 @@ class Verification:
     data_name: str | None = None
     data_digest: str | None = None
     parent: str | None = None  # sha256 of the weights that training started from
+    facts: dict[str, str] = field(default_factory=dict)  # what its kind of model is told apart by, such as a rig
 
 
 def verify(
@@ -61,7 +62,8 @@ def verify(
 def unverified(folder: Path) -> Verification:
     """A checkpoint without figures, for imports that no dataset is at hand for. Raises CheckpointError."""
     info = checkpoint.inspect(folder)
-    return Verification(info, {}, parent=_parent_hash(info.recipe.train.init_from))
+    parent = _parent_hash(info.recipe.train.init_from)
+    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info.folder))
 
 
 def score(

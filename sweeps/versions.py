@@ -82,4 +82,4 @@ def lineage(verification: Verification) -> dict[str, str]:
         PROTOCOL: verification.protocol,
     }
     figures = {name: f"{value!r}" for name, value in verification.metrics.items()}
-    return {key: value for key, value in facts.items() if value is not None} | figures
+    return {key: value for key, value in facts.items() if value is not None} | verification.facts | figures

@@ -40,6 +40,9 @@ class GSLRMKind:
         device = next(model.parameters()).device
         return evaluate(model, recipe, dataset, split, cache, device, limit, lpips_network(device))
 
+    def facts(self, folder: Path) -> dict[str, str]:  # noqa: ARG002
+        return {}
+
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
         from pipeline.gslrm.stage import check_dataset, loss_networks
 

@@ -37,6 +37,11 @@ class MVDiffusionKind:
         assert isinstance(model, ViewGenerator)
         return evaluate(model, recipe, dataset, split, cache, limit, lpips_network(next(model.parameters()).device))
 
+    def facts(self, folder: Path) -> dict[str, str]:
+        from pipeline.mvdiffusion.release import facts_of
+
+        return facts_of(folder)
+
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
         from pipeline.mvdiffusion.stage import prompts_of, settings_of, starting_pipeline
         from pipeline.mvdiffusion.views import ViewSets, rig_of

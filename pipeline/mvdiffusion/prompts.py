@@ -139,7 +139,7 @@ def read_prompts(path: str | Path, num_views: int, width: int) -> PromptEmbeddin
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: expected prompt embeddings, found no file — make them with `mouselift prompts`.")
-    prompts = _read_tensor_file(path) if path.suffix in (".pt", ".pth") else _read_own(path)
+    prompts = _read_tensor_file(path) if path.suffix in (".pt", ".pth") else read_own(path)
     check_embeddings(str(path), prompts.embeddings, num_views, width)
     return prompts
 
@@ -171,7 +171,8 @@ def _mend(shape: Sequence[int], wanted: Sequence[int]) -> str:
     return "make them with `mouselift prompts`."
 
 
-def _read_own(path: Path) -> PromptEmbeddings:
+def read_own(path: Path) -> PromptEmbeddings:
+    """Our own file, whatever model it is for. Raises DataError for a damaged one."""
     try:
         with safe_open(path, framework="pt") as file:
             embeddings, about = file.get_tensor(TENSOR), file.metadata() or {}

@@ -20,9 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline import checkpoint
+from pipeline.errors import CheckpointError
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
 from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
-from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_prompts, write_prompts
+from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline
 from pipeline.mvdiffusion.views import Rig, read_rig, write_rig
 from pipeline.recipe import SamplingConfig
@@ -105,6 +106,21 @@ def read_release(folder: Path, sampling: SamplingConfig, device: torch.device | 
     pipe = MVDiffusionPipeline(**{name: parts.get(name, unet) for name in COMPONENTS})
     prompts = read_prompts(folder / PROMPTS, pipe.num_views, int(unet.config.cross_attention_dim))
     return ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval()
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    """The rig whose cameras generated views are labelled with, and the prompts. Raises CheckpointError."""
+    rig, path = read_rig(folder / RIG), folder / PROMPTS
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected prompt embeddings, found no file — save the checkpoint again.")
+    prompts = read_own(path)
+    return {
+        "rig.name": rig.name,
+        "rig.spread_px": f"{rig.spread_px:.3g}",
+        "rig.sha256": checkpoint.sha256_of_file(folder / RIG),
+        "prompts.style": prompts.style or "",
+        "prompts.sha256": prompts.sha256,
+    }
 
 
 def _link(source: str, target: str) -> None:

@@ -192,7 +192,7 @@ def test_one_batch_can_be_learnt(stage, mice, frames_cache) -> None:
         loss.backward()
         optimizer.step()
         found.append(float(loss.detach()))
-    assert found[-1] < 0.2 * found[0]
+    assert found[-1] < 0.25 * found[0]
 
 
 # ---------------------------------------------------------------- the loop

@@ -1,0 +1,105 @@
+"""The registered multi-view model: an image in, six views out. This file travels with the checkpoint.
+
+Input, one row per object: `name` text, `image` PNG bytes (RGB or RGBA, square). Output, one row per view: `name`,
+`slot` (0 is the input again), `image` PNG bytes, `c2w` 16 numbers row by row and `fxfycxcy` 4 numbers: the camera of
+that slot in the rig the model was trained on. Imports mlflow and pipeline only.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import ModelSignature, set_model
+from mlflow.pyfunc import PythonModel
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
+from PIL import Image
+
+from pipeline import checkpoint
+from pipeline.data.loader import prepare_view
+from pipeline.errors import DataError
+
+CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
+# steps and guidance below 0: the model's own. number: another one is another draw of the same image.
+SAMPLING: dict[str, Any] = {"steps": -1, "guidance": -1.0, "number": 0}
+_NUMBERS = Array(DataType.double)
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec("string", "name"), ColSpec("binary", "image")]),
+    outputs=Schema(
+        [
+            ColSpec("string", "name"),
+            ColSpec("long", "slot"),
+            ColSpec("binary", "image"),
+            ColSpec(_NUMBERS, "c2w"),
+            ColSpec(_NUMBERS, "fxfycxcy"),
+        ]
+    ),
+    params=ParamSchema(
+        [ParamSpec("steps", "long", -1), ParamSpec("guidance", "double", -1.0), ParamSpec("number", "long", 0)]
+    ),
+)
+
+
+class MVDiffusionModel(PythonModel):
+    """MVDiffusion behind MLflow's `predict`; runs on CUDA where there is one."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the checkpoint strictly. Raises CheckpointError."""
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: Any = checkpoint.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """The views of every object, slot by slot. params: see SAMPLING. Raises DataError naming the object."""
+        if model_input.empty:
+            raise DataError("predict: expected one row per object, got none — add an image.")
+        chosen = SAMPLING | (params or {})
+        rows = zip(model_input["name"], model_input["image"], strict=True)
+        return pd.DataFrame([view for name, image in rows for view in self._views(str(name), image, chosen)])
+
+    def _views(self, name: str, content: bytes, chosen: dict[str, Any]) -> list[dict[str, Any]]:
+        image = read_picture(f"object {name}", content, self.model.image_size)
+        guidance = None if chosen["guidance"] < 0 else chosen["guidance"]
+        steps = None if chosen["steps"] < 1 else chosen["steps"]
+        with torch.inference_mode():
+            views = self.model(image[None].to(self.device), [chosen["number"]], guidance, steps)[0]
+        cameras = self.model.rig.cameras
+        return [
+            {
+                "name": name,
+                "slot": slot,
+                "image": png_bytes(view),
+                "c2w": cameras.c2w[slot].flatten().tolist(),
+                "fxfycxcy": cameras.fxfycxcy[slot].tolist(),
+            }
+            for slot, view in enumerate(views)
+        ]
+
+
+def read_picture(where: str, content: bytes, size: int) -> torch.Tensor:
+    """A square PNG as [3, size, size] on white in 0…1. Raises DataError."""
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except (OSError, SyntaxError, TypeError, ValueError):
+        raise DataError(
+            f"{where}: expected the bytes of a PNG, got something else — read the file in binary."
+        ) from None
+    if picture.width != picture.height:
+        raise DataError(f"{where}: expected a square picture, got {picture.width}×{picture.height} — crop it.")
+    rgba = torch.from_numpy(prepare_view(picture, size)).permute(2, 0, 1).float() / 255
+    return rgba[:3] + (1 - rgba[3:])
+
+
+def png_bytes(image: torch.Tensor) -> bytes:
+    """An image [3, H, W] in 0…1 as the content of a PNG file."""
+    buffer = io.BytesIO()
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+set_model(MVDiffusionModel())
