@@ -76,6 +76,7 @@ class ScratchConfig:
     head_dim: Positive = 32
     text_dim: Positive = 64
     patch_size: Positive = 4  # pixels along a side that one latent holds
+    noise_shift: Rate = 4.0  # how many times noisier each level is than Stable Diffusion's: pixels tell more
     seed: int = 0
 
 

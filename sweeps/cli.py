@@ -137,6 +137,31 @@ def data_list(as_json: AsJson = False) -> None:
     _table(["name", "digest", "geometry", "path"], [[e.name, e.digest[:12], e.geometry or "", e.path] for e in known])
 
 
+@data_commands.command("generate")
+def data_generate(
+    source: Annotated[Path, typer.Argument(help="Pictures: a folder, a file, or a dataset's scenes.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new dataset; an interrupted one is continued.")],
+    model: Annotated[str, typer.Option(help="A fine-tuned MVDiffusion: NAME@ALIAS, or a checkpoint folder.")],
+    view: Annotated[int, typer.Option(help="Of a dataset: which view of each scene is the picture.")] = 0,
+    batch: Annotated[int, typer.Option(help="Objects generated at a time.")] = 4,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
+    from pipeline import checkpoint
+    from pipeline.data.cli import say_dataset, show_progress
+    from pipeline.data.generate import generate, read_pictures
+
+    pictures = read_pictures(source, view)
+    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
+        path = Path(model) if Path(model).is_dir() else _registry().pull(model, Path(folder) / "model")
+        loaded = checkpoint.load(path, device, kind="mvdiffusion")
+        generator: Any = loaded.model
+        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.told()}
+        show_progress(generate(pictures, out, generator, told, batch), len(pictures.paths))
+    say_dataset(out, as_json)
+
+
 @model.command("promote")
 def model_promote(
     sweep: Annotated[str, typer.Argument(help="A finished sweep.")],

@@ -51,7 +51,7 @@ def convert(
     joins = JOINS if join is None else tuple(join)
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
     source = open_recording(recording)
-    _show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
+    show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
     typer.echo(json.dumps(summary(out)) if as_json else out)
 
 
@@ -72,8 +72,8 @@ def normalise(
     from pipeline.data.scenes import open_dataset
 
     chosen, dataset = method_of(method, size=size, zoom=zoom), open_dataset(source)
-    _show_progress(normalised(dataset, out, chosen), len(dataset.scenes))
-    _say_dataset(out, as_json)
+    show_progress(normalised(dataset, out, chosen), len(dataset.scenes))
+    say_dataset(out, as_json)
 
 
 @data.command("check")
@@ -118,8 +118,8 @@ def ingest(
     from pipeline.data.scenes import open_dataset
 
     dataset = open_dataset(source, data_root=data_root)
-    _show_progress(ingested(dataset, out), len(dataset.scenes))
-    _say_dataset(out, as_json)
+    show_progress(ingested(dataset, out), len(dataset.scenes))
+    say_dataset(out, as_json)
 
 
 @data.command("mice")
@@ -142,7 +142,7 @@ def mice(
     typer.echo(folder)
 
 
-def _show_progress(done: Iterator[int], total: int) -> None:
+def show_progress(done: Iterator[int], total: int) -> None:
     """Draw how many scenes are done, and the time that is left, on the standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -154,7 +154,7 @@ def _show_progress(done: Iterator[int], total: int) -> None:
             progress.update(task, completed=count)
 
 
-def _say_dataset(folder: Path, as_json: bool) -> None:
+def say_dataset(folder: Path, as_json: bool) -> None:
     """The folder on the standard output, its verdict beside it."""
     from pipeline import config
     from pipeline.data.scenes import open_dataset

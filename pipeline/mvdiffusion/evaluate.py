@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline import metrics
 from pipeline.cameras import Cameras
+from pipeline.data.generate import NOT_WHITE
 from pipeline.data.geometry import reach_of, silhouette, triangulate, visual_hull
 from pipeline.data.scenes import Dataset
 from pipeline.evaluate import means_over_scenes
@@ -25,7 +26,6 @@ from pipeline.mvdiffusion.views import ViewSets
 from pipeline.recipe import Recipe
 from pipeline.stages import Evaluation
 
-NOT_WHITE = 0.1  # of a channel: what a generated picture, which has no alpha, counts as foreground
 MAX_FRAMED = 0.5  # of the picture's edge: a foreground that covers more of it is no silhouette
 MIN_AGREEMENT = 0.01  # of silhouettes, below which foreground PSNR loses no more than 20 dB
 _TOUCHED = 0.1  # opacity beside a generated outline, where a photographed one is antialiased

@@ -73,6 +73,18 @@ class ViewGenerator(nn.Module):
         )
         return found.images.float().unflatten(0, (-1, self.num_views))
 
+    def told(self) -> dict[str, Any]:
+        """What decides the views beside the weights and the picture, as plain values."""
+        sampling = self.sampling
+        return {
+            "prompts_sha256": self.prompts.sha256,
+            "rig_spread_px": self.rig.spread_px,
+            "steps": sampling.steps,
+            "guidance": sampling.guidance,
+            "eta": sampling.eta,
+            "seed": sampling.seed,
+        }
+
     def _chances(self, number: int) -> list[torch.Generator]:
         seeds = np.random.SeedSequence((self.sampling.seed, number)).generate_state(self.num_views, np.uint64)
         return [torch.Generator().manual_seed(int(seed >> 1)) for seed in seeds]

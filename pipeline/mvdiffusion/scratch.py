@@ -50,18 +50,19 @@ def pipeline_from_scratch(
             image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
             tokenizer=_tokenizer(),
             text_encoder=_text_encoder(config.text_dim),
-            scheduler=DDIMScheduler(
-                beta_start=0.00085,
-                beta_end=0.012,
-                beta_schedule="scaled_linear",
-                clip_sample=False,
-                set_alpha_to_one=False,
-                steps_offset=1,
-                prediction_type=prediction,
-            ),
+            scheduler=_scheduler(config.noise_shift, prediction),
             vae=vae,
             unet=_unet(config, image_size // config.patch_size, latent_channels(vae), num_views),
         )
+
+
+def _scheduler(shift: float, prediction: str) -> DDIMScheduler:
+    """Stable Diffusion's levels with a signal-to-noise ratio `shift` times less in amplitude, and none at the end."""
+    known = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod.double()
+    snr = known / (1 - known) / shift**2
+    alphas = snr / (1 + snr)
+    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=alphas.dtype), alphas[:-1]])
+    return DDIMScheduler(trained_betas=betas.tolist(), clip_sample=False, steps_offset=1, prediction_type=prediction)
 
 
 def _unet(config: ScratchConfig, sample_size: int, channels: int, num_views: int) -> MultiViewUNet:
@@ -94,7 +95,15 @@ def _text_encoder(width: int) -> CLIPTextModel:
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "projection_dim": width, "num_attention_heads": 2}
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     vocabulary = 2 + 2 * len(_characters())
-    config = CLIPTextConfig(**sizes, **ids, num_hidden_layers=1, vocab_size=vocabulary, max_position_embeddings=TOKENS)
+    # Ten times the usual spread: what one token says then reaches the others, padding too.
+    config = CLIPTextConfig(
+        **sizes,
+        **ids,
+        num_hidden_layers=1,
+        vocab_size=vocabulary,
+        max_position_embeddings=TOKENS,
+        initializer_factor=10.0,
+    )
     return CLIPTextModel(config).eval()
 
 
