@@ -178,7 +178,7 @@ class SearchSpace:
     def located(self) -> SearchSpace:
         """The same with the recipe's local paths made absolute: they hold wherever a trial or `promote` runs."""
         known = self.base_recipe().params
-        paths = {path: known[path] for path in LOCAL_PATHS if known[path] is not None and path not in self.space}
+        paths = {path: known[path] for path in LOCAL_PATHS if known.get(path) is not None and path not in self.space}
         return replace(self, fixed=self.fixed | {path: str(Path(value).resolve()) for path, value in paths.items()})
 
     @property
