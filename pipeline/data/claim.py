@@ -7,10 +7,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.checks import checked
+from pipeline.data.scenes import CAMERAS_FILE, Dataset, Scene, write_manifest
 from pipeline.errors import DataError
 
 _UNFINISHED = re.compile(r"\..+\.\d+")  # what `write_scene` calls a scene that is not whole yet
@@ -34,6 +39,40 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[None]:
             f"{out}: expected room and leave to write, got {error.strerror or error} — "
             "mend that and run the same command again; finished scenes are kept."
         ) from None
+
+
+def derived(
+    source: Dataset, out: Path, step: dict[str, Any], write: Callable[[Scene, Path], None], **changes: Any
+) -> Iterator[int]:
+    """A dataset made scene by scene from another; yields how many are done, last after its geometry check.
+
+    step: this link of the transform chain. write: makes one scene's folder, where it is not there yet. changes: of
+    the manifest. Scenes are called as their folders, wherever the source lists them.
+    Raises DataError as `writing` and `checked`, and where two scenes are called the same.
+    """
+    names = {key: scene.folder.resolve().name for key, scene in sorted(source.scenes.items())}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{source.root}: expected scenes of different names, got {twice[0]} twice — rename one.")
+
+    def make(key: str) -> None:
+        if not (out / names[key] / CAMERAS_FILE).is_file():
+            write(source.scenes[key], out / names[key])
+
+    manifest = source.manifest
+    with writing(out, step | {"source": source.digest}, "scenes"):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(make, names), start=1):
+                yield done
+        fresh = {
+            "name": out.name,
+            "parent": source.digest,
+            "transforms": (*manifest.transforms, step),
+            "splits": {split: tuple(names[key] for key in keys) for split, keys in manifest.splits.items()},
+            "geometry": None,
+            "digest": None,
+        }
+        checked(write_manifest(out, replace(manifest, **fresh | changes)))
 
 
 def claim(out: Path, plan: dict[str, Any], what: str) -> None:

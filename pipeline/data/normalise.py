@@ -8,9 +8,7 @@ relative to another, except in the two methods that say so.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -22,17 +20,15 @@ from torch import Tensor
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, focal_pixels, look_at
 from pipeline.config import did_you_mean
-from pipeline.data.checks import centre_of, check_views, checked, outlines_of, rms_over_views
-from pipeline.data.claim import writing
+from pipeline.data.checks import centre_of, check_views, outlines_of, rms_over_views
+from pipeline.data.claim import derived
 from pipeline.data.foreground import alpha_of
 from pipeline.data.geometry import Silhouette, meeting_point
 from pipeline.data.scenes import (
-    CAMERAS_FILE,
     Dataset,
     Notes,
     Scene,
     read_image,
-    write_manifest,
     write_scene,
 )
 from pipeline.data.warp import Warp, apply_homography, resample
@@ -195,31 +191,15 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
     another plan, an empty mask, a camera that cannot be turned, a full disk.
     """
     step = {"kind": "normalise", "version": VERSION, "method": method.kind, **asdict(method)}  # type: ignore[call-overload]
-    names = sorted(source.scenes)
-    rig_centre = meeting_point(source.scenes[names[0]].cameras)
+    scenes = [source.scenes[name] for name in sorted(source.scenes)]
+    rig_centre, unit = meeting_point(scenes[0].cameras), source.manifest.unit
     if method.kind == RigAffine.kind:
-        _check_one_rig(source, names)
+        _check_one_rig(source, scenes)
 
-    def write(name: str) -> None:
-        if not (out / name / CAMERAS_FILE).is_file():
-            normalise_scene(source.scenes[name], out / name, method, rig_centre, source.manifest.unit)
+    def write(scene: Scene, folder: Path) -> None:
+        normalise_scene(scene, folder, method, rig_centre, unit)
 
-    with writing(out, step | {"source": source.digest}, "scenes"):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(write, names), start=1):
-                yield done
-        manifest = replace(
-            source.manifest,
-            name=out.name,
-            parent=source.digest,
-            transforms=(*source.manifest.transforms, step),
-            camera_scheme=method.kind,
-            unit="scene",
-            geometry=None,
-            digest=None,
-            held_out_from_training=False,
-        )
-        checked(write_manifest(out, manifest))
+    yield from derived(source, out, step, write, camera_scheme=method.kind, unit="scene")
 
 
 def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Float[Tensor, " 3"], unit: str) -> None:
@@ -258,15 +238,15 @@ def _rgba(scene: Scene, path: Path) -> UInt8[np.ndarray, "height width 4"]:
     return np.concatenate([colour, alpha_of(image, str(path))[..., None]], -1)
 
 
-def _check_one_rig(source: Dataset, names: list[str]) -> None:
-    first = source.scenes[names[0]].cameras
-    for name in names:
-        cameras = source.scenes[name].cameras
+def _check_one_rig(source: Dataset, scenes: list[Scene]) -> None:
+    first = scenes[0].cameras
+    for scene in scenes:
+        cameras = scene.cameras
         same = cameras.c2w.shape == first.c2w.shape and (cameras.width, cameras.height) == (first.width, first.height)
         if not (same and torch.allclose(cameras.c2w, first.c2w) and torch.allclose(cameras.fxfycxcy, first.fxfycxcy)):
             raise DataError(
-                f"{source.root}: rig_affine: expected the same cameras in every scene, got others in {name} than in "
-                f"{names[0]} — choose object_centred, which asks for no common rig."
+                f"{source.root}: rig_affine: expected the same cameras in every scene, got others in {scene.name} than "
+                f"in {scenes[0].name} — choose object_centred, which asks for no common rig."
             )
 
 

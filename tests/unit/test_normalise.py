@@ -276,3 +276,35 @@ def test_what_is_written_is_what_the_cameras_say(arena: Dataset, tmp_path: Path)
     rows, columns = np.nonzero(alpha)
     reach = max(rows.max() - 95.5, 95.5 - rows.min(), columns.max() - 95.5, 95.5 - columns.min())
     assert reach <= 0.97 * 96 and reach > 0.7 * 96
+
+
+def test_one_scene_becomes_a_dataset_of_one_scene_under_its_own_name(mice_folder: Path, tmp_path: Path) -> None:
+    """Its held-out views stay untrained, and nothing is written beside the folder that was asked for."""
+    for done in normalise(
+        open_dataset(mice_folder / "scene_000003"), tmp_path / "one", method_of("object_centred", size=64)
+    ):
+        assert done == 1
+    made = open_dataset(tmp_path / "one")
+    assert list(made.scenes) == ["scene_000003"] and made.manifest.held_out_from_training
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_scenes_listed_elsewhere_are_written_inside(mice_copy: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    names = sorted(path.parent.name for path in mice_copy.glob(f"*/{CAMERAS_FILE}"))
+    for split, some in (("train", names[:5]), ("val", names[5:])):
+        (lists / f"{split}.txt").write_text("\n".join(str(mice_copy / name) for name in some))
+    for _ in normalise(open_dataset(lists), tmp_path / "made", method_of("object_centred", size=64)):
+        pass
+    assert sorted(open_dataset(tmp_path / "made").scenes) == names
+
+
+def test_two_scenes_of_one_name_are_refused(mice_copy: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    shutil.copytree(mice_copy / "scene_000000", lists / "a" / "sample")
+    shutil.copytree(mice_copy / "scene_000001", lists / "b" / "sample")
+    (lists / "train.txt").write_text("a/sample")
+    (lists / "val.txt").write_text("b/sample")
+    with pytest.raises(DataError, match="expected scenes of different names, got sample twice"):
+        list(normalise(open_dataset(lists), tmp_path / "made", method_of("object_centred")))
