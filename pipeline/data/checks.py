@@ -8,6 +8,7 @@ operation on its pixels is known. All pixels are quoted as of an image 512 px wi
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ CHAIN_EXACT_PX = 0.1  # of what the transform chain does to known points
 SCENE_PX = 4.0  # of one scene's view, where two tangents a pair are all there is
 RESOLVED = 0.3  # of a pixel: what an antialiased outline can tell; counts where images are small
 MIN_IOU = 0.9
+MIN_VIEWS = 2
 EXTENT, MAX_EXTENT = 0.9, 1.8  # of the object about the origin; beyond the second FaceLift's means cannot reach
 LOOK_AT = 0.9  # least cosine between an optical axis and the way to the object
 CHAIN_POINTS = 300  # of a scene's hull
@@ -243,19 +245,26 @@ def checked(dataset: Dataset) -> Dataset:
 
 
 def store(found: Check) -> bool:
-    """Write the verdict into the dataset's manifest, with the digest of what was looked at.
+    """Write the verdict into the dataset's manifest, with the digest of what was looked at; content that was changed
+    since the manifest was written becomes a link of the chain.
 
     False for a folder that has no manifest, where nothing is left behind; training remembers its verdict elsewhere.
     """
-    root = found.dataset.root
-    if not (root / MANIFEST_FILE).is_file():
+    dataset, manifest = found.dataset, found.dataset.manifest
+    if not (dataset.root / MANIFEST_FILE).is_file():
         return False
-    write_manifest(root, replace(found.dataset.manifest, geometry=found.geometry))
+    edited = manifest.digest is not None and manifest.digest != dataset.content_digest
+    chain = ({"kind": "edited", "was": manifest.digest},) if edited else ()
+    write_manifest(dataset.root, replace(manifest, transforms=manifest.transforms + chain, geometry=found.geometry))
     return True
 
 
 def check_scene(scene: Scene) -> SceneCheck:
     """One scene's masks against its cameras. Raises DataError."""
+    if len(scene.files) < MIN_VIEWS:
+        raise DataError(
+            f"{scene.folder}: expected {MIN_VIEWS} or more views to compare, got {len(scene.files)} — add some."
+        )
     alphas = read_alphas(scene)
     return check_views(scene, alphas)
 
@@ -362,7 +371,7 @@ def as_plain(found: Check) -> dict[str, Any]:
         "views": list(geometry.views),
         "extent": geometry.extent,
         "problems": found.problems,
-        "view_residual_px": [round(value, 3) for value in found.scores.tolist()],
+        "view_residual_px": _rounded(found.scores),
         "view_silhouette_iou": [round(value, 4) for value in found.iou.tolist()],
         "scenes": [_scene_as_plain(scene) for scene in found.scenes],
     }
@@ -371,7 +380,12 @@ def as_plain(found: Check) -> dict[str, Any]:
 def _scene_as_plain(scene: SceneCheck) -> dict[str, Any]:
     values: Sequence[tuple[str, Tensor]] = (("centre_world", scene.centre_world), ("centre_scene", scene.centre))
     plain: dict[str, Any] = {"name": scene.name, **{name: value.tolist() for name, value in values}}
-    plain["view_residual_px"] = [round(value, 3) for value in scene.scores.tolist()]
+    plain["view_residual_px"] = _rounded(scene.scores)
     if scene.chain is not None:
         plain["chain_residual_px_p95"] = round(float(rms_over_views(scene.chain).quantile(0.95)), 4)
     return plain
+
+
+def _rounded(values: Float[Tensor, " view"]) -> list[float | None]:
+    """None where nothing is known: JSON has no NaN."""
+    return [round(value, 3) if math.isfinite(value) else None for value in values.tolist()]

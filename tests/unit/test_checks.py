@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipeline.cameras import facelift_ring
-from pipeline.data.checks import Check, as_plain, check, checked, problems_of, require_geometry
+from pipeline.data.checks import Check, as_plain, check, checked, problems_of, require_geometry, store
 from pipeline.data.mice import write_mice
 from pipeline.data.normalise import method_of, normalise
 from pipeline.data.quality import leakage, quality
@@ -292,3 +292,21 @@ def test_the_real_rig_is_described_about_where_its_axes_meet(tmp_path: Path) -> 
     elevations = [view.elevation for view in measured.views]
     np.testing.assert_allclose(elevations, [0.7, 15.0, 2.2, 0.7, 15.3, 18.3], atol=0.06)
     np.testing.assert_allclose(measured.gaps, [67.4, 54.5, 53.6, 62.9, 62.6, 59.0], atol=0.1)
+
+
+def test_checking_changed_content_leaves_a_link_in_the_chain(true_set: Dataset, tmp_path: Path) -> None:
+    broken = broken_copy(true_set, tmp_path / "broken", swap)
+    assert store(broken)
+    stored = open_dataset(tmp_path / "broken").manifest
+    assert stored.transforms[-1] == {"kind": "edited", "was": true_set.digest}
+    assert stored.geometry is not None and stored.geometry.verdict == "inconsistent"
+    assert store(check(open_dataset(tmp_path / "broken")))
+    assert open_dataset(tmp_path / "broken").manifest.transforms == stored.transforms
+
+
+def test_one_view_cannot_be_judged(tmp_path: Path) -> None:
+    cameras = facelift_ring(96, 8).to(torch.float64)
+    pictures = ball(cameras, torch.zeros(3, dtype=torch.float64), 0.5)
+    write_scene(tmp_path / "one", pictures[:1], cameras[:1])
+    with pytest.raises(DataError, match="expected 2 or more views to compare, got 1"):
+        check(open_dataset(tmp_path / "one"))
