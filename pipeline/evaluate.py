@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pipeline import metrics, vgg
+from pipeline.data.checks import require_geometry
 from pipeline.data.loader import Batch, Loader
-from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.data.scenes import Dataset
+from pipeline.data.variants import prepared
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
@@ -77,8 +79,13 @@ def evaluate(
 def evaluate_folder(
     model: GSLRM, recipe: Recipe, root: str | Path, split: str, cache: Path, device: torch.device | str = "cpu"
 ) -> Evaluation:
-    """`evaluate` on the dataset at `root`, with LPIPS where its weights are installed."""
-    dataset = open_dataset(root, verify=False)
+    """`evaluate` on the dataset at `root`, prepared as the recipe has it, with LPIPS where its weights are installed.
+
+    Raises DataError as `prepared` and `require_geometry`.
+    """
+    data = replace(recipe.data, root=str(root))
+    dataset = prepared(data, cache)
+    require_geometry(dataset, cache, data.allow_inconsistent_geometry)
     return evaluate(model, recipe, dataset, split, cache, device, lpips=lpips_network(device))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import numpy as np
 
 from pipeline.data.claim import derived
 from pipeline.data.foreground import RULE, mask_from_background
-from pipeline.data.scenes import CAMERAS_FILE, Dataset, Scene, read_image, write_scene
+from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, read_image, write_scene
 
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 VERSION = 1  # raise it when the same source gives other scenes
 
 
@@ -40,14 +42,19 @@ def _take(scene: Scene, folder: Path) -> None:
 
 
 def _link(scene: Scene, folder: Path) -> None:
-    """The scene's own files, without their bytes where the file system can do that; the camera file last."""
+    """The scene's own images, without their bytes where the file system can do that, under FaceLift's names."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for file in (*scene.files, CAMERAS_FILE):
-        target = temporary / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link((scene.folder / file).resolve(), target)
-        except OSError:
-            shutil.copy2(scene.folder / file, target)
+    (temporary / "images").mkdir(parents=True)
+    for view, path in enumerate(scene.paths):
+        _link_or_copy(path.resolve(), temporary / IMAGE_FILE.format(view))
+    (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, scene.cameras, scene.notes))
     temporary.replace(folder)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in UNLINKABLE:
+            raise
+        shutil.copy2(source, target)

@@ -8,6 +8,7 @@ relative to another, except in the two methods that say so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +21,10 @@ from torch import Tensor
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, focal_pixels, look_at
 from pipeline.config import did_you_mean
-from pipeline.data.checks import centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.claim import derived
 from pipeline.data.foreground import alpha_of
 from pipeline.data.geometry import Silhouette, meeting_point
+from pipeline.data.scene_check import as_alphas, centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.scenes import (
     Dataset,
     Notes,
@@ -32,7 +33,7 @@ from pipeline.data.scenes import (
     write_scene,
 )
 from pipeline.data.warp import Warp, apply_homography, resample
-from pipeline.errors import DataError
+from pipeline.errors import DataError, DegenerateViewsError
 
 VERSION = 1  # raise it when the same method makes other pixels or cameras
 FILL = 0.94  # of half the frame, what the object may reach
@@ -179,7 +180,7 @@ def method_of(kind: str, **params: Any) -> Method:
     strange = [name for name in given if name not in METHODS[kind].__dataclass_fields__]
     if strange:
         raise DataError(f"--{strange[0]}: expected a parameter of {kind}, got one it has not — leave it out.")
-    if given.get("zoom", 1.0) <= 0 or given.get("size", 1) < 1:
+    if not 0 < given.get("zoom", 1.0) < math.inf or given.get("size", 1) < 1:
         raise DataError(f"{kind}: expected size and zoom above 0, got {given} — raise it.")
     return METHODS[kind](**given)  # type: ignore[no-any-return]
 
@@ -192,7 +193,10 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
     """
     step = {"kind": "normalise", "version": VERSION, "method": method.kind, **asdict(method)}  # type: ignore[call-overload]
     scenes = [source.scenes[name] for name in sorted(source.scenes)]
-    rig_centre, unit = meeting_point(scenes[0].cameras), source.manifest.unit
+    try:
+        rig_centre, unit = meeting_point(scenes[0].cameras), source.manifest.unit
+    except DegenerateViewsError as error:
+        raise DataError(f"{scenes[0].folder}: {error}") from None
     if method.kind == RigAffine.kind:
         _check_one_rig(source, scenes)
 
@@ -213,11 +217,11 @@ def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Floa
     if keypoints is not None:
         moved = apply_homography(warp.homographies, torch.from_numpy(keypoints[..., :2]))
         keypoints = np.concatenate([moved.numpy(), keypoints[..., 2:]], -1)
-    noted = {"method": method.kind, "source": scene.name, **warp.as_plain()}
+    noted = {"method": method.kind, "source": scene.name, **warp.after(Warp.of(scene)).as_plain()}
     notes = Notes(scene.notes.frame, keypoints, noted)
     if not method.exact:
         made = Scene(scene.name, folder, scene.files, cameras, notes)
-        residuals = check_views(made, torch.from_numpy(written[..., 3]).float() / 255).chain
+        residuals = check_views(made, written[..., 3]).chain
         assert residuals is not None
         noted["residual_px_p95"] = round(float(rms_over_views(residuals).quantile(0.95)), 4)
     write_scene(folder, written, cameras, notes)
@@ -227,9 +231,13 @@ def look(
     scene: Scene, alphas: UInt8[np.ndarray, "view height width"], rig_centre: Float[Tensor, " 3"], unit: str
 ) -> Seen:
     """Find the object in a source scene. Raises DataError for an empty mask."""
-    outlines = outlines_of(scene, torch.from_numpy(alphas).float() / 255)
+    outlines = outlines_of(scene, as_alphas(alphas))
     cameras = scene.cameras.to(torch.float64)
-    return Seen(cameras, alphas, outlines, centre_of(outlines, cameras), rig_centre, unit)
+    try:
+        centre = centre_of(outlines, cameras)
+    except DegenerateViewsError as error:
+        raise DataError(f"{scene.folder}: {error}") from None
+    return Seen(cameras, alphas, outlines, centre, rig_centre, unit)
 
 
 def _rgba(scene: Scene, path: Path) -> UInt8[np.ndarray, "height width 4"]:

@@ -96,6 +96,16 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
         raise OSError(28, os.strerror(28))
 
 
+def test_two_commands_do_not_write_one_folder(tmp_path: Path) -> None:
+    plan = {"kind": "normalise"}
+    with (
+        writing(tmp_path / "out", plan, "scenes"),
+        pytest.raises(DataError, match="expected to write it alone, got another command at it"),
+        writing(tmp_path / "out", plan, "scenes"),
+    ):
+        pass
+
+
 # ---------------------------------------------------------------- hashes
 
 
@@ -225,3 +235,34 @@ def test_an_rgb_scene_is_written_with_its_alpha(mice_copy: Path, tmp_path: Path)
     taken = take(mice_copy, tmp_path / "taken")
     modes = {Image.open(path).mode for scene in taken.scenes.values() for path in scene.paths}
     assert modes == {"RGBA"}
+
+
+def test_taking_in_never_writes_outside(mice_copy: Path, tmp_path: Path) -> None:
+    """A camera file may name images elsewhere; what is written lies in the new folder, under FaceLift's names."""
+    (mice_copy / MANIFEST_FILE).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    for scene in mice_copy.glob("scene_*"):
+        path = scene / CAMERAS_FILE
+        content = json.loads(path.read_text())
+        for frame in content["frames"]:
+            moved = tmp_path / "elsewhere" / f"{scene.name}-{Path(frame['file_path']).name}"
+            (scene / frame["file_path"]).rename(moved)
+            frame["file_path"] = os.path.relpath(moved, scene)
+        path.write_text(json.dumps(content))
+    before = {path: path.read_bytes() for path in (tmp_path / "elsewhere").iterdir()}
+    taken = take(mice_copy, tmp_path / "deep" / "taken")
+    assert {path: path.read_bytes() for path in (tmp_path / "elsewhere").iterdir()} == before
+    assert {path.parent.parent.parent for scene in taken.scenes.values() for path in scene.paths} == {taken.root}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"w": float("inf")}, {"fx": 10**400}, {"w2c": "no"}, {"w2c": [[1e200] * 4] * 4}],
+)
+def test_numbers_beyond_all_measure_are_refused_in_words(mice_copy: Path, change: dict[str, object]) -> None:
+    path = mice_copy / "scene_000000" / CAMERAS_FILE
+    content = json.loads(path.read_text())
+    content["frames"][1].update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=CAMERAS_FILE):
+        open_dataset(mice_copy, verify=False)
