@@ -3,6 +3,7 @@
     PipelineError
     ├── RecipeError        a recipe, an override or two fields that cannot go together
     ├── DataError          a scene, a camera, an image or a manifest
+    │   └── DegenerateViewsError    rays that meet nowhere in particular
     ├── CheckpointError    a file of weights: absent, damaged, of another shape
     └── NonFiniteError     a loss or gradient that is not a number, with its step and term
 
@@ -20,6 +21,10 @@ class RecipeError(PipelineError):
 
 class DataError(PipelineError):
     """A scene or dataset is not what the recipe needs."""
+
+
+class DegenerateViewsError(DataError):
+    """Cameras stand so that no place can be told from what they see."""
 
 
 class CheckpointError(PipelineError):

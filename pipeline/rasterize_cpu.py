@@ -49,11 +49,21 @@ def rasterize(
     gaussians [*batch, N] and cameras [*batch, V] share a floating dtype, on the CPU. Differentiable in means,
     quats, scales, opacities, sh and the cameras. One image per thread, as many threads as torch would use.
     """
-    splats, visible = project(gaussians, cameras, near_plane)
+    # A trained scene's background is half of all Gaussians, too faint for any pixel: they are not even projected.
+    drawn = (gaussians.opacities.detach()[None] >= MIN_ALPHA).flatten(0, -2).any(0)
+    splats, visible = project(_chosen(gaussians, drawn), cameras, near_plane)
     images = _Splat.apply(splats.flatten(0, -3), visible.flatten(0, -2), cameras.width, cameras.height)
     images = images.reshape(*cameras.batch_shape, cameras.height, cameras.width, NUM_CHANNELS)
     colours, depths, alphas = images.split([3, 1, 1], -1)
     return colours, alphas, depths / alphas.clamp(min=1e-10)
+
+
+def _chosen(gaussians: Gaussians, chosen: Bool[Tensor, " n"]) -> Gaussians:
+    """The same choice of Gaussians in every scene of a batch."""
+    if bool(chosen.all()):
+        return gaussians
+    scenes = (slice(None),) * (gaussians.opacities.ndim - 1)
+    return gaussians[(*scenes, chosen.nonzero()[:, 0])]
 
 
 def project(

@@ -228,14 +228,12 @@ def model_evaluate(
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
     from pipeline import checkpoint
-    from pipeline.data.scenes import open_dataset
-    from sweeps.verification import score
+    from sweeps.verification import score_at
 
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(source) if Path(source).is_dir() else _registry().pull(source, Path(folder) / "model")
         loaded = checkpoint.load(path, device)
-        dataset = open_dataset(_data(data), verify=False)
-        found = score(loaded, loaded.recipe.data, dataset, split, _home().cache)
+        found = score_at(loaded, _data(data), split, _home().cache)
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
         return

@@ -56,6 +56,7 @@ class TrialOpened(Event):
     params: dict[str, Any]  # what the sampler chose
     recipe_params: dict[str, Any]  # every value of the resolved recipe by dotted path
     fingerprint: str
+    tags: dict[str, str] = field(default_factory=dict)  # of the dataset it trains on
 
 
 @dataclass(frozen=True)

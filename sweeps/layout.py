@@ -74,7 +74,7 @@ def objective_of(tags: Mapping[str, str]) -> Objective | None:
 
 def trial_tags(event: TrialOpened) -> dict[str, str]:
     """What a trial's run is found and told apart by."""
-    return {
+    return event.tags | {
         "trial.number": str(event.trial),
         "trial.attempt": str(event.attempt),
         "trial.params": json.dumps(event.params),

@@ -7,15 +7,16 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from pipeline.data.checks import require_geometry
-from pipeline.data.scenes import open_dataset
+from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.errors import PipelineError
-from pipeline.recipe import Recipe, check_artefacts
+from pipeline.recipe import DataConfig, Recipe, check_artefacts
 from pipeline.stages import kind_of
 from sweeps.errors import StudyError
 from sweeps.home import Home, name_taken
@@ -37,16 +38,44 @@ def preflight(recipe: Recipe, variants: Iterable[Recipe], cache: Path) -> Readin
     Raises RecipeError, DataError or CheckpointError: the first thing that would have stopped a trial. A cache that
     did not exist before does not exist then.
     """
+    _tags_once.cache_clear()  # the files may have changed since an earlier sweep of this process
     check_artefacts(recipe)
     source = open_dataset(str(recipe.data.root))
+    found = []
     with _unmade_on_refusal(cache):
         for variant in [recipe, *variants]:
             dataset = prepared(variant.data, cache)
             require_geometry(dataset, cache, variant.data.allow_inconsistent_geometry)
             kind_of(variant).check(variant, dataset, cache)
-        geometry = require_geometry(prepared(recipe.data, cache), cache, recipe.data.allow_inconsistent_geometry)
-    tags = {"data.name": source.name, "data.digest": source.digest, "data.geometry": geometry.verdict}
-    return Readiness(recipe, tags | {"fingerprint": recipe.fingerprint})
+            found.append(data_tags(variant, cache))
+    common = found[0] if all(tags == found[0] for tags in found) else _named(source)
+    return Readiness(recipe, common | {"fingerprint": recipe.fingerprint})
+
+
+def data_tags(recipe: Recipe, cache: Path) -> dict[str, str]:
+    """What a run says of the dataset it trains on: the normalised variant, where the recipe asks for one."""
+    data = recipe.data
+    same = DataConfig(
+        root=data.root,
+        normalise=data.normalise,
+        zoom=data.zoom,
+        allow_inconsistent_geometry=data.allow_inconsistent_geometry,
+        image_size=data.image_size,
+        num_views=1,  # of no matter here: trials that differ in views share an answer
+        num_input_views=1,
+    )
+    return dict(_tags_once(same, cache))
+
+
+@lru_cache(maxsize=64)
+def _tags_once(data: DataConfig, cache: Path) -> tuple[tuple[str, str], ...]:
+    dataset = prepared(data, cache)
+    geometry = require_geometry(dataset, cache, data.allow_inconsistent_geometry)
+    return tuple((_named(dataset) | {"data.geometry": geometry.verdict}).items())
+
+
+def _named(dataset: Dataset) -> dict[str, str]:
+    return {"data.name": dataset.name, "data.digest": dataset.digest}
 
 
 def check_name_is_free(home: Home, name: str) -> None:

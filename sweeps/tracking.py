@@ -132,25 +132,25 @@ class _Writer:
         for path, blob in event.artifacts.items():
             self._upload(run_id, path, self._journal.blob(blob))
         self._client.log_text(run_id, yaml.safe_dump(event.space, sort_keys=False), "config/space.yaml")
-        self._describe(run_id, ledger, event.params)
+        self._describe(run_id, ledger.tags, event.params)
         for key, value in experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)
 
     def _open_trial(self, ledger: Ledger, event: TrialOpened) -> None:
         run_id = self._run(ledger, event.trial, event.time)
         self._open_run(run_id, ledger, event.recipe_params if event.attempt == 1 else {}, trial_tags(event))
-        self._describe(run_id, ledger, event.recipe_params)
+        self._describe(run_id, ledger.tags | event.tags, event.recipe_params)
 
     def _open_run(self, run_id: str, ledger: Ledger, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Tags of a run that starts or goes on, and its params, which MLflow never lets change."""
         self._log(run_id, params=params, tags={**ledger.tags, "sweep.name": ledger.name, **tags})
         self._client.update_run(run_id, status="RUNNING")
 
-    def _describe(self, run_id: str, ledger: Ledger, params: Mapping[str, Any]) -> None:
+    def _describe(self, run_id: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
         """The recipe as a file, and the dataset as an input."""
         self._client.log_text(run_id, recipe_yaml(params), "config/recipe.yaml")
-        if {"data.name", "data.digest"} <= ledger.tags.keys():
-            name, digest = ledger.tags["data.name"], ledger.tags["data.digest"][:_DIGEST_LENGTH]
+        if {"data.name", "data.digest"} <= tags.keys():
+            name, digest = tags["data.name"], tags["data.digest"][:_DIGEST_LENGTH]
             source = {"uri": params.get("data.root", name)}
             dataset = Dataset(name, digest, "local", json.dumps(source))
             context = [InputTag("mlflow.data.context", "training")]

@@ -22,7 +22,7 @@ from pipeline.recipe import Recipe, override
 from sweeps.home import Home
 from sweeps.journal import Event, Journal, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.ledger import Ledger, read
-from sweeps.preflight import Readiness, cpus_per_trial
+from sweeps.preflight import Readiness, cpus_per_trial, data_tags
 from sweeps.provenance import provenance
 from sweeps.space import SearchSpace
 from sweeps.study import StudySearcher, open_study, verdict
@@ -163,7 +163,7 @@ def _run_trials(
             name=name,
             storage_path=str(home.ray),
             verbose=0,
-            callbacks=[_JournalCallback(notes, ready.recipe, objective.metric)],
+            callbacks=[_JournalCallback(notes, ready.recipe, objective.metric, home.cache)],
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=_KEPT_CHECKPOINTS,
                 checkpoint_score_attribute=objective.metric,
@@ -226,8 +226,8 @@ class _Notes:
 class _JournalCallback(tune.Callback):
     """Ray's news, written down before anything else is done about it."""
 
-    def __init__(self, notes: _Notes, recipe: Recipe, metric: str) -> None:
-        self._notes, self._recipe, self._metric = notes, recipe, metric
+    def __init__(self, notes: _Notes, recipe: Recipe, metric: str, cache: Path) -> None:
+        self._notes, self._recipe, self._metric, self._cache = notes, recipe, metric, cache
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray keeps callbacks with the experiment; ours lives and dies with the driver
@@ -236,7 +236,8 @@ class _JournalCallback(tune.Callback):
         recipe = self._recipe_of(trial)
         params = trial.config["params"]
         attempt = trial.num_failures + 1
-        opened = TrialOpened(_number(trial), trial.trial_id, attempt, params, recipe.params, recipe.fingerprint)
+        tags = data_tags(recipe, self._cache)
+        opened = TrialOpened(_number(trial), trial.trial_id, attempt, params, recipe.params, recipe.fingerprint, tags)
         self._notes.write(opened)
 
     def on_trial_result(

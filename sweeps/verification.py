@@ -10,7 +10,9 @@ from pathlib import Path
 
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo, LoadedCheckpoint
+from pipeline.data.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.data.variants import prepared
 from pipeline.recipe import DataConfig
 from pipeline.stages import Evaluation, kind_of
 from sweeps.errors import RegistryError
@@ -77,6 +79,17 @@ def score(
     """Evaluate a loaded model on views chosen by `data`, which need not be its own recipe's."""
     recipe = replace(loaded.recipe, data=data)
     return kind_of(recipe).evaluate(loaded.model, recipe, dataset, split, cache, limit)
+
+
+def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path) -> Evaluation:
+    """`score` on the dataset at `root`, prepared as the model's recipe has it.
+
+    Raises DataError as `prepared` and `require_geometry`.
+    """
+    data = replace(loaded.recipe.data, root=str(root))
+    dataset = prepared(data, cache)
+    require_geometry(dataset, cache, data.allow_inconsistent_geometry)
+    return score(loaded, data, dataset, split, cache)
 
 
 def _compare(folder: Path, logged: Mapping[str, float], found: Mapping[str, float]) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.cameras import FACELIFT_DISTANCE, RING_ELEVATION, Cameras
-from pipeline.data.checks import APPROXIMATE_PX, EXACT_PX, QUOTED_WIDTH, RESOLVED, Check, SceneCheck
+from pipeline.data.checks import Check
 from pipeline.data.geometry import (
     MAX_TANGENT_SPAN,
     PARALLEL,
@@ -38,6 +38,7 @@ from pipeline.data.geometry import (
     visual_hull,
 )
 from pipeline.data.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
+from pipeline.data.scene_check import QUOTED_WIDTH, SceneCheck
 from pipeline.data.scenes import Scene, read_image
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -119,8 +120,7 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
 
 def _limits(found: Check) -> tuple[float, float]:
     """Quoted px up to which silhouettes of this size are exact, and approximate."""
-    own = RESOLVED * found.own_px
-    return max(EXACT_PX, own), max(APPROXIMATE_PX, 2 * own)
+    return found.view_limit(0), found.view_limit(1)
 
 
 def _heat(value: float, limits: tuple[float, float]) -> dict[str, Any]:

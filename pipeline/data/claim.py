@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from pipeline.data.checks import checked
+from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
 
 _UNFINISHED = re.compile(r"\..+\.\d+")  # what `write_scene` calls a scene that is not whole yet
 
 
 @contextlib.contextmanager
-def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[None]:
-    """`claim` the folder, and leave no half scene in it, whether the work ends, fails or was killed before.
+def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
+    """`claim` the folder for this process alone, and leave no half scene in it, whether the work ends, fails or was
+    killed before. Gives whether it was finished already, with the content it had then.
 
-    Raises DataError as `claim`, and for a disk that is full or may not be written to.
+    Raises DataError as `claim`, for a folder that another process is writing, for a finished one whose files were
+    changed, and for a disk that is full or may not be written to.
     """
     try:
-        claim(out, plan, what)
-        _remove_unfinished(out)
-        try:
-            yield
-        finally:
+        note = claim(out, plan, what)
+        with note.open() as held:
+            _hold(held, out)
+            finished = (out / MANIFEST_FILE).is_file() and open_dataset(out).manifest.geometry is not None
             _remove_unfinished(out)
+            try:
+                yield finished
+            finally:
+                _remove_unfinished(out)
     except OSError as error:
         raise DataError(
             f"{out}: expected room and leave to write, got {error.strerror or error} — "
@@ -36,10 +47,55 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[None]:
         ) from None
 
 
-def claim(out: Path, plan: dict[str, Any], what: str) -> None:
+def _hold(file: IO[str], out: Path) -> None:
+    """A lock that ends with the process, whatever ends it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{out}: expected to write it alone, got another command at it — wait until it ends.") from None
+
+
+def derived(
+    source: Dataset, out: Path, step: dict[str, Any], write: Callable[[Scene, Path], None], **changes: Any
+) -> Iterator[int]:
+    """A dataset made scene by scene from another; yields how many are done, last after its geometry check.
+
+    step: this link of the transform chain. write: makes one scene's folder, where it is not there yet. changes: of
+    the manifest. Scenes are called as their folders, wherever the source lists them.
+    Raises DataError as `writing` and `checked`, and where two scenes are called the same.
+    """
+    names = {key: scene.name.rpartition("/")[2] for key, scene in sorted(source.scenes.items())}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{source.root}: expected scenes of different names, got {twice[0]} twice — rename one.")
+
+    def make(key: str) -> None:
+        if not (out / names[key] / CAMERAS_FILE).is_file():
+            write(source.scenes[key], out / names[key])
+
+    manifest = source.manifest
+    with writing(out, step | {"source": source.digest}, "scenes") as done_before:
+        if done_before:
+            yield len(names)
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(make, names), start=1):
+                yield done
+        fresh = {
+            "name": out.name,
+            "parent": source.digest,
+            "transforms": (*manifest.transforms, step),
+            "splits": {split: tuple(names[key] for key in keys) for split, keys in manifest.splits.items()},
+            "geometry": None,
+            "digest": None,
+        }
+        checked(write_manifest(out, replace(manifest, **fresh | changes)))
+
+
+def claim(out: Path, plan: dict[str, Any], what: str) -> Path:
     """Note the plan in a new folder before its first scene, or see that the folder's note says the same.
 
-    plan: plain values with a `kind`, which names the note. what: the folder's contents, for messages.
+    plan: plain values with a `kind`, which names the note. what: the folder's contents, for messages. Returns the note.
     Raises DataError when the folder follows another plan or holds anything else.
     """
     note, plan = out / f".{plan['kind']}.json", json.loads(json.dumps(plan))
@@ -57,6 +113,7 @@ def claim(out: Path, plan: dict[str, Any], what: str) -> None:
         raise DataError(
             f"{out}: expected {what} of the same plan, got another {', '.join(differing)} — choose another folder."
         )
+    return note
 
 
 def _remove_unfinished(out: Path) -> None:

@@ -38,7 +38,7 @@ def convert(
     split: Annotated[
         str, typer.Option(help="blocks of time, or random: near-duplicates in train and test.")
     ] = "blocks",
-    seed: Annotated[int, typer.Option(help="Of a random split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out frames with an empty mask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +80,9 @@ def normalise(
 def check(
     dataset: Annotated[Path, typer.Argument(help="A dataset folder, FaceLift folder or one scene.")],
     page: Annotated[Path | None, typer.Option(help="HTML page (default: beside dataset.yaml, or here).")] = None,
-    scenes: Annotated[int, typer.Option(help="How many scenes to look at, evenly spread.")] = 60,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="How many scenes to look at, evenly spread; fewer than 60 are not stored.")
+    ] = 60,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -103,7 +105,9 @@ def check(
     _print_check(found, measured)
     typer.echo(f"page: {written}", err=True)
     if not stored:
-        typer.echo(f"{dataset} has no {MANIFEST_FILE}: nothing was written into it", err=True)
+        typer.echo(
+            f"{dataset}: the verdict is not stored there (no {MANIFEST_FILE}, read only, or too few scenes)", err=True
+        )
 
 
 @data.command("ingest")

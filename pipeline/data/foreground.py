@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from scipy.ndimage import label
-from torch import Tensor
 
 from pipeline.data.scenes import Scene, read_image
 from pipeline.errors import DataError
@@ -21,11 +19,10 @@ RULE = (
 )
 
 
-def read_alphas(scene: Scene) -> Float[Tensor, "view height width"]:
-    """Alpha in 0…1 of every view at its own size; of RGB images by `mask_from_background`. Raises DataError."""
+def read_masks(scene: Scene) -> UInt8[np.ndarray, "view height width"]:
+    """Alpha of every view at its own size, in bytes; of RGB images by `mask_from_background`. Raises DataError."""
     size = (scene.cameras.width, scene.cameras.height)
-    alphas = [alpha_of(read_image(path, size), str(path)) for path in scene.paths]
-    return torch.from_numpy(np.stack(alphas)).float() / 255
+    return np.stack([alpha_of(read_image(path, size), str(path)) for path in scene.paths])
 
 
 def alpha_of(image: Image.Image, where: str) -> UInt8[np.ndarray, "height width"]:

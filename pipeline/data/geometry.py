@@ -18,7 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.cameras import Cameras
+from pipeline.errors import DegenerateViewsError
 
+MIN_SPREAD = 1e-3  # of the least to the greatest certainty of a triangulated point: rays at 4° and less
+MIN_SHARE = 2e-3  # of the largest outline's area; what is smaller is a speck
 PARALLEL = 1e-3  # of a direction and a baseline, as a sine
 MAX_TANGENT_SPAN = 2.4  # radians; a wider silhouette about the epipole has no two tangents that can be trusted
 NEAR_END = 0.25  # of a silhouette's span about the epipole
@@ -39,6 +42,7 @@ def triangulate(
 
     Least squares of the distances to the rays, then of the reprojection error. robust: pixels beyond which a view
     counts less and less (Cauchy), so that one wrong view does not drag the point along.
+    Raises DegenerateViewsError where the rays are all but parallel.
     """
     cameras, pixels = cameras.to(torch.float64), pixels.to(torch.float64)
     weights = torch.ones(pixels.shape[:2], dtype=torch.float64)
@@ -49,7 +53,7 @@ def triangulate(
             weights = 1 / (1 + (error.norm(dim=-1) / robust).square())
         normal = torch.einsum("vnij,vnik,vn->njk", jacobian, jacobian, weights)
         gradient = torch.einsum("vnij,vni,vn->nj", jacobian, error, weights)
-        points = points - torch.linalg.solve(normal, gradient)
+        points = points - _solved(normal, gradient)
     return points, _reprojection(cameras, points, pixels)[0].norm(dim=-1)
 
 
@@ -65,7 +69,19 @@ def _meeting_points(cameras: Cameras, pixels: Tensor, weights: Tensor) -> Tensor
     across = torch.eye(3, dtype=torch.float64) - directions[..., :, None] * directions[..., None, :]
     across = across * weights[..., None, None]
     right = across @ cameras.centres[:, None, :, None]
-    return torch.linalg.solve(across.sum(0), right.sum(0))[..., 0]
+    return _solved(across.sum(0), right.sum(0)[..., 0])
+
+
+def _solved(matrix: Float[Tensor, "n 3 3"], right: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Raises DegenerateViewsError where the answer would hang on the last digits, or where there is none."""
+    if bool(torch.isfinite(matrix).all() and torch.isfinite(right).all()):
+        spread = torch.linalg.eigvalsh(matrix)
+        if bool((spread[:, 0] > MIN_SPREAD * spread[:, 2]).all()):
+            return torch.linalg.solve(matrix, right)
+    raise DegenerateViewsError(
+        "expected cameras whose rays meet at an angle, got parallel or opposite ones, or numbers beyond all measure — "
+        "add views from other sides, or mend the cameras."
+    )
 
 
 def pixel_directions(cameras: Cameras, pixels: Float[Tensor, "view n 2"]) -> Float[Tensor, "view n 3"]:
@@ -104,7 +120,7 @@ def silhouette(alpha: Float[Array, "height width"]) -> Silhouette | None:
     if bottom == 0:
         return None
     window = np.pad(alpha, 1)[top : bottom + 2, left : right + 2]  # a pixel more on every side
-    contours = find_contours(np.pad(window, 1), 0.5)
+    contours = _without_specks(find_contours(np.pad(window, 1), 0.5))
     outline = (
         np.concatenate(contours)[:, ::-1] - 1.5 + np.array([left, top])
     )  # (row, column) of centres -> x, y of corners
@@ -112,6 +128,12 @@ def silhouette(alpha: Float[Array, "height width"]) -> Silhouette | None:
     cut = ((outline < 0.5) | (outline > np.array([width, height]) - 0.5)).any(1)
     centre = centre_of_mass(window) + np.array([left - 1, top - 1])
     return Silhouette(*map(torch.from_numpy, (outline.copy(), cut, centre)))
+
+
+def _without_specks(contours: list[Float[Array, "n 2"]]) -> list[Float[Array, "n 2"]]:
+    """The contours that are no specks of a lossy mask: one pixel far away would be every tangent's end."""
+    areas = [abs(np.sum(c[:-1, 0] * c[1:, 1] - c[1:, 0] * c[:-1, 1])) for c in contours]
+    return [contour for contour, area in zip(contours, areas, strict=True) if area >= MIN_SHARE * max(areas)]
 
 
 def _span(indices: Int[Array, " n"]) -> tuple[int, int]:

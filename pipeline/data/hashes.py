@@ -40,12 +40,12 @@ def _sha256(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    """What is known; a file that is no JSON any more knows nothing."""
+    """What is known; a file that was damaged knows nothing."""
     try:
         known = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return {name: [stamp, sha256] for name, (stamp, sha256) in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _write(path: Path, hashes: dict[str, tuple[str, str]]) -> None:

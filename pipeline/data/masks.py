@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.ndimage import label
 
 THRESHOLD = 127  # of 255: grey above it is the animal
+SPECK = 2e-3  # of the largest part's area
 SAMPLES = 4  # per pixel and axis
 
 Array = np.ndarray
@@ -17,9 +19,11 @@ Array = np.ndarray
 def coverage(grey: UInt8[Array, "height width"]) -> UInt8[Array, "height width"]:
     """Alpha of a grey mask: the share of each pixel's 4×4 samples whose bilinear grey is above the threshold.
 
-    Beyond the border the outermost pixels go on. Without a pixel above the threshold alpha is 0 everywhere.
+    Specks of the codec, smaller than 0.2 % of the largest part, are no part of the animal. Beyond the border the
+    outermost pixels go on. Without a pixel above the threshold alpha is 0 everywhere.
     """
     alpha = np.zeros_like(grey)
+    grey = _without_specks(grey)
     rows, columns = _window(grey > THRESHOLD)
     if rows.stop == 0:
         return alpha
@@ -32,6 +36,20 @@ def coverage(grey: UInt8[Array, "height width"]) -> UInt8[Array, "height width"]
     inside[y, x] = _sampled(padded, y, x)
     alpha[rows, columns] = inside
     return alpha
+
+
+def _without_specks(grey: UInt8[Array, "height width"]) -> UInt8[Array, "height width"]:
+    rows, columns = _window(grey > THRESHOLD)
+    part = grey[rows, columns]
+    labels, count = label(part > THRESHOLD, structure=np.ones((3, 3)))
+    if count < 2:
+        return grey
+    sizes = np.bincount(labels.ravel())
+    small = sizes < SPECK * sizes[1:].max()
+    small[0] = False
+    cleaned = grey.copy()
+    cleaned[rows, columns] = np.where(small[labels], np.uint8(0), part)
+    return cleaned
 
 
 def _window(above: Bool[Array, "height width"]) -> tuple[slice, slice]:

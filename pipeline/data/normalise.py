@@ -8,9 +8,8 @@ relative to another, except in the two methods that say so.
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -22,21 +21,19 @@ from torch import Tensor
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, focal_pixels, look_at
 from pipeline.config import did_you_mean
-from pipeline.data.checks import centre_of, check_views, checked, outlines_of, rms_over_views
-from pipeline.data.claim import writing
+from pipeline.data.claim import derived
 from pipeline.data.foreground import alpha_of
 from pipeline.data.geometry import Silhouette, meeting_point
+from pipeline.data.scene_check import as_alphas, centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.scenes import (
-    CAMERAS_FILE,
     Dataset,
     Notes,
     Scene,
     read_image,
-    write_manifest,
     write_scene,
 )
 from pipeline.data.warp import Warp, apply_homography, resample
-from pipeline.errors import DataError
+from pipeline.errors import DataError, DegenerateViewsError
 
 VERSION = 1  # raise it when the same method makes other pixels or cameras
 FILL = 0.94  # of half the frame, what the object may reach
@@ -183,7 +180,7 @@ def method_of(kind: str, **params: Any) -> Method:
     strange = [name for name in given if name not in METHODS[kind].__dataclass_fields__]
     if strange:
         raise DataError(f"--{strange[0]}: expected a parameter of {kind}, got one it has not — leave it out.")
-    if given.get("zoom", 1.0) <= 0 or given.get("size", 1) < 1:
+    if not 0 < given.get("zoom", 1.0) < math.inf or given.get("size", 1) < 1:
         raise DataError(f"{kind}: expected size and zoom above 0, got {given} — raise it.")
     return METHODS[kind](**given)  # type: ignore[no-any-return]
 
@@ -195,31 +192,18 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
     another plan, an empty mask, a camera that cannot be turned, a full disk.
     """
     step = {"kind": "normalise", "version": VERSION, "method": method.kind, **asdict(method)}  # type: ignore[call-overload]
-    names = sorted(source.scenes)
-    rig_centre = meeting_point(source.scenes[names[0]].cameras)
+    scenes = [source.scenes[name] for name in sorted(source.scenes)]
+    try:
+        rig_centre, unit = meeting_point(scenes[0].cameras), source.manifest.unit
+    except DegenerateViewsError as error:
+        raise DataError(f"{scenes[0].folder}: {error}") from None
     if method.kind == RigAffine.kind:
-        _check_one_rig(source, names)
+        _check_one_rig(source, scenes)
 
-    def write(name: str) -> None:
-        if not (out / name / CAMERAS_FILE).is_file():
-            normalise_scene(source.scenes[name], out / name, method, rig_centre, source.manifest.unit)
+    def write(scene: Scene, folder: Path) -> None:
+        normalise_scene(scene, folder, method, rig_centre, unit)
 
-    with writing(out, step | {"source": source.digest}, "scenes"):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(write, names), start=1):
-                yield done
-        manifest = replace(
-            source.manifest,
-            name=out.name,
-            parent=source.digest,
-            transforms=(*source.manifest.transforms, step),
-            camera_scheme=method.kind,
-            unit="scene",
-            geometry=None,
-            digest=None,
-            held_out_from_training=False,
-        )
-        checked(write_manifest(out, manifest))
+    yield from derived(source, out, step, write, camera_scheme=method.kind, unit="scene")
 
 
 def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Float[Tensor, " 3"], unit: str) -> None:
@@ -233,11 +217,11 @@ def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Floa
     if keypoints is not None:
         moved = apply_homography(warp.homographies, torch.from_numpy(keypoints[..., :2]))
         keypoints = np.concatenate([moved.numpy(), keypoints[..., 2:]], -1)
-    noted = {"method": method.kind, "source": scene.name, **warp.as_plain()}
+    noted = {"method": method.kind, "source": scene.name, **warp.after(Warp.of(scene)).as_plain()}
     notes = Notes(scene.notes.frame, keypoints, noted)
     if not method.exact:
         made = Scene(scene.name, folder, scene.files, cameras, notes)
-        residuals = check_views(made, torch.from_numpy(written[..., 3]).float() / 255).chain
+        residuals = check_views(made, written[..., 3]).chain
         assert residuals is not None
         noted["residual_px_p95"] = round(float(rms_over_views(residuals).quantile(0.95)), 4)
     write_scene(folder, written, cameras, notes)
@@ -247,9 +231,13 @@ def look(
     scene: Scene, alphas: UInt8[np.ndarray, "view height width"], rig_centre: Float[Tensor, " 3"], unit: str
 ) -> Seen:
     """Find the object in a source scene. Raises DataError for an empty mask."""
-    outlines = outlines_of(scene, torch.from_numpy(alphas).float() / 255)
+    outlines = outlines_of(scene, as_alphas(alphas))
     cameras = scene.cameras.to(torch.float64)
-    return Seen(cameras, alphas, outlines, centre_of(outlines, cameras), rig_centre, unit)
+    try:
+        centre = centre_of(outlines, cameras)
+    except DegenerateViewsError as error:
+        raise DataError(f"{scene.folder}: {error}") from None
+    return Seen(cameras, alphas, outlines, centre, rig_centre, unit)
 
 
 def _rgba(scene: Scene, path: Path) -> UInt8[np.ndarray, "height width 4"]:
@@ -258,15 +246,15 @@ def _rgba(scene: Scene, path: Path) -> UInt8[np.ndarray, "height width 4"]:
     return np.concatenate([colour, alpha_of(image, str(path))[..., None]], -1)
 
 
-def _check_one_rig(source: Dataset, names: list[str]) -> None:
-    first = source.scenes[names[0]].cameras
-    for name in names:
-        cameras = source.scenes[name].cameras
+def _check_one_rig(source: Dataset, scenes: list[Scene]) -> None:
+    first = scenes[0].cameras
+    for scene in scenes:
+        cameras = scene.cameras
         same = cameras.c2w.shape == first.c2w.shape and (cameras.width, cameras.height) == (first.width, first.height)
         if not (same and torch.allclose(cameras.c2w, first.c2w) and torch.allclose(cameras.fxfycxcy, first.fxfycxcy)):
             raise DataError(
-                f"{source.root}: rig_affine: expected the same cameras in every scene, got others in {name} than in "
-                f"{names[0]} — choose object_centred, which asks for no common rig."
+                f"{source.root}: rig_affine: expected the same cameras in every scene, got others in {scene.name} than "
+                f"in {scenes[0].name} — choose object_centred, which asks for no common rig."
             )
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.cameras import FACELIFT_DISTANCE, FACELIFT_SIX_AZIMUTHS, RING_ELEVATION, Cameras
-from pipeline.data.checks import QUOTED_WIDTH, Check, SceneCheck
+from pipeline.data.checks import Check
 from pipeline.data.geometry import meeting_point
 from pipeline.data.loader import prepare_view
+from pipeline.data.scene_check import QUOTED_WIDTH, SceneCheck
 from pipeline.data.scenes import Dataset, read_image
 
 GRADES = (("A", 1.0, 5.0), ("B", 3.0, 10.0), ("C", 5.0, 20.0))  # below this CV in % and this offset in px

@@ -192,7 +192,10 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
     """
     splits = plan.choose(recording.num_frames, recording.fps, str(recording.folder))
     made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan)}
-    with writing(out, made | {"recording": recording.digest}, "a conversion"):
+    with writing(out, made | {"recording": recording.digest}, "a conversion") as done_before:
+        if done_before:
+            yield sum(map(len, splits.values()))
+            return
         left_out = yield from _write_scenes(recording, out, sorted(sum(splits.values(), ())), plan.skip_empty)
         kept = {name: tuple(frame for frame in frames if frame not in left_out) for name, frames in splits.items()}
         counts = {"scenes": sum(map(len, kept.values())), "empty": len(left_out), "leakage": plan.leakage(kept)}

@@ -32,6 +32,7 @@ CAMERAS_FILE = "opencv_cameras.json"
 IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
 MANIFEST_FILE = "dataset.yaml"
 SPLITS = ("train", "val", "test")
+NORMALISED_KEYS = {"scale", "centre", "homographies", "source_c2w", "source_fxfycxcy", "source_size"}
 PNG_LEVEL = 3  # half the time of zlib's default for a tenth more bytes
 
 
@@ -42,9 +43,10 @@ class Geometry:
 
     reprojection_px_p95: of an image 512 px wide; silhouette_iou: of the worst view; views: those that disagree;
     scenes: how many were looked at; at_odds: those that stand out on their own; extent: largest |coordinate| of the
-    object.
+    object. version: of the rules it was found by.
     """
 
+    version: Count
     verdict: Literal["exact", "approximate", "inconsistent"]
     reprojection_px_p95: float
     measured_by: Literal["transform chain", "silhouettes"]
@@ -157,11 +159,14 @@ def open_dataset(root: str | Path, verify: bool = True, data_root: Path | None =
         raise DataError(f"{root}: expected a dataset folder, found none — check data.root.")
     manifest = _read_manifest(root) if (root / MANIFEST_FILE).is_file() else _derive_manifest(root, data_root)
     scenes = {name: read_scene(root / name, name) for names in manifest.splits.values() for name in names}
+    if not scenes:
+        raise DataError(f"{root}: expected scenes in its splits, got none — list some.")
     dataset = Dataset(root, manifest, scenes)
     if verify and manifest.digest is not None and manifest.digest != dataset.content_digest:
         raise DataError(
             f"{root}: expected the content of digest {manifest.digest[:12]}, got {dataset.content_digest[:12]} — "
-            f"files were changed after {MANIFEST_FILE} was written; make the dataset again."
+            f"files were changed after {MANIFEST_FILE} was written; restore them, or let `mouselift data check` judge "
+            "what is there now."
         )
     return dataset
 
@@ -183,7 +188,7 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
         fxfycxcy = torch.tensor(numbers, dtype=torch.float64)
         sizes = {(int(frame["w"]), int(frame["h"])) for frame in frames}
         notes = _read_notes(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: expected frames of w h fx fy cx cy w2c file_path, got a fault at {error}.") from None
     if len(sizes) != 1 or w2c.shape[1:] != (4, 4):
         raise DataError(
@@ -219,20 +224,24 @@ def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes
         raise DataError(f"{folder}: expected uint8 RGBA [V, H, W, 4] of the cameras' size, got {images.shape}.")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     (temporary / "images").mkdir(parents=True)
-    w2c = cameras.to(torch.float64).w2c
-    frames = []
     for i, image in enumerate(images):
-        file = IMAGE_FILE.format(i)
-        Image.fromarray(image).save(temporary / file, compress_level=PNG_LEVEL)
-        intrinsics = dict(zip(("fx", "fy", "cx", "cy"), cameras.fxfycxcy[i].double().tolist(), strict=True))
-        keypoints = {} if notes.keypoints is None else {"keypoints": notes.keypoints[i].tolist()}
-        size = {"w": cameras.width, "h": cameras.height}
-        frames.append(size | intrinsics | {"w2c": w2c[i].tolist(), "file_path": file} | keypoints)
-    said = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
-    (temporary / CAMERAS_FILE).write_text(json.dumps({"id": folder.name, **said, "frames": frames}, indent=1))
+        Image.fromarray(image).save(temporary / IMAGE_FILE.format(i), compress_level=PNG_LEVEL)
+    (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, cameras, notes))
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)
+
+
+def cameras_text(name: str, cameras: Cameras, notes: Notes = Notes()) -> str:
+    """What a scene's camera file says of cameras [V] whose images are called as FaceLift calls them."""
+    w2c, size = cameras.to(torch.float64).w2c, {"w": cameras.width, "h": cameras.height}
+    frames = []
+    for i in range(len(w2c)):
+        intrinsics = dict(zip(("fx", "fy", "cx", "cy"), cameras.fxfycxcy[i].double().tolist(), strict=True))
+        keypoints = {} if notes.keypoints is None else {"keypoints": notes.keypoints[i].tolist()}
+        frames.append(size | intrinsics | {"w2c": w2c[i].tolist(), "file_path": IMAGE_FILE.format(i)} | keypoints)
+    said = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
+    return json.dumps({"id": name, **said, "frames": frames}, indent=1)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Dataset:
@@ -306,6 +315,8 @@ def _relocated(root: Path, line: str, data_root: Path | None) -> str:
 
 def _read_notes(content: dict[str, Any]) -> Notes:
     frame, normalised = content.get("frame"), content.get("normalised")
+    if normalised is not None and not set(dict(normalised)) >= NORMALISED_KEYS:
+        raise ValueError(f"normalised without {', '.join(sorted(NORMALISED_KEYS - set(normalised)))}")
     keypoints = [view.get("keypoints") for view in content["frames"]]
     known = None if None in keypoints else np.asarray(keypoints, dtype=np.float64)
     if known is not None and (known.ndim != 3 or known.shape[2] != 3):

@@ -20,8 +20,8 @@ def prepared(data: DataConfig, cache: Path, verify: bool = False) -> Dataset:
     source = open_dataset(str(data.root), verify)
     if data.normalise is None:
         return source
-    zoom = "" if data.zoom is None else f"-zoom{data.zoom:g}"
-    name = f"{source.name}-{data.normalise}{zoom}-{data.image_size}-{source.digest[:12]}-{VERSION}"
+    zoom = "" if data.zoom is None else f"-zoom{data.zoom!r}"
+    name = f"{source.digest[:16]}-{data.normalise}{zoom}-{data.image_size}-{VERSION}"
     folder = cache / "variants" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from pipeline.cameras import Cameras
 from pipeline.data.geometry import triangulate
-from pipeline.data.scenes import Scene
+from pipeline.data.scenes import CAMERAS_FILE, Scene
+from pipeline.errors import DataError
 
-MAX_SUBSAMPLES = 8  # per target pixel and axis
+MAX_SUBSAMPLES = 24  # per target pixel and axis
 
 Array = np.ndarray
 
@@ -44,12 +45,29 @@ class Warp:
         noted = scene.notes.normalised
         if noted is None:
             return None
-        c2w, fxfycxcy = (torch.tensor(noted[key], dtype=torch.float64) for key in ("source_c2w", "source_fxfycxcy"))
-        width, height = noted["source_size"]
-        homographies = torch.tensor(noted["homographies"], dtype=torch.float64)
-        centre = torch.tensor(noted["centre"], dtype=torch.float64)
-        size = (scene.cameras.width, scene.cameras.height)
-        return cls(homographies, Cameras(c2w, fxfycxcy, width, height), float(noted["scale"]), centre, size)
+        try:
+            c2w, fxfycxcy, homographies, centre = (
+                torch.tensor(noted[key], dtype=torch.float64)
+                for key in ("source_c2w", "source_fxfycxcy", "homographies", "centre")
+            )
+            source = Cameras(c2w, fxfycxcy, *map(int, noted["source_size"]))
+            size = (scene.cameras.width, scene.cameras.height)
+            return cls(homographies, source, float(noted["scale"]), centre, size)
+        except (TypeError, ValueError) as error:
+            path = scene.folder / CAMERAS_FILE
+            raise DataError(f"{path}: expected normalised as `data normalise` writes it, got {error}.") from None
+
+    def after(self, before: Warp | None) -> Warp:
+        """The way from the first source, when this warp's own source came about by `before`."""
+        if before is None:
+            return self
+        return Warp(
+            self.homographies @ before.homographies,
+            before.source,
+            self.scale * before.scale,
+            before.centre + self.centre / before.scale,
+            self.size,
+        )
 
     def as_plain(self) -> dict[str, Any]:
         """What `of` reads."""
@@ -103,8 +121,9 @@ def resample(
 ) -> UInt8[Array, "h w 4"]:
     """Straight RGBA seen through a homography (source to target pixels), at `size` (width, height).
 
-    Colour is premultiplied before it is mixed. Each target pixel is the mean of a grid of bilinear samples no more
-    than a source pixel apart, so that a smaller picture does not alias; only the mask's window is computed.
+    Colour is premultiplied before it is mixed. Each target pixel is the mean of a grid of bilinear samples that stand
+    about a source pixel apart (at most MAX_SUBSAMPLES² of them), so that a smaller picture does not alias; only the
+    mask's window is computed.
     """
     target = np.zeros((size[1], size[0], 4), np.uint8)
     rows, columns = (np.flatnonzero(image[..., 3].any(axis)) for axis in (1, 0))
@@ -140,7 +159,9 @@ def _window(
 
 
 def _subsamples(homography: Float[Tensor, "3 3"], window: tuple[int, int, int, int]) -> int:
-    """Samples per target pixel and axis that stand at most a source pixel apart anywhere in the window."""
+    """Samples per target pixel and axis that stand at most a source pixel apart anywhere in the window, if so many
+    are allowed.
+    """
     left, top, right, bottom = window
     at = torch.tensor([[left, top], [right, top], [left, bottom], [right, bottom]], dtype=torch.float64)
     back = torch.linalg.inv(homography)[None]

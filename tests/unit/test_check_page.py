@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pipeline.data.check_page import write_page
-from pipeline.data.checks import QUOTED_WIDTH, Check, check
+from pipeline.data.checks import Check, check
 from pipeline.data.quality import quality
+from pipeline.data.scene_check import QUOTED_WIDTH
 from pipeline.data.scenes import Dataset, open_dataset
 
 HOSTILE = "<script>alert('mice')</script>"

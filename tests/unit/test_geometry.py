@@ -11,7 +11,6 @@ import trimesh
 from torch import Tensor
 
 from pipeline.cameras import look_at
-from pipeline.data.checks import centre_of
 from pipeline.data.geometry import (
     Silhouette,
     centre_of_mass,
@@ -24,6 +23,7 @@ from pipeline.data.geometry import (
 )
 from pipeline.data.mice import MicePlan
 from pipeline.data.mouse_render import render_mouse
+from pipeline.data.scene_check import centre_of
 from tests.unit.rigs import ball, random_rig
 
 CENTRE = torch.tensor([60.0, 40.0, 50.0], dtype=torch.float64)

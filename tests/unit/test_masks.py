@@ -69,3 +69,18 @@ def test_a_mouse_at_the_border_is_covered_up_to_the_border() -> None:
     corner[:3, :4] = 255
     assert (full == 255).all() and (coverage(corner)[:2, :3] == 255).all()
     assert not coverage(corner)[4:].any() and not coverage(corner)[:, 5:].any()
+
+
+def test_a_speck_far_from_the_animal_is_no_part_of_it() -> None:
+    grey = np.zeros((200, 200), np.uint8)
+    grey[60:140, 60:140] = 255
+    with_speck = grey.copy()
+    with_speck[5:7, 190:192] = 255
+    np.testing.assert_array_equal(coverage(with_speck), coverage(grey))
+
+
+def test_a_tail_cut_off_from_the_body_stays() -> None:
+    grey = np.zeros((200, 200), np.uint8)
+    grey[60:140, 60:140] = 255
+    grey[98:102, 150:190] = 255
+    assert coverage(grey)[100, 170] == 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.cameras import Cameras, mouse_rig
-from pipeline.data.checks import centre_of, check, rms_over_views
+from pipeline.data.checks import check
 from pipeline.data.geometry import meeting_point, silhouette
 from pipeline.data.mice import write_mice
 from pipeline.data.normalise import METHODS, Seen, method_of, normalise
+from pipeline.data.scene_check import centre_of, rms_over_views
 from pipeline.data.scenes import CAMERAS_FILE, Dataset, Scene, open_dataset, read_image, read_scene
 from pipeline.data.warp import Warp, apply_homography, resample
 from pipeline.errors import DataError
@@ -276,3 +278,62 @@ def test_what_is_written_is_what_the_cameras_say(arena: Dataset, tmp_path: Path)
     rows, columns = np.nonzero(alpha)
     reach = max(rows.max() - 95.5, 95.5 - rows.min(), columns.max() - 95.5, 95.5 - columns.min())
     assert reach <= 0.97 * 96 and reach > 0.7 * 96
+
+
+def test_one_scene_becomes_a_dataset_of_one_scene_under_its_own_name(mice_folder: Path, tmp_path: Path) -> None:
+    """Its held-out views stay untrained, and nothing is written beside the folder that was asked for."""
+    for done in normalise(
+        open_dataset(mice_folder / "scene_000003"), tmp_path / "one", method_of("object_centred", size=64)
+    ):
+        assert done == 1
+    made = open_dataset(tmp_path / "one")
+    assert list(made.scenes) == ["scene_000003"] and made.manifest.held_out_from_training
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_scenes_listed_elsewhere_are_written_inside(mice_copy: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    names = sorted(path.parent.name for path in mice_copy.glob(f"*/{CAMERAS_FILE}"))
+    for split, some in (("train", names[:5]), ("val", names[5:])):
+        (lists / f"{split}.txt").write_text("\n".join(str(mice_copy / name) for name in some))
+    for _ in normalise(open_dataset(lists), tmp_path / "made", method_of("object_centred", size=64)):
+        pass
+    assert sorted(open_dataset(tmp_path / "made").scenes) == names
+
+
+def test_two_scenes_of_one_name_are_refused(mice_copy: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    shutil.copytree(mice_copy / "scene_000000", lists / "a" / "sample")
+    shutil.copytree(mice_copy / "scene_000001", lists / "b" / "sample")
+    (lists / "train.txt").write_text("a/sample")
+    (lists / "val.txt").write_text("b/sample")
+    with pytest.raises(DataError, match="expected scenes of different names, got sample twice"):
+        list(normalise(open_dataset(lists), tmp_path / "made", method_of("object_centred")))
+
+
+def test_normalising_twice_is_judged_from_the_first_source(arena: Dataset, tmp_path: Path) -> None:
+    """What facelift_rig left over does not vanish behind an exact step, and the mouse stays where it stood, in mm."""
+    first = run(arena, tmp_path / "first", "facelift_rig")
+    second = run(first, tmp_path / "second", "object_centred")
+    assert second.manifest.geometry is not None and second.manifest.geometry.verdict == "approximate"
+    centres = [check(one).scenes[0].centre_world for one in (arena, second)]
+    assert float((centres[0] - centres[1]).norm()) < 1.5  # mm
+
+
+def test_running_again_does_not_bless_what_was_changed_since(arena: Dataset, tmp_path: Path) -> None:
+    run(arena, tmp_path / "made", "object_centred")
+    path = tmp_path / "made/scene_000001/images/cam_000.png"
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.raises(DataError, match="expected the content of digest"):
+        list(normalise(arena, tmp_path / "made", method_of("object_centred", size=192)))
+
+
+def test_a_speck_does_not_decide_the_zoom() -> None:
+    seen = seen_through(random_rig(2))
+    alphas = seen.alphas.copy()
+    alphas[1, 4:6, 4:6] = 255
+    outlines = tuple(silhouette(alpha / np.float32(255)) for alpha in alphas)
+    _, clean = method_of("zoom_exact").warp(seen)
+    _, specked = method_of("zoom_exact").warp(replace(seen, outlines=outlines))
+    torch.testing.assert_close(specked.fxfycxcy, clean.fxfycxcy, rtol=1e-3, atol=0)

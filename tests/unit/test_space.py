@@ -104,6 +104,17 @@ def test_the_ends_of_a_conditional_parameter_come_with_its_conditions(write):
     assert len(extremes) == 2 + 2 + 2
 
 
+def test_where_the_normalisation_is_searched_no_check_is_made_on_the_data_as_it_lies(write):
+    """The source may be in millimetres: no trial trains on it, so no end of the space is tried on it."""
+    ranges = {"data.normalise": {"choice": ["zoom_exact", "pixel_based"]}, "optim.lr": {"float": [1.0e-4, 1.0e-3]}}
+    space = load_space(write(space=ranges))
+    assert space.base_recipe().data.normalise is None
+    assert space.standing_recipe().data.normalise == "zoom_exact"
+    assert [params["data.normalise"] for params in space.extremes()] == ["zoom_exact", "pixel_based"] + [
+        "zoom_exact"
+    ] * 2
+
+
 def test_points_count_both_ends():
     assert FloatRange(ends=(0.0, 0.3), step=0.1).points == (0.0, 0.1, 0.2, 0.3)
     assert IntRange(ends=(2, 8), step=3).points == (2, 5, 8)
@@ -310,6 +321,6 @@ def test_an_override_is_named_as_the_place_of_its_mistake(write):
 
 def test_an_unknown_space_is_refused_with_the_nearest_known():
     assert refusal("gslrm_tinny") == (
-        "gslrm_tinny: expected a YAML file or one of gslrm_losses, gslrm_lr, gslrm_tiny, mvdiffusion_mouse, "
-        "mvdiffusion_tiny — did you mean gslrm_tiny?"
+        "gslrm_tinny: expected a YAML file or one of gslrm_losses, gslrm_lr, gslrm_normalise, gslrm_tiny, "
+        "mvdiffusion_mouse, mvdiffusion_tiny — did you mean gslrm_tiny?"
     )
