@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmarks import data, rasterizer, sweep, training
+from benchmarks import data, rasterizer, sweep, training, views
 
 
 def main() -> None:
     """Print a Markdown table a benchmark, or with `--json` everything as JSON."""
-    tables = {
-        name: module.rows()
-        for name, module in (("rasterizer", rasterizer), ("training", training), ("data", data), ("sweep", sweep))
-    }
+    modules = {"rasterizer": rasterizer, "training": training, "views": views, "data": data, "sweep": sweep}
+    tables = {name: module.rows() for name, module in modules.items()}
     if "--json" in sys.argv:
         print(json.dumps(tables))
         return

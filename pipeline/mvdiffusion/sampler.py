@@ -204,6 +204,12 @@ class MVDiffusionPipeline(DiffusionPipeline):
         return self.image_encoder(pixels.to(self.unet.device, self.image_encoder.dtype)).image_embeds
 
 
+def normalised(images: Float[Tensor, "n 3 height width"], reading: CLIPImageProcessorPil) -> Tensor:
+    """Images 0…1 as the CLIP encoder was trained to see them."""
+    mean, deviation = (images.new_tensor(n)[:, None, None] for n in (reading.image_mean, reading.image_std))
+    return (images - mean) / deviation
+
+
 def refuse_half_on_cpu(device: torch.device | str, dtype: torch.dtype) -> None:
     """Raises RecipeError: torch computes float16 on a CPU hundreds of times slower, where it does at all."""
     if torch.device(device).type == "cpu" and dtype == torch.float16:
