@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from pipeline import checkpoint
 from pipeline.data.scenes import SPLITS, Dataset
-from pipeline.recipe import Recipe
+from pipeline.recipe import DataConfig, DenoisingConfig, MVDiffusionConfig, OptimConfig, Recipe, TrainConfig
 from pipeline.stages import Evaluation, Stage
 
 
@@ -43,13 +44,39 @@ class MVDiffusionKind:
         return facts_of(folder)
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
-        from pipeline.mvdiffusion.stage import prompts_of, settings_of, starting_pipeline
+        from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts
+        from pipeline.mvdiffusion.stage import settings_of
         from pipeline.mvdiffusion.views import ViewSets, rig_of
 
-        config, _ = settings_of(recipe)
         for split in SPLITS:
             ViewSets(dataset, split, recipe.data, cache)
-        pipe = starting_pipeline(recipe)
-        prompts_of(config, pipe, rig_of(dataset, recipe.data))
-        if recipe.train.init_from is not None:
-            checkpoint.load_weights(pipe.unet, recipe.train.init_from)
+        (config, _), width = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        if config.prompts is not None:
+            read_prompts(config.prompts, config.num_views, width)
+        elif config.base is not None:
+            cameras = rig_of(dataset, recipe.data).cameras if config.prompt_style == "from_camera" else None
+            made = make_prompts(Path(config.base), config.prompt_style, cameras)
+            check_embeddings("model.prompt_style", made.embeddings, config.num_views, width)
+
+
+def _weights_of(recipe: Recipe) -> Recipe:
+    """The recipe with only that left in it which decides what weights are read: a sweep's trials share them."""
+    from pipeline.mvdiffusion.stage import settings_of
+
+    config, loss = settings_of(recipe)
+    kept = MVDiffusionConfig(base=config.base, num_views=config.num_views, scratch=config.scratch)
+    data = DataConfig(image_size=recipe.data.image_size, num_views=config.num_views, num_input_views=1)
+    train = TrainConfig(max_steps=1, batch_size=1, init_from=recipe.train.init_from)
+    asked = DenoisingConfig(prediction=loss.prediction)
+    return Recipe(name=recipe.name, model=kept, data=data, loss=asked, optim=OptimConfig(lr=1.0), train=train)
+
+
+@lru_cache(maxsize=4)
+def _loaded_once(recipe: Recipe) -> int:
+    """See that everything a run starts from can be read and fits; the text channels of its UNet."""
+    from pipeline.mvdiffusion.stage import starting_pipeline
+
+    pipe = starting_pipeline(recipe)
+    if recipe.train.init_from is not None:
+        checkpoint.load_weights(pipe.unet, recipe.train.init_from)
+    return int(pipe.unet.config.cross_attention_dim)
