@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.data.mice_recording import write_recording
 from pipeline.data.scenes import MANIFEST_FILE
+from sweeps.journal import Journal, TrialOpened
 from tests.e2e.conftest import SMALL, Seat
 
 
@@ -85,6 +86,10 @@ def test_a_sweep_varies_how_a_named_recording_is_normalised(seat: Seat, scenes: 
     (seat.folder / "methods.yaml").write_text(json.dumps(space))
     status = seat.answer("sweep", "run", "methods.yaml", "--data", "arena", "--name", "methods")
     assert status["trials"]["complete"] == 2
+    opened = [event for _, event in Journal(seat.home.journal("methods")).events() if isinstance(event, TrialOpened)]
+    said = {event.params["data.normalise"]: event.tags["data.geometry"] for event in opened}
+    assert said == {"object_centred": "exact", "pixel_based": "inconsistent"}
+    assert len({event.tags["data.digest"] for event in opened}) == 2
     variants = [folder for folder in (seat.home.cache / "variants").iterdir() if folder.is_dir()]
     assert sorted(folder.name.split("-")[1] for folder in variants) == ["object_centred", "pixel_based"]
     assert seat.answer("model", "promote", "methods")["alias"] == "champion"

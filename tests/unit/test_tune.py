@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.recipe import load_recipe
 from sweeps.journal import Journal, TrialClosed, TrialOpened
 from sweeps.tune import _JournalCallback, _Notes
 
@@ -13,10 +12,10 @@ METRIC = "val/psnr_fg"
 
 
 @pytest.fixture
-def callback(tmp_path):
+def callback(tmp_path, tiny_recipe):
     with Journal(tmp_path) as journal:
-        recipe = load_recipe("gslrm_tiny", ["train.max_steps=12", "optim.warmup_steps=2"])
-        yield _JournalCallback(_Notes(journal, lambda _: None), recipe, METRIC)
+        recipe = tiny_recipe("train.max_steps=12")
+        yield _JournalCallback(_Notes(journal, lambda _: None), recipe, METRIC, tmp_path / "cache")
 
 
 def ended(callback, last_result):
@@ -33,6 +32,7 @@ def ended(callback, last_result):
     callback.on_trial_complete(0, [], trial)
     opened, closed = (event for _, event in callback._notes.journal.events())
     assert isinstance(opened, TrialOpened) and isinstance(closed, TrialClosed)
+    assert opened.tags["data.geometry"] == "exact" and len(opened.tags["data.digest"]) == 64
     return closed
 
 
