@@ -247,6 +247,11 @@ class Recipe:
         return config.fingerprint(self, skip=("name", *LOCAL_PATHS))
 
     @property
+    def allows_inconsistent_geometry(self) -> bool:
+        """GS-LRM makes rays of cameras; MVDiffusion is trained on pictures alone, and `pixel_based` may do for it."""
+        return self.data.allow_inconsistent_geometry or self.model.kind != "gslrm"
+
+    @property
     def params(self) -> dict[str, Any]:
         """Every value under its dotted path: MLflow's params."""
         values = config.as_plain(self)

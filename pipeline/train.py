@@ -106,7 +106,7 @@ class _Trainer:
     def __init__(self, recipe: Recipe, device: torch.device, cache: Path) -> None:
         self.recipe, self.device, self.cache = recipe, device, cache
         self.dataset = prepared(recipe.data, cache)
-        require_geometry(self.dataset, cache, recipe.data.allow_inconsistent_geometry)
+        require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
         self.stage = kind_of(recipe).train(recipe, device, self.dataset)
         self.loader = self.stage.loader(self.dataset, "train", cache)
         groups = parameter_groups(self.stage.model, recipe.optim.weight_decay)

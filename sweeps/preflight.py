@@ -45,7 +45,7 @@ def preflight(recipe: Recipe, variants: Iterable[Recipe], cache: Path) -> Readin
     with _unmade_on_refusal(cache):
         for variant in [recipe, *variants]:
             dataset = prepared(variant.data, cache)
-            require_geometry(dataset, cache, variant.data.allow_inconsistent_geometry)
+            require_geometry(dataset, cache, variant.allows_inconsistent_geometry)
             kind_of(variant).check(variant, dataset, cache)
             found.append(data_tags(variant, cache))
     common = found[0] if all(tags == found[0] for tags in found) else _named(source)
@@ -59,7 +59,7 @@ def data_tags(recipe: Recipe, cache: Path) -> dict[str, str]:
         root=data.root,
         normalise=data.normalise,
         zoom=data.zoom,
-        allow_inconsistent_geometry=data.allow_inconsistent_geometry,
+        allow_inconsistent_geometry=recipe.allows_inconsistent_geometry,
         image_size=data.image_size,
         num_views=1,  # of no matter here: trials that differ in views share an answer
         num_input_views=1,

@@ -88,7 +88,7 @@ def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path
     """
     data = replace(loaded.recipe.data, root=str(root))
     dataset = prepared(data, cache)
-    require_geometry(dataset, cache, data.allow_inconsistent_geometry)
+    require_geometry(dataset, cache, loaded.recipe.allows_inconsistent_geometry)
     return score(loaded, data, dataset, split, cache)
 
 

@@ -272,3 +272,9 @@ def test_every_counted_field_changes_the_fingerprint(path: str) -> None:
 def test_the_fingerprint_ignores_name_and_folders(tmp_path: Path) -> None:
     elsewhere = load(tmp_path, BASE, "train.init_from=there.pt", "loss.perceptual_weights=vgg.mat")
     assert with_data_root(elsewhere, tmp_path).fingerprint == load_recipe(tmp_path / "small.yaml").fingerprint
+
+
+def test_only_what_makes_rays_of_cameras_asks_for_true_ones() -> None:
+    assert not load_recipe("gslrm_tiny").allows_inconsistent_geometry
+    assert load_recipe("gslrm_tiny", ["data.allow_inconsistent_geometry=true"]).allows_inconsistent_geometry
+    assert load_recipe("mvdiffusion_tiny").allows_inconsistent_geometry
