@@ -11,7 +11,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -220,8 +219,8 @@ def check(dataset: Dataset, limit: int = SCENES) -> Check:
     counts = {len(dataset.scenes[name].files) for name in chosen}
     if len(counts) > 1:
         raise DataError(f"{dataset.root}: expected as many views in every scene, got {sorted(counts)} — split it.")
-    with ThreadPoolExecutor() as pool:
-        return Check(dataset, tuple(pool.map(lambda name: check_scene(dataset.scenes[name]), chosen)))
+    # One after the other: two threads are a quarter faster, and hold a gigabyte of freed memory between them.
+    return Check(dataset, tuple(check_scene(dataset.scenes[name]) for name in chosen))
 
 
 def checked(dataset: Dataset) -> Dataset:

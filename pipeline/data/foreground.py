@@ -28,7 +28,7 @@ def read_masks(scene: Scene) -> UInt8[np.ndarray, "view height width"]:
 def alpha_of(image: Image.Image, where: str) -> UInt8[np.ndarray, "height width"]:
     """An image's alpha channel, or its mask by the rule for white backgrounds."""
     if image.mode == "RGBA":
-        return np.asarray(image)[..., 3]
+        return np.asarray(image.getchannel("A"))
     return mask_from_background(np.asarray(image), where)
 
 

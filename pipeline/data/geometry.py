@@ -119,7 +119,11 @@ def silhouette(alpha: Float[Array, "height width"]) -> Silhouette | None:
     (top, bottom), (left, right) = (_span(np.flatnonzero((alpha > 0.5).any(axis))) for axis in (1, 0))
     if bottom == 0:
         return None
-    window = np.pad(alpha, 1)[top : bottom + 2, left : right + 2]  # a pixel more on every side
+    around = [
+        (int(low == 0), int(high == side))
+        for low, high, side in zip((top, left), (bottom, right), alpha.shape, strict=True)
+    ]
+    window = np.pad(alpha[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1], around)  # a pixel on every side
     contours = _without_specks(find_contours(np.pad(window, 1), 0.5))
     outline = (
         np.concatenate(contours)[:, ::-1] - 1.5 + np.array([left, top])
@@ -140,7 +144,7 @@ def _span(indices: Int[Array, " n"]) -> tuple[int, int]:
     return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
 
 
-def centre_of_mass(alpha: Float[Array, "height width"], cells: int = 80) -> Float[Array, " 2"]:
+def centre_of_mass(alpha: Float[Array, "height width"], cells: int = 64) -> Float[Array, " 2"]:
     """x, y in pixels of the mask's centre, each place weighted by the thickness a round body would have there:
     the largest discs that fit into the mask are taken for balls.
 
@@ -149,10 +153,14 @@ def centre_of_mass(alpha: Float[Array, "height width"], cells: int = 80) -> Floa
     """
     stride = max(1, max(alpha.shape) // cells)
     radius = distance_transform_edt(np.pad(alpha > 0.5, 1))[1:-1, 1:-1][::stride, ::stride] / stride
-    rows, columns = np.nonzero(radius)
+    radius = radius.astype(np.float32)  # the distances below are the largest arrays of a check
+    rows, columns = (places.astype(np.float32) for places in np.nonzero(radius))
     ridge = np.nonzero((radius > 0) & (radius >= maximum_filter(radius, 3) - 0.6))
-    apart = np.square(rows[:, None] - ridge[0]) + np.square(columns[:, None] - ridge[1])
-    thickness = np.sqrt(np.maximum(np.square(radius[ridge]) - apart, 0)).max(1) + 0.25
+    left = np.tile(np.square(radius[ridge]), (len(rows), 1))  # of each ball's square, beyond each place
+    for places, middles in zip((rows, columns), ridge, strict=True):
+        apart = places[:, None] - middles.astype(np.float32)
+        left -= np.square(apart, out=apart)
+    thickness = np.sqrt(np.maximum(left.max(1), 0)) + 0.25
     middle = np.array([thickness @ columns, thickness @ rows]) / thickness.sum()
     return middle * stride + 0.5
 

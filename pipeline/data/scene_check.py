@@ -36,12 +36,33 @@ MIN_CONFIDENCE = 0.25  # of a keypoint (MAMMAL)
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A mask [H, W] as the part of it that is not 0, its top left corner, and H, W."""
+
+    part: UInt8[np.ndarray, "height width"]
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: UInt8[np.ndarray, "height width"]) -> Crop:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
+        return cls(part, (int(rows[0]), int(columns[0])), (mask.shape[0], mask.shape[1]))
+
+    def whole(self) -> UInt8[np.ndarray, "height width"]:
+        mask = np.zeros(self.shape, np.uint8)
+        (top, left), (height, width) = self.corner, self.part.shape
+        mask[top : top + height, left : left + width] = self.part
+        return mask
+
+
+@dataclass(frozen=True)
 class SceneCheck:
     """What one scene shows.
 
     centre: [3] of the object in the scene's own world; centre_world: in the world of the recording, where the chain
     leads back to it. tangents: [V, V, 2] px, NaN where a pair cannot tell; iou: [V]; chain: [V, n] px or None;
-    keypoints: [V] px or None; extent: largest |coordinate| of the hull. masks: [V, H, W] bytes.
+    keypoints: [V] px or None; extent: largest |coordinate| of the hull. crops: of each view's mask.
     """
 
     name: str
@@ -52,13 +73,13 @@ class SceneCheck:
     chain: Float[Tensor, "view n"] | None
     keypoints: Float[Tensor, " view"] | None
     extent: float
-    masks: UInt8[np.ndarray, "view height width"]
+    crops: tuple[Crop, ...]
     outlines: tuple[Silhouette, ...]
 
     @property
     def alphas(self) -> Float[Tensor, "view height width"]:
-        """The masks in 0…1, made anew each time: sixty scenes of floats would fill the memory."""
-        return as_alphas(self.masks)
+        """The masks in 0…1, made anew each time: sixty scenes of whole pictures would fill the memory."""
+        return as_alphas(np.stack([crop.whole() for crop in self.crops]))
 
     @property
     def scores(self) -> Float[Tensor, " view"]:
@@ -100,7 +121,7 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
         chain=None if warp is None else chain_residuals(warp, alphas, outlines, cameras) * px,
         keypoints=None if scene.notes.keypoints is None else keypoint_residuals(scene.notes.keypoints, cameras) * px,
         extent=float(hull.points.abs().max()) if len(hull.points) else float(centre.abs().max()),
-        masks=masks,
+        crops=tuple(Crop.of(mask) for mask in masks),
         outlines=outlines,
     )
 
