@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import distance_transform_edt, maximum_filter
 from skimage.measure import find_contours
 from torch import Tensor
@@ -114,16 +114,19 @@ class Silhouette:
     centre: Float[Tensor, " 2"]
 
 
-def silhouette(alpha: Float[Array, "height width"]) -> Silhouette | None:
-    """The level set 0.5 of an alpha in 0…1; None without any."""
-    (top, bottom), (left, right) = (_span(np.flatnonzero((alpha > 0.5).any(axis))) for axis in (1, 0))
+def silhouette(alpha: Float[Array, "height width"] | UInt8[Array, "height width"]) -> Silhouette | None:
+    """The level set 0.5 of an alpha in 0…1, or in bytes; None without any. Only the mask's window becomes floats."""
+    full = 255 if alpha.dtype == np.uint8 else 1
+    inside = alpha > full / 2
+    (top, bottom), (left, right) = (_span(np.flatnonzero(inside.any(axis))) for axis in (1, 0))
     if bottom == 0:
         return None
     around = [
         (int(low == 0), int(high == side))
         for low, high, side in zip((top, left), (bottom, right), alpha.shape, strict=True)
     ]
-    window = np.pad(alpha[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1], around)  # a pixel on every side
+    window = alpha[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] / np.float32(full)
+    window = np.pad(window, around)  # a pixel more on every side
     contours = _without_specks(find_contours(np.pad(window, 1), 0.5))
     outline = (
         np.concatenate(contours)[:, ::-1] - 1.5 + np.array([left, top])
@@ -246,7 +249,7 @@ class Hull:
 
 
 def visual_hull(
-    alphas: Float[Tensor, "view height width"],
+    alphas: Float[Tensor, "view height width"] | UInt8[Tensor, "view height width"],
     cameras: Cameras,
     centre: Float[Tensor, " 3"],
     reach: float,
@@ -255,7 +258,7 @@ def visual_hull(
 ) -> Hull:
     """Carve the hull along the rays of mask pixels, within `reach` (world units) of `centre`.
 
-    alphas: 0…1. rays: at most so many per view, evenly over its mask; samples: per ray.
+    alphas: 0…1, or bytes. rays: at most so many per view, evenly over its mask; samples: per ray.
     """
     cameras = cameras.to(torch.float64)
     steps = torch.linspace(-reach, reach, samples, dtype=torch.float64)
@@ -288,10 +291,15 @@ def reach_of(silhouettes: Sequence[Silhouette], cameras: Cameras, centre: Float[
     return 1.15 * float(np.median(widest))
 
 
-def _mask_pixels(alpha: Float[Tensor, "height width"], limit: int) -> Float[Tensor, "n 2"]:
-    rows, columns = torch.nonzero(alpha > 0.5, as_tuple=True)
+def _mask_pixels(alpha: Tensor, limit: int) -> Float[Tensor, "n 2"]:
+    rows, columns = torch.nonzero(alpha > _full(alpha) / 2, as_tuple=True)
     chosen = torch.linspace(0, len(rows) - 1, min(limit, len(rows))).round().long()
     return torch.stack([columns[chosen], rows[chosen]], -1).double() + 0.5
+
+
+def _full(alpha: Tensor) -> int:
+    """The value of a pixel that is wholly covered."""
+    return 255 if alpha.dtype == torch.uint8 else 1
 
 
 def _inside(points: Float[Tensor, "n 3"], alpha: Float[Tensor, "height width"], camera: Cameras) -> Bool[Tensor, " n"]:
@@ -302,5 +310,6 @@ def _inside(points: Float[Tensor, "n 3"], alpha: Float[Tensor, "height width"], 
     column, row = pixels.floor().unbind(-1)
     within = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
     column, row = column.clamp(0, camera.width - 1).long(), row.clamp(0, camera.height - 1).long()
-    edge = alpha.new_tensor([float(side.max()) for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1])])
-    return torch.where(within, alpha[row, column] > TOUCHED, bool(edge.max() > 0.5)) & (depth > 0)
+    edge = max(float(side.max()) for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
+    touched = alpha[row, column] > TOUCHED * _full(alpha)
+    return torch.where(within, touched, edge > _full(alpha) / 2) & (depth > 0)

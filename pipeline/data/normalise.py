@@ -24,7 +24,7 @@ from pipeline.config import did_you_mean
 from pipeline.data.claim import derived
 from pipeline.data.foreground import alpha_of
 from pipeline.data.geometry import Silhouette, meeting_point
-from pipeline.data.scene_check import as_alphas, centre_of, check_views, outlines_of, rms_over_views
+from pipeline.data.scene_check import centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.scenes import (
     Dataset,
     Notes,
@@ -231,7 +231,7 @@ def look(
     scene: Scene, alphas: UInt8[np.ndarray, "view height width"], rig_centre: Float[Tensor, " 3"], unit: str
 ) -> Seen:
     """Find the object in a source scene. Raises DataError for an empty mask."""
-    outlines = outlines_of(scene, as_alphas(alphas))
+    outlines = outlines_of(scene, alphas)
     cameras = scene.cameras.to(torch.float64)
     try:
         centre = centre_of(outlines, cameras)

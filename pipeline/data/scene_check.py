@@ -105,8 +105,8 @@ def check_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> 
 
 
 def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> SceneCheck:
-    cameras, alphas = scene.cameras.to(torch.float64), as_alphas(masks)
-    outlines = outlines_of(scene, alphas)
+    cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)  # bytes: floats of 60 scenes fragment
+    outlines = outlines_of(scene, masks)
     centre = centre_of(outlines, cameras)
     _check_sight(scene, cameras, centre)
     hull = visual_hull(alphas, cameras, centre, reach_of(outlines, cameras, centre))
@@ -127,7 +127,7 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
 
 
 def chain_residuals(
-    warp: Warp, alphas: Float[Tensor, "view height width"], outlines: Sequence[Silhouette], stored: Cameras
+    warp: Warp, alphas: UInt8[Tensor, "view height width"], outlines: Sequence[Silhouette], stored: Cameras
 ) -> Float[Tensor, "view n"]:
     """Reprojection error in pixels, under the stored cameras, of points spread through the object."""
     centre = centre_of(outlines, warp.cameras)
@@ -141,11 +141,11 @@ def rms_over_views(residuals: Float[Tensor, "view n"]) -> Float[Tensor, " n"]:
     return residuals.square().mean(0).sqrt()
 
 
-def outlines_of(scene: Scene, alphas: Float[Tensor, "view height width"]) -> tuple[Silhouette, ...]:
+def outlines_of(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> tuple[Silhouette, ...]:
     """The silhouette of every view. Raises DataError for an empty mask."""
     outlines = []
-    for view, alpha in enumerate(alphas):
-        found = silhouette(alpha.numpy())
+    for view, mask in enumerate(masks):
+        found = silhouette(mask)
         if found is None:
             path = scene.folder / scene.files[view]
             raise DataError(f"{path}: expected a mask of the object, got an empty one — drop the scene.")
