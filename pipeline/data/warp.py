@@ -95,10 +95,6 @@ class Warp:
         fxfycxcy = torch.stack([intrinsics[:, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))], -1)
         return Cameras(c2w, fxfycxcy, self.size[0], self.size[1])
 
-    def to_source(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-        """Points of the target's world in the source's."""
-        return points / self.scale + self.centre
-
     def residuals(self, points: Float[Tensor, "n 3"], stored: Cameras) -> Float[Tensor, "view n"]:
         """Reprojection error in target pixels of points [n, 3] (source world) under the cameras a scene stores.
 
