@@ -10,12 +10,14 @@ pipeline/ …         of MVDiffusion: everything but the UNet's weights, see pip
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import config
-from pipeline.errors import CheckpointError, RecipeError
+from pipeline.errors import CheckpointError, DiskFullError, RecipeError
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import GSLRMConfig, Recipe, load_recipe
 from pipeline.stages import kind_of
@@ -36,6 +38,7 @@ WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.y
 PREVIEW = "preview.ply"
 _FACELIFT_LOSSES = "loss_calculator."
 _NAMES_SHOWN = 4
+_FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")  # safetensors and torch have no errno
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,29 @@ def save(
 ) -> Path:
     """Write a checkpoint to a temporary folder, then rename it to `folder`; an older one there is replaced.
 
-    attachments: further files or folders by name, and what writes each.
+    attachments: further files or folders by name, and what writes each. Raises DiskFullError.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with _removed_when_full(temporary):
+        temporary.mkdir(parents=True)
+        _write(temporary, model, recipe, step, metrics, training, attachments)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.replace(folder)
+    return folder
+
+
+def _write(
+    temporary: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    step: int,
+    metrics: Mapping[str, float] | None,
+    training: Mapping[str, Any] | None,
+    attachments: Mapping[str, Callable[[Path], object]] | None,
+) -> None:
+    """The files, the index with their hashes last."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, temporary / WEIGHTS)
     values = config.as_plain(recipe)
@@ -95,10 +116,19 @@ def save(
         },
     }
     (temporary / INDEX).write_text(json.dumps(index, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.replace(folder)
-    return folder
+
+
+@contextlib.contextmanager
+def _removed_when_full(folder: Path) -> Iterator[None]:
+    """Turn what each writer says of a full disk into DiskFullError, and remove what was written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code not in (errno.ENOSPC, errno.EDQUOT) and not any(words in str(error) for words in _FULL):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DiskFullError(f"{folder.parent}: expected room for a checkpoint, got a full disk — free some.") from None
 
 
 def inspect(folder: str | Path) -> CheckpointInfo:

@@ -5,6 +5,7 @@
     ├── DataError          a scene, a camera, an image or a manifest
     │   └── DegenerateViewsError    rays that meet nowhere in particular
     ├── CheckpointError    a file of weights: absent, damaged, of another shape
+    │   └── DiskFullError           there is no room to write one
     └── NonFiniteError     a loss or gradient that is not a number, with its step and term
 
 Each message reads `where: what was expected, what came — what to do.` and is one line.
@@ -29,6 +30,10 @@ class DegenerateViewsError(DataError):
 
 class CheckpointError(PipelineError):
     """Weights are missing, damaged or do not fit the model."""
+
+
+class DiskFullError(CheckpointError):
+    """There is no room for a checkpoint; nothing of it is left, and an older one of its name stands."""
 
 
 class NonFiniteError(PipelineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline import checkpoint
 from pipeline.data.checks import require_geometry
 from pipeline.data.variants import prepared
-from pipeline.errors import CheckpointError, NonFiniteError
+from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.recipe import OptimConfig, Recipe, check_artefacts
 from pipeline.stages import Validation, kind_of
 
@@ -30,13 +30,14 @@ class Report:
     """What the loop has to say at an optimizer step.
 
     metrics: `train/…`, `val/…`, `time/…`, `system/…`; images: uint8 RGB [H, W, 3] by name; checkpoint: a folder
-    under the workdir, present whenever the step was validated.
+    under the workdir, present whenever the step was validated, unless `unsaved` says why there is none.
     """
 
     step: int
     metrics: dict[str, float]
     images: dict[str, np.ndarray] = field(default_factory=dict)
     checkpoint: Path | None = None
+    unsaved: str = ""
 
 
 def train(
@@ -45,18 +46,22 @@ def train(
     resume: Path | None = None,
     device: torch.device | str = "cpu",
     cache: Path | None = None,
+    splits: int = 1,
+    lacks_room: Callable[[], str] = str,
 ) -> Iterator[Report]:
     """Train `recipe` and yield reports: every `report_every` steps, and with figures, pictures and a checkpoint
     every `validate_every` steps and at the last.
 
     resume: a checkpoint folder of the same recipe; on the CPU the steps that follow are bit-identical to those of
-    a run never stopped. cache: folder for decoded frames, shared by runs.
+    a run never stopped. cache: folder for decoded frames, shared by runs. splits: each batch goes through the network
+    in so many parts, one after the other: the same optimizer step in less memory. lacks_room: asked before a checkpoint
+    is written; a reason makes it wait for the next validation, as a full disk does.
     Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
     """
     check_artefacts(recipe)
     torch.manual_seed(recipe.train.seed)
     device = torch.device(device)
-    trainer = _Trainer(recipe, device, cache or workdir / "cache")
+    trainer = _Trainer(recipe, device, cache or workdir / "cache", splits)
     start = trainer.resume(resume) if resume is not None else 0
     if start >= recipe.train.max_steps:
         raise CheckpointError(
@@ -72,8 +77,11 @@ def train(
         metrics = trainer.take_metrics()
         validation = trainer.validate()
         metrics |= validation.evaluation.metrics
-        folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
-        yield Report(step, metrics, {"val/preview": validation.picture}, folder)
+        unsaved, folder = lacks_room(), None
+        if not unsaved:
+            folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
+            unsaved = "" if folder else f"the disk of {workdir} is full"
+        yield Report(step, metrics, {"val/preview": validation.picture}, folder, unsaved)
 
 
 def learning_rate(config: OptimConfig, updates: int, max_steps: int) -> float:
@@ -103,8 +111,8 @@ def generator_of(seed: int, index: int) -> torch.Generator:
 class _Trainer:
     """The state of one run: stage, optimizer, loaders, counters."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, cache: Path) -> None:
-        self.recipe, self.device, self.cache = recipe, device, cache
+    def __init__(self, recipe: Recipe, device: torch.device, cache: Path, splits: int) -> None:
+        self.recipe, self.device, self.cache, self.splits = recipe, device, cache, splits
         self.dataset = prepared(recipe.data, cache)
         require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
         self.stage = kind_of(recipe).train(recipe, device, self.dataset)
@@ -151,7 +159,8 @@ class _Trainer:
     def validate(self) -> Validation:
         return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes)
 
-    def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path:
+    def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
+        """The checkpoint, or None where the disk has no room for it."""
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -162,7 +171,10 @@ class _Trainer:
             "stage": self.stage.state(),
         }
         released = self.stage.release()
-        return checkpoint.save(folder, released, self.recipe, step, metrics, training, validation.attachments)
+        try:
+            return checkpoint.save(folder, released, self.recipe, step, metrics, training, validation.attachments)
+        except DiskFullError:
+            return None
 
     def resume(self, folder: Path) -> int:
         """Take up a checkpoint of this recipe; returns its step."""
@@ -183,20 +195,27 @@ class _Trainer:
 
     def _backward(self, step: int, index: int) -> None:
         recipe = self.recipe
-        batch = self.loader.training_batch(index, recipe.train.batch_size).to(self.device)
-        weights = self.stage.weights(step)
-        try:
-            with self._autocast():
-                terms = self.stage.losses(batch, step, generator_of(recipe.train.seed, index))
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {step}: {error}") from None
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        if not bool(torch.isfinite(total)):
-            culprits = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
-            raise NonFiniteError(f"step {step}: expected a finite loss, got {float(total.detach()):g} from {culprits}.")
-        self.scaler.scale(total / recipe.train.accumulate).backward()
-        for name, value in {"loss": total, **terms}.items():
-            self._terms.setdefault(name, []).append(value.detach())
+        batch = self.loader.training_batch(index, recipe.train.batch_size)
+        weights, generator = self.stage.weights(step), generator_of(recipe.train.seed, index)
+        for part in batch.split(self.splits):
+            share = len(part.scenes) / len(batch.scenes)
+            try:
+                with self._autocast():
+                    terms = self.stage.losses(part.to(self.device), step, generator)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"step {step}: {error}{self._last_norm()}") from None
+            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+            if not bool(torch.isfinite(total)):
+                culprits = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
+                got = f"{float(total.detach()):g} from {culprits}"
+                raise NonFiniteError(f"step {step}: expected a finite loss, got {got}{self._last_norm()}.")
+            self.scaler.scale(total / (recipe.train.accumulate / share)).backward()
+            for name, value in {"loss": total, **terms}.items():
+                self._terms.setdefault(name, []).append(value.detach())
+
+    def _last_norm(self) -> str:
+        norm = self._last.get("train/grad_norm")
+        return "" if norm is None else f"; the gradient norm was {norm:.3g} a step before"
 
     def _update(self, step: int) -> float:
         """Clip and apply the gradients, or skip the update when their norm is beyond the limit."""

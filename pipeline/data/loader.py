@@ -59,6 +59,17 @@ class Batch:
         cameras = self.cameras.to(device)
         return Batch(self.images.to(device), masks, cameras, self.num_input_views, self.scenes)
 
+    def split(self, parts: int) -> list[Batch]:
+        """The same scenes in so many batches of as equal a size as can be."""
+        if parts == 1:
+            return [self]
+        size = -(-len(self.scenes) // parts)
+        return [self._of(slice(start, start + size)) for start in range(0, len(self.scenes), size)]
+
+    def _of(self, some: slice) -> Batch:
+        masks = None if self.masks is None else self.masks[some]
+        return Batch(self.images[some], masks, self.cameras[some], self.num_input_views, self.scenes[some])
+
 
 class Loader:
     """Batches of one split of a dataset.

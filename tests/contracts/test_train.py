@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,7 +300,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(own_mse
     own_mse(lambda rendered: rendered.sum() * math.nan, after=2)
     with pytest.raises(NonFiniteError) as caught:
         list(train(tiny_recipe(), tmp_path))
-    assert str(caught.value) == "step 3: expected a finite loss, got nan from mse nan."
+    expected = r"step 3: expected a finite loss, got nan from mse nan; the gradient norm was \S+ a step before\."
+    assert re.fullmatch(expected, str(caught.value))
 
 
 def test_a_loss_that_is_not_finite_leaves_no_checkpoint(own_mse, tmp_path: Path, tiny_recipe) -> None:
@@ -307,6 +309,21 @@ def test_a_loss_that_is_not_finite_leaves_no_checkpoint(own_mse, tmp_path: Path,
     with pytest.raises(NonFiniteError):
         list(train(tiny_recipe(), tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_batch_in_parts_makes_the_same_step(tmp_path: Path, tiny_recipe) -> None:
+    recipe = tiny_recipe("train.batch_size=2", "train.max_steps=3", "train.validate_every=3", "loss.perceptual=0.0")
+    whole, parts = (list(train(recipe, tmp_path / str(n), splits=n))[-1] for n in (1, 2))
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], tensor, atol=2e-5, rtol=1e-3)
+    assert parts.metrics["train/loss"] == pytest.approx(whole.metrics["train/loss"], rel=1e-5)
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_left_out_and_the_run_goes_on(tmp_path: Path, tiny_recipe) -> None:
+    answers = iter(["1 GB free, the floor is 2 GB", ""])
+    first, last = (r for r in train(tiny_recipe(), tmp_path, lacks_room=lambda: next(answers)) if r.step % 4 == 0)
+    assert (first.checkpoint, first.unsaved) == (None, "1 GB free, the floor is 2 GB")
+    assert last.checkpoint is not None and last.unsaved == "" and "val/psnr" in first.metrics
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(own_mse, tmp_path: Path, tiny_recipe) -> None:
