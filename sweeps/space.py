@@ -24,6 +24,7 @@ from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, Count, Positive, Rate, Recipe, Weight, load_recipe, override, strict
 from sweeps.errors import RegistryError, SpaceError
+from sweeps.faults import Faults
 from sweeps.gates import parse_gates
 
 FOLDER = Path(__file__).parent / "spaces"
@@ -154,6 +155,16 @@ class Trials:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Which checkpoints of a trial stay, and how much of the disk is left to others; below that none is written."""
+
+    best: Positive = 1
+    last: Positive = 1
+    disk_floor_gb: Weight = 1.0
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """A sweep as its YAML says it; what it leaves out makes a sweep of one."""
 
@@ -165,6 +176,8 @@ class SearchSpace:
     sampler: Sampler = field(default_factory=Sampler)
     scheduler: Scheduler = field(default_factory=Scheduler)
     trials: Trials = field(default_factory=Trials)
+    faults: Faults = field(default_factory=Faults)
+    retention: Retention = field(default_factory=Retention)
     gates: dict[str, str] = field(default_factory=dict)
 
     def base_recipe(self) -> Recipe:
