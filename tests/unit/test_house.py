@@ -32,7 +32,7 @@ DOORS = {
     "embreex": ("pipeline/data/mouse_render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py"),
-    "optuna": ("sweeps/space.py", "sweeps/study.py", "sweeps/queries.py"),
+    "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/queries.py"),
     "mlflow": ("sweeps/tracking.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/pyfunc"),
     "fastapi": ("dashboards/",),
     "plotly": ("dashboards/",),
