@@ -25,6 +25,7 @@ from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, load_r
 from sweeps.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, is_whole, range_problem
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.gates import parse_gates
+from sweeps.pruning import Pruning, problems, usual
 
 FOLDER = Path(__file__).parent / "spaces"
 # Which way each metric is better.
@@ -90,6 +91,7 @@ class SearchSpace:
     objective: Objective = field(default_factory=Objective)
     sampler: Sampler = field(default_factory=Sampler)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
     trials: Trials = field(default_factory=Trials)
     gates: dict[str, str] = field(default_factory=dict)
 
@@ -157,7 +159,7 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
         raise SpaceError(str(error)) from None
     for where, problem in _problems(space):
         _refuse(layers, where, problem)
-    return space
+    return space if "pruning" in layers.values else replace(space, pruning=usual(space.base_recipe()))
 
 
 def _refuse(layers: Layers, where: str, problem: str) -> NoReturn:
@@ -290,13 +292,15 @@ def _unknown_metric(metric: str, known: list[str]) -> str:
 
 
 def _of_plan(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    """Sampler, scheduler and resources."""
+    """Sampler, scheduler, pruning and resources."""
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."
     steps, grace = space.base_recipe().train.max_steps, space.scheduler.grace_steps
     if space.scheduler.kind == "asha" and grace >= steps:
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
+    for name, problem in problems(space.pruning, space.base_recipe()):
+        yield f"pruning.{name}", problem
     gpus = space.trials.gpus
     if gpus > 1 and not is_whole(gpus):
         yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {gpus} — round it."

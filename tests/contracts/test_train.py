@@ -21,6 +21,8 @@ from pipeline.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe, load_recipe
 from pipeline.train import Report, learning_rate, parameter_groups, percentile_95, train
+from sweeps.pruning import Pruning, SkipRate, Watch, WhiteCollapse
+from sweeps.space import Objective
 
 SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
 BUSY = ("loss.ssim=0.5", "data.brightness=[0.8, 1.2]")  # views and jitter are drawn anew each step
@@ -170,6 +172,24 @@ def test_a_model_that_draws_nothing_is_white_where_the_animal_is(finished: list[
     assert collapsed["val/foreground_mean"] > 0.98 > finished[-1].metrics["val/foreground_mean"]
     assert collapsed["val/target_foreground_mean"] == finished[-1].metrics["val/target_foreground_mean"] < 0.5
     assert collapsed["val/mask_iou"] == 0
+
+
+def test_the_rules_of_pruning_see_it_in_its_reports_and_nothing_in_those_of_a_sound_one(
+    finished: list[Report], run, tiny_recipe
+) -> None:
+    rules = Pruning(skip_rate=SkipRate(window_steps=4), white_collapse=WhiteCollapse(after_steps=4))
+    watch = Watch(rules, Objective())
+    collapsed = run(tiny_recipe("model.opacity_bias=-20.0"))
+    assert [watch.feed(0, report.step, report.metrics) for report in finished] == [None] * 5
+    *before, at_validation, _, _ = (watch.feed(1, report.step, report.metrics) for report in collapsed)
+    assert before == [None, None]
+    assert str(at_validation).startswith("white_collapse: the rendered foreground is 1 at step 4, limit 0.98")
+
+
+def test_the_rules_of_pruning_see_that_updates_are_skipped(run, tiny_recipe) -> None:
+    watch = Watch(Pruning(skip_rate=SkipRate(window_steps=4)), Objective())
+    reasons = [watch.feed(0, report.step, report.metrics) for report in run(tiny_recipe(*SKIPPING))]
+    assert reasons == [None, None] + ["skip_rate: 100 % of updates skipped in steps 1-4, limit 30 %"] * 3
 
 
 def test_evaluating_leaves_the_model_in_training(mice: Dataset, frames_cache: Path, tiny_recipe) -> None:
