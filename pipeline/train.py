@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def percentile_95(norms: Sequence[float]) -> float:
+    """The least norm that 95 % of the finite ones do not exceed; fp16 overflows on its way to a loss scale."""
+    finite = sorted(norm for norm in norms if math.isfinite(norm)) or list(norms)
+    return finite[-(-95 * len(finite) // 100) - 1]
+
+
 def generator_of(seed: int, index: int) -> torch.Generator:
     """The chance of forward-backward pass `index`, which a resumed run meets again."""
     state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
@@ -124,6 +130,7 @@ class _Trainer:
         self.skipped = 0
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
+        self._norms: list[float] = []
         self._since_report = 0
         self._seconds_before = 0.0
         self._last: dict[str, float] = {}
@@ -137,23 +144,25 @@ class _Trainer:
         for micro in range(self.recipe.train.accumulate):
             self._backward(step, (step - 1) * self.recipe.train.accumulate + micro)
         norm = self._update(step)
+        self._norms.append(norm)
         self._last = {"train/lr": lr, "train/grad_norm": norm, "train/skipped_updates": float(self.skipped)}
         self._since_report += 1
         self.seconds += time.perf_counter() - started
 
     def take_metrics(self) -> dict[str, float]:
-        """Means since the last report, and the counters; the only place that waits for the device."""
+        """Means and p95 since the last report, and the counters; the only place that waits for the device."""
         passes = self._since_report * self.recipe.train.accumulate
         metrics = {f"train/{name}": float(torch.stack(values).mean()) for name, values in self._terms.items()}
         spent = self.seconds - self._seconds_before
         scenes = passes * self.recipe.train.batch_size
         metrics |= self._last | {
+            "train/grad_norm_p95": percentile_95(self._norms),
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
             **_memory(self.device),
         }
-        self._terms, self._since_report, self._seconds_before = {}, 0, self.seconds
+        self._terms, self._norms, self._since_report, self._seconds_before = {}, [], 0, self.seconds
         return metrics
 
     def validate(self) -> Validation:

@@ -25,6 +25,10 @@ class Rules(Protocol):
         """Why the trial should stop after this report, its rule's name first; a step heard again changes nothing."""
         ...
 
+    def forget(self, trial: int) -> None:
+        """A trial has ended."""
+        ...
+
 
 class SweepScheduler(FIFOScheduler):
     """Ray Tune's scheduler for a space. `stopped` holds the reason of each trial it has stopped, by number."""
@@ -84,6 +88,7 @@ class SweepScheduler(FIFOScheduler):
         if self._asha is not None and number in self._open:
             self._asha.on_trial_complete(None, _same(number), result)
         self._open.discard(number)
+        self._rules.forget(number)
 
 
 def _asha(space: SearchSpace) -> ASHAScheduler | None:

@@ -27,9 +27,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, override
+from sweeps.distributions import Scalar
 from sweeps.errors import StudyError
 from sweeps.home import name_taken
-from sweeps.space import Scalar, SearchSpace
+from sweeps.space import SearchSpace
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"

@@ -23,6 +23,7 @@ from sweeps.journal import Journal, State, SweepOpened
 from sweeps.ledger import Ledger, read
 from sweeps.preflight import Readiness, cpus_per_trial
 from sweeps.provenance import provenance
+from sweeps.pruning import Watch
 from sweeps.scheduler import SweepScheduler
 from sweeps.space import SearchSpace
 from sweeps.study import StudySearcher, open_study
@@ -98,7 +99,7 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
         known = read(journal).name
         study = open_study(home.storage or home.optuna_journal, name, space, resume=bool(known))
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
-        scheduler = SweepScheduler(space, NoRules())
+        scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
         driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end)
         searcher = StudySearcher(study, space, driver)
         return _remember(name, space, ready, home, driver, searcher, scheduler, cpus, interruption)
@@ -207,13 +208,6 @@ def _ray(home: Home) -> Iterator[None]:
 
 def _ray_name(trial: Any) -> str:
     return f"t{trial.config['number']:04d}-{trial.config['attempt']}"
-
-
-class NoRules:
-    """A space without rules of its own."""
-
-    def feed(self, trial: int, step: int, metrics: Mapping[str, float]) -> str | None:
-        return None
 
 
 class _DriverCallback(tune.Callback):

@@ -11,13 +11,14 @@ from ray.tune.search import Searcher
 
 from pipeline.errors import NonFiniteError
 from pipeline.recipe import load_recipe
+from sweeps.distributions import FloatRange
 from sweeps.driver import STOP_FILE, Broken, Driver
 from sweeps.faults import Faults
 from sweeps.home import Home
 from sweeps.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
 from sweeps.ledger import read
 from sweeps.scheduler import SweepScheduler
-from sweeps.space import FloatRange, Scheduler, SearchSpace, Trials
+from sweeps.space import Scheduler, SearchSpace, Trials
 from sweeps.study import StudySearcher, open_study
 
 METRIC = "val/psnr_fg"
@@ -27,6 +28,9 @@ STEPS = 12
 class NoRules:
     def feed(self, trial, step, metrics):
         return None
+
+    def forget(self, trial):
+        pass
 
 
 class Desk:

@@ -19,7 +19,8 @@ from sweeps import layout, ledger, provenance, queries
 from sweeps.drain import Drain, RefusedError, UnansweredError
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.journal import AttemptFailed, (
+from sweeps.journal import (
+    AttemptFailed,
     Event,
     Journal,
     Reported,
@@ -230,12 +231,12 @@ def test_status_counts_what_runs_what_waits_and_what_is_best(tmp_path: Path) -> 
 def test_a_trial_that_broke_waits_for_its_next_attempt_or_ends(tmp_path: Path) -> None:
     broke = [AttemptFailed(0, attempt, "worker_lost", "retry", "gone") for attempt in (1, 2)]
     journal = filled(tmp_path, OPENED, trial_opened(0), broke[0])
-    assert (read(journal).trials[0].state, read(journal).open) == ("WAITING", {0})
+    assert (ledger.read(journal).trials[0].state, ledger.read(journal).open) == ("WAITING", {0})
     journal.append(broke[1])
     journal.append(AttemptFailed(0, 3, "out_of_memory", "halve", "no memory"))
-    assert (read(journal).trials[0].splits, len(read(journal).trials[0].faults)) == (2, 3)
+    assert (ledger.read(journal).trials[0].splits, len(ledger.read(journal).trials[0].faults)) == (2, 3)
     journal.append(SweepClosed("KILLED", "SIGTERM"))
-    assert (read(journal).trials[0].state, read(journal).reason) == ("KILLED", "SIGTERM")
+    assert (ledger.read(journal).trials[0].state, ledger.read(journal).reason) == ("KILLED", "SIGTERM")
 
 
 def test_a_closed_journal_knows_it_without_being_read_through(tmp_path: Path) -> None:

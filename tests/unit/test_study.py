@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from pipeline.recipe import override
+from sweeps.distributions import Choice, FloatRange, IntRange
 from sweeps.errors import StudyError
-from sweeps.space import Choice, FloatRange, IntRange, Objective, Sampler, SearchSpace, Trials
+from sweeps.space import Objective, Sampler, SearchSpace, Trials
 from sweeps.study import StudySearcher, open_study, put_back
 
 STEPS = 100
