@@ -28,6 +28,8 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
     ("running low on memory", "host_out_of_memory"),
     ("node has died", "node_lost"),
     ("its node", "node_lost"),
+    ("the actor never ran", "worker_lost"),
+    ("the actor died", "worker_lost"),
 )
 _BY_CLASS_LAST: dict[str, Cause] = {
     "OutOfMemoryError": "out_of_memory",

@@ -92,9 +92,9 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
     return {
         "name": book.name,
         "state": "INTERRUPTED" if interrupted else book.state,
-        "reason": book.reason,
         "trials": counts,
         "best": _best(book),
+        "reason": book.reason,
         "undelivered": sum(1 for _ in journal.events(delivered(journal))),
     }
 

@@ -17,6 +17,7 @@ from sweeps.ledger import Ledger, read
 from sweeps.space import SearchSpace
 
 _DATA = "data.digest"
+_SHOWN = 3  # differences, of many
 
 
 def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
@@ -73,17 +74,15 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
         return
     ended = len(ledger.trials) - len(ledger.open) - ledger.count("KILLED")
     state = "running" if journal.is_being_written else f"{ended} of {ledger.planned} trials ended"
+    got = f"got that of a sweep ({state})"
     differences = list(_differences(ledger, space))
     if differences:
-        what = "; ".join(differences[:3]) + (f" and {len(differences) - 3} more" if len(differences) > 3 else "")
-        mend = f"`mouselift sweep resume {name}` goes on with the old one; choose another --name for the new one."
-        raise StudyError(
-            f"{name}: expected a new name, got that of a sweep of another space ({state}): {what} — {mend}"
-        )
-    raise StudyError(
-        f"{name}: expected a new name, got that of a sweep ({state}) — "
-        f"`mouselift sweep resume {name}` goes on with it, another --name starts anew."
-    )
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        got += f" of another space: {'; '.join(differences[:_SHOWN])}{more}"
+    mend = "choose another with --name."
+    if ledger.state != "COMPLETE":
+        mend = f"`mouselift sweep resume {name}` goes on with it, another --name starts anew."
+    raise StudyError(f"{name}: expected a new name, {got} — {mend}")
 
 
 def _began_with(ledger: Ledger, name: str) -> SearchSpace:

@@ -194,7 +194,7 @@ def _ray(home: Home) -> Iterator[None]:
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     ray.init(
-        address=home.ray_address,
+        address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
         include_dashboard=False if home.ray_address is None else None,
         log_to_driver=False,
         logging_level=logging.CRITICAL,

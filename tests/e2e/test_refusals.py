@@ -238,9 +238,21 @@ def test_a_taken_name_is_refused_and_the_sweep_that_has_it_stays_as_it_was(spine
     done = spine.seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "spine")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "mouselift: spine: expected a new name, got that of an earlier sweep — choose another with --name.\n"
+        "mouselift: spine: expected a new name, got that of a sweep (4 of 4 trials ended) — "
+        "choose another with --name.\n"
     )
     assert contents() == before
+
+
+def test_a_taken_name_with_another_space_is_refused_with_the_difference(spine, mice_folder):
+    changes = ("--set", "fixed.optim.weight_decay=0.5 trials.count=9")
+    space = spine.seat.root / "small.yaml"
+    done = spine.seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "spine", *changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mouselift: spine: expected a new name, got that of a sweep (4 of 4 trials ended) of another space: "
+        "optim.weight_decay: 0.05 -> 0.5; trials.count: 4 -> 9 — choose another with --name.\n"
+    )
 
 
 @pytest.mark.parametrize(
