@@ -10,7 +10,7 @@ from sweeps.errors import RegistryError
 from sweeps.verification import Verification
 
 SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
-GATES, VERDICT, REASON = "gates", "gate.verdict", "gate.reason"
+GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
 
 
 @dataclass(frozen=True)

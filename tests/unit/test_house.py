@@ -33,7 +33,15 @@ DOORS = {
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py"),
     "optuna": ("sweeps/space.py", "sweeps/study.py", "sweeps/queries.py"),
-    "mlflow": ("sweeps/tracking.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/pyfunc"),
+    # The registry is three rooms: what a version is, its logged model's files, its aliases.
+    "mlflow": (
+        "sweeps/tracking.py",
+        "sweeps/registry.py",
+        "sweeps/release.py",
+        "sweeps/aliases.py",
+        "sweeps/queries.py",
+        "sweeps/pyfunc",
+    ),
     "fastapi": ("dashboards/",),
     "plotly": ("dashboards/",),
 }
