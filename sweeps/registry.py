@@ -35,7 +35,7 @@ from sweeps.release import bind, download, release
 from sweeps.tracking import prepare_store
 from sweeps.turns import Turn, take_turn
 from sweeps.verification import Verification, score
-from sweeps.versions import GATE, GATES, REASON, SHA256, VERDICT, Version, lineage
+from sweeps.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
 
 LINEAGE_FILE = "lineage.json"
 IMPORTED = "imported"
@@ -226,7 +226,7 @@ class Registry:
 
     def _create(self, name: str, run_id: str, verification: Verification, tags: dict[str, str]) -> Version:
         model = release(self._client, name, run_id, verification, self._clock)
-        facts = lineage(verification) | tags
+        facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
         place = model.artifact_location
         created = self._client.create_model_version(name, place, run_id, facts, model_id=model.model_id)
         bind(self._client, created)

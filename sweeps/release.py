@@ -29,7 +29,7 @@ from pipeline.errors import CheckpointError
 from sweeps.errors import RegistryError
 from sweeps.flavours import CHECKPOINT, Flavour, flavour_of
 from sweeps.verification import Verification
-from sweeps.versions import SHA256, Version
+from sweeps.versions import MODEL_ID, SHA256, Version
 
 _UNFINISHED = "release.unfinished"
 _AGAIN = " — register it again."
@@ -45,15 +45,16 @@ def release(
 
 
 def bind(client: MlflowClient, version: ModelVersion) -> None:
-    """Tell a version's logged model, and MLflow's pages, which version it is."""
-    if not version.model_id:
+    """Tell a version's logged model, and so MLflow's pages, which version it is."""
+    model_id = version.tags.get(MODEL_ID)
+    if model_id is None:  # registered before versions said so
         return
-    tags = client.get_logged_model(version.model_id).tags
+    tags = client.get_logged_model(model_id).tags
     if MLFLOW_MODEL_VERSIONS not in tags:
         link = json.dumps([{"name": version.name, "version": version.version}])
-        client.set_logged_model_tags(version.model_id, {MLFLOW_MODEL_VERSIONS: link})
+        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
     if _UNFINISHED in tags:
-        client.delete_logged_model_tag(version.model_id, _UNFINISHED)
+        client.delete_logged_model_tag(model_id, _UNFINISHED)
 
 
 def download(version: Version, folder: Path, tracking_uri: str) -> Path:
