@@ -356,7 +356,7 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column != "params", overflow="fold")
+        table.add_column(column, no_wrap=column not in ("params", "why"), overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)

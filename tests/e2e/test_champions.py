@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
+import mouselift
 from pipeline import checkpoint
 from pipeline.data.scenes import open_dataset
 from sweeps.errors import RegistryError
@@ -208,6 +210,29 @@ def test_a_champion_changed_by_others_while_it_was_compared_is_not_overrun(regis
     with pytest.raises(RegistryError, match="expected the champion to stay 1 while it was compared, got 3, set by no"):
         registry.promote(three[1], (), OBJECTIVE)
     assert aliases(registry)["champion"] == 3
+
+
+def test_the_commands_tell_the_history_and_a_deleted_champion(registry, three, client, home, monkeypatch, capsys):
+    def says(*words):
+        monkeypatch.setattr(sys, "argv", ["mouselift", "model", *words])
+        monkeypatch.setenv("MOUSELIFT_HOME", str(home.root))
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with pytest.raises(SystemExit) as left:
+            mouselift.main()
+        assert left.value.code == 0
+        return capsys.readouterr()
+
+    deleted_champion(registry, three, client)
+    listed = says("list")
+    assert f"{NAME}/1" in listed.out and listed.err == f"{registry.vacancies()[0]}\n"
+    assert says("rollback", NAME, "--reason", "it was deleted").out == f"{NAME}/1 is champion\n"
+    assert says("list").err == ""
+    told = json.loads(says("history", NAME, "--json").out)
+    assert told == [move.as_plain() for move in registry.history(NAME)]
+    assert [(move["action"], move["after"]) for move in told[-2:]] == [("found", None), ("rollback", 1)]
+    lines = says("history", NAME).out.splitlines()
+    assert lines[0].split() == ["when", "who", "action", "alias", "from", "to", "why"]
+    assert lines[-1].rstrip().endswith("it was deleted") and len(lines) == 1 + len(told)
 
 
 # Versions and files that are gone

