@@ -123,9 +123,19 @@ class Aliases:
             self._point(turn, CHALLENGER, None)
         return self.standing() if changed or doubled or crowned else now
 
+    def require(self, turn: Turn, before: Standing) -> None:
+        """Raises RegistryError unless the champion is still who it was: those without a turn can only be seen."""
+        turn.check()
+        now = self.standing().champion
+        if now != before.champion:
+            raise RegistryError(
+                f"{self._name}: expected the champion to stay {_number(before.champion)} while it was compared, got "
+                f"{_number(now)}, set by no command of mouselift — run it again."
+            )
+
     def crown(self, turn: Turn, before: Standing, version: int, reason: str) -> None:
         """Make `version` champion, and the champion `previous`."""
-        self._require(before)
+        self.require(turn, before)
         self._write(turn, before, PROMOTE, CHAMPION, version, reason, before.previous)
         if before.champion is not None:
             self._point(turn, PREVIOUS, before.champion)
@@ -140,19 +150,10 @@ class Aliases:
 
     def restore(self, turn: Turn, before: Standing, version: int, reason: str) -> None:
         """Make `version`, which is `previous`, champion, and the champion `previous`."""
-        self._require(before)
+        self.require(turn, before)
         self._write(turn, before, ROLLBACK, CHAMPION, version, reason, before.previous)
         self._point(turn, CHAMPION, version)
         self._point(turn, PREVIOUS, before.champion)
-
-    def _require(self, before: Standing) -> None:
-        """The champion that was judged against is champion still: those without a turn can be seen, not stopped."""
-        now = self.standing().champion
-        if now != before.champion:
-            raise RegistryError(
-                f"{self._name}: expected the champion to stay {_number(before.champion)} while it was compared, got "
-                f"{_number(now)}, set by no command of mouselift — run it again."
-            )
 
     def _write(
         self, turn: Turn, now: Standing, action: str, alias: str, after: int | None, reason: str, previous: int | None

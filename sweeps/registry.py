@@ -113,6 +113,7 @@ class Registry:
             if not reason:
                 self._require_files(version)
                 won, reason = self._compare(version, standing, objective, dataset_root, device)
+            aliases.require(turn, standing)
             self._record(version, results, CHAMPION if won else CHALLENGER, reason)
             change = aliases.crown if won else aliases.challenge
             change(turn, standing, version.version, reason)

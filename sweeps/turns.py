@@ -15,8 +15,9 @@ layers, and makes sure of it again before each write.
 
 What this guarantees. Processes that change a model's aliases with mouselift do so one at a time:
 
-- without exception where all of them name the same SQLite file on one machine, or the same PostgreSQL database; after a
-  kill the next one goes on at once;
+- where all of them name the same SQLite file on one machine: without exception. Where all of them name the same
+  PostgreSQL database: as long as it does not drop a holder's connection between its last look and the write that
+  follows. After a kill the next one goes on at once;
 - through an MLflow server, another database, or by different ways into one store: as long as no holder is stopped, and
   no request of its held up, for more than half of LEASE_SECONDS between its last look at its lease and the write that
   follows; one that finds it was away longer gives up before it writes. After a kill the next one waits LEASE_SECONDS.

@@ -210,6 +210,7 @@ def test_a_champion_changed_by_others_while_it_was_compared_is_not_overrun(regis
     with pytest.raises(RegistryError, match="expected the champion to stay 1 while it was compared, got 3, set by no"):
         registry.promote(three[1], (), OBJECTIVE)
     assert aliases(registry)["champion"] == 3
+    assert "gate.verdict" not in registry.resolve(f"{NAME}/2").tags
 
 
 def test_the_commands_tell_the_history_and_a_deleted_champion(registry, three, client, home, monkeypatch, capsys):
