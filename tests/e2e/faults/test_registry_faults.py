@@ -29,7 +29,7 @@ from tests.e2e.test_tracking import free_port, server
 pytestmark = pytest.mark.faults
 
 TRIALS = 10
-LEASE_SECONDS = 6.0  # a minute is too long to wait for in a test
+LEASE_SECONDS = 12.0  # of a server; a minute is too long to wait for in a test, and a busy machine is slow
 
 
 DATABASE = {}  # of a server, by its address
@@ -76,6 +76,11 @@ def store(request, tmp_path_factory):
 
 def environment(root, uri):
     return {"MOUSELIFT_HOME": str(root), "MLFLOW_TRACKING_URI": uri}
+
+
+def lease_of(uri):
+    """Seconds, or None for what it is: where the store has a lock of its own, nobody waits for a dead one's lease."""
+    return LEASE_SECONDS if uri.startswith("http") else None
 
 
 def opened(root, uri):
@@ -177,8 +182,8 @@ def test_a_promotion_killed_at_any_point_leaves_the_old_or_the_new_champion_whol
     for number, hurt in enumerate(POINTS if store.startswith("sqlite") else POINTS[::3]):
         _forget(client)
         if hurt.method != "create_registered_model":
-            assert finish(command([*words, "kill-0"], told, tmp_path / "log", lease_seconds=LEASE_SECONDS)) == [0]
-        codes = finish(command([*words, "kill-1"], told, tmp_path / "log", hurt=hurt, lease_seconds=LEASE_SECONDS))
+            assert finish(command([*words, "kill-0"], told, tmp_path / "log", lease_seconds=lease_of(store))) == [0]
+        codes = finish(command([*words, "kill-1"], told, tmp_path / "log", hurt=hurt, lease_seconds=lease_of(store)))
         assert codes == [-hurt.signal], f"{hurt}: {(tmp_path / 'log').read_text()}"
         if hurt.method != "create_registered_model":
             champion = Registry(home).resolve(NAME)
@@ -186,7 +191,8 @@ def test_a_promotion_killed_at_any_point_leaves_the_old_or_the_new_champion_whol
             assert checkpoint.load(pulled).sha256 == champion.sha256
             assert champion.sha256 in {checkpoint.inspect(one).sha256 for one in ten.folders[:2]}
             outcomes["new" if champion.sha256 == checkpoint.inspect(ten.folders[1]).sha256 else "old"] += 1
-        assert finish(command([*words, "kill-1"], told, tmp_path / "log", lease_seconds=LEASE_SECONDS)) == [0], hurt
+        again = finish(command([*words, "kill-1"], told, tmp_path / "log", lease_seconds=lease_of(store)))
+        assert again == [0], f"{hurt}: {(tmp_path / 'log').read_text()}"
         registry = Registry(home)
         champion, _ = check_history(registry, client)
         assert champion.sha256 == checkpoint.inspect(ten.folders[1]).sha256, hurt
@@ -240,10 +246,10 @@ def test_a_holder_that_was_stopped_gives_up_once_another_took_its_turn(store, th
     _forget(client)
     assert finish(command(["model", "promote", "kill-0"], told, tmp_path / "log")) == [0]
     hurt, log = Hurt("set_model_version_tag", signal=signal.SIGSTOP), tmp_path / "stopped"
-    stopped = command(["model", "promote", "kill-2"], told, log, hurt=hurt, lease_seconds=LEASE_SECONDS)
+    stopped = command(["model", "promote", "kill-2"], told, log, hurt=hurt, lease_seconds=lease_of(store))
     while not _is_stopped(stopped.pid):
         time.sleep(0.05)
-    assert finish(command(["model", "promote", "kill-1"], told, tmp_path / "log", lease_seconds=LEASE_SECONDS)) == [0]
+    assert finish(command(["model", "promote", "kill-1"], told, tmp_path / "log", lease_seconds=lease_of(store))) == [0]
     os.kill(stopped.pid, signal.SIGCONT)
     assert finish(stopped) == [2], log.read_text()
     assert "expected to keep the turn to change it, got none any more" in log.read_text()
