@@ -116,7 +116,10 @@ def model_list(
     name: Annotated[str | None, typer.Argument(help="One registered model.")] = None, as_json: AsJson = False
 ) -> None:
     """List registered versions with their aliases and verified figures."""
-    versions = shell.registry().list_versions(name)
+    registry = shell.registry()
+    versions = registry.list_versions(name)
+    for vacancy in registry.vacancies(name):
+        typer.echo(vacancy, err=True)
     if as_json:
         typer.echo(json.dumps([version.as_plain() for version in versions]))
         return
@@ -139,10 +142,27 @@ def model_pull(
 
 
 @model.command("rollback")
-def model_rollback(name: Annotated[str, typer.Argument(help="A registered model.")]) -> None:
+def model_rollback(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+) -> None:
     """Make the previous champion champion again."""
-    version = shell.registry().rollback(name)
+    version = shell.registry().rollback(name, reason)
     typer.echo(f"{version.ref} is champion")
+
+
+@model.command("history")
+def model_history(name: Annotated[str, typer.Argument(help="A registered model.")], as_json: AsJson = False) -> None:
+    """Tell every change of a registered model's aliases: when, who, from, to, why."""
+    moves = shell.registry().history(name)
+    if as_json:
+        typer.echo(json.dumps([move.as_plain() for move in moves]))
+        return
+    rows = [
+        [m.when, m.who, m.action, m.alias, *("" if v is None else str(v) for v in (m.before, m.after)), m.reason]
+        for m in moves
+    ]
+    shell.table(["when", "who", "action", "alias", "from", "to", "why"], rows)
 
 
 @model.command("evaluate")

@@ -34,7 +34,17 @@ DOORS = {
     "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py", "sweeps/scheduler.py"),
     "pyarrow": ("sweeps/checkpoints.py",),
     "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/queries.py"),
-    "mlflow": ("sweeps/tracking.py", "sweeps/leases.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/pyfunc"),
+    # The registry is three rooms: what a version is, its logged model's files, its aliases.
+    "mlflow": (
+        "sweeps/tracking.py",
+        "sweeps/leases.py",
+        "sweeps/probe.py",
+        "sweeps/registry.py",
+        "sweeps/release.py",
+        "sweeps/aliases.py",
+        "sweeps/queries.py",
+        "sweeps/pyfunc",
+    ),
     "fastapi": ("dashboards/",),
     "plotly": ("dashboards/",),
 }
