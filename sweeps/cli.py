@@ -267,19 +267,20 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
     """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
     from rich.console import Console
 
-    from pipeline.recipe import override
+    from sweeps.artefacts import with_registered_start
     from sweeps.preflight import check_name_is_free, cpus_per_trial, preflight, this_machine
     from sweeps.progress import Progress
-    from sweeps.tune import run_sweep
 
     home = _home()
     check_name_is_free(home, name)
     if home.ray_address is None:
         cpus_per_trial(space, [this_machine()])
-    space = _with_registered_start(space, home).located()
-    base = space.base_recipe()
-    ready = preflight(space.standing_recipe(), [override(base, params) for params in space.extremes()], home.cache)
-    progress = Progress(Console(stderr=True), base.train.max_steps)
+    space = with_registered_start(space, home).located()
+    ready = preflight(space, home)
+    typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
+    from sweeps.tune import run_sweep  # imports Ray, which a refusal need not wait for
+
+    progress = Progress(Console(stderr=True), ready.recipe.train.max_steps)
     with progress.shown():
         ledger = run_sweep(name, space, ready, home, progress)
     _report(ledger, home, as_json)
@@ -287,20 +288,6 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if not ledger.count("COMPLETE"):
         raise typer.Exit(1)
-
-
-def _with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
-    """`train.init_from: NAME@ALIAS` becomes the folder that version is pulled to."""
-    from dataclasses import replace
-
-    from sweeps.registry import Registry
-
-    source = space.base_recipe().train.init_from
-    if source is None or Path(source).exists() or "@" not in source:
-        return space
-    version = Registry(home).resolve(source)
-    folder = Registry(home).pull(version.ref, home.root / "models" / version.ref)
-    return replace(space, fixed=space.fixed | {"train.init_from": str(folder)})
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:

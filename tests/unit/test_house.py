@@ -33,7 +33,7 @@ DOORS = {
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py"),
     "optuna": ("sweeps/space.py", "sweeps/study.py", "sweeps/queries.py"),
-    "mlflow": ("sweeps/tracking.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/pyfunc"),
+    "mlflow": ("sweeps/tracking.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/probe.py", "sweeps/pyfunc"),
     "fastapi": ("dashboards/",),
     "plotly": ("dashboards/",),
 }
