@@ -34,6 +34,9 @@ _FILE_WIDTH = 200  # of a table that goes to a file or another program
 
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
+    from sweeps.check import check
+
+    app.command()(check)
     app.command()(train)
     app.add_typer(sweep, name="sweep")
     app.add_typer(model, name="model")
