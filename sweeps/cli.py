@@ -13,6 +13,7 @@ from pipeline.cli import Overrides, split_overrides
 from pipeline.data.cli import AsJson
 from pipeline.data.cli import data as data_commands
 from sweeps import shell
+from sweeps.check import check
 from sweeps.sweep_cli import sweep, train
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
@@ -22,6 +23,7 @@ Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for 
 
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
+    app.command()(check)
     app.command()(train)
     app.add_typer(sweep, name="sweep")
     app.add_typer(model, name="model")

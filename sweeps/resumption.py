@@ -56,6 +56,16 @@ def known(home: Home, name: str) -> Ledger:
     return ledger
 
 
+def steps_so_far(ledger: Ledger) -> dict[str, int]:
+    """The last step of each trial that is to go on."""
+    going = (trial for trial in ledger.trials.values() if trial.state in ("RUNNING", "WAITING", "KILLED"))
+    return {f"t{trial.number:04d}": trial.last_step for trial in going if 0 < trial.last_step < _end(ledger)}
+
+
+def _end(ledger: Ledger) -> int:
+    return int(ledger.params["train.max_steps"])
+
+
 def check_same_data(ledger: Ledger, tags: Mapping[str, str]) -> None:
     """Raises StudyError when the dataset is no longer the one that the sweep began with."""
     then, now = ledger.tags.get(_DATA), tags.get(_DATA)

@@ -34,7 +34,7 @@ from sweeps.space import SearchSpace
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
-SPACE = "space_fingerprint"  # user attribute of a study
+SPACE, OWNER = "space_fingerprint", "home"  # user attributes of a study
 Ending = Literal["COMPLETE", "PRUNED", "FAIL"]
 Result = Mapping[str, Any]
 _MAX_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched
@@ -60,15 +60,17 @@ class Conductor(Protocol):
         ...
 
 
-def open_study(storage: str | Path, name: str, space: SearchSpace, resume: bool = False) -> optuna.Study:
+def open_study(
+    storage: str | Path, name: str, space: SearchSpace, resume: bool = False, owner: str = ""
+) -> optuna.Study:
     """A new study, or with `resume` the one that has the name.
 
-    storage: a file for Optuna's journal, or the URL of a database.
+    storage: a file for Optuna's journal, or the URL of a database. owner: the home that asks.
     Raises StudyError: no such database; a name that is taken, unknown, or belongs to another space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    find = _load_study if resume else _create_study
-    study = find(open_storage(str(storage)), name, space)
+    opened = open_storage(str(storage))
+    study = _load_study(opened, name, space) if resume else _create_study(opened, name, space, owner)
     study.sampler = _sampler(space, study)
     return study
 
@@ -302,13 +304,17 @@ def open_storage(storage: str) -> BaseStorage:
         ) from None
 
 
-def _create_study(storage: BaseStorage, name: str, space: SearchSpace) -> optuna.Study:
+def _create_study(storage: BaseStorage, name: str, space: SearchSpace, owner: str) -> optuna.Study:
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if space.objective.mode == "max" else directions.MINIMIZE
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     except DuplicatedStudyError:
-        raise name_taken(name) from None
+        study = optuna.load_study(storage=storage, study_name=name)
+        # Ours, from a driver that was killed before it wrote anything else.
+        if not owner or study.user_attrs.get(OWNER) not in (None, owner) or study.get_trials(deepcopy=False):
+            raise name_taken(name) from None
+    study.set_user_attr(OWNER, owner)
     study.set_user_attr(SPACE, space.fingerprint)
     return study
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -155,15 +154,13 @@ def sweep_gc(
 
 
 def _start(space: SearchSpace, name: str, as_json: bool) -> None:
-    """A new sweep, after whatever died before has been closed."""
-    from sweeps.preflight import cpus_per_trial, this_machine
+    """A new sweep."""
+    from sweeps.artefacts import with_registered_start
     from sweeps.resumption import check_is_new
 
     home = shell.home()
-    located = _with_registered_start(space, home).located()
+    located = with_registered_start(space, home).located()
     check_is_new(home, name, located)
-    if home.ray_address is None:
-        cpus_per_trial(space, [this_machine()])
     _run(located, name, as_json)
 
 
@@ -171,22 +168,23 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
     """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
     from rich.console import Console
 
-    from pipeline.recipe import override
     from sweeps.journal import Journal
     from sweeps.ledger import read
     from sweeps.preflight import preflight
     from sweeps.progress import Progress
     from sweeps.reaper import reap
-    from sweeps.resumption import check_same_data
-    from sweeps.tune import run_sweep
+    from sweeps.resumption import check_same_data, steps_so_far
 
     home = shell.home()
-    base, earlier = space.base_recipe(), read(Journal(home.journal(name)))
-    ready = preflight(space.standing_recipe(), [override(base, params) for params in space.extremes()], home.cache)
+    earlier = read(Journal(home.journal(name)))
+    ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None)
+    typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
     if earlier.name:
         check_same_data(earlier, ready.tags)
     _say_reaped(reap(home))
-    progress = Progress(Console(stderr=True), base.train.max_steps, earlier)
+    from sweeps.tune import run_sweep  # imports Ray
+
+    progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
     with progress.shown():
         ledger = run_sweep(name, space, ready, home, progress)
     _report(ledger, home, as_json)
@@ -194,20 +192,6 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if ledger.state == "FAIL" or not ledger.count("COMPLETE"):
         raise typer.Exit(1)
-
-
-def _with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
-    """`train.init_from: NAME@ALIAS` becomes the folder that version is pulled to."""
-    from dataclasses import replace
-
-    from sweeps.registry import Registry
-
-    source = space.base_recipe().train.init_from
-    if source is None or Path(source).exists() or "@" not in source:
-        return space
-    version = Registry(home).resolve(source)
-    folder = Registry(home).pull(version.ref, home.root / "models" / version.ref)
-    return replace(space, fixed=space.fixed | {"train.init_from": str(folder)})
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:

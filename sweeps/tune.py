@@ -97,7 +97,7 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
     with Journal(home.journal(name)).claim() as journal, _ray(home), interruption.heeded():
         cpus = cpus_per_trial(space, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         known = read(journal).name
-        study = open_study(home.storage or home.optuna_journal, name, space, resume=bool(known))
+        study = open_study(home.storage or home.optuna_journal, name, space, bool(known), str(home.root))
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
         driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end)
