@@ -5,7 +5,7 @@ HOME_DIR ?= runs
 DEMO := MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift
 SWEEP := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup demo test browser lint bench clean
+.PHONY: setup demo test faults browser lint bench clean
 
 setup: .venv/.installed
 
@@ -25,7 +25,10 @@ demo: setup
 	@echo "Curves, trials, the registered model: MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift ui"
 
 test: setup
-	$(BIN)/python -m pytest -m "not browser"
+	$(BIN)/python -m pytest -m "not browser and not faults"
+
+faults: setup
+	MOUSELIFT_RELIABILITY=1 $(BIN)/python -m pytest tests/e2e/faults
 
 browser: setup
 	$(BIN)/python -m pytest tests/browser
