@@ -40,7 +40,7 @@ class World:
         """What torch.distributed says; one process where nobody has set it up. All processes call it together."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return World()
-        group = distributed.group.WORLD
+        group: Any = distributed.group.WORLD
         if distributed.get_backend() != "gloo":
             group = distributed.new_group(backend="gloo", timeout=SILENCE)
         return World(distributed.get_rank(), distributed.get_world_size(), group)
@@ -91,7 +91,7 @@ class World:
         return self.total([number if self.leads else 0.0])[0]
 
     def dealt(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's share of some work, in one piece; who would get nothing repeats the first."""
+        """The share of some work that is this process's, in one piece; who would get nothing repeats the first."""
         share = -(-len(items) // self.size)
         return items[self.rank * share : (self.rank + 1) * share] or items[:1]
 

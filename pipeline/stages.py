@@ -58,7 +58,7 @@ class Stage(Protocol):
         ...
 
     def pools(self, batch: Batch) -> Mapping[str, float]:
-        """How much each term is a mean over in a batch: scenes, or pixels of the foreground. Parts add up to a whole."""
+        """What each term is a mean over in a batch, counted: scenes, or pixels of the foreground. Parts add up."""
         ...
 
     def weights(self, step: int) -> dict[str, float]:

@@ -166,9 +166,7 @@ class MVDiffusionStage:
         labels = self.pipe.with_noise(vectors.repeat_interleave(views, 0), 0, list(chance))
         return labels, self.pipe.reference_latents(images).float().repeat_interleave(views, 0)
 
-    def _latents(
-        self, images: Tensor, chance: Sequence[torch.Generator]
-    ) -> Float[Tensor, "row channels height width"]:
+    def _latents(self, images: Tensor, chance: Sequence[torch.Generator]) -> Float[Tensor, "row channels height width"]:
         vae = self.pipe.vae
         found = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
         return found.float() * vae.config.scaling_factor

@@ -93,9 +93,7 @@ def test_the_loss_is_facelifts(stage, mice, frames_cache, prediction) -> None:
     built = stage(f"loss.prediction={prediction}", "loss.drop_rate=0.0")
     batch = batch_of(built, mice, frames_cache)
     found = built.losses(batch, 1, chance())["denoising"]
-    torch.testing.assert_close(
-        found, by_the_book(built, batch.images, chance(), prediction), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(found, by_the_book(built, batch.images, chance(), prediction), rtol=1e-5, atol=0)
 
 
 def test_a_twentieth_each_lose_clip_both_or_the_latents() -> None:

@@ -53,8 +53,6 @@ class Told:
 
 
 def run(job: Job, folder: Path, cache: Path, rank: int = 0) -> Told:
-    if job.nan_in is not None:
-        torch.manual_seed(0)
     whole, calls = losses.mse, []
 
     def mse(*args: torch.Tensor | None) -> torch.Tensor:
@@ -136,8 +134,9 @@ def alone(jobs, tmp_path_factory, frames_cache) -> dict[str, Told]:
 def test_two_processes_make_the_weights_of_one(together, alone, case) -> None:
     own, theirs = (load_file(told[case].reports[-1].checkpoint / checkpoint.WEIGHTS) for told in (alone, together[0]))
     assert own.keys() == theirs.keys()
-    for name, tensor in own.items():
-        torch.testing.assert_close(theirs[name], tensor, atol=2e-4, rtol=1e-3)  # Adam makes rounding a part of lr 1e-3
+    # Not one by one: a weight whose gradient is nothing but rounding is moved by Adam as far as any other.
+    apart = torch.cat([(theirs[name] - tensor).flatten() for name, tensor in own.items()])
+    assert float(apart.square().mean().sqrt()) < 0.01 * 1e-3  # a hundredth of a step at this learning rate
 
 
 @pytest.mark.parametrize("case", [*CASES, "resumed"])
@@ -151,10 +150,7 @@ def test_two_processes_report_the_figures_of_one(together, alone, case) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_both_processes_report_the_same_at_the_same_steps(together, case) -> None:
     first, second = (
-        [
-            (r.step, {k: v for k, v in r.metrics.items() if k.startswith(("train/", "val/"))})
-            for r in told[case].reports
-        ]
+        [(r.step, {k: v for k, v in r.metrics.items() if k.startswith(("train/", "val/"))}) for r in told[case].reports]
         for told in together
     )
     assert first == second
