@@ -8,7 +8,6 @@ gone is noticed at once.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -150,39 +149,6 @@ class World:
 
 
 ALONE = World()
-
-
-@dataclass(frozen=True)
-class Division:
-    """How the scenes of an optimizer step, `accumulate` passes of `batch_size`, are divided among processes.
-
-    A pass is cut into `pieces` of `size` scenes as far as it divides, and the passes are dealt among the groups of
-    processes that make up one pass each: two processes take half of each pass, or every other pass.
-    """
-
-    pieces: int
-    size: int
-    groups: int
-
-    def mine(self, world: World, accumulate: int) -> list[int]:
-        """The passes of a step that this process takes part in, from 0."""
-        return list(range(world.rank // self.pieces, accumulate, self.groups))
-
-    def piece(self, world: World, index: int) -> int:
-        """Which of the pieces of `size` scenes, counted from the run's first, this process takes of pass `index`."""
-        return index * self.pieces + world.rank % self.pieces
-
-
-def divide(batch_size: int, accumulate: int, world: World) -> Division:
-    """Equal shares of an optimizer step. Raises RecipeError where there are none."""
-    pieces = math.gcd(batch_size, world.size)
-    groups = world.size // pieces
-    if accumulate % groups:
-        raise RecipeError(
-            f"train.batch_size: expected {batch_size} × accumulate {accumulate} scenes a step to divide among "
-            f"{world.size} processes, got a rest — take fewer processes, or change one of them."
-        )
-    return Division(pieces, batch_size // pieces, groups)
 
 
 @contextlib.contextmanager

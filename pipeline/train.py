@@ -19,7 +19,8 @@ from pipeline import checkpoint
 from pipeline.data.checks import require_geometry
 from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
-from pipeline.distributed import World, divide
+from pipeline.distributed import World
+from pipeline.division import divide
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.recipe import OptimConfig, Recipe, check_artefacts
 from pipeline.stages import Validation, kind_of
@@ -125,7 +126,7 @@ class _Trainer:
         check_artefacts(recipe)
         torch.manual_seed(recipe.train.seed)
         self.recipe, self.device, self.cache, self.splits, self.world = recipe, device, cache, splits, world
-        self.division = divide(recipe.train.batch_size, recipe.train.accumulate, world)
+        self.division = divide(recipe.train.batch_size, recipe.train.accumulate, world.size)
         with world.leader_first():
             self.dataset = prepared(recipe.data, cache)
             require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
@@ -158,9 +159,9 @@ class _Trainer:
         lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        mine = [(step - 1) * config.accumulate + n for n in self.division.mine(self.world, config.accumulate)]
+        mine = [(step - 1) * config.accumulate + n for n in self.division.passes(self.world.rank, config.accumulate)]
         with self.world.agreed():
-            pieces = [self.division.piece(self.world, index) for index in mine]
+            pieces = [self.division.piece(self.world.rank, index) for index in mine]
             batches = [self.loader.training_batch(piece, self.division.size) for piece in pieces]
         pooled = self._pooled(step, mine, batches)
         with self.world.agreed():

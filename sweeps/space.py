@@ -22,9 +22,10 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
-from pipeline.recipe import LOCAL_PATHS, Count, Positive, Rate, Recipe, Weight, load_recipe, override, strict
+from pipeline.recipe import LOCAL_PATHS, Count, Positive, Rate, Recipe, load_recipe, override, strict
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.gates import parse_gates
+from sweeps.trials import Trials
 
 FOLDER = Path(__file__).parent / "spaces"
 # Which way each metric is better.
@@ -139,17 +140,6 @@ class Scheduler:
     kind: Literal["asha", "none"] = "none"
     grace_steps: Positive = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """How many trials run, how many at a time, and what each of them occupies."""
-
-    count: Positive = 1
-    concurrent: Positive = 1
-    gpus: Weight = 0.0
-    cpus: Positive | None = None  # None: those of the machine, shared among the trials at a time
 
 
 @strict
@@ -392,6 +382,5 @@ def _of_plan(space: SearchSpace) -> Iterator[tuple[str, str]]:
     steps, grace = space.base_recipe().train.max_steps, space.scheduler.grace_steps
     if space.scheduler.kind == "asha" and grace >= steps:
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
-    gpus = space.trials.gpus
-    if gpus > 1 and not _is_whole(gpus):
-        yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {gpus} — round it."
+    recipes = [space.base_recipe(), *(override(space.base_recipe(), params) for params in space.extremes())]
+    yield from space.trials.problems(recipes)

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from pipeline import checkpoint, losses
-from pipeline.distributed import World, divide
-from pipeline.errors import NonFiniteError, PipelineError, RecipeError
+from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
 
@@ -182,28 +181,3 @@ def test_when_one_is_killed_the_other_ends_with_an_error_soon(tiny_recipe, tmp_p
     codes = both(work_until_killed, tmp_path / "meeting", tiny_recipe("train.batch_size=2"), tmp_path, frames_cache)
     after = time.time() - float((tmp_path / "killed").read_text())
     assert codes == [1, -signal.SIGKILL] and after < SECONDS
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "accumulate", "processes", "expected"),
-    [(2, 1, 2, (2, 1, 1)), (1, 8, 4, (1, 1, 4)), (2, 4, 8, (2, 1, 4)), (6, 2, 4, (2, 3, 2)), (8, 2, 1, (1, 8, 1))],
-)
-def test_every_scene_of_a_step_falls_to_one_process(batch_size, accumulate, processes, expected) -> None:
-    worlds = [World(rank, processes) for rank in range(processes)]
-    division = divide(batch_size, accumulate, worlds[0])
-    assert (division.pieces, division.size, division.groups) == expected
-    scenes = [
-        division.piece(world, index) * division.size + i
-        for world in worlds
-        for index in division.mine(world, accumulate)
-        for i in range(division.size)
-    ]
-    assert sorted(scenes) == list(range(batch_size * accumulate))
-    shares = {len(division.mine(world, accumulate)) for world in worlds}
-    assert len(shares) == 1
-
-
-@pytest.mark.parametrize(("batch_size", "accumulate", "processes"), [(1, 1, 2), (2, 3, 4), (8, 1, 3)])
-def test_unequal_shares_are_refused(batch_size, accumulate, processes) -> None:
-    with pytest.raises(RecipeError):
-        divide(batch_size, accumulate, World(0, processes))

@@ -31,7 +31,8 @@ DOORS = {
     "numba": ("pipeline/rasterize_cpu.py",),
     "embreex": ("pipeline/data/mouse_render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
-    "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py"),
+    # distributed.py starts a trial's further processes, which run in Ray's workers like the trial itself.
+    "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py", "sweeps/distributed.py"),
     "optuna": ("sweeps/space.py", "sweeps/study.py", "sweeps/queries.py"),
     "mlflow": ("sweeps/tracking.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/pyfunc"),
     "fastapi": ("dashboards/",),
