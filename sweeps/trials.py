@@ -31,7 +31,7 @@ class Trials:
         """Dotted path and problem: GPUs that are neither a share nor whole, steps that do not divide."""
         if self.gpus > 1 and self.gpus != int(self.gpus):
             yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {self.gpus} — round it."
-        elif self.workers not in (None, 1) and self.gpus and self.workers != self.gpus:
+        elif self.workers is not None and self.gpus and self.workers != max(1.0, self.gpus):
             problem = f"expected one for each of {self.gpus:g} trials.gpus, got {self.workers} — drop one of the two."
             yield "trials.workers", problem
         for recipe in recipes:
