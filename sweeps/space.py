@@ -238,6 +238,8 @@ def _decode(layers: Layers, name: str) -> SearchSpace:
     values["name"] = name
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
+    if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
+        values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
     return replace(config.decode(Layers(values, layers.sources), SearchSpace), space=found)
 

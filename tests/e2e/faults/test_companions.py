@@ -6,7 +6,6 @@ import os
 import signal
 import tempfile
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
