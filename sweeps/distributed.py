@@ -23,6 +23,7 @@ from torch import distributed
 from pipeline.distributed import SILENCE
 from sweeps.nodes import Seat
 
+_PATIENCE = 10.0  # seconds in which Ray notices what the process group has noticed
 Work = Callable[[torch.device], None]  # what a companion does: the same training, whose reports nobody reads
 
 
@@ -37,8 +38,9 @@ def resources(seats: list[Seat]) -> tune.PlacementGroupFactory:
 def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
     """Make this process rank 0 of a torch.distributed group as large as the trial; yields its device.
 
-    The others run `work` (pickled) meanwhile, and are gone afterwards. One that fails, or is killed, ends the next
-    exchange of this process: the error that leaves the context is then its own. Alone, nothing is started.
+    The others run `work` (pickled) meanwhile, and are gone afterwards. One that fails ends the next exchange of this
+    process: the error that leaves the context is then its own, or ChildProcessError where it was killed or its node
+    lost. Alone, nothing is started.
     """
     device = torch.device("cuda" if seats[0].gpus and torch.cuda.is_available() else "cpu")
     if len(seats) == 1:
@@ -55,12 +57,12 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
         for rank, seat in enumerate(seats)
         if rank
     ]
-    watch = _Watch(started, [c.run.remote(work, n + 1, len(seats), address) for n, c in enumerate(started)])
+    runs = [c.run.remote(work, rank, len(seats), address, seats[rank].cpus) for rank, c in enumerate(started, 1)]
+    watch = _Watch(started, runs)
     watch.start()
     try:
         _join(device, 0, len(seats), address)
         yield device
-        watch.finished()
     except RuntimeError as error:  # what gloo and NCCL raise when the other end is gone
         cause = watch.failure(patience=_PATIENCE)
         if cause is None:
@@ -71,9 +73,6 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
             ray.kill(companion)
         if distributed.is_initialized() and device.type == "cpu":
             distributed.destroy_process_group()  # Ray may give this process another trial; never one with a GPU
-
-
-_PATIENCE = 10.0  # seconds in which Ray notices what the process group has noticed
 
 
 @dataclass
@@ -88,12 +87,6 @@ class _Watch:
     def start(self) -> None:
         threading.Thread(target=self._look, name="companions", daemon=True).start()
 
-    def finished(self) -> None:
-        """Wait until every companion has come to its end. Raises what one of them raised."""
-        self._ended.wait()
-        if self._failure is not None:
-            raise self._failure
-
     def failure(self, patience: float) -> BaseException | None:
         """Why the companions ended, where one of them failed."""
         self._ended.wait(patience)
@@ -107,8 +100,10 @@ class _Watch:
                 ray.get(done)
             except RayTaskError as error:
                 self._failure = error.cause
-            except RayError as error:
-                self._failure = error
+            except RayError:
+                self._failure = ChildProcessError(
+                    f"process {self.runs.index(done[0]) + 1} of the trial was lost: it was killed, or its node is gone"
+                )
         if self._failure is not None:
             for companion in self.companions:
                 ray.kill(companion)
@@ -119,7 +114,8 @@ class _Watch:
 class _Companion:
     """A process of a trial that reports nothing."""
 
-    def run(self, work: Work, rank: int, size: int, address: str) -> None:
+    def run(self, work: Work, rank: int, size: int, address: str, cpus: int) -> None:
+        torch.set_num_threads(cpus)
         device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
         _join(device, rank, size, address)
         work(device)
