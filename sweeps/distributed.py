@@ -46,7 +46,29 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
     if len(seats) == 1:
         yield device
         return
-    address = f"tcp://{get_node_ip_address()}:{_free_port()}"
+    started = _started(seats)
+    try:
+        address = f"tcp://{get_node_ip_address()}:{_free_port()}"
+        runs = [c.run.remote(work, rank, len(seats), address, seats[rank].cpus) for rank, c in enumerate(started, 1)]
+        watch = _Watch(started, runs)
+        watch.start()
+        try:
+            _join(device, 0, len(seats), address)
+            yield device
+        except RuntimeError as error:  # what gloo and NCCL raise when the other end is gone
+            cause = watch.failure(patience=_PATIENCE)
+            if cause is None:
+                raise
+            raise cause from error
+    finally:
+        for companion in started:
+            ray.kill(companion)
+        if distributed.is_initialized() and device.type == "cpu":
+            distributed.destroy_process_group()  # Ray may give this process another trial; never one with a GPU
+
+
+def _started(seats: list[Seat]) -> list[Any]:
+    """The companions, alive: the first exchange waits long for one that never comes. Raises ChildProcessError."""
     group = get_current_placement_group()
     started = [
         _Companion.options(  # type: ignore[attr-defined]
@@ -57,22 +79,13 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
         for rank, seat in enumerate(seats)
         if rank
     ]
-    runs = [c.run.remote(work, rank, len(seats), address, seats[rank].cpus) for rank, c in enumerate(started, 1)]
-    watch = _Watch(started, runs)
-    watch.start()
     try:
-        _join(device, 0, len(seats), address)
-        yield device
-    except RuntimeError as error:  # what gloo and NCCL raise when the other end is gone
-        cause = watch.failure(patience=_PATIENCE)
-        if cause is None:
-            raise
-        raise cause from error
-    finally:
+        ray.get([companion.ready.remote() for companion in started])
+    except RayError as error:
         for companion in started:
             ray.kill(companion)
-        if distributed.is_initialized() and device.type == "cpu":
-            distributed.destroy_process_group()  # Ray may give this process another trial; never one with a GPU
+        raise ChildProcessError("a process of the trial did not start: it was killed, or its node is gone") from error
+    return started
 
 
 @dataclass
@@ -113,6 +126,9 @@ class _Watch:
 @ray.remote(max_restarts=0)
 class _Companion:
     """A process of a trial that reports nothing."""
+
+    def ready(self) -> None:
+        """Nothing: an answer is that it lives."""
 
     def run(self, work: Work, rank: int, size: int, address: str, cpus: int) -> None:
         torch.set_num_threads(cpus)

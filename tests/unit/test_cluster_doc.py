@@ -6,8 +6,8 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -23,16 +23,16 @@ CLUSTER = YAML[0]
 STARTS = [*CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]]
 
 
-def parse(command: click.Command, words: list[str]) -> None:
-    """Find the subcommand and parse its options, without running it."""
-    context = click.Context(command, info_name=words[0])
-    while isinstance(command, click.Group):
+def parse(command: Any, words: list[str]) -> None:
+    """Find the subcommand and parse its options, without running it. Typer's commands are not click's any more."""
+    context = command.context_class(command, info_name="it")
+    while hasattr(command, "resolve_command"):
         _, command, words = command.resolve_command(context, words)
-        context = click.Context(command, parent=context)
+        context = command.context_class(command, parent=context)
     command.make_parser(context).parse_args(args=words)
 
 
-def command_of(program: str) -> click.Command:
+def command_of(program: str) -> Any:
     if program == "ray":
         from ray.scripts.scripts import cli
 
@@ -69,6 +69,13 @@ def test_the_program_knows_the_command_and_its_options(line) -> None:
             assert re.fullmatch(r"(RAY|MLFLOW|MOUSELIFT)_[A-Z_]+=\S+", words[1])
         case other:
             assert other in ("createdb", ".")
+
+
+@pytest.mark.parametrize("line", ["mlflow server --nope", "ray start --nope", "mouselift sweep run lr.yaml --nope"])
+def test_an_option_that_is_none_would_be_seen(line) -> None:
+    program, *words = line.split()
+    with pytest.raises(Exception, match=r"No such option.*--nope"):
+        parse(command_of(program), words)
 
 
 def test_the_cluster_file_is_one_for_ray() -> None:
