@@ -197,18 +197,22 @@ def load_weights(model: nn.Module, source: str | Path) -> str:
 
     Returns the sha256 of the file read. Raises CheckpointError listing missing, unexpected and misshapen names.
     """
-    path = _weights_file(source)
+    path = weights_file(source)
     tensors = _read(path)
     expect_weights(model, path, tensors)
     model.load_state_dict(tensors, strict=True)
     return sha256_of_file(path)
 
 
-def check_weights(config: GSLRMConfig, source: str | Path) -> None:
-    """Refuse weights that do not fit the network, without building it. Raises CheckpointError."""
+def check_weights(config: GSLRMConfig, source: str | Path) -> int:
+    """Refuse weights that do not fit the network, without building it; how many tensors it has.
+
+    Raises CheckpointError.
+    """
     with torch.device("meta"):
         model = GSLRM(config)
-    expect_weights(model, Path(source), _read(_weights_file(source)))
+    expect_weights(model, Path(source), _read(weights_file(source)))
+    return len(model.state_dict())
 
 
 def read_facelift(path: Path) -> dict[str, Tensor]:
@@ -266,7 +270,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _weights_file(source: str | Path) -> Path:
+def weights_file(source: str | Path) -> Path:
+    """The file of weights that a checkpoint folder, or its name itself, stands for. Raises CheckpointError."""
     path = Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():

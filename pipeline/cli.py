@@ -1,4 +1,4 @@
-"""Commands of the science: check a recipe, make and judge datasets, embed prompts, reconstruct a scene."""
+"""Commands of the science: show a recipe, make and judge datasets, embed prompts, reconstruct a scene."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ Overrides = Annotated[
 
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
-    app.command()(check)
     app.command()(fit)
     app.add_typer(data, name="data")
     app.command()(prompts)
@@ -31,16 +30,12 @@ def split_overrides(values: list[str] | None) -> list[str]:
     return [word for value in values or [] for word in _words(value)]
 
 
-def check(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
+def show_recipe(recipe: str, overrides: list[str], as_json: bool) -> None:
     """Print the resolved recipe and its fingerprint, or say what is wrong with it."""
     from pipeline import config
     from pipeline.recipe import load_recipe
 
-    resolved = load_recipe(recipe, split_overrides(overrides))
+    resolved = load_recipe(recipe, overrides)
     values = config.as_plain(resolved)
     if as_json:
         typer.echo(json.dumps(values | {"fingerprint": resolved.fingerprint}))

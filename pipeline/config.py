@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -81,7 +82,8 @@ def decode(layers: Layers, kind: type[T]) -> T:
     """
     try:
         # JSON mode: the strict reading in which a list may become a tuple.
-        return TypeAdapter(kind).validate_json(json.dumps(layers.values), strict=True)
+        adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]  # a class is hashable
+        return adapter.validate_json(json.dumps(layers.values), strict=True)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         unknown = [p for p in problems if p["type"] == "unexpected_keyword_argument"]
@@ -90,6 +92,12 @@ def decode(layers: Layers, kind: type[T]) -> T:
         raise RecipeError(
             f"{layers.source('')}: expected plain values, got {error} — write a number or text."
         ) from None
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    """Making one takes longer than what it is then used for, and a space decodes its recipe a hundred times."""
+    return TypeAdapter(kind)
 
 
 def as_plain(value: Any) -> Any:

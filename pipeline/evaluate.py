@@ -95,8 +95,11 @@ def _view_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -
     if distance is not None:
         values["lpips"] = distance
     if batch.masks is not None:
-        values["psnr_fg"] = metrics.psnr_fg(rendered, target, batch.masks[0])
-        values["mask_iou"] = metrics.mask_iou(rendering.alphas[0], batch.masks[0])
+        masks = batch.masks[0]
+        values["psnr_fg"] = metrics.psnr_fg(rendered, target, masks)
+        values["mask_iou"] = metrics.mask_iou(rendering.alphas[0], masks)
+        values["foreground_mean"] = metrics.foreground_mean(rendered, masks)
+        values["target_foreground_mean"] = metrics.foreground_mean(target, masks)
     return values
 
 

@@ -50,9 +50,16 @@ def psnr_fg(rendered: Images, target: Images, mask: Masks) -> PerImage:
 
     On a white background the full-frame figure stands about 10 dB higher, whatever the animal looks like.
     """
-    inside = mask > FOREGROUND
-    summed = (_squared_error(rendered, target) * inside).sum((-3, -2, -1))
-    return _decibels(summed / (3 * inside.sum((-3, -2, -1))))
+    return _decibels(_mean_inside(_squared_error(rendered, target), mask))
+
+
+@full_precision
+def foreground_mean(images: Images, mask: Masks) -> PerImage:
+    """Mean colour inside the mask, of values clipped to 0..1; NaN for a view without any.
+
+    A render near 1 there, where the target is not, shows white in place of the animal.
+    """
+    return _mean_inside(images.clamp(0, 1), mask)
 
 
 def white_psnr(target: Images) -> PerImage:
@@ -62,6 +69,11 @@ def white_psnr(target: Images) -> PerImage:
 
 def _squared_error(rendered: Images, target: Images) -> Images:
     return (rendered.clamp(0, 1) - target.clamp(0, 1)).square()
+
+
+def _mean_inside(values: Images, mask: Masks) -> PerImage:
+    inside = mask > FOREGROUND
+    return (values * inside).sum((-3, -2, -1)) / (3 * inside.sum((-3, -2, -1)))
 
 
 def _decibels(mean_squared_error: PerImage) -> PerImage:

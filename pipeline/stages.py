@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -86,6 +86,13 @@ class Stage(Protocol):
         ...
 
 
+class Finding(NamedTuple):
+    """One thing that was looked into before training, by its name, and what was found."""
+
+    check: str
+    found: str
+
+
 class Kind(Protocol):
     """What can be done with a kind of model that is not in training."""
 
@@ -107,8 +114,8 @@ class Kind(Protocol):
         """What a checkpoint folder says of its model that a registry should tell: such as its rig."""
         ...
 
-    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
-        """Raise what would have stopped the training before its first step: weights, files, data."""
+    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
+        """Look into weights, files and data; raise what would have stopped the training before its first step."""
         ...
 
 

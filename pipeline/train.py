@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def percentile_95(norms: Sequence[float]) -> float:
+    """The least norm that 95 % of the finite ones do not exceed; fp16 overflows on its way to a loss scale."""
+    finite = sorted(norm for norm in norms if math.isfinite(norm)) or list(norms)
+    return finite[-(-95 * len(finite) // 100) - 1]
+
+
 def generator_of(seed: int, index: int) -> torch.Generator:
     """The chance of the run's scene `index`, which a resumed run meets again, whatever else is in its batch."""
     state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
@@ -141,6 +147,7 @@ class _Trainer:
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
         self._passes: dict[str, int] = {}
+        self._norms: list[float] = []
         self._since_report = 0
         self._seconds_before = 0.0
         self._last: dict[str, float] = {}
@@ -168,12 +175,13 @@ class _Trainer:
             for piece, batch, pools in zip(pieces, batches, pooled, strict=True):
                 self._backward(step, batch, piece * self.division.size, pools)
         norm = self._update(step)
+        self._norms.append(norm)
         self._last = {"train/lr": lr, "train/grad_norm": norm, "train/skipped_updates": float(self.skipped)}
         self._since_report += 1
         self.seconds += time.perf_counter() - started
 
     def take_metrics(self) -> dict[str, float]:
-        """Means since the last report, and the counters; the only place that waits for the device."""
+        """Means and p95 since the last report, and the counters; the only place that waits for the device."""
         passes = self._since_report * self.recipe.train.accumulate
         sums = self.world.total([float(torch.stack(values).sum()) for values in self._terms.values()])
         counts = [count * self.division.groups for count in self._passes.values()]
@@ -183,12 +191,14 @@ class _Trainer:
         scenes = passes * self.recipe.train.batch_size
         name, memory = _memory(self.device)
         metrics |= self._last | {
+            "train/grad_norm_p95": percentile_95(self._norms),
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
             name: self.world.highest([memory])[0],
         }
-        self._terms, self._passes, self._since_report, self._seconds_before = {}, {}, 0, self.seconds
+        self._terms, self._passes, self._norms = {}, {}, []
+        self._since_report, self._seconds_before = 0, self.seconds
         return metrics
 
     def validate(self) -> Validation:

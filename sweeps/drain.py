@@ -19,11 +19,18 @@ from sweeps.journal import Event, Journal
 from sweeps.ledger import Ledger, fold, read
 
 Send = Callable[[Ledger, Iterable[Event]], Ledger]
+_DELIVERED = "delivered.json"
 _BATCH_EVENTS = 200
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_REFUSALS = 3
 _log = logging.getLogger(__name__)
+
+
+def delivered(journal: Journal) -> int:
+    """How many bytes of a journal its receiver has."""
+    path = journal.folder / _DELIVERED
+    return int(json.loads(path.read_text())["offset"]) if path.is_file() else 0
 
 
 class UnansweredError(Exception):
@@ -51,7 +58,7 @@ class Drain:
         self._receiver = receiver
         self._connect = connect
         self._clock = clock
-        self._delivered = journal.folder / "delivered.json"
+        self._delivered = journal.folder / _DELIVERED
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._damage: SweepError | None = None
@@ -75,6 +82,12 @@ class Drain:
             raise self._damage
         return arrived
 
+    def idle(self) -> None:
+        """Called about twice a second, between batches, from the drain's thread."""
+
+    def caught_up(self, seconds: float) -> None:
+        """Called when the receiver takes the news again after so long a time."""
+
     def _run(self) -> None:
         try:
             self._deliver_all()
@@ -83,7 +96,7 @@ class Drain:
 
     def _deliver_all(self) -> None:
         """Batch after batch; after a failure event by event, until one gets through."""
-        offset = json.loads(self._delivered.read_text())["offset"] if self._delivered.is_file() else 0
+        offset = delivered(self._journal)
         ledger, send, trouble = read(self._journal, until=offset), None, _Trouble(self._receiver)
         while not self._abandoned.is_set():
             last_round = self._closing.is_set()
@@ -91,6 +104,7 @@ class Drain:
             if not batch and last_round:
                 return
             if not batch:
+                self.idle()
                 self._closing.wait(_POLL_SECONDS)
                 continue
             try:
@@ -103,7 +117,9 @@ class Drain:
                     continue
                 _log.error("%s refuses %s, which is left out: %s", self._receiver, batch[0][1], error)
                 ledger = fold(ledger, batch[0][1])
-            trouble.end(self._clock())
+            waited = trouble.end(self._clock())
+            if waited:
+                self.caught_up(waited)
             offset = batch[-1][0]
             self._store(offset)
 
@@ -133,7 +149,10 @@ class _Trouble:
         self.failures += 1
         self.refusals = self.refusals + 1 if isinstance(error, RefusedError) else 0
 
-    def end(self, now: float) -> None:
-        if self.failures:
-            _log.info("%s takes the news again after %.0f s.", self._receiver, now - self._since)
+    def end(self, now: float) -> float:
+        """The receiver answered; for how many seconds it had not."""
+        waited = now - self._since if self.failures else 0.0
+        if waited:
+            _log.info("%s takes the news again after %.0f s.", self._receiver, waited)
         self.failures = self.refusals = 0
+        return waited

@@ -12,6 +12,7 @@ from typing import Any
 from sweeps.errors import RegistryError
 
 NOT_AVAILABLE = "not available"
+_DIGITS = 4  # of a figure, where they are enough
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -44,10 +45,19 @@ class GateResult:
     passed: bool
 
     @property
+    def figure(self) -> str:
+        """The value, with as many digits as it takes to see why it passed or did not."""
+        return NOT_AVAILABLE if self.value is None else apart(self.value, self.gate.threshold)[0]
+
+    @property
     def reason(self) -> str:
         """`test/psnr 24.1, wanted >= 25`."""
-        found = NOT_AVAILABLE if self.value is None else f"{self.value:.4g}"
-        return f"{self.gate.metric} {found}, wanted {self.gate.target}"
+        return f"{self.gate.metric} {self.figure}, wanted {self.gate.target}"
+
+    @property
+    def line(self) -> str:
+        """`24.1 >= 25 failed`, for people who look at a version in MLflow."""
+        return f"{self.figure} {self.gate.target} {'passed' if self.passed else 'failed'}"
 
     def as_plain(self) -> dict[str, Any]:
         """The form stored with a version and shown by `mouselift model list --json`; NaN becomes None."""
@@ -77,6 +87,15 @@ def parse_gates(targets: Mapping[str, object], where: str = "gates") -> tuple[Ga
 def judge(gates: Iterable[Gate], metrics: Mapping[str, float]) -> list[GateResult]:
     """Hold each gate against the figures; an absent metric or one that is not a number fails its gate."""
     return [_judge_one(gate, metrics.get(gate.metric)) for gate in gates]
+
+
+def apart(one: float, other: float) -> tuple[str, str]:
+    """Two figures in as few digits, four or more, as tell them apart; the same text twice only where they are equal."""
+    for digits in range(_DIGITS, 18):
+        texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
+        if texts[0] != texts[1] or one == other:
+            break
+    return texts
 
 
 def _judge_one(gate: Gate, value: float | None) -> GateResult:

@@ -18,7 +18,8 @@ class Home:
     """Paths and addresses of one installation.
 
     root: MOUSELIFT_HOME; tracking_uri: MLFLOW_TRACKING_URI or the SQLite file below root; storage: MOUSELIFT_STORAGE,
-    an Optuna RDB URL, or None for the journal file below root; ray_address: RAY_ADDRESS or None for this machine.
+    an Optuna RDB URL, or None for the journal file below root; ray_address: RAY_ADDRESS or None for this machine;
+    checkpoints: MOUSELIFT_CHECKPOINTS, a folder that all machines see or s3://bucket/prefix, or the folder below root.
     """
 
     root: Path
@@ -26,6 +27,7 @@ class Home:
     storage: str | None
     ray_address: str | None
     adopted_run_id: str | None  # the run that `mlflow run` opened for us
+    checkpoints: str
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Home:
@@ -44,6 +46,7 @@ class Home:
             storage=storage,
             ray_address=environment.get("RAY_ADDRESS") or None,
             adopted_run_id=environment.get("MLFLOW_RUN_ID") or None,
+            checkpoints=_located(environment.get("MOUSELIFT_CHECKPOINTS") or str(root / "checkpoints")),
         )
 
     @property
@@ -65,11 +68,24 @@ class Home:
         return self.root / "ray"
 
     @property
+    def ray_storage(self) -> str:
+        """Where Ray's own files go: every machine of a cluster must reach it."""
+        return f"{self.checkpoints}/.ray" if "://" in self.checkpoints else str(self.ray)
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 
+    @property
+    def journals(self) -> Path:
+        return self.root / "journal"
+
     def journal(self, sweep: str) -> Path:
-        return self.root / "journal" / check_name(sweep)
+        return self.journals / check_name(sweep)
+
+
+def _located(folder: str) -> str:
+    return folder if "://" in folder else str(Path(folder).resolve())
 
 
 def store_file(tracking_uri: str) -> Path | None:

@@ -25,6 +25,7 @@ from sweeps.errors import StudyError
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "KILLED"]
 _HASH_LENGTH = 16
+_LONGEST_ENDING = 65536  # bytes of a SweepClosed
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ class Reported(Event):
     step: int
     metrics: dict[str, float]
     images: dict[str, str] = field(default_factory=dict)  # name -> blob
+    tags: dict[str, str] = field(default_factory=dict)  # what the worker has to say of its checkpoints
+
+
+@dataclass(frozen=True)
+class AttemptFailed(Event):
+    """An attempt at a trial broke; a TrialOpened of the same trial, or its TrialClosed, says how that went on."""
+
+    trial: int
+    attempt: int
+    cause: str  # one of faults.Cause
+    action: str  # one of faults.Action
+    reason: str
+    traceback: str | None = None  # blob
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class TrialClosed(Event):
     trial: int
     state: State
     reason: str = ""
+    cause: str = ""  # of a FAIL: one of faults.Cause
     artifacts: dict[str, str] = field(default_factory=dict)  # folder below the run's artifacts -> local path
 
 
@@ -110,6 +125,12 @@ class Journal:
         self._clock = clock
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
+
+    def claim(self) -> Self:
+        """Be the only writer from now on, until closed. Raises StudyError when another process is."""
+        with self._lock:
+            self._writer()
+        return self
 
     def append(self, event: E) -> E:
         """Write the event down, safe on disk when this returns; the event with its time.
@@ -151,6 +172,16 @@ class Journal:
     def blob(self, name: str) -> Path:
         """Where a kept blob lies."""
         return self.folder / name
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its last word is that the sweep ended, without reading the rest."""
+        if not self.path.is_file():
+            return False
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_ENDING))
+            lines = file.read().splitlines(keepends=True)
+        return bool(lines) and lines[-1].startswith(b'{"kind": "SweepClosed"') and lines[-1].endswith(b"\n")
 
     @property
     def is_being_written(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sweeps.errors import StudyError
 from sweeps.journal import (
+    AttemptFailed,
     Event,
     Journal,
     Reported,
@@ -23,6 +24,9 @@ from sweeps.journal import (
     TrialClosed,
     TrialOpened,
 )
+
+_ENDINGS_KEPT = 100
+_OPEN = ("RUNNING", "WAITING")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Trial:
 
     number: int
     attempt: int = 1
-    state: str = "RUNNING"  # or one of journal.State
+    state: str = "RUNNING"  # or WAITING, for another attempt, or one of journal.State
     reason: str = ""
     params: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
@@ -54,6 +58,14 @@ class Trial:
     resumed_at: int = -1  # the last step an earlier attempt had reported
     best_value: float | None = None
     best_step: int | None = None
+    last_value: float | None = None  # the objective when it was last reported
+    faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
+    heard: float = 0.0  # unix seconds of the last news
+
+    @property
+    def splits(self) -> int:
+        """Parts in which each batch goes through the network, after running out of memory so often."""
+        return 2 ** self.faults.count("halve")
 
 
 @dataclass(frozen=True)
@@ -64,12 +76,17 @@ class Ledger:
     recipe: str = ""
     opened: float = 0.0
     state: str = "RUNNING"  # or one of journal.State
+    reason: str = ""
     objective: Objective | None = None
     searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
     planned: int = 0  # trials
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
+    space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
+    endings: tuple[str, ...] = ()  # of the latest trials, in order: the cause of a FAIL, '' of any other end
+    heard: float = 0.0  # unix seconds of the last event
 
     @property
     def best(self) -> Trial | None:
@@ -84,6 +101,11 @@ class Ledger:
         sign = -1.0 if self.objective is not None and self.objective.mode == "max" else 1.0
         trials = self.trials.values()
         return sorted(trials, key=lambda t: (t.best_value is None, sign * (t.best_value or 0.0), t.number))
+
+    @property
+    def open(self) -> set[int]:
+        """Numbers of the trials whose end is not written."""
+        return {number for number, trial in self.trials.items() if trial.state in _OPEN}
 
     def count(self, state: str) -> int:
         """How many trials are in this state."""
@@ -102,6 +124,10 @@ def fold_all(ledger: Ledger, events: Iterable[Event]) -> Ledger:
 
 def fold(ledger: Ledger, event: Event) -> Ledger:
     """The ledger after one more event."""
+    return replace(_folded(ledger, event), heard=max(ledger.heard, event.time))
+
+
+def _folded(ledger: Ledger, event: Event) -> Ledger:
     match event:
         case SweepOpened():
             return replace(
@@ -110,24 +136,36 @@ def fold(ledger: Ledger, event: Event) -> Ledger:
                 recipe=event.recipe,
                 opened=ledger.opened or event.time,
                 state="RUNNING",
+                reason="",
                 objective=_objective(event.space),
                 tags=event.tags,
                 searched=tuple(event.space["space"]) if "space" in event.space else (),
                 planned=event.space["trials"]["count"] if "trials" in event.space else 1,
+                params=event.params,
+                space=event.space,
             )
         case TrialOpened():
             earlier = ledger.trials.get(event.trial, Trial(event.trial))
             return _with(ledger, _reopened(earlier, event))
         case Reported():
             return _with(ledger, _reported(_trial(ledger, event.trial), event, ledger.objective))
+        case AttemptFailed():
+            broken = _trial(ledger, event.trial)
+            state = "WAITING" if event.action in ("retry", "halve") else broken.state
+            return _with(ledger, replace(broken, state=state, faults=(*broken.faults, event.action)))
         case TrialClosed():
-            return _with(ledger, replace(_trial(ledger, event.trial), state=event.state, reason=event.reason))
+            ended = _with(ledger, replace(_trial(ledger, event.trial), state=event.state, reason=event.reason))
+            if event.state == "KILLED":
+                return ended
+            return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:])
         case RunOpened(trial=None):
             return replace(ledger, run_id=event.run_id)
         case RunOpened(trial=int(number)):
             return _with(ledger, replace(_trial(ledger, number), run_id=event.run_id))
         case SweepClosed():
-            return replace(ledger, state=event.state, trials={n: _ended(t) for n, t in ledger.trials.items()})
+            return replace(
+                ledger, state=event.state, reason=event.reason, trials={n: _ended(t) for n, t in ledger.trials.items()}
+            )
     return ledger
 
 
@@ -157,20 +195,25 @@ def _reopened(trial: Trial, event: TrialOpened) -> Trial:
         params=event.params,
         fingerprint=event.fingerprint,
         resumed_at=trial.last_step,
+        heard=event.time,
     )
 
 
 def _reported(trial: Trial, event: Reported, objective: Objective | None) -> Trial:
+    trial = replace(trial, heard=event.time)
+    if event.step <= trial.resumed_at:  # an earlier attempt reported it, and that word stands
+        return trial
     trial = replace(trial, last_step=max(trial.last_step, event.step))
     if objective is None or objective.metric not in event.metrics:
         return trial
     value = event.metrics[objective.metric]
+    trial = replace(trial, last_value=value)
     if objective.better(value, than=trial.best_value):
         return replace(trial, best_value=value, best_step=event.step)
     return trial
 
 
 def _ended(trial: Trial) -> Trial:
-    if trial.state != "RUNNING":
+    if trial.state not in _OPEN:
         return trial
     return replace(trial, state="KILLED", reason="the sweep ended before this trial did")

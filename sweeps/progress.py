@@ -12,19 +12,29 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.journal import Event, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.journal import AttemptFailed, Event, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.ledger import Ledger, Trial, fold
 
-STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "KILLED": "magenta", "RUNNING": "cyan"}
+STYLES = {
+    "COMPLETE": "green",
+    "PRUNED": "yellow",
+    "FAIL": "red",
+    "KILLED": "magenta",
+    "RUNNING": "cyan",
+    "WAITING": "blue",
+}
 _ROWS_SHOWN = 20
 
 
 class Progress:
-    """A listener that keeps the ledger and shows it on `console` (the standard error)."""
+    """A listener that keeps the ledger and shows it on `console` (the standard error).
 
-    def __init__(self, console: Console, max_steps: int) -> None:
+    earlier: what is known of the sweep from sessions before this one.
+    """
+
+    def __init__(self, console: Console, max_steps: int, earlier: Ledger | None = None) -> None:
         self._console, self._max_steps = console, max_steps
-        self._ledger = Ledger()
+        self._ledger = earlier or Ledger()
         self._live: Live | None = None
         self._started = time.monotonic()
 
@@ -49,9 +59,14 @@ class Progress:
         seconds = f"[{time.monotonic() - self._started:6.1f} s]"
         match event:
             case SweepOpened():
-                return f"{seconds} sweep {event.sweep}: recipe {event.recipe}, {self._ledger.planned} trials"
+                ended = len(self._ledger.trials) - len(self._ledger.open) - self._ledger.count("KILLED")
+                so_far = f" ({ended} ended)" if self._ledger.trials else ""
+                return f"{seconds} sweep {event.sweep}: recipe {event.recipe}, {self._ledger.planned} trials{so_far}"
             case TrialOpened():
-                return f"{seconds} t{event.trial:04d} starts: {describe(event.params)}"
+                again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
+                return f"{seconds} t{event.trial:04d} starts{again}: {describe(event.params)}"
+            case AttemptFailed(action="retry" | "halve"):
+                return f"{seconds} t{event.trial:04d} broke ({event.action}): {event.cause}: {event.reason}"
             case Reported():
                 return self._report_line(seconds, event)
             case TrialClosed():
@@ -61,6 +76,8 @@ class Progress:
         return ""
 
     def _report_line(self, seconds: str, event: Reported) -> str:
+        if event.tags.get("checkpointing", "").startswith("paused"):
+            return f"{seconds} t{event.trial:04d} step {event.step}: no checkpoint; {event.tags['checkpointing']}"
         objective = self._ledger.objective
         if objective is None or objective.metric not in event.metrics:
             return ""
@@ -75,7 +92,7 @@ class Progress:
         trials = sorted(self._ledger.trials.values(), key=lambda trial: trial.number)[-_ROWS_SHOWN:]
         for trial in trials:
             table.add_row(*self._row(trial))
-        done = sum(trial.state != "RUNNING" for trial in self._ledger.trials.values())
+        done = len(self._ledger.trials) - len(self._ledger.open)
         elapsed = time.monotonic() - self._started
         return Group(Text(f"{self._ledger.name}: {done}/{self._ledger.planned} trials, {elapsed:.0f} s"), table)
 

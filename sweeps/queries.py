@@ -17,9 +17,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from sweeps import layout, ledger
+from sweeps.drain import delivered
 from sweeps.errors import StudyError
 from sweeps.home import Home, store_file
 from sweeps.journal import Journal
+from sweeps.resumption import known
 from sweeps.study import open_storage
 
 _PAGE = 500
@@ -82,18 +84,19 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
     A sweep that nobody runs and nobody closed is INTERRUPTED; its open trials wait, like those not begun.
     """
     journal = Journal(home.journal(sweep))
-    book = ledger.read(journal)
-    if not book.name:
-        known = sorted(folder.name for folder in journal.folder.parent.glob("*") if folder.is_dir())
-        raise StudyError(
-            f"{sweep}: expected a sweep of {home.root}, got none — it has {', '.join(known) or 'no sweep'}."
-        )
+    book = known(home, sweep)
     interrupted = book.state == "RUNNING" and not journal.is_being_written
     counts = {state.lower(): book.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")}
     counts["running"] = 0 if interrupted else book.count("RUNNING")
     counts["waiting"] = 0 if book.state == "COMPLETE" else max(0, book.planned - sum(counts.values()))
-    state = "INTERRUPTED" if interrupted else book.state
-    return {"name": book.name, "state": state, "trials": counts, "best": _best(book)}
+    return {
+        "name": book.name,
+        "state": "INTERRUPTED" if interrupted else book.state,
+        "trials": counts,
+        "best": _best(book),
+        "reason": book.reason,
+        "undelivered": sum(1 for _ in journal.events(delivered(journal))),
+    }
 
 
 def importance_of(home: Home, sweep: str) -> dict[str, float]:

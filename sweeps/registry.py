@@ -1,7 +1,7 @@
 """The champions: versions of registered models, and the aliases people ask for them by.
 
-An alias moves by one write, and the writes come in such an order that a kill between any two of them leaves
-either the old champion or the new one, never none. Changes on one machine wait for each other.
+Files come before the version that points to them, and are looked at again before it gets an alias; aliases change in
+turns, one process at a time, and each change is written in the model's history. See `turns`, `aliases`, `history`.
 """
 
 from __future__ import annotations
@@ -10,45 +10,37 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from functools import cached_property
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-import pipeline
 from pipeline import checkpoint
-from pipeline.config import did_you_mean, one_line
+from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, PipelineError
+from sweeps.aliases import Aliases, Standing, TagBoard, unknown
 from sweeps.errors import RegistryError
-from sweeps.flavours import CHECKPOINT, Flavour, flavour_of
-from sweeps.gates import NOT_AVAILABLE, Gate, GateResult, judge
+from sweeps.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
+from sweeps.history import CHALLENGER, CHAMPION, PREVIOUS, Move, signature
 from sweeps.home import Home, is_served
 from sweeps.ledger import Objective
+from sweeps.release import bind, download, release
 from sweeps.tracking import prepare_store
+from sweeps.turns import Turn, take_turn
 from sweeps.verification import Verification, score
-from sweeps.versions import GATES, REASON, SHA256, VERDICT, Version, lineage
+from sweeps.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 LINEAGE_FILE = "lineage.json"
 IMPORTED = "imported"
-# How MLflow says that there is nothing of a name.
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 _LOOK = " — see `mouselift model list`."
-_AGAIN = " — register it again."
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,7 @@ class Registry:
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
         self._home, self._clock = home, clock
+        self._whole: set[str] = set()  # versions whose files this process has looked at
 
     def register(
         self, name: str, run_id: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -76,34 +69,23 @@ class Registry:
         """Log the verified checkpoint as a pyfunc model of its run, and make it a version of `name`.
 
         tags: lineage that only the sweep knows, such as its name and the git commit. A checkpoint that is a
-        version of `name` already is not registered again: that version is returned.
+        version of `name` already is not registered again: that version is returned, as long as its files are there.
         """
-        with self._locked():
-            known = self._find(name, verification)
-            if known is not None:
-                return known
-            if not self._client.search_registered_models(f"name='{name}'"):
-                self._client.create_registered_model(name)
-            model = self._log_model(name, run_id, verification)
-            facts = lineage(verification) | dict(tags or {})
-            created = self._client.create_model_version(
-                name, model.artifact_location, run_id, facts, model_id=model.model_id
-            )
-            link = json.dumps([{"name": name, "version": created.version}])
-            self._client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: link})
-        return _version(created, {})
+        self._ensure_model(name)
+        with self._turn(name):
+            return self._find(name, verification) or self._create(name, run_id, verification, dict(tags or {}))
 
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
     ) -> Version:
         """Register a checkpoint that no run of ours made, under a finished run in `imported`."""
-        known = self._find(name, verification)
-        if known is not None:
-            return known
-        folder = verification.checkpoint.folder.name
-        run = self._client.create_run(self._imports(), run_name=folder, tags={"source": IMPORTED})
-        self._client.set_terminated(run.info.run_id, "FINISHED")
-        return self.register(name, run.info.run_id, verification, {"source": IMPORTED} | dict(tags or {}))
+        self._ensure_model(name)
+        with self._turn(name):
+            known = self._find(name, verification)
+            if known is not None:
+                return known
+            run_id = self._imported_run(name, verification.checkpoint.folder.name)
+            return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
 
     def promote(
         self,
@@ -117,53 +99,69 @@ class Registry:
 
         The objective's `val/` metric is compared by its `test/` figure. Figures of another protocol or data
         digest are not: that champion is scored again, on the dataset at `dataset_root` with the views that
-        `version` was scored on. Raises RegistryError where that cannot be done.
+        `version` was scored on. Where the champion was deleted, `previous` stands in for it. Raises RegistryError
+        where that cannot be done, and where the files of `version` are not whole.
         """
-        with self._locked():
+        aliases = self._aliases(version.name)
+        with self._turn(version.name) as turn:
+            standing = aliases.mend(turn)
             version = self.resolve(version.ref)
             results = judge(gates, version.metrics)
-            champion = self._champion(version.name)
-            if champion is not None and champion.version == version.version:
-                self._crown(version, None)  # ends what a kill may have left undone
+            if standing.champion == version.version:
                 return Verdict(version, CHAMPION, results, "it is the champion already")
-            reason = _shortfall(version, results, objective)
-            if not reason and champion is not None:
-                rival = self._comparable(champion, version, _test_metric(objective), dataset_root, device)
-                reason = _defeat(version, champion, rival, objective)
-            alias = CHALLENGER if reason else CHAMPION
-            reason = reason or "it passed its gates" + (" and beat the champion" if champion else "")
-            self._record(version, results, alias, reason)
-            self._crown(version, champion) if alias == CHAMPION else self._alias(version, CHALLENGER)
-        return Verdict(self.resolve(version.ref), alias, results, reason)
+            reason, won = _shortfall(version, results, objective), False
+            if not reason:
+                self._require_files(version)
+                won, reason = self._compare(version, standing, objective, dataset_root, device)
+            aliases.require(turn, standing)
+            self._record(version, results, CHAMPION if won else CHALLENGER, reason)
+            change = aliases.crown if won else aliases.challenge
+            change(turn, standing, version.version, reason)
+        return Verdict(self.resolve(version.ref), CHAMPION if won else CHALLENGER, results, reason)
 
-    def rollback(self, name: str) -> Version:
-        """Swap `champion` and `previous`. Raises RegistryError when there is no previous version."""
-        self._aliases(name)  # refuses an unknown name before anything is written
-        with self._locked():
-            aliases = self._aliases(name)
-            if PREVIOUS not in aliases or aliases[PREVIOUS] == aliases.get(CHAMPION):
+    def rollback(self, name: str, reason: str = "") -> Version:
+        """Swap `champion` and `previous`; where the champion was deleted, `previous` takes its place.
+
+        Raises RegistryError when there is no previous version, or its files are not whole.
+        """
+        aliases = self._aliases(name)
+        aliases.standing()  # refuses an unknown name before anything is written
+        with self._turn(name) as turn:
+            standing = aliases.mend(turn)
+            if standing.previous is None:
                 raise RegistryError(f"{name}: expected a version with alias {PREVIOUS}, got none{_LOOK}")
-            restored, replaced = self.resolve(f"{name}@{PREVIOUS}"), self._champion(name)
-            self._alias(restored, CHAMPION)
-            if replaced is not None:
-                self._alias(replaced, PREVIOUS)
+            restored = self.resolve(f"{name}/{standing.previous}")
+            self._require_files(restored)
+            aliases.restore(turn, standing, restored.version, reason or "asked for")
         return self.resolve(restored.ref)
+
+    def history(self, name: str) -> list[Move]:
+        """Every change of the aliases of `name`, oldest first. Raises RegistryError for an unknown name."""
+        return self._standing(name).history
+
+    def vacancies(self, name: str | None = None) -> list[str]:
+        """One line for each registered model whose champion was deleted: what happened and what helps."""
+        names = {version.name for version in self.list_versions(name)} | ({name} if name else set())
+        return [vacancy for one in sorted(names) if (vacancy := self._standing(one).vacancy)]
 
     def resolve(self, ref: str) -> Version:
         """The version named by `name@alias`, `name/3`, or `name` alone, which means its champion."""
         stem, slash, number = ref.partition("/")
         name, at, alias = stem.partition("@")
-        alias, aliases = alias if at else CHAMPION, self._aliases(name)
+        standing = self._standing(name)
+        alias, aliases = alias if at else CHAMPION, standing.aliases
         if not slash and alias not in aliases:
+            if alias == CHAMPION and standing.vacancy:
+                raise RegistryError(standing.vacancy)
             known = ", ".join(sorted(aliases)) or "none"
             hint = did_you_mean(alias, aliases) or _LOOK
             raise RegistryError(f"{ref}: expected an alias of {name} ({known}), got {alias}{hint}")
-        versions = {str(version.version): version for version in self.list_versions(name)}
         wanted = number if slash else str(aliases[alias])
-        if wanted not in versions:
-            known = ", ".join(versions) or "none"
+        found = [item for item in self._client.search_model_versions(f"name='{name}'") if str(item.version) == wanted]
+        if not found:
+            known = ", ".join(map(str, sorted(standing.versions, reverse=True))) or "none"
             raise RegistryError(f"{ref}: expected a version of {name} ({known}), got {wanted}{_LOOK}")
-        return versions[wanted]
+        return _version(found[0], aliases)
 
     def pull(self, ref: str, out: Path) -> Path:
         """Download a version's checkpoint folder to `out`, with `lineage.json`; every hash is compared.
@@ -172,23 +170,23 @@ class Registry:
         else, or the files are gone or are not those that were registered.
         """
         version, out = self.resolve(ref), Path(out)
-        if not _is_free(out, version):
-            _write_lineage(out, version)
-            return out
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            folder = self._download(version, Path(temporary))
-            _write_lineage(folder, version)
-            folder.replace(out)
+        if _is_free(out, version):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+                folder = download(version, Path(temporary), self._home.tracking_uri)
+                _write_lineage(folder, version)
+                if _settle(folder, out, version):
+                    return out
+        _write_lineage(out, version)
         return out
 
     def list_versions(self, name: str | None = None) -> list[Version]:
         """Versions of one registered model, or of all; newest first within a name."""
-        known = {} if name is None else {name: self._aliases(name)}
+        known = {} if name is None else {name: self._standing(name).aliases}
         if not self._home.has_store:
             return []
         found = self._client.search_model_versions(f"name='{name}'" if known else None)
-        known |= {other: self._aliases(other) for other in {item.name for item in found} - known.keys()}
+        known |= {other: self._standing(other).aliases for other in {item.name for item in found} - known.keys()}
         versions = [_version(item, known[item.name]) for item in found]
         return sorted(versions, key=lambda version: (version.name, -version.version))
 
@@ -197,49 +195,105 @@ class Registry:
         prepare_store(self._home.tracking_uri)
         return MlflowClient(self._home.tracking_uri, registry_uri=self._home.tracking_uri)
 
+    def _aliases(self, name: str) -> Aliases:
+        if not self._home.has_store:
+            raise unknown(name, [])
+        return Aliases(self._client, name, self._clock)
+
+    def _standing(self, name: str) -> Standing:
+        return self._aliases(name).standing()
+
+    @contextlib.contextmanager
+    def _turn(self, name: str) -> Iterator[Turn]:
+        with take_turn(self._home.tracking_uri, name, TagBoard(self._client, name), signature()) as turn:
+            yield turn
+
+    def _ensure_model(self, name: str) -> None:
+        if not self._client.search_registered_models(f"name='{name}'"):
+            with _unless_it_exists():
+                self._client.create_registered_model(name)
+
     def _find(self, name: str, verification: Verification) -> Version | None:
-        """The version of `name` that has these weights."""
+        """The newest version of `name` that has these weights, and their files."""
         sha256 = verification.checkpoint.sha256
         same = self._client.search_model_versions(f"name='{name}' and tags.`{SHA256}` = '{sha256}'")
-        return self.resolve(f"{name}/{same[0].version}") if same else None
+        for item in sorted(same, key=lambda item: -int(item.version)):
+            version = self.resolve(f"{name}/{item.version}")
+            with contextlib.suppress(RegistryError):
+                self._require_files(version)
+                bind(self._client, item)
+                return version
+        return None
 
-    def _log_model(self, name: str, run_id: str, verification: Verification) -> LoggedModel:
-        """A logged model of the run, with files and figures. Opens no run, so the run's state stays."""
-        run, step = self._client.get_run(run_id), verification.checkpoint.step
-        model = self._client.create_logged_model(run.info.experiment_id, name, source_run_id=run_id)
-        with tempfile.TemporaryDirectory() as temporary:
-            release, target = Path(temporary) / CHECKPOINT, Path(temporary) / "model"
-            shutil.copytree(verification.checkpoint.folder, release, ignore=shutil.ignore_patterns(checkpoint.TRAINING))
-            flavour = flavour_of(verification.checkpoint.recipe.model.kind)
-            _save_pyfunc(target, release, model, run_id, flavour)
-            self._client.log_model_artifacts(model.model_id, str(target))
-        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-        now = int(self._clock() * 1000)
-        figures = [Metric(key, value, now, step, model.model_id) for key, value in verification.metrics.items()]
-        self._client.log_batch(run_id, metrics=figures)
-        return self._client.finalize_logged_model(model.model_id, "READY")
+    def _create(self, name: str, run_id: str, verification: Verification, tags: dict[str, str]) -> Version:
+        model = release(self._client, name, run_id, verification, self._clock)
+        facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
+        place = model.artifact_location
+        created = self._client.create_model_version(name, place, run_id, facts, model_id=model.model_id)
+        bind(self._client, created)
+        return _version(created, {})
+
+    def _require_files(self, version: Version) -> None:
+        """Raises RegistryError unless every file of the version is there and is the one that was registered."""
+        if version.ref not in self._whole:
+            with tempfile.TemporaryDirectory() as temporary:
+                download(version, Path(temporary) / "version", self._home.tracking_uri)
+            self._whole.add(version.ref)
+
+    def _imported_run(self, name: str, folder: str) -> str:
+        """A new finished run for an import; one that a killed import left running is closed."""
+        experiment_id = self._imports()
+        mine = f"tags.`{IMPORTED}.as` = '{name}' and attributes.status = 'RUNNING'"
+        for left in self._client.search_runs([experiment_id], mine):
+            self._client.set_terminated(left.info.run_id, "KILLED")
+        tags = {"source": IMPORTED, f"{IMPORTED}.as": name}
+        run = self._client.create_run(experiment_id, run_name=folder, tags=tags)
+        self._client.set_terminated(run.info.run_id, "FINISHED")
+        return run.info.run_id
 
     def _imports(self) -> str:
         """The id of the experiment that holds the runs of imported checkpoints."""
         experiment = self._client.get_experiment_by_name(IMPORTED)
-        if experiment is not None:
-            return experiment.experiment_id
-        folder = None if is_served(self._home.tracking_uri) else (self._home.artifacts / IMPORTED).as_uri()
-        return self._client.create_experiment(IMPORTED, folder)
+        if experiment is None:
+            folder = None if is_served(self._home.tracking_uri) else (self._home.artifacts / IMPORTED).as_uri()
+            with _unless_it_exists():
+                self._client.create_experiment(IMPORTED, folder)
+            experiment = self._client.get_experiment_by_name(IMPORTED)
+        return experiment.experiment_id
 
-    def _comparable(
-        self, champion: Version, version: Version, metric: str, root: str | Path | None, device: str
+    def _compare(
+        self, version: Version, standing: Standing, objective: Objective, root: str | Path | None, device: str
+    ) -> tuple[bool, str]:
+        """Whether a version that passed its gates beats the champion, and why; a tie keeps the champion."""
+        number = standing.champion if standing.champion is not None else standing.previous
+        if number in (None, version.version):
+            return True, "it passed its gates"
+        rival = self.resolve(f"{version.name}/{number}")
+        metric = _test_metric(objective)
+        figure = self._figure(rival, version, metric, root, device)
+        value, role = version.metrics[metric], CHAMPION if standing.champion is not None else PREVIOUS
+        won = objective.better(value, than=figure)
+        if figure is None:
+            return won, f"it passed its gates; {metric} of the {role} {rival.ref} is {NOT_AVAILABLE}"
+        ours, theirs = apart(value, figure)
+        if not won:
+            return False, f"{metric} {ours} does not beat {theirs} of the {role} {rival.ref}"
+        return True, f"it passed its gates and {metric} {ours} beats {theirs} of the {role} {rival.ref}"
+
+    def _figure(
+        self, rival: Version, version: Version, metric: str, root: str | Path | None, device: str
     ) -> float | None:
-        """The champion's figure by the protocol and on the data of `version`."""
-        if champion.measured == version.measured:
-            return champion.metrics.get(metric)
-        try:
-            return self._score_again(champion, version, metric, root, device)
-        except (RegistryError, PipelineError) as error:
-            raise RegistryError(
-                f"{version.ref}: expected a champion scored {_how(version)}, got {champion.ref} scored "
-                f"{_how(champion)}, and scoring it again failed — {error}"
-            ) from error
+        """The rival's figure by the protocol and on the data of `version`; None where it is not a number."""
+        figure = rival.metrics.get(metric) if rival.measured == version.measured else None
+        if figure is None:
+            try:
+                figure = self._score_again(rival, version, metric, root, device)
+            except (RegistryError, PipelineError) as error:
+                raise RegistryError(
+                    f"{version.ref}: expected a champion scored {_how(version)}, got {rival.ref} scored "
+                    f"{_how(rival)}, and scoring it again failed — {error}"
+                ) from error
+        return figure if figure is not None and math.isfinite(figure) else None
 
     def _score_again(
         self, champion: Version, version: Version, metric: str, root: str | Path | None, device: str
@@ -248,68 +302,27 @@ class Registry:
             raise RegistryError("no dataset was given; name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
-            data = checkpoint.inspect(self._download(version, Path(temporary) / "version")).recipe.data
-            rival = checkpoint.load(self._download(champion, Path(temporary) / "champion"), device)
-        evaluation = score(rival, data, dataset, "test", self._home.cache)
+            ours = checkpoint.inspect(download(version, Path(temporary) / "version", self._home.tracking_uri)).recipe
+            folder = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            theirs = checkpoint.inspect(folder).recipe
+            if theirs.model.kind != ours.model.kind:
+                raise RegistryError(
+                    f"it is a {theirs.model.kind}, not a {ours.model.kind}; register under another name."
+                )
+            rival = checkpoint.load(folder, device)
+        evaluation = score(rival, ours.data, dataset, "test", self._home.cache)
         if (evaluation.protocol.id, dataset.digest) != version.measured:
             raise RegistryError(f"{root} is not the dataset that {version.ref} was scored on; name that one.")
         return evaluation.metrics.get(metric)
 
-    def _download(self, version: Version, folder: Path) -> Path:
-        """The version's checkpoint in a new folder below `folder`, every hash compared."""
-        folder.mkdir(exist_ok=True)
-        source = f"{version.source}/artifacts/{CHECKPOINT}"
-        try:
-            path = mlflow.artifacts.download_artifacts(
-                source, dst_path=str(folder), tracking_uri=self._home.tracking_uri
-            )
-            found = checkpoint.inspect(path).sha256
-        except (MlflowException, OSError, CheckpointError) as error:
-            came = one_line(error)
-            raise RegistryError(f"{version.ref}: expected its checkpoint at {source}, got {came}{_AGAIN}") from error
-        if found != version.sha256:
-            wanted = version.sha256[:12]
-            raise RegistryError(f"{version.ref}: expected weights {wanted}, got {found[:12]}{_AGAIN}")
-        return Path(path)
-
     def _record(self, version: Version, results: list[GateResult], alias: str, reason: str) -> None:
+        """What was found, as one tag for the machine and one line a gate for the reader of MLflow's page."""
+        lines = {f"{GATE}{result.gate.metric}": result.line for result in results}
         gates = json.dumps([result.as_plain() for result in results])
-        for key, value in {GATES: gates, VERDICT: alias, REASON: reason}.items():
+        for key in [key for key in version.tags if key.startswith(GATE) and "/" in key and key not in lines]:
+            self._client.delete_model_version_tag(version.name, str(version.version), key)
+        for key, value in {GATES: gates, **lines, VERDICT: alias, REASON: reason}.items():
             self._client.set_model_version_tag(version.name, str(version.version), key, value)
-
-    def _crown(self, version: Version, champion: Version | None) -> None:
-        """The old champion becomes `previous` before it is replaced: a kill between changes no champion."""
-        if champion is not None:
-            self._alias(champion, PREVIOUS)
-        self._alias(version, CHAMPION)
-        if self._aliases(version.name).get(CHALLENGER) == version.version:
-            self._client.delete_registered_model_alias(version.name, CHALLENGER)
-
-    def _alias(self, version: Version, alias: str) -> None:
-        self._client.set_registered_model_alias(version.name, alias, str(version.version))
-
-    def _champion(self, name: str) -> Version | None:
-        return self.resolve(f"{name}@{CHAMPION}") if CHAMPION in self._aliases(name) else None
-
-    def _aliases(self, name: str) -> dict[str, int]:
-        """Alias -> version of a registered model."""
-        if not self._home.has_store:
-            raise _unknown(name, [])
-        try:
-            model = self._client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code not in _ABSENT:
-                raise
-            raise _unknown(name, [model.name for model in self._client.search_registered_models()]) from None
-        return {alias: int(version) for alias, version in model.aliases.items()}
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One change of the registry at a time on this machine; the lock goes with the process."""
-        self._home.root.mkdir(parents=True, exist_ok=True)
-        with (self._home.root / "registry.lock").open("w") as file:
-            flock(file, LOCK_EX)
-            yield
 
 
 def _test_metric(objective: Objective) -> str:
@@ -324,33 +337,6 @@ def _shortfall(version: Version, results: list[GateResult], objective: Objective
     return failed or ("" if available else f"{_test_metric(objective)} {NOT_AVAILABLE}")
 
 
-def _defeat(version: Version, champion: Version, rival: float | None, objective: Objective) -> str:
-    """Why a version does not beat the champion's figure, or nothing; a tie keeps the champion."""
-    metric = _test_metric(objective)
-    value = version.metrics[metric]
-    if objective.better(value, than=rival):
-        return ""
-    return f"{metric} {value:.4g} does not beat {rival:.4g} of the champion {champion.ref}"
-
-
-def _save_pyfunc(path: Path, release: Path, model: LoggedModel, run_id: str, flavour: Flavour) -> None:
-    """Write the MLflow model: its pyfunc file, the checkpoint and the source of `pipeline`."""
-    place = model.artifact_location
-    about = Model(run_id=run_id, artifact_path=place, model_uuid=model.model_id, model_id=model.model_id)
-    with warnings.catch_warnings():
-        # An example would be a picture; the signature says what is expected.
-        warnings.filterwarnings("ignore", message=".*input example was not provided")
-        mlflow.pyfunc.save_model(
-            path=str(path),
-            python_model=str(flavour.file),
-            artifacts={CHECKPOINT: str(release)},
-            code_paths=[str(Path(pipeline.__file__).parent)],
-            signature=flavour.signature,
-            pip_requirements=flavour.requirements,
-            mlflow_model=about,
-        )
-
-
 def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
     return Version(
         name=item.name,
@@ -361,11 +347,6 @@ def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
         source=item.source or "",
         created=item.creation_timestamp / 1000,
     )
-
-
-def _unknown(name: str, known: list[str]) -> RegistryError:
-    named, hint = ", ".join(known) or "none yet", did_you_mean(name, known) or _LOOK
-    return RegistryError(f"{name}: expected a registered model ({named}), got {name}{hint}")
 
 
 def _how(version: Version) -> str:
@@ -388,3 +369,24 @@ def _write_lineage(folder: Path, version: Version) -> None:
     temporary = folder / f".{LINEAGE_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(version.as_plain(), indent=1))
     temporary.replace(folder / LINEAGE_FILE)
+
+
+def _settle(folder: Path, out: Path, version: Version) -> bool:
+    """Rename the whole download to `out`; False when another process has put the same version there meanwhile."""
+    try:
+        folder.replace(out)
+    except OSError:
+        if _is_free(out, version):
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _unless_it_exists() -> Iterator[None]:
+    """Make something that another process may be making at this moment."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != _EXISTS:
+            raise

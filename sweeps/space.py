@@ -16,15 +16,17 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-import optuna
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
-from pipeline.recipe import LOCAL_PATHS, Count, Positive, Rate, Recipe, load_recipe, override, strict
+from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, load_recipe, override, strict
+from sweeps.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.errors import RegistryError, SpaceError
+from sweeps.faults import Faults
 from sweeps.gates import parse_gates
+from sweeps.pruning import Pruning, problems, usual
 from sweeps.trials import Trials
 
 FOLDER = Path(__file__).parent / "spaces"
@@ -35,80 +37,6 @@ METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
 # What figures depend on beside the model: trials that differ in these could not be compared.
 SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
 NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
-_DECIMALS = 12  # of a float grid, so that 3 × 0.1 is 0.3
-
-
-def _scalar(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError("a number, text, true, false or null")
-
-
-Scalar = Annotated[Any, AfterValidator(_scalar)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-# Path of another parameter -> the values of it under which this one is searched.
-Conditions = dict[str, tuple[Scalar, ...]]
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class FloatRange:
-    """A real number between two ends, both included; with `step` only those on a grid from the lower end."""
-
-    ends: Annotated[tuple[Number, Number], Field(alias="float")]
-    log: bool = False
-    step: Rate | None = None
-    when: Conditions = field(default_factory=dict)
-
-    @property
-    def points(self) -> tuple[float, ...] | None:
-        """Every value, or None where there is no end of them."""
-        if self.step is None:
-            return None
-        low, high = self.ends
-        count = round((high - low) / self.step) + 1
-        return tuple(round(low + i * self.step, _DECIMALS) for i in range(count))
-
-    def suggest(self, trial: optuna.Trial, path: str) -> float:
-        value = trial.suggest_float(path, *self.ends, log=self.log, step=self.step)
-        return value if self.step is None else round(value, _DECIMALS)
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class IntRange:
-    """A whole number between two ends, both included."""
-
-    ends: Annotated[tuple[int, int], Field(alias="int")]
-    log: bool = False
-    step: Positive | None = None
-    when: Conditions = field(default_factory=dict)
-
-    @property
-    def points(self) -> tuple[int, ...]:
-        return tuple(range(self.ends[0], self.ends[1] + 1, self.step or 1))
-
-    def suggest(self, trial: optuna.Trial, path: str) -> int:
-        return trial.suggest_int(path, *self.ends, log=self.log, step=self.step or 1)
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """One value of a list."""
-
-    ends: Annotated[tuple[Scalar, ...], Field(alias="choice")]
-    when: Conditions = field(default_factory=dict)
-
-    @property
-    def points(self) -> tuple[Scalar, ...]:
-        return self.ends
-
-    def suggest(self, trial: optuna.Trial, path: str) -> Scalar:
-        return trial.suggest_categorical(path, self.ends)
-
-
-Distribution = FloatRange | IntRange | Choice
 _KINDS: dict[str, Any] = {"float": FloatRange, "int": IntRange, "choice": Choice}
 _KEYS = {*_KINDS, "log", "step", "when"}
 
@@ -144,6 +72,16 @@ class Scheduler:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Which checkpoints of a trial stay, and how much of the disk is left to others; below that none is written."""
+
+    best: Positive = 1
+    last: Positive = 1
+    disk_floor_gb: Weight = 1.0
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """A sweep as its YAML says it; what it leaves out makes a sweep of one."""
 
@@ -154,7 +92,10 @@ class SearchSpace:
     objective: Objective = field(default_factory=Objective)
     sampler: Sampler = field(default_factory=Sampler)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
     trials: Trials = field(default_factory=Trials)
+    faults: Faults = field(default_factory=Faults)
+    retention: Retention = field(default_factory=Retention)
     gates: dict[str, str] = field(default_factory=dict)
 
     def base_recipe(self) -> Recipe:
@@ -221,7 +162,7 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
         raise SpaceError(str(error)) from None
     for where, problem in _problems(space):
         _refuse(layers, where, problem)
-    return space
+    return space if "pruning" in layers.values else replace(space, pruning=usual(space.base_recipe()))
 
 
 def _refuse(layers: Layers, where: str, problem: str) -> NoReturn:
@@ -270,30 +211,9 @@ def _distribution(path: str, raw: Any, layers: Layers) -> Distribution:
     kind: Any = _KINDS[kinds[0]]
     # The mappings around it are what makes an error say where it is.
     wrapped = config.decode(Layers({"space": {path: values}}, layers.sources), dict[str, dict[str, kind]])
-    if problem := _range_problem(wrapped["space"][path]):
+    if problem := range_problem(wrapped["space"][path]):
         _refuse(layers, f"{where}.{kinds[0]}", problem)
     return wrapped["space"][path]
-
-
-def _range_problem(found: Distribution) -> str | None:
-    """What is wrong with a distribution by itself."""
-    if isinstance(found, Choice):
-        good = len(found.ends) > 1 and len(set(map(repr, found.ends))) == len(found.ends)
-        return None if good else f"expected two or more different values, got {list(found.ends)} — mend them."
-    low, high = found.ends
-    if low > high:
-        return f"expected [low, high], got [{low}, {high}] — swap them."
-    if found.log and low <= 0:
-        return f"expected a lower end above 0 with log, got {low} — raise it or drop log."
-    if found.log and found.step is not None:
-        return "expected log or step, got both — drop one."
-    if found.step is not None and not _is_whole((high - low) / found.step):
-        return f"expected ends a multiple of step {found.step} apart, got [{low}, {high}] — change one."
-    return None
-
-
-def _is_whole(number: float) -> bool:
-    return abs(number - round(number)) < 1e-6
 
 
 def _problems(space: SearchSpace) -> Iterator[tuple[str, str]]:
@@ -377,12 +297,14 @@ def _unknown_metric(metric: str, known: list[str]) -> str:
 
 
 def _of_plan(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    """Sampler, scheduler and resources."""
+    """Sampler, scheduler, pruning and resources."""
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."
     steps, grace = space.base_recipe().train.max_steps, space.scheduler.grace_steps
     if space.scheduler.kind == "asha" and grace >= steps:
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
+    for name, problem in problems(space.pruning, space.base_recipe()):
+        yield f"pruning.{name}", problem
     recipes = [space.base_recipe(), *(override(space.base_recipe(), params) for params in space.extremes())]
     yield from space.trials.problems(recipes)

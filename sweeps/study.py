@@ -1,6 +1,7 @@
 """The Optuna study of a sweep, and the Searcher by which Ray Tune asks it and tells it what really happened.
 
 COMPLETE: trained to the last step. PRUNED: stopped before it. FAIL: an error, or no finite objective.
+WAITING: interrupted, or broken and to be tried again; it is the next to be suggested, and the same trial goes on.
 The study on disk is the only state: whoever opens it by its name carries on.
 """
 
@@ -10,8 +11,9 @@ import math
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
@@ -25,28 +27,61 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, override
+from sweeps.distributions import Scalar
 from sweeps.errors import StudyError
 from sweeps.home import name_taken
-from sweeps.space import Scalar, SearchSpace
+from sweeps.space import SearchSpace
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
-SPACE = "space_fingerprint"  # user attribute of a study
+SPACE, OWNER = "space_fingerprint", "home"  # user attributes of a study
 Ending = Literal["COMPLETE", "PRUNED", "FAIL"]
+Result = Mapping[str, Any]
 _MAX_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched
 
 
-def open_study(storage: str | Path, name: str, space: SearchSpace, resume: bool = False) -> optuna.Study:
+@dataclass(frozen=True)
+class Ruling:
+    """How an attempt at a trial ended; WAITING: it is to go on."""
+
+    state: Literal["COMPLETE", "PRUNED", "FAIL", "WAITING"]
+    reason: str = ""
+
+
+class Conductor(Protocol):
+    """Who decides what becomes of trials, and writes it down before the study is told."""
+
+    def continuation(self, number: int) -> dict[str, Any]:
+        """What a trial about to start must know beside its params, such as where it goes on."""
+        ...
+
+    def ended(self, number: int, ray_trial_id: str, result: Result | None, error: bool) -> Ruling:
+        """What becomes of a trial whose attempt ended with this last report."""
+        ...
+
+
+def open_study(
+    storage: str | Path, name: str, space: SearchSpace, resume: bool = False, owner: str = ""
+) -> optuna.Study:
     """A new study, or with `resume` the one that has the name.
 
-    storage: a file for Optuna's journal, or the URL of a database.
+    storage: a file for Optuna's journal, or the URL of a database. owner: the home that asks.
     Raises StudyError: no such database; a name that is taken, unknown, or belongs to another space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    find = _load_study if resume else _create_study
-    study = find(open_storage(str(storage)), name, space)
+    opened = open_storage(str(storage))
+    study = _load_study(opened, name, space) if resume else _create_study(opened, name, space, owner)
     study.sampler = _sampler(space, study)
     return study
+
+
+def put_back(storage: str | Path, name: str) -> None:
+    """Make the trials of a study that nobody runs WAITING; a study that does not exist stays so."""
+    opened = open_storage(str(storage))
+    with suppress(KeyError):
+        study = optuna.load_study(storage=opened, study_name=name)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            opened.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
@@ -59,7 +94,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
     return chosen
 
 
-def verdict(result: Mapping[str, Any] | None, error: bool, metric: str, max_steps: int) -> tuple[Ending, str]:
+def verdict(result: Result | None, error: bool, metric: str, max_steps: int) -> tuple[Ending, str]:
     """How a trial with this last report ended, and why it did not complete."""
     step, value = _reading(result, metric)
     if error:
@@ -82,9 +117,10 @@ class StudySearcher(Searcher):
     A proposal that repeats a trial's recipe is not run: it ends as that trial does, `reused_from` names it.
     """
 
-    def __init__(self, study: optuna.Study, space: SearchSpace) -> None:
+    def __init__(self, study: optuna.Study, space: SearchSpace, conductor: Conductor | None = None) -> None:
         super().__init__()  # without a metric: Ray would refuse every report that lacks it
         self.study, self.space, self.base = study, space, space.base_recipe()
+        self._conductor = conductor or _Unconducted(space.objective.metric, self.base.train.max_steps)
 
     def save(self, checkpoint_path: str) -> None:
         """Write the study's name; everything else is in the study."""
@@ -101,42 +137,66 @@ class StudySearcher(Searcher):
         """Accept Ray's metric and mode; the space knows its objective."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """`{"number": the trial's in the study, "params": {path: value}}`, or FINISHED."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """`{"number": the trial's in the study, "params": {path: value}}` and the conductor's word; FINISHED when
+        nothing is left to run, and None while that depends on a trial that runs.
+        """
         for _ in range(_MAX_REPEATS):
             if self._is_spent():
                 break
             trial = self.study.ask()
+            goes_on = RAY_TRIAL in trial.user_attrs
             params = suggest(trial, self.space)
-            if self._is_new(trial, params):
+            if goes_on or self._is_new(trial, params):
                 trial.set_user_attr(RAY_TRIAL, trial_id)
-                return {"number": trial.number, "params": params}
-        return str(Searcher.FINISHED)
+                return {"number": trial.number, "params": params, **self._conductor.continuation(trial.number)}
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return None if any(RAY_TRIAL in trial.user_attrs for trial in running) else str(Searcher.FINISHED)
 
-    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: Result) -> None:
         """Record the objective at the report's step, where it has one."""
         trial = self._running(trial_id)
         if trial is not None:
             self._record(trial, result)
 
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Close the trial as `verdict` has it, with those that repeat it."""
+    def on_trial_complete(self, trial_id: str, result: Result | None = None, error: bool = False) -> None:
+        """Close the trial as the conductor rules, with those that repeat it."""
         trial = self._running(trial_id)
         if trial is None:
             return
+        ruling = self._conductor.ended(trial.number, trial_id, result, error)
         self._record(trial, result)
-        metric = self.space.objective.metric
-        state, reason = verdict(result, error, metric, self.base.train.max_steps)
-        self._close(trial.number, TrialState[state], _reading(result, metric)[1], reason)
+        if ruling.state == "WAITING":
+            self._put_back(trial.number)
+            return
+        value = _reading(result, self.space.objective.metric)[1]
+        self._close(trial.number, TrialState[ruling.state], value, ruling.reason)
         self._share(trial.number)
 
-    def close_interrupted(self, reason: str) -> None:
-        """FAIL, with the reason, for every trial that still runs."""
+    def put_back(self) -> None:
+        """Make every trial that still runs WAITING: nobody runs it any more."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._close(trial.number, TrialState.FAIL, None, reason)
+            self._put_back(trial.number)
+
+    def tell(self, number: int, state: Ending, value: float | None, curve: Mapping[int, float], reason: str) -> None:
+        """What the journal knows of a trial that ended and the study has not heard; a finished one stays so."""
+        known = self.study.get_trials(deepcopy=False)[number]
+        if known.state.is_finished():
+            return
+        for step in curve.keys() - known.intermediate_values.keys():
+            self._set_intermediate(number, step, curve[step])
+        self._close(number, TrialState[state], value, reason)
+        self._share(number)
+
+    def _put_back(self, number: int) -> None:
+        storage, trial_id = self._stored(number)
+        with suppress(UpdateFinishedTrialError):
+            storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def _is_spent(self) -> bool:
         trials = self.study.get_trials(deepcopy=False)
+        if any(trial.state is TrialState.WAITING for trial in trials):
+            return False
         points = math.prod(len(points) for points in _points(self.space).values())
         if self.space.sampler.kind == "grid" and len(trials) >= points:
             return True
@@ -150,17 +210,19 @@ class StudySearcher(Searcher):
             self._close(trial.number, TrialState.FAIL, None, str(error))
             return False
         trial.set_user_attr(FINGERPRINT, fingerprint)
-        first = self._first(fingerprint, params)
+        first = self._first(trial.number, fingerprint, params)
         if first is not None:
             trial.set_user_attr(REUSED_FROM, first.number)
             self._share(first.number)
         return first is None
 
-    def _first(self, fingerprint: str, params: Mapping[str, Scalar]) -> FrozenTrial | None:
+    def _first(self, number: int, fingerprint: str, params: Mapping[str, Scalar]) -> FrozenTrial | None:
         """The trial that runs this recipe on these files, or ran it without failing."""
         for trial in self.study.get_trials(deepcopy=False):
             known = trial.user_attrs
-            if RAY_TRIAL not in known or trial.state is TrialState.FAIL or known[FINGERPRINT] != fingerprint:
+            if trial.number == number or RAY_TRIAL not in known or known[FINGERPRINT] != fingerprint:
+                continue
+            if trial.state is TrialState.FAIL:
                 continue
             if all(trial.params.get(path) == params.get(path) for path in LOCAL_PATHS):
                 return trial
@@ -183,7 +245,7 @@ class StudySearcher(Searcher):
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return next((trial for trial in running if trial.user_attrs.get(RAY_TRIAL) == ray_trial_id), None)
 
-    def _record(self, trial: FrozenTrial, result: Mapping[str, Any] | None) -> None:
+    def _record(self, trial: FrozenTrial, result: Result | None) -> None:
         step, value = _reading(result, self.space.objective.metric)
         if step is None or value is None or not math.isfinite(value):
             return
@@ -209,6 +271,19 @@ class StudySearcher(Searcher):
         return storage, storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
+class _Unconducted:
+    """Trials that end as `verdict` has it and are never tried again."""
+
+    def __init__(self, metric: str, max_steps: int) -> None:
+        self._metric, self._max_steps = metric, max_steps
+
+    def continuation(self, number: int) -> dict[str, Any]:
+        return {}
+
+    def ended(self, number: int, ray_trial_id: str, result: Result | None, error: bool) -> Ruling:
+        return Ruling(*verdict(result, error, self._metric, self._max_steps))
+
+
 class _Grid(GridSampler):
     """Optuna's grid without its call to end `Study.optimize`, which nobody runs here."""
 
@@ -229,13 +304,17 @@ def open_storage(storage: str) -> BaseStorage:
         ) from None
 
 
-def _create_study(storage: BaseStorage, name: str, space: SearchSpace) -> optuna.Study:
+def _create_study(storage: BaseStorage, name: str, space: SearchSpace, owner: str) -> optuna.Study:
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if space.objective.mode == "max" else directions.MINIMIZE
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     except DuplicatedStudyError:
-        raise name_taken(name) from None
+        study = optuna.load_study(storage=storage, study_name=name)
+        # Ours, from a driver that was killed before it wrote anything else.
+        if not owner or study.user_attrs.get(OWNER) not in (None, owner) or study.get_trials(deepcopy=False):
+            raise name_taken(name) from None
+    study.set_user_attr(OWNER, owner)
     study.set_user_attr(SPACE, space.fingerprint)
     return study
 
@@ -276,7 +355,7 @@ def _points(space: SearchSpace) -> dict[str, tuple[Scalar, ...]]:
     return {path: found.points or () for path, found in space.space.items()}
 
 
-def _reading(result: Mapping[str, Any] | None, metric: str) -> tuple[int | None, float | None]:
+def _reading(result: Result | None, metric: str) -> tuple[int | None, float | None]:
     """Step and objective of a report, as far as it has them."""
     step, value = (result or {}).get("step"), (result or {}).get(metric)
     return None if step is None else int(step), None if value is None else float(value)

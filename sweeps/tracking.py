@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, flock
@@ -30,6 +30,7 @@ from mlflow.tracking import MlflowClient
 from sweeps.drain import Drain, RefusedError, Send, UnansweredError
 from sweeps.home import is_served, store_file
 from sweeps.journal import (
+    AttemptFailed,
     Event,
     Journal,
     Reported,
@@ -53,6 +54,8 @@ from sweeps.layout import (
 )
 from sweeps.ledger import Ledger, Trial, fold
 
+HEARTBEAT = "heartbeat"
+BEAT_SECONDS = 30.0
 _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
 _DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
@@ -77,13 +80,32 @@ class Tracker(Drain):
         adopted_run_id: str | None = None,
     ) -> None:
         local = None if is_served(tracking_uri) else Path(artifact_root)
+        self._writer: _Writer | None = None
+        self._beaten = 0.0
 
         def connect() -> Send:
             with _as_drain_errors():
                 prepare_store(tracking_uri)
-                return _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id).send
+                self._writer = _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id)
+                return self._writer.send
 
         super().__init__(journal, f"MLflow at {tracking_uri}", connect, clock)
+
+    def idle(self) -> None:
+        """Show on the sweep's run, now and then, that somebody lives who owns it."""
+        now = self._clock()
+        if self._writer is None or now - self._beaten < BEAT_SECONDS:
+            return
+        self._beaten = now
+        with suppress(UnansweredError):  # the next batch finds out, too, and waits for an answer
+            self._writer.say({HEARTBEAT: utc(now)})
+
+    def caught_up(self, seconds: float) -> None:
+        """Say on the sweep's run that its news came late, and that it lives whatever was said of it meanwhile."""
+        if self._writer is not None:
+            with suppress(UnansweredError):
+                now = self._clock()
+                self._writer.say({"tracking.late": f"{seconds:.0f} s until {utc(now)}", HEARTBEAT: utc(now)})
 
 
 class _Writer:
@@ -98,6 +120,12 @@ class _Writer:
         opened = (event for _, event in journal.events() if isinstance(event, RunOpened))
         self._runs: dict[int | None, str] = {event.trial: event.run_id for event in opened}
         self._pending: dict[int, list[Reported]] = defaultdict(list)
+
+    def say(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the sweep's own run, once it has one. Raises UnansweredError and RefusedError."""
+        if None in self._runs:
+            with _as_drain_errors():
+                self._log(self._runs[None], tags=tags)
 
     def send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
         """The ledger after these events, which follow `ledger`. Raises UnansweredError and RefusedError."""
@@ -118,6 +146,8 @@ class _Writer:
                     self._open_sweep(ledger, event)
                 case TrialOpened():
                     self._open_trial(ledger, event)
+                case AttemptFailed():
+                    self._note_fault(event)
                 case TrialClosed():
                     self._close_trial(ledger, event)
                 case SweepClosed():
@@ -172,8 +202,8 @@ class _Writer:
                 for report in reports
                 for name, value in report.metrics.items()
             ]
-            beat = datetime.fromtimestamp(reports[-1].time, UTC).isoformat(timespec="seconds")
-            self._log(self._runs[trial], metrics=metrics, tags={"heartbeat": beat})
+            said = {key: value for report in reports for key, value in report.tags.items()}
+            self._log(self._runs[trial], metrics=metrics, tags=said | {HEARTBEAT: utc(reports[-1].time)})
         self._pending.clear()
 
     def _log_images(self, run_id: str, reports: list[Reported]) -> None:
@@ -195,10 +225,16 @@ class _Writer:
         best = ledger.best
         if best is None or best.best_value is None or ledger.objective is None:
             return
-        ended = len(ledger.trials) - ledger.count("RUNNING")
+        ended = len(ledger.trials) - len(ledger.open)
         metric = Metric(f"best/{ledger.objective.metric}", best.best_value, _milliseconds(event.time), ended)
         tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
         self._log(self._runs[None], metrics=[metric], tags=tags)
+
+    def _note_fault(self, event: AttemptFailed) -> None:
+        tags = {f"trial.fault.{event.attempt}": f"{event.cause} ({event.action}): {event.reason}"}
+        self._log(self._runs[event.trial], tags=tags)
+        if event.traceback is not None:
+            self._upload(self._runs[event.trial], f"faults/{event.attempt}.txt", self._journal.blob(event.traceback))
 
     def _end_trial(self, trial: Trial, when: float) -> None:
         reason = "trial.fail_reason" if trial.state == "FAIL" else "trial.reason"
@@ -206,9 +242,8 @@ class _Writer:
         self._client.set_terminated(self._runs[trial.number], STATUS[trial.state], _milliseconds(when))
 
     def _close_sweep(self, before: Ledger, ledger: Ledger, event: SweepClosed) -> None:
-        for number, trial in before.trials.items():
-            if trial.state == "RUNNING":
-                self._end_trial(ledger.trials[number], event.time)
+        for number in sorted(before.open):
+            self._end_trial(ledger.trials[number], event.time)
         stamp = _milliseconds(event.time)
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
         tags = {**event.tags, "sweep.state": event.state, "sweep.reason": event.reason}
@@ -309,6 +344,11 @@ def _as_drain_errors() -> Iterator[None]:
         code = error.get_http_status_code()
         kind = RefusedError if 400 <= code < 500 and code not in _TRY_AGAIN_CODES else UnansweredError
         raise kind(str(error).partition("\n")[0]) from error
+
+
+def utc(seconds: float) -> str:
+    """Unix seconds as people and programs read them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:

@@ -1,12 +1,11 @@
-"""One trial, in a Ray worker: params -> Recipe -> Reports -> tune.report. The driver does all the writing."""
+"""One trial, in a Ray worker: params -> Recipe -> Reports -> tune.report.
+
+The worker writes checkpoints and nothing else; a report is sent when its checkpoint is where it stays.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,13 @@ from ray import tune
 
 from pipeline.recipe import Recipe, override
 from pipeline.train import Report, train
+from sweeps.checkpoints import Checkpoints
+from sweeps.ledger import Objective
+from sweeps.space import Retention
 
 IMAGES = "images"  # PNG bytes by name; the driver takes them out of the result before Ray stores it
+TAGS = "tags"  # of the run, by key; likewise taken out
+CHECKPOINTING = "checkpointing"
 METRIC_GROUPS = ("train", "val", "time", "system")
 
 
@@ -27,27 +31,60 @@ METRIC_GROUPS = ("train", "val", "time", "system")
 class TrialSettings:
     """What every trial of a sweep shares and no recipe holds."""
 
+    sweep: str
     recipe: Recipe
+    objective: Objective
     cache: str
+    checkpoints: str
+    retention: Retention
     cpus: int
     gpus: float
 
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
-    """Ray Tune's function trainable; config: `number` of the Optuna trial and its `params` by dotted path."""
+    """Ray Tune's function trainable.
+
+    config: `number` of the Optuna trial, its `params` by dotted path, the `attempt`, the last step that earlier ones
+    have `reported` (-1: none), and in how many `splits` each batch goes through the network.
+    """
     recipe = override(settings.recipe, config["params"])
     torch.set_num_threads(settings.cpus)
     device = "cuda" if settings.gpus and torch.cuda.is_available() else "cpu"
     process = psutil.Process()
     process.cpu_percent()
-    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder, _resumed() as resume:
-        for report in train(recipe, Path(folder), resume, device, Path(settings.cache)):
-            result = as_result(report) | _system(process, device)
-            if report.checkpoint is None:
-                tune.report(result)
-                continue
-            tune.report(result, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
-            shutil.rmtree(report.checkpoint)
+    kept = Checkpoints(settings.checkpoints, settings.sweep, config["number"])
+    with kept.workspace() as folder, kept.newest(at_most=config["reported"]) as (start, damaged):
+        said = _said(start, damaged)
+        reports = train(
+            recipe,
+            folder,
+            start,
+            device,
+            Path(settings.cache),
+            splits=config["splits"],
+            lacks_room=lambda: kept.lacks_room(settings.retention.disk_floor_gb),
+        )
+        for report in reports:
+            said |= _kept(kept, report, settings)
+            tune.report(as_result(report) | _system(process, device) | {TAGS: said})
+            said = {}
+
+
+def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:
+    """Where the attempt starts, and what was wrong with later checkpoints, as tags of the run."""
+    tags = {} if start is None else {"trial.resumed_from": start.name}
+    return tags | ({"checkpoint.damaged": "; ".join(damaged)} if damaged else {})
+
+
+def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[str, str]:
+    """Put the report's checkpoint where it stays, and older ones away; what that comes to, as tags of the run."""
+    if report.unsaved:
+        return {CHECKPOINTING: f"paused: {report.unsaved}"}
+    if report.checkpoint is None:
+        return {}
+    kept.keep(report.checkpoint)
+    kept.thin(settings.objective, settings.retention.best, settings.retention.last)
+    return {CHECKPOINTING: f"step {report.step} is kept"}
 
 
 def as_result(report: Report) -> dict[str, Any]:
@@ -68,17 +105,6 @@ def _png(picture: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _resumed() -> Iterator[Path | None]:
-    """The checkpoint that Ray restarts this trial from, as a local folder."""
-    restored = tune.get_checkpoint()
-    if restored is None:
-        yield None
-        return
-    with restored.as_directory() as folder:
-        yield Path(folder)
 
 
 def _system(process: psutil.Process, device: str) -> dict[str, float]:

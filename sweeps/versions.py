@@ -10,7 +10,8 @@ from sweeps.errors import RegistryError
 from sweeps.verification import Verification
 
 SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
-GATES, VERDICT, REASON = "gates", "gate.verdict", "gate.reason"
+MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
+GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import GSLRMConfig, LossConfig, Recipe
-from pipeline.stages import Evaluation, Stage
+from pipeline.stages import Evaluation, Finding, Stage
 
 
 class GSLRMKind:
@@ -43,15 +45,29 @@ class GSLRMKind:
     def facts(self, folder: Path) -> dict[str, str]:  # noqa: ARG002
         return {}
 
-    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
-        from pipeline.gslrm.stage import check_dataset, loss_networks
+    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
+        from pipeline.gslrm.stage import check_dataset, loss_networks, needing_masks
 
         config, loss = settings_of(recipe)
         if recipe.train.init_from is not None:
-            checkpoint.check_weights(config, recipe.train.init_from)
-        loss_networks(loss, torch.device("cpu"))
-        for split in SPLITS:
-            check_dataset(loss, Loader(dataset, split, recipe.data, cache))
+            source = recipe.train.init_from
+            count = _fitting_tensors(config, source, checkpoint.weights_file(source).stat().st_mtime_ns)
+            yield Finding("checkpoint keys", f"{count} of {count} in {Path(source).name}")
+        networks = loss_networks(loss, torch.device("cpu"))
+        if networks:
+            yield Finding("loss networks", ", ".join(networks))
+        loaders = [Loader(dataset, split, recipe.data, cache) for split in SPLITS]
+        scenes = ", ".join(f"{len(loader.scenes)} {split}" for loader, split in zip(loaders, SPLITS, strict=True))
+        yield Finding("images", f"scenes: {scenes}; at {recipe.data.image_size} px")
+        for loader in loaders:
+            check_dataset(loss, loader)
+        yield from (Finding("masks", f"{setting} has them") for setting in needing_masks(loss))
+
+
+@lru_cache(maxsize=16)
+def _fitting_tensors(config: GSLRMConfig, source: str, changed: int) -> int:  # noqa: ARG001 — a new file is read again
+    """How many tensors the network has, all of which the file has too: a sweep's trials share them."""
+    return checkpoint.check_weights(config, source)
 
 
 def settings_of(recipe: Recipe) -> tuple[GSLRMConfig, LossConfig]:

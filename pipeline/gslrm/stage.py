@@ -112,12 +112,17 @@ class GSLRMStage:
 
 def check_dataset(loss: LossConfig, loader: Loader) -> None:
     """Refuse a dataset that the losses cannot use. Raises DataError."""
-    needs = [name for name in ("background", "alpha") if getattr(loss, name)] + ["masked"] * loss.masked
+    needs = needing_masks(loss)
     if needs and not loader.has_masks:
         raise DataError(
-            f"{loader.scenes[0].folder}: expected images with alpha, which loss.{needs[0]} needs, got RGB — "
-            f"add masks, or switch loss.{needs[0]} off."
+            f"{loader.scenes[0].folder}: expected images with alpha, which {needs[0]} needs, got RGB — "
+            f"add masks, or switch {needs[0]} off."
         )
+
+
+def needing_masks(loss: LossConfig) -> list[str]:
+    """The settings of a loss that only images with alpha can serve."""
+    return [f"loss.{name}" for name in ("background", "alpha", "masked") if getattr(loss, name)]
 
 
 def preview(batch: Batch, rendering: Rendering) -> np.ndarray:

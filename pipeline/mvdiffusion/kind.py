@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.data.scenes import SPLITS, Dataset
 from pipeline.recipe import DataConfig, DenoisingConfig, MVDiffusionConfig, OptimConfig, Recipe, TrainConfig
-from pipeline.stages import Evaluation, Stage
+from pipeline.stages import Evaluation, Finding, Stage
 
 
 class MVDiffusionKind:
@@ -43,20 +44,26 @@ class MVDiffusionKind:
 
         return facts_of(folder)
 
-    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
+    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts
         from pipeline.mvdiffusion.stage import settings_of
         from pipeline.mvdiffusion.views import ViewSets, rig_of
 
-        for split in SPLITS:
-            ViewSets(dataset, split, recipe.data, cache)
-        (config, _), width = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        scenes = ", ".join(f"{len(ViewSets(dataset, split, recipe.data, cache).scenes)} {split}" for split in SPLITS)
+        yield Finding("images", f"scenes: {scenes}; at {recipe.data.image_size} px")
+        (config, _), (width, tensors) = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        start = recipe.train.init_from or config.base
+        if start is not None:
+            yield Finding("checkpoint keys", f"{tensors} of {tensors} in {Path(start).name}")
+        told = f"{config.num_views} × {width}"
         if config.prompts is not None:
             read_prompts(config.prompts, config.num_views, width)
+            yield Finding("prompt width", f"{told} in {Path(config.prompts).name}")
         elif config.base is not None:
             cameras = rig_of(dataset, recipe.data).cameras if config.prompt_style == "from_camera" else None
             made = make_prompts(Path(config.base), config.prompt_style, cameras)
             check_embeddings("model.prompt_style", made.embeddings, config.num_views, width)
+            yield Finding("prompt width", f"{told} by {config.prompt_style}")
 
 
 def _weights_of(recipe: Recipe) -> Recipe:
@@ -72,11 +79,11 @@ def _weights_of(recipe: Recipe) -> Recipe:
 
 
 @lru_cache(maxsize=4)
-def _loaded_once(recipe: Recipe) -> int:
-    """See that everything a run starts from can be read and fits; the text channels of its UNet."""
+def _loaded_once(recipe: Recipe) -> tuple[int, int]:
+    """See that everything a run starts from can be read and fits; text channels and tensors of its UNet."""
     from pipeline.mvdiffusion.stage import starting_pipeline
 
     pipe = starting_pipeline(recipe)
     if recipe.train.init_from is not None:
         checkpoint.load_weights(pipe.unet, recipe.train.init_from)
-    return int(pipe.unet.config.cross_attention_dim)
+    return int(pipe.unet.config.cross_attention_dim), len(pipe.unet.state_dict())

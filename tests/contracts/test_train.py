@@ -21,7 +21,9 @@ from pipeline.errors import CheckpointError, NonFiniteError, RecipeError
 from pipeline.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe, load_recipe
-from pipeline.train import Report, learning_rate, parameter_groups, train
+from pipeline.train import Report, learning_rate, parameter_groups, percentile_95, train
+from sweeps.pruning import Pruning, SkipRate, Watch, WhiteCollapse
+from sweeps.space import Objective
 
 SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
 BUSY = ("loss.ssim=0.5", "data.brightness=[0.8, 1.2]")  # views and jitter are drawn anew each step
@@ -86,14 +88,15 @@ def test_a_checkpoint_comes_with_every_validation_and_the_last_step(finished: li
 
 
 def test_every_report_says_how_training_goes(finished: list[Report]) -> None:
-    expected = {"train/loss", "train/mse", "train/ssim", "train/lr", "train/grad_norm", "train/skipped_updates"}
+    expected = {"train/loss", "train/mse", "train/ssim", "train/lr", "train/grad_norm", "train/grad_norm_p95"}
+    expected |= {"train/skipped_updates"}
     expected |= {"time/step_seconds", "time/scenes_per_second", "time/train_seconds", "system/process_memory_gb"}
     assert set(finished[0].metrics) == expected
 
 
 def test_a_validation_scores_held_out_views_and_inputs_apart_beside_the_white_baseline(finished: list[Report]) -> None:
     names = {name for name in finished[-1].metrics if name.startswith("val/") and "lpips" not in name}
-    plain = {"psnr", "psnr_fg", "ssim", "mask_iou", "white_psnr"}
+    plain = {"psnr", "psnr_fg", "ssim", "mask_iou", "white_psnr", "foreground_mean", "target_foreground_mean"}
     assert names == {f"val/{name}" for name in plain} | {f"val/input/{name}" for name in plain}
 
 
@@ -109,6 +112,25 @@ def test_the_preview_is_a_uint8_picture(finished: list[Report]) -> None:
 def test_the_loss_is_the_weighted_sum_of_its_terms(finished: list[Report]) -> None:
     last = finished[-1].metrics
     assert last["train/loss"] == pytest.approx(last["train/mse"] + 0.5 * last["train/ssim"], rel=1e-5)
+
+
+def test_the_p95_of_gradient_norms_is_of_every_step_since_the_last_report(run, tiny_recipe, monkeypatch) -> None:
+    norms: list[float] = []
+    whole = torch.nn.utils.get_total_norm
+
+    def total(*args: object) -> Tensor:
+        norms.append(float(whole(*args)))  # type: ignore[arg-type]
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr("torch.nn.utils.get_total_norm", total)
+    reports = run(tiny_recipe())
+    wanted = [max(norms[first:last]) for first, last in ((0, 1), (1, 2), (2, 4), (4, 6), (6, 8))]
+    assert [report.metrics["train/grad_norm_p95"] for report in reports] == wanted
+
+
+def test_a_percentile_counts_ranks_and_leaves_overflows_out() -> None:
+    norms = [float(n) for n in range(100, 0, -1)]
+    assert [percentile_95(found) for found in (norms, norms[:20], [7.0], [math.inf, 2.0])] == [95.0, 99.0, 7.0, 2.0]
 
 
 def test_a_terms_mean_counts_only_the_steps_it_was_computed_at(own_mse, run, tiny_recipe) -> None:
@@ -130,6 +152,45 @@ def test_held_out_figures_count_no_input_view_and_input_figures_no_other(
     views = metrics.psnr(result.rendering.images[0], result.batch.images[0])
     figures = result.metrics["val/psnr"], result.metrics["val/input/psnr"]
     assert figures == pytest.approx((float(views[4:].mean()), float(views[:4].mean())))
+
+
+def test_the_foregrounds_means_are_those_of_the_pixels_inside_the_masks_of_held_out_views(
+    finished: list[Report], mice: Dataset, frames_cache: Path
+) -> None:
+    loaded = checkpoint.load(finished[-1].checkpoint)  # type: ignore[arg-type]
+    found = evaluate(loaded.model, loaded.recipe, mice, "val", frames_cache)
+    assert found.batch.masks is not None
+    rendered, target, masks = (
+        views[0, 4:].numpy() for views in (found.rendering.images, found.batch.images, found.batch.masks)
+    )
+    for name, views in {"val/foreground_mean": rendered, "val/target_foreground_mean": target}.items():
+        by_hand = [view[:, mask[0] > 0.5].clip(0, 1).mean() for view, mask in zip(views, masks, strict=True)]
+        assert finished[-1].metrics[name] == pytest.approx(float(np.mean(by_hand)), abs=1e-5)
+
+
+def test_a_model_that_draws_nothing_is_white_where_the_animal_is(finished: list[Report], run, tiny_recipe) -> None:
+    collapsed = run(tiny_recipe("model.opacity_bias=-20.0"))[-1].metrics
+    assert collapsed["val/foreground_mean"] > 0.98 > finished[-1].metrics["val/foreground_mean"]
+    assert collapsed["val/target_foreground_mean"] == finished[-1].metrics["val/target_foreground_mean"] < 0.5
+    assert collapsed["val/mask_iou"] == 0
+
+
+def test_the_rules_of_pruning_see_it_in_its_reports_and_nothing_in_those_of_a_sound_one(
+    finished: list[Report], run, tiny_recipe
+) -> None:
+    rules = Pruning(skip_rate=SkipRate(window_steps=4), white_collapse=WhiteCollapse(after_steps=4))
+    watch = Watch(rules, Objective())
+    collapsed = run(tiny_recipe("model.opacity_bias=-20.0"))
+    assert [watch.feed(0, report.step, report.metrics) for report in finished] == [None] * 5
+    *before, at_validation, _, _ = (watch.feed(1, report.step, report.metrics) for report in collapsed)
+    assert before == [None, None]
+    assert str(at_validation).startswith("white_collapse: the rendered foreground is 1 at step 4, limit 0.98")
+
+
+def test_the_rules_of_pruning_see_that_updates_are_skipped(run, tiny_recipe) -> None:
+    watch = Watch(Pruning(skip_rate=SkipRate(window_steps=4)), Objective())
+    reasons = [watch.feed(0, report.step, report.metrics) for report in run(tiny_recipe(*SKIPPING))]
+    assert reasons == [None, None] + ["skip_rate: 100 % of updates skipped in steps 1-4, limit 30 %"] * 3
 
 
 def test_evaluating_leaves_the_model_in_training(mice: Dataset, frames_cache: Path, tiny_recipe) -> None:

@@ -18,7 +18,9 @@ import yaml
 from sweeps.home import Home
 from sweeps.journal import Journal, Reported, RunOpened
 from sweeps.ledger import Ledger, read
+from tests.e2e.squares import client, dataset, home, ranked, registry, run_id, three, world
 
+__all__ = ["client", "dataset", "home", "ranked", "registry", "run_id", "three", "world"]
 COMMAND = Path(sys.executable).with_name("mouselift")
 SECONDS = 300  # more than any command needs, even on a busy machine
 SMALL = {

@@ -147,18 +147,33 @@ def test_more_views_than_there_are_is_refused(refused, mice_folder):
     )
 
 
-def test_a_checkpoint_with_one_tensor_missing_is_refused(refused, mice_folder, tmp_path):
+@pytest.fixture
+def start(tmp_path):
+    """A checkpoint folder that a training could start from."""
     recipe = load_recipe("gslrm_tiny", SETTINGS.split())
     torch.manual_seed(0)
-    weights = checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=1) / checkpoint.WEIGHTS
-    tensors = load_file(weights)
+    return checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=1)
+
+
+def test_a_checkpoint_with_one_tensor_missing_is_refused(refused, mice_folder, tmp_path, start):
+    tensors = load_file(start / checkpoint.WEIGHTS)
     del tensors["input_layer_norm.weight"]
-    save_file(tensors, weights)
-    message = refused(
-        "train", "gslrm_tiny", "--data", mice_folder, "--set", f"{SETTINGS} train.init_from={weights.parent}"
-    )
-    assert message.startswith(f"TMP/start: expected the {len(tensors) + 1} tensors of the model; ")
+    save_file(tensors, tmp_path / "most.safetensors")
+    settings = f"{SETTINGS} train.init_from={tmp_path / 'most.safetensors'}"
+    message = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", settings)
+    assert message.startswith(f"TMP/most.safetensors: expected the {len(tensors) + 1} tensors of the model; ")
     assert "1 missing: input_layer_norm.weight" in message
+
+
+def test_a_checkpoint_with_one_bit_turned_is_refused(refused, mice_folder, start):
+    weights = start / checkpoint.WEIGHTS
+    content, expected = bytearray(weights.read_bytes()), checkpoint.sha256_of_file(weights)
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    message = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", f"{SETTINGS} train.init_from={start}")
+    assert message == (
+        f"TMP/start/model.safetensors: expected sha256 {expected[:12]}, got another or no file — it is damaged."
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,9 +253,21 @@ def test_a_taken_name_is_refused_and_the_sweep_that_has_it_stays_as_it_was(spine
     done = spine.seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "spine")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "mouselift: spine: expected a new name, got that of an earlier sweep — choose another with --name.\n"
+        "mouselift: spine: expected a new name, got that of a sweep (4 of 4 trials ended) — "
+        "choose another with --name.\n"
     )
     assert contents() == before
+
+
+def test_a_taken_name_with_another_space_is_refused_with_the_difference(spine, mice_folder):
+    changes = ("--set", "fixed.optim.weight_decay=0.5 trials.count=9")
+    space = spine.seat.root / "small.yaml"
+    done = spine.seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "spine", *changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mouselift: spine: expected a new name, got that of a sweep (4 of 4 trials ended) of another space: "
+        "optim.weight_decay: 0.05 -> 0.5; trials.count: 4 -> 9 — choose another with --name.\n"
+    )
 
 
 @pytest.mark.parametrize(

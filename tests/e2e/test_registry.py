@@ -2,137 +2,28 @@
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mlflow import MlflowClient
 from PIL import Image
 
-from pipeline import GSLRM, Gaussians, checkpoint, load_recipe
+from pipeline import Gaussians, checkpoint, load_recipe
 from pipeline.cameras import facelift_six
 from pipeline.data.loader import prepare_view
-from pipeline.data.scenes import Manifest, open_dataset, read_scene, write_manifest, write_scene
+from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import DataError
 from sweeps import pyfunc
 from sweeps.errors import RegistryError
 from sweeps.gates import parse_gates
-from sweeps.home import Home
-from sweeps.ledger import Objective
-from sweeps.registry import Registry
-from sweeps.verification import Verification, score, unverified, verify
-
-NAME = "mouse-gslrm"
-OTHER = "mouse-other"
-SIZE = 32
-OBJECTIVE = Objective("val/psnr", "max")
-OVERRIDES = [f"data.image_size={SIZE}", "model.dim=32", "model.head_dim=16", "model.num_layers=1"]
-
-
-def make_dataset(root, seed=0):
-    """Three scenes of a dark square on a transparent ground, one for each split."""
-    generator = np.random.default_rng(seed)
-    for name in "abc":
-        images = np.zeros((6, 48, 48, 4), np.uint8)
-        images[:, 16:32, 14:34] = [*generator.integers(40, 160, 3), 255]
-        write_scene(root / name, images, facelift_six(48))
-    return write_manifest(root, Manifest(name="squares", splits={"train": ("a",), "val": ("b",), "test": ("c",)})).root
-
-
-def make_checkpoint(folder, seed, overrides=()):
-    torch.manual_seed(seed)
-    recipe = load_recipe("gslrm_tiny", [*OVERRIDES, *overrides])
-    training = {"optimizer": torch.zeros(3)}
-    return checkpoint.save(folder, GSLRM(recipe.model), recipe, step=40 + seed, training=training)
-
-
-def home_at(root):
-    return Home.from_environment({"MOUSELIFT_HOME": str(root)})
-
-
-def finished_run(home):
-    """A trial's run as the tracker leaves it."""
-    client = MlflowClient(home.tracking_uri, registry_uri=home.tracking_uri)
-    experiment = client.create_experiment("gslrm_tiny", (home.artifacts / "gslrm_tiny").as_uri())
-    run = client.create_run(experiment, run_name="demo/t0001")
-    client.set_terminated(run.info.run_id, "FINISHED", end_time=1_699_999_999_000)
-    return run.info.run_id
-
-
-class World(NamedTuple):
-    """A dataset, three verified checkpoints of random weights from worst to best, a store that has them."""
-
-    dataset: Path
-    ranked: list[Verification]
-    home: Home
-    run_id: str
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("registry")
-    dataset = make_dataset(root / "squares")
-    folders = [make_checkpoint(root / f"step-{seed}", seed) for seed in range(3)]
-    verified = [verify(folder, dataset, {}, root / "cache") for folder in folders]
-    ranked = sorted(verified, key=lambda one: one.metrics["test/psnr"])
-    home = home_at(root / "home")
-    registry, run_id = Registry(home), finished_run(home)
-    for one in ranked:
-        registry.register(NAME, run_id, one, {"sweep": "demo"})
-    return World(dataset, ranked, home, run_id)
-
-
-@pytest.fixture
-def dataset(world):
-    return world.dataset
-
-
-@pytest.fixture
-def ranked(world):
-    return world.ranked
-
-
-@pytest.fixture
-def run_id(world):
-    return world.run_id
-
-
-@pytest.fixture
-def home(world, tmp_path):
-    """A copy of the store; the models' files are shared."""
-    home = home_at(tmp_path / "home")
-    home.root.mkdir()
-    shutil.copy(world.home.root / "mlflow.db", home.root)
-    return home
-
-
-@pytest.fixture
-def registry(home):
-    return Registry(home, clock=lambda: 1_700_000_000.0)
-
-
-@pytest.fixture
-def client(home):
-    return MlflowClient(home.tracking_uri, registry_uri=home.tracking_uri)
-
-
-@pytest.fixture
-def three(registry):
-    """Versions 1, 2, 3 of NAME, each better than the one before."""
-    return registry.list_versions(NAME)[::-1]
-
-
-def aliases(registry, name=NAME):
-    return {alias: version.version for version in registry.list_versions(name) for alias in version.aliases}
-
+from sweeps.verification import score, unverified, verify
+from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, make_checkpoint, make_dataset
 
 # Verification
 
@@ -267,17 +158,6 @@ def test_a_challenger_that_wins_later_is_challenger_no_more(registry, three):
     assert aliases(registry) == {"champion": 1}
 
 
-def test_a_champion_left_challenger_by_a_kill_is_cleared_when_promoted_again(registry, three, home, monkeypatch):
-    registry.promote(three[0], parse_gates({"test/psnr": ">= 99"}), OBJECTIVE)
-    with monkeypatch.context() as patch:
-        patch.setattr(registry._client, "delete_registered_model_alias", lambda *_: sys.exit("killed"))
-        with pytest.raises(SystemExit):
-            registry.promote(three[0], (), OBJECTIVE)
-    assert aliases(registry) == {"champion": 1, "challenger": 1}
-    Registry(home).promote(three[0], (), OBJECTIVE)
-    assert aliases(registry) == {"champion": 1}
-
-
 def test_promoting_the_champion_again_changes_nothing(registry, three):
     for _ in range(2):
         registry.promote(three[0], (), OBJECTIVE)
@@ -325,50 +205,11 @@ def test_a_champion_is_not_scored_again_on_a_dataset_the_version_never_saw(regis
         registry.promote(registry.register(OTHER, run_id, moved), (), OBJECTIVE, make_dataset(tmp_path / "x", 1))
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-def kill_after(registry, monkeypatch, writes):
-    """Let the registry write so many aliases, then die."""
-    real, left = registry._client.set_registered_model_alias, iter(range(writes))
-
-    def write(*arguments):
-        if next(left, None) is None:
-            raise Killed
-        real(*arguments)
-
-    monkeypatch.setattr(registry._client, "set_registered_model_alias", write)
-
-
-@pytest.mark.parametrize(("writes", "champion"), [(0, 1), (1, 1), (2, 2)])
-def test_a_promotion_killed_between_writes_leaves_the_old_or_the_new_champion(
-    registry, three, home, monkeypatch, writes, champion
-):
-    registry.promote(three[0], (), OBJECTIVE)
-    kill_after(registry, monkeypatch, writes)
-    with pytest.raises(Killed) if writes < 2 else monkeypatch.context():
-        registry.promote(three[1], (), OBJECTIVE)
-    restarted = Registry(home)
-    assert aliases(restarted)["champion"] == champion
-    restarted.promote(three[1], (), OBJECTIVE)
-    assert aliases(restarted) == {"champion": 2, "previous": 1}
-
-
 def test_a_rollback_swaps_champion_and_previous(registry, three):
     for version in three[:2]:
         registry.promote(version, (), OBJECTIVE)
     assert registry.rollback(NAME).version == 1
     assert aliases(registry) == {"champion": 1, "previous": 2}
-
-
-def test_a_rollback_killed_between_its_writes_has_rolled_back(registry, three, home, monkeypatch):
-    for version in three[:2]:
-        registry.promote(version, (), OBJECTIVE)
-    kill_after(registry, monkeypatch, 1)
-    with pytest.raises(Killed):
-        registry.rollback(NAME)
-    assert aliases(Registry(home)) == {"champion": 1, "previous": 1}
 
 
 def test_a_rollback_without_a_previous_version_is_refused(registry, three):

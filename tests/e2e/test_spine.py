@@ -23,7 +23,7 @@ from sweeps.layout import STATUS
 from sweeps.study import open_storage
 from tests.e2e.conftest import SMALL
 
-STATUS_KEYS = ["name", "state", "trials", "best"]
+STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """
 import json, sys

@@ -49,3 +49,21 @@ def test_results_keep_the_order_of_the_space_and_become_plain_values():
         {"metric": "test/psnr", "target": ">= 25", "value": 26.0, "passed": True},
         {"metric": "test/ssim", "target": ">= 0.9", "value": 0.8, "passed": False},
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "line"),
+    [
+        (">= 25", 25.3, "25.3 >= 25 passed"),
+        (">= 25", 24.1, "24.1 >= 25 failed"),
+        (">= 25", 24.99999, "24.99999 >= 25 failed"),
+        (">= 25", 25.0, "25 >= 25 passed"),
+        ("<= 0.15", 0.123456, "0.1235 <= 0.15 passed"),
+        ("< 0.15", 0.15, "0.15 < 0.15 failed"),
+        (">= 0.9", math.nan, "nan >= 0.9 failed"),
+        (">= 0.9", None, "not available >= 0.9 failed"),
+    ],
+)
+def test_a_result_is_one_line_that_does_not_round_its_own_verdict_away(target, value, line):
+    (result,) = judge([parse_gate("test/x", target)], {} if value is None else {"test/x": value})
+    assert result.line == line

@@ -32,9 +32,20 @@ DOORS = {
     "embreex": ("pipeline/data/mouse_render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     # distributed.py starts a trial's further processes, which run in Ray's workers like the trial itself.
-    "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py", "sweeps/distributed.py"),
-    "optuna": ("sweeps/space.py", "sweeps/study.py", "sweeps/queries.py"),
-    "mlflow": ("sweeps/tracking.py", "sweeps/registry.py", "sweeps/queries.py", "sweeps/pyfunc"),
+    "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py", "sweeps/scheduler.py", "sweeps/distributed.py"),
+    "pyarrow": ("sweeps/checkpoints.py",),
+    "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/queries.py"),
+    # The registry is three rooms: what a version is, its logged model's files, its aliases.
+    "mlflow": (
+        "sweeps/tracking.py",
+        "sweeps/leases.py",
+        "sweeps/probe.py",
+        "sweeps/registry.py",
+        "sweeps/release.py",
+        "sweeps/aliases.py",
+        "sweeps/queries.py",
+        "sweeps/pyfunc",
+    ),
     "fastapi": ("dashboards/",),
     "plotly": ("dashboards/",),
 }

@@ -20,6 +20,7 @@ from sweeps.drain import Drain, RefusedError, UnansweredError
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.journal import (
+    AttemptFailed,
     Event,
     Journal,
     Reported,
@@ -222,7 +223,35 @@ def test_status_counts_what_runs_what_waits_and_what_is_best(tmp_path: Path) -> 
             "params": {"optim.lr": 1e-4},
             "run_id": "abc",
         },
+        "reason": "",
+        "undelivered": 7,
     }
+
+
+def test_a_trial_that_broke_waits_for_its_next_attempt_or_ends(tmp_path: Path) -> None:
+    broke = [AttemptFailed(0, attempt, "worker_lost", "retry", "gone") for attempt in (1, 2)]
+    journal = filled(tmp_path, OPENED, trial_opened(0), broke[0])
+    assert (ledger.read(journal).trials[0].state, ledger.read(journal).open) == ("WAITING", {0})
+    journal.append(broke[1])
+    journal.append(AttemptFailed(0, 3, "out_of_memory", "halve", "no memory"))
+    assert (ledger.read(journal).trials[0].splits, len(ledger.read(journal).trials[0].faults)) == (2, 3)
+    journal.append(SweepClosed("KILLED", "SIGTERM"))
+    assert (ledger.read(journal).trials[0].state, ledger.read(journal).reason) == ("KILLED", "SIGTERM")
+
+
+def test_a_closed_journal_knows_it_without_being_read_through(tmp_path: Path) -> None:
+    journal = filled(tmp_path, OPENED, trial_opened(0))
+    assert not journal.is_closed
+    journal.append(SweepClosed("COMPLETE"))
+    assert journal.is_closed
+    journal.append(OPENED)
+    assert not journal.is_closed
+
+
+def test_a_claimed_journal_refuses_another_writer_before_a_word_is_written(tmp_path: Path) -> None:
+    with Journal(tmp_path).claim(), pytest.raises(StudyError, match="expected to be the only writer"):
+        Journal(tmp_path).claim()
+    Journal(tmp_path).claim().close()
 
 
 def test_a_sweep_that_nobody_runs_and_nobody_closed_is_interrupted(tmp_path: Path) -> None:

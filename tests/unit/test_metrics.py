@@ -70,6 +70,22 @@ def test_psnr_fg_of_a_view_without_foreground_is_not_a_number():
     assert metrics.psnr_fg(image, image, mask).isnan().tolist() == [[False, True]]
 
 
+def test_foreground_mean_is_the_animals_colour_whatever_stands_around_it():
+    mask = square(slice(2, 6), slice(3, 8))
+    rendered = torch.where(mask > 0.5, torch.tensor([0.2, 0.4, 0.9])[:, None, None], torch.rand(1, 1, 3, 10, 10))
+    assert metrics.foreground_mean(rendered, mask).item() == pytest.approx(0.5)
+
+
+def test_foreground_mean_clips_renders_brighter_than_white():
+    mask = square(slice(2, 6), slice(3, 8))
+    assert metrics.foreground_mean(1.3 * torch.ones(1, 1, 3, 10, 10), mask).item() == 1
+
+
+def test_foreground_mean_of_a_view_without_foreground_is_not_a_number():
+    mask = torch.cat([square(slice(2, 6), slice(2, 6)), torch.zeros(1, 1, 1, 10, 10)], dim=1)
+    assert metrics.foreground_mean(torch.rand(1, 2, 3, 10, 10), mask).isnan().tolist() == [[False, True]]
+
+
 def test_white_psnr_is_what_an_all_white_image_scores():
     target = animal_on_white(0.4, square(slice(0, 1), slice(0, 10)))
     assert metrics.white_psnr(target).item() == pytest.approx(-10 * math.log10(0.1 * 0.6**2), abs=1e-4)

@@ -11,9 +11,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from pipeline.recipe import override
+from sweeps.distributions import Choice, FloatRange, IntRange
 from sweeps.errors import StudyError
-from sweeps.space import Choice, FloatRange, IntRange, Objective, Sampler, SearchSpace, Trials
-from sweeps.study import StudySearcher, open_study
+from sweeps.space import Objective, Sampler, SearchSpace, Trials
+from sweeps.study import StudySearcher, open_study, put_back
 
 STEPS = 100
 METRIC = "val/psnr_fg"
@@ -181,7 +182,7 @@ def test_no_more_trials_are_suggested_than_the_space_counts(journal, kind):
 
 def test_trials_that_still_run_count_too(journal):
     searcher = search(journal, space_of(count=2))
-    assert [searcher.suggest(ray_id) != Searcher.FINISHED for ray_id in "abc"] == [True, True, False]
+    assert [isinstance(searcher.suggest(ray_id), dict) for ray_id in "abc"] == [True, True, False]
 
 
 def test_a_grid_is_tried_point_by_point_and_then_over(journal):
@@ -229,7 +230,7 @@ def test_equal_recipes_count_as_one_whatever_their_params(journal):
 )
 def test_a_repeat_of_a_running_trial_waits_and_ends_as_it_does(journal, result, error, state):
     searcher = search(journal, space_of({"loss.masked": MASKED}, kind="random", count=10))
-    assert [searcher.suggest(ray_id) == Searcher.FINISHED for ray_id in "abc"] == [False, False, True]
+    assert [searcher.suggest(ray_id) is None for ray_id in "abc"] == [False, False, True]
     assert set(states(searcher)) == {"RUNNING"}
     for ray_id in "ab":
         searcher.on_trial_complete(ray_id, result, error)
@@ -264,9 +265,37 @@ def test_an_interrupted_sweep_leaves_no_trial_running(storage):
     run(searcher, "a")
     searcher.suggest("b")
     searcher.suggest("c")
-    searcher.close_interrupted("interrupted by SIGINT")
-    assert states(searcher) == ["COMPLETE", "FAIL", "FAIL"]
-    assert searcher.study.trials[2].user_attrs["fail_reason"] == "interrupted by SIGINT"
+    searcher.put_back()
+    assert states(searcher) == ["COMPLETE", "WAITING", "WAITING"]
+
+
+def test_a_study_that_nobody_runs_is_put_back_by_name_and_one_that_is_not_there_stays_so(storage):
+    searcher = search(storage, space_of())
+    searcher.suggest("a")
+    put_back(storage, "sweep")
+    put_back(storage, "another")
+    assert states(searcher) == ["WAITING"]
+
+
+def test_a_trial_that_waits_is_the_next_with_its_params_and_its_curve(storage):
+    searcher = search(storage, space_of())
+    first = searcher.suggest("a")
+    searcher.on_trial_result("a", report(10, 15.0))
+    searcher.put_back()
+    resumed = StudySearcher(open_study(storage, "sweep", space_of(), resume=True), space_of())
+    assert resumed.suggest("b") == first
+    resumed.on_trial_complete("b", report(STEPS, 20.0))
+    assert resumed.study.trials[0].intermediate_values == {10: 15.0, STEPS: 20.0}
+    assert states(resumed) == ["COMPLETE"]
+
+
+def test_a_trial_asked_for_when_the_driver_died_is_asked_for_again(storage):
+    searcher = search(storage, space_of(count=1))
+    searcher.study.ask()
+    searcher.put_back()
+    config = searcher.suggest("a")
+    assert config["number"] == 0 and config["params"]
+    assert searcher.suggest("b") is None
 
 
 def test_a_pickled_searcher_carries_on_in_the_same_study(storage):

@@ -1,0 +1,108 @@
+"""What a path of a recipe is searched over: a range or a list, with the conditions under which it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import optuna
+from pydantic import AfterValidator, Field
+
+from pipeline.recipe import Positive, Rate, strict
+
+_DECIMALS = 12  # of a float grid, so that 3 × 0.1 is 0.3
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError("a number, text, true, false or null")
+
+
+Scalar = Annotated[Any, AfterValidator(_scalar)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+# Path of another parameter -> the values of it under which this one is searched.
+Conditions = dict[str, tuple[Scalar, ...]]
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class FloatRange:
+    """A real number between two ends, both included; with `step` only those on a grid from the lower end."""
+
+    ends: Annotated[tuple[Number, Number], Field(alias="float")]
+    log: bool = False
+    step: Rate | None = None
+    when: Conditions = field(default_factory=dict)
+
+    @property
+    def points(self) -> tuple[float, ...] | None:
+        """Every value, or None where there is no end of them."""
+        if self.step is None:
+            return None
+        low, high = self.ends
+        count = round((high - low) / self.step) + 1
+        return tuple(round(low + i * self.step, _DECIMALS) for i in range(count))
+
+    def suggest(self, trial: optuna.Trial, path: str) -> float:
+        value = trial.suggest_float(path, *self.ends, log=self.log, step=self.step)
+        return value if self.step is None else round(value, _DECIMALS)
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class IntRange:
+    """A whole number between two ends, both included."""
+
+    ends: Annotated[tuple[int, int], Field(alias="int")]
+    log: bool = False
+    step: Positive | None = None
+    when: Conditions = field(default_factory=dict)
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        return tuple(range(self.ends[0], self.ends[1] + 1, self.step or 1))
+
+    def suggest(self, trial: optuna.Trial, path: str) -> int:
+        return trial.suggest_int(path, *self.ends, log=self.log, step=self.step or 1)
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One value of a list."""
+
+    ends: Annotated[tuple[Scalar, ...], Field(alias="choice")]
+    when: Conditions = field(default_factory=dict)
+
+    @property
+    def points(self) -> tuple[Scalar, ...]:
+        return self.ends
+
+    def suggest(self, trial: optuna.Trial, path: str) -> Scalar:
+        return trial.suggest_categorical(path, self.ends)
+
+
+Distribution = FloatRange | IntRange | Choice
+
+
+def range_problem(found: Distribution) -> str | None:
+    """What is wrong with a distribution by itself."""
+    if isinstance(found, Choice):
+        good = len(found.ends) > 1 and len(set(map(repr, found.ends))) == len(found.ends)
+        return None if good else f"expected two or more different values, got {list(found.ends)} — mend them."
+    low, high = found.ends
+    if low > high:
+        return f"expected [low, high], got [{low}, {high}] — swap them."
+    if found.log and low <= 0:
+        return f"expected a lower end above 0 with log, got {low} — raise it or drop log."
+    if found.log and found.step is not None:
+        return "expected log or step, got both — drop one."
+    if found.step is not None and not is_whole((high - low) / found.step):
+        return f"expected ends a multiple of step {found.step} apart, got [{low}, {high}] — change one."
+    return None
+
+
+def is_whole(number: float) -> bool:
+    """Whether a number is a whole one, but for rounding."""
+    return abs(number - round(number)) < 1e-6

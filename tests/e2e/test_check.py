@@ -1,0 +1,257 @@
+"""`mouselift check`: a recipe's values, or a table of what was looked into before a sweep; or the first refusal."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import mouselift
+from pipeline import GSLRM, checkpoint, load_recipe
+from sweeps import dry_run, room
+from tests.e2e.conftest import SMALL, Seat, write_space
+
+SETTINGS = [f"{path}={value}" for path, value in SMALL.items()]
+CHECKS = [
+    "space",
+    "home",
+    "artefacts",
+    "dataset",
+    "geometry",
+    "images",
+    "masks",
+    "steps",
+    "tracking store",
+    "study storage",
+    "two steps",
+    "memory",
+    "disk",
+]
+
+
+@pytest.fixture
+def say(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, on a home that does not exist; its exit code and what it says."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MOUSELIFT", "RAY_A"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MOUSELIFT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["mouselift", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            mouselift.main()
+        said = capsys.readouterr()
+        return left.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def refused(say, tmp_path):
+    """The one line that a command says of a fault, with the test's folder called TMP; nothing is left of it."""
+
+    def run(*words):
+        before = set(tmp_path.rglob("*"))
+        code, out, err = say(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert set(tmp_path.rglob("*")) == before, "something was written"
+        return err.removeprefix("mouselift: ").rstrip("\n").replace(str(tmp_path), "TMP")
+
+    return run
+
+
+@pytest.fixture
+def space(tmp_path):
+    return write_space(tmp_path / "small.yaml")
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory, mice_folder):
+    """A space checked twice, by the real command in fresh processes; all it says is JSON."""
+    seat = Seat(tmp_path_factory.mktemp("checked"))
+    words = ("check", write_space(seat.root / "small.yaml"), "--data", mice_folder)
+    return seat, seat.answer(*words), seat.mouselift(*words)
+
+
+def test_a_space_is_checked_in_this_order(checked):
+    _, answer, _ = checked
+    assert [row["check"] for row in answer["checks"]] == CHECKS
+    assert (answer["space"], answer["passed"]) == ("small", True)
+
+
+def test_the_first_and_the_largest_configuration_are_told(checked):
+    _, answer, _ = checked
+    assert answer["first"] == {"optim.lr": 5.0e-4, "data.num_input_views": 2}
+    assert answer["largest"] == {"optim.lr": 4.0e-3, "data.num_input_views": 4}
+
+
+def test_the_table_has_a_tick_for_each_check(checked):
+    _, _, done = checked
+    assert done.returncode == 0
+    assert [line[3:].split("  ")[0] for line in done.stdout.splitlines() if line.startswith("✓")] == CHECKS
+    assert "small can be swept: 13 checks" in done.stdout
+
+
+def test_a_verdict_is_remembered(checked):
+    _, answer, done = checked
+    assert "as measured before" not in str(answer["checks"])
+    assert "as measured before" in done.stdout
+
+
+def test_a_check_makes_no_store(checked):
+    seat, _, _ = checked
+    assert {path.name for path in seat.home.root.iterdir()} == {"cache"}
+
+
+def test_a_name_that_both_have_is_the_recipe_and_says_so(say):
+    code, out, err = say("check", "gslrm_tiny", "--json")
+    assert (code, json.loads(out)["fingerprint"]) == (0, load_recipe("gslrm_tiny").fingerprint)
+    assert err == "gslrm_tiny is a space, too: mouselift check --space gslrm_tiny\n"
+
+
+def test_the_space_of_a_name_that_both_have_is_asked_for(refused):
+    assert refused("check", "--space", "gslrm_tiny") == (
+        "gslrm_tiny: data.root: expected a dataset folder, got none — add --set data.root=PATH."
+    )
+
+
+def test_a_name_that_only_a_space_has_is_that_space(refused):
+    assert refused("check", "gslrm_losses", "--set", "trials.count=none").startswith("--set: trials.count: expected ")
+
+
+def test_a_file_with_a_recipe_in_it_is_a_space_and_another_is_a_recipe(say, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: gslrm_tiny\noptim: {lr: 1.0e-4}\n")
+    code, out, _ = say("check", tmp_path / "mine.yaml")
+    assert code == 0 and out.startswith("# mine, fingerprint ")
+
+
+def test_a_name_that_nobody_has_is_refused(refused):
+    assert refused("check", "gslrm_loses").endswith("— did you mean gslrm_losses?")
+
+
+def test_a_home_that_is_a_file_is_refused(refused, space, mice_folder, tmp_path):
+    (tmp_path / "home").write_text("mine")
+    assert refused("check", space, "--data", mice_folder).startswith("MOUSELIFT_HOME: expected a folder ")
+
+
+def test_a_tracking_server_that_is_not_there_is_refused(refused, space, mice_folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert refused("check", space, "--data", mice_folder).startswith(
+        "MLFLOW_TRACKING_URI: expected an MLflow at http://127.0.0.1:9 that takes writes, got "
+    )
+
+
+def test_a_study_storage_that_is_not_there_is_refused(refused, space, mice_folder, monkeypatch):
+    monkeypatch.setenv("MOUSELIFT_STORAGE", "postgresql+psycopg://me:secret@127.0.0.1:9/optuna")
+    said = refused("check", space, "--data", mice_folder)
+    assert said.startswith("MOUSELIFT_STORAGE: expected a database that takes writes at ") and "secret" not in said
+
+
+def test_weights_of_another_size_are_refused(refused, mice_folder, tmp_path):
+    recipe = load_recipe("gslrm_tiny", [*SETTINGS, "model.num_layers=3"])
+    start = checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=7)
+    space = write_space(tmp_path / "small.yaml", fixed={"train.init_from": str(start)})
+    assert refused("check", space, "--data", mice_folder).startswith("TMP/start: expected the ")
+
+
+def test_weights_that_are_not_finite_are_refused_by_the_steps(refused, mice_folder, tmp_path):
+    recipe = load_recipe("gslrm_tiny", SETTINGS)
+    start = checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=7)
+    tensors = {
+        name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(start / checkpoint.WEIGHTS).items()
+    }
+    save_file(tensors, tmp_path / "nan.safetensors")
+    space = write_space(tmp_path / "small.yaml", fixed={"train.init_from": str(tmp_path / "nan.safetensors")})
+    assert refused("check", space, "--data", mice_folder).startswith(
+        "small: the first configuration (optim.lr 0.0005, data.num_input_views 2): step 1: "
+    )
+
+
+def test_where_weights_came_from_is_told_by_hash_and_step(say, mice_folder, tmp_path):
+    recipe = load_recipe("gslrm_tiny", SETTINGS)
+    start = checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=7)
+    space = write_space(tmp_path / "small.yaml", fixed={"train.init_from": str(start)})
+    code, out, _ = say("check", space, "--data", mice_folder, "--json")
+    found = {row["check"]: row["found"] for row in json.loads(out)["checks"]}
+    sha256 = checkpoint.sha256_of_file(start / checkpoint.WEIGHTS)
+    assert code == 0
+    assert found["artefacts"] == f"train.init_from {sha256[:12]} of step 7"
+    assert found["checkpoint keys"] == "19 of 19 in start"
+    assert found["steps"] == "0 of 12, from weights of step 7"
+    assert json.loads(out)["tags"]["artefact.train.init_from"] == sha256
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """No process: the steps take what this says."""
+    found = dry_run.Measured(0.1, 10_000_000_000, None, 2_000_000_000, 1_000_000_000, ("val/psnr_fg",))
+    monkeypatch.setattr(dry_run.DryRun, "start", lambda self: None)
+    monkeypatch.setattr(dry_run.DryRun, "send", lambda self, jobs: None)
+
+    def answer(**changes):
+        monkeypatch.setattr(dry_run.DryRun, "receive", lambda self, where: replace(found, **changes))
+
+    answer()
+    return answer
+
+
+def test_a_disk_that_is_too_small_is_refused(refused, space, mice_folder, measured, monkeypatch):
+    measured(memory=1)
+    monkeypatch.setattr(room, "free_bytes", lambda folder: 5_000_000_000)
+    assert refused("check", space, "--data", mice_folder) == (
+        "small: expected 28 GB for 4 trials × (2 checkpoints of 2 GB + 2 releases of 1 GB) free at TMP/home, got 5 GB "
+        "— lower trials.count, make room, or set MOUSELIFT_HOME to a larger disk."
+    )
+
+
+def test_a_memory_that_is_too_small_is_refused(refused, space, mice_folder, measured, monkeypatch):
+    monkeypatch.setattr(room, "available_bytes", lambda: 16_000_000_000)
+    assert refused("check", space, "--data", mice_folder) == (
+        "small: expected memory for 2 trials at a time of 10 GB each, got 16 GB — lower trials.concurrent, "
+        "train.batch_size or data.image_size."
+    )
+
+
+def test_an_objective_that_is_never_reported_is_refused(refused, space, mice_folder, measured):
+    measured(figures=("val/psnr",))
+    assert refused("check", space, "--data", mice_folder) == (
+        "small: the first configuration (optim.lr 0.0005, data.num_input_views 2): expected val/psnr_fg among the "
+        "figures of a validation, got val/psnr — set objective.metric to one of them."
+    )
+
+
+@pytest.mark.parametrize("command", [("sweep", "run"), ("check",)])
+def test_a_sweep_is_refused_what_its_check_is_refused(refused, space, mice_folder, measured, monkeypatch, command):
+    monkeypatch.setattr(room, "available_bytes", lambda: 1)
+    assert refused(*command, space, "--data", mice_folder).startswith("small: expected memory for 2 trials at a time ")
+
+
+def test_a_training_is_checked_like_a_sweep_of_one(refused, mice_folder, measured, monkeypatch):
+    monkeypatch.setattr(room, "available_bytes", lambda: 1)
+    said = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", " ".join(SETTINGS))
+    assert said.startswith("gslrm_tiny: expected memory for 1 trial at a time ")
+
+
+def test_data_without_masks_is_refused_where_a_choice_needs_them(refused, mice_copy, tmp_path):
+    from PIL import Image
+
+    from pipeline.data.scenes import MANIFEST_FILE
+
+    for path in mice_copy.glob("scene_*/images/*.png"):
+        picture = Image.open(path)
+        white = Image.new("RGBA", picture.size, "white")
+        Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB").save(path)
+    (mice_copy / MANIFEST_FILE).unlink()
+    values = yaml.safe_load(write_space(tmp_path / "small.yaml").read_text())
+    values["fixed"]["loss.alpha"] = 0.0
+    values["space"] = {"loss.masked": {"choice": [False, True]}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values))
+    said = refused("check", tmp_path / "small.yaml", "--data", mice_copy)
+    assert said.endswith(
+        "expected images with alpha, which loss.masked needs, got RGB — add masks, or switch loss.masked off."
+    )

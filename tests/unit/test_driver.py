@@ -1,0 +1,376 @@
+"""What becomes of trials: the driver's rulings, what it writes first, and how it takes up a sweep again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from pipeline.errors import NonFiniteError
+from pipeline.recipe import load_recipe
+from sweeps.distributions import FloatRange
+from sweeps.driver import STOP_FILE, Broken, Driver
+from sweeps.faults import Faults
+from sweeps.home import Home
+from sweeps.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
+from sweeps.ledger import read
+from sweeps.scheduler import SweepScheduler
+from sweeps.space import Scheduler, SearchSpace, Trials
+from sweeps.study import StudySearcher, open_study
+
+METRIC = "val/psnr_fg"
+STEPS = 12
+
+
+class NoRules:
+    def feed(self, trial, step, metrics):
+        return None
+
+    def forget(self, trial):
+        pass
+
+
+class Desk:
+    """A sweep of a home, driven as Ray drives it; `session` is what a new process would begin with."""
+
+    def __init__(self, root, mice_folder, **changes):
+        self.home = Home.from_environment({"MOUSELIFT_HOME": str(root)})
+        fixed = {
+            "train.max_steps": STEPS,
+            "train.validate_every": 4,
+            "train.batch_size": 4,
+            "data.root": str(mice_folder),
+        }
+        fixed |= {"optim.warmup_steps": 2}
+        self.space = SearchSpace(
+            name="mine",
+            recipe="gslrm_tiny",
+            fixed=fixed | {"data.image_size": 32},
+            space={"optim.lr": FloatRange(ends=(1e-4, 1e-2), log=True)},
+            trials=Trials(count=3, concurrent=2),
+            scheduler=Scheduler(kind="asha", grace_steps=4, reduction_factor=2),
+        )
+        self.space = replace(self.space, **changes)
+        self.ends, self.now, self.killed = [], 1000.0, []
+        self.session()
+
+    def session(self):
+        """A new process takes the sweep up."""
+        if hasattr(self, "journal"):
+            self.journal.close()
+        self.journal = Journal(self.home.journal("s"), lambda: self.now).claim()
+        resume = bool(read(self.journal).name)
+        self.study = open_study(self.home.optuna_journal, "s", self.space, resume)
+        self.scheduler = SweepScheduler(self.space, NoRules())
+        recipe = self.space.base_recipe()
+        self.driver = Driver(
+            self.journal,
+            self.space,
+            recipe,
+            self.home,
+            self.scheduler,
+            lambda _: None,
+            lambda *why: self.ends.append(why),
+            lambda: self.now,
+        )
+        self.searcher = StudySearcher(self.study, self.space, self.driver)
+        self.driver.write(SweepOpened("s", recipe.name, self.space.as_plain(), {}, recipe.params))
+        self.driver.take_up(self.searcher)
+        self.broken = {}
+        self.driver.broken = self.broken.__getitem__
+
+    def start(self, ray_id):
+        config = self.searcher.suggest(ray_id)
+        assert isinstance(config, dict), config
+        trial = _Trial(ray_id, config)
+        self.scheduler.on_trial_add(None, trial)
+        self.driver.opened(ray_id, config)
+        return trial
+
+    def report(self, trial, step, value=None):
+        result = {"step": step} | ({} if value is None else {METRIC: value})
+        decision = self.scheduler.on_trial_result(None, trial, result)
+        self.searcher.on_trial_result(trial.trial_id, result)
+        metrics = {} if value is None else {METRIC: value}
+        self.driver.reported(trial.config["number"], step, metrics, {}, {})
+        trial.last = result
+        if decision == "STOP":
+            self.end(trial)
+        return decision
+
+    def end(self, trial):
+        self.scheduler.on_trial_complete(None, trial, trial.last)
+        self.searcher.on_trial_complete(trial.trial_id, trial.last)
+
+    def fail(self, trial, error, traceback=None):
+        self.broken[trial.trial_id] = Broken(trial.config, error, traceback or f"x\n{type(error).__name__}: {error}")
+        self.searcher.on_trial_complete(trial.trial_id, error=True)
+
+    def states(self):
+        return {number: trial.state for number, trial in self.driver.ledger.trials.items()}
+
+    def study_states(self):
+        return {trial.number: trial.state.name for trial in self.study.get_trials(deepcopy=False)}
+
+    def events(self, kind):
+        return [event for _, event in self.journal.events() if isinstance(event, kind)]
+
+
+class _Trial:
+    def __init__(self, trial_id, config):
+        self.trial_id, self.config, self.last = trial_id, config, {}
+
+
+class ActorDiedError(Exception):
+    """Named as Ray's."""
+
+
+@pytest.fixture
+def desk(tmp_path, mice_folder):
+    return lambda **changes: Desk(tmp_path, mice_folder, **changes)
+
+
+def test_a_trial_of_all_steps_is_complete_in_journal_and_study(desk):
+    found = desk()
+    trial = found.start("a")
+    for step in (4, 8, STEPS):
+        found.report(trial, step, 20.0 + step)
+    found.end(trial)
+    assert (found.states(), found.study_states()) == ({0: "COMPLETE"}, {0: "COMPLETE"})
+
+
+def test_the_journal_has_the_end_before_the_study(desk, monkeypatch):
+    found = desk()
+    trial = found.start("a")
+    found.report(trial, STEPS, 20.0)
+    monkeypatch.setattr(found.searcher, "_close", lambda *_: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        found.end(trial)
+    assert found.events(TrialClosed)[0].state == "COMPLETE"
+    found.session()
+    assert found.study_states() == {0: "COMPLETE"}
+    assert found.study.trials[0].value == 20.0
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(math.nan, f"{METRIC} was nan at step 12"), (None, f"{METRIC} was not reported at step 12")],
+)
+def test_a_trial_without_a_finite_objective_fails_and_says_why(desk, value, reason):
+    found = desk()
+    trial = found.start("a")
+    found.report(trial, STEPS, value)
+    found.end(trial)
+    closed = found.events(TrialClosed)[0]
+    assert (closed.state, closed.reason, closed.cause) == ("FAIL", reason, "objective")
+
+
+def test_a_weak_trial_is_pruned_by_asha_and_the_reason_names_it(desk):
+    found = desk()
+    for ray_id, value in (("a", 20.0), ("b", 10.0)):
+        found.report(found.start(ray_id), 4, value)
+    closed = found.events(TrialClosed)[0]
+    assert (closed.trial, closed.state) == (1, "PRUNED")
+    assert closed.reason == f"asha: {METRIC} 10 is among the weaker, at step 4 of 12"
+
+
+def test_a_lost_worker_is_tried_again_as_the_same_trial_from_what_was_reported(desk):
+    found = desk()
+    trial = found.start("a")
+    found.report(trial, 4, 20.0)
+    found.fail(trial, ActorDiedError("gone"))
+    assert (found.states(), found.study_states()) == ({0: "WAITING"}, {0: "WAITING"})
+    again = found.start("b")
+    assert again.config | {"params": None} == {"number": 0, "params": None, "attempt": 2, "reported": 4, "splits": 1}
+    assert again.config["params"] == trial.config["params"]
+
+
+def test_a_worker_lost_too_often_fails_the_trial_with_the_cause(desk):
+    found = desk(faults=Faults(retries=2))
+    for ray_id in "abc":
+        found.fail(found.start(ray_id), ActorDiedError("gone"))
+    closed = found.events(TrialClosed)[0]
+    assert (closed.state, closed.cause) == ("FAIL", "worker_lost")
+    assert closed.reason == "worker_lost after 2 retries: ActorDiedError: gone"
+    assert [event.action for event in found.events(AttemptFailed)] == ["retry", "retry", "fail"]
+    assert found.study_states() == {0: "FAIL"}
+
+
+def test_no_memory_halves_the_parts_until_a_scene_at_a_time_fails(desk):
+    found = desk()
+    splits = []
+    for ray_id in "abc":
+        trial = found.start(ray_id)
+        splits.append(trial.config["splits"])
+        found.fail(trial, RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert splits == [1, 2, 4]
+    assert found.events(TrialOpened)[1].tags["trial.batch_parts"] == "2"
+    closed = found.events(TrialClosed)[0]
+    assert closed.reason.startswith("out_of_memory: with one scene at a time too: RuntimeError: CUDA out of memory")
+
+
+def test_a_diverged_trial_is_pruned_with_term_step_and_norm(desk):
+    found = desk()
+    trial = found.start("a")
+    message = "step 7: expected a finite loss, got nan from mse nan; the gradient norm was 8.1 a step before."
+    found.fail(trial, NonFiniteError(message))
+    closed = found.events(TrialClosed)[0]
+    assert (closed.state, closed.reason) == ("PRUNED", f"diverged: NonFiniteError: {message}")
+    assert found.study_states() == {0: "PRUNED"}
+
+
+def test_three_trials_in_a_row_with_one_cause_end_the_sweep_and_others_do_not(desk):
+    found = desk(trials=Trials(count=9))
+    for ray_id, error in zip("abcde", [ValueError, ValueError, None, ValueError, ValueError], strict=True):
+        trial = found.start(ray_id)
+        if error is None:
+            found.report(trial, STEPS, 20.0)
+            found.end(trial)
+        else:
+            found.fail(trial, error("bad"))
+        assert found.ends == []
+    found.fail(found.start("f"), ValueError("bad"))
+    assert found.ends == [("FAIL", "3 trials in a row failed; the last: exception: ValueError: bad")]
+
+
+def test_a_trial_that_reports_nothing_for_too_long_is_killed_once_and_tried_again(desk):
+    found = desk(faults=Faults(hang_minutes=1))
+    trial = found.start("a")
+    found.now += 59
+    found.driver.watch(found.killed.append)
+    assert found.killed == []
+    found.now += 2
+    for _ in range(2):
+        found.driver.watch(found.killed.append)
+    assert found.killed == [0]
+    found.fail(trial, ActorDiedError("killed"))
+    fault = found.events(AttemptFailed)[0]
+    assert (fault.cause, fault.action, fault.reason) == ("hang", "retry", "no report for 1 minutes")
+
+
+def test_a_process_that_never_came_up_counts_as_an_attempt(desk):
+    found = desk(faults=Faults(retries=0))
+    config = found.searcher.suggest("a")
+    found.fail(_Trial("a", config), ActorDiedError("its constructor raised"))
+    assert found.states() == {0: "FAIL"}
+
+
+def test_somebody_who_asks_for_the_end_is_heard(desk):
+    found = desk()
+    (found.journal.folder / STOP_FILE).touch()
+    found.driver.watch(found.killed.append)
+    assert found.ends == [("KILLED", "stopped by `mouselift sweep stop`")]
+
+
+def test_what_ran_when_the_driver_died_goes_on_and_what_ended_stays(desk):
+    found = desk()
+    done, running = found.start("a"), found.start("b")
+    found.report(done, STEPS, 20.0)
+    found.end(done)
+    found.report(running, 4, 21.0)
+    found.session()
+    assert found.study_states() == {0: "COMPLETE", 1: "WAITING"}
+    again = found.start("c")
+    assert (again.config["number"], again.config["attempt"], again.config["reported"]) == (1, 2, 4)
+    found.start("d")
+    assert [found.searcher.suggest(ray_id) for ray_id in "ef"] == [None, None]
+
+
+def test_the_count_of_trials_is_honoured_once_over_any_number_of_sessions(desk):
+    found = desk()
+    for session in range(4):
+        for ray_id in (f"{session}a", f"{session}b"):
+            if isinstance(config := found.searcher.suggest(ray_id), dict):
+                found.driver.opened(ray_id, config)
+        found.session()
+    assert sorted(found.states()) == [0, 1]
+    for ray_id in "xyz":
+        trial = found.start(ray_id)
+        found.report(trial, STEPS, 20.0)
+        found.end(trial)
+    assert found.searcher.suggest("late") == Searcher.FINISHED
+    assert found.states() == dict.fromkeys(range(3), "COMPLETE")
+
+
+def test_a_sweep_closed_in_good_order_leaves_its_trials_waiting(desk):
+    found = desk()
+    found.start("a")
+    found.driver.close("KILLED", "interrupted by SIGTERM")
+    found.searcher.put_back()
+    assert (found.states(), found.study_states()) == ({0: "KILLED"}, {0: "WAITING"})
+    found.session()
+    assert found.start("b").config["attempt"] == 2
+
+
+def test_an_interrupted_sweep_prunes_the_trials_that_an_unbroken_one_prunes(tmp_path, mice_folder):
+    curves = {0: [20.0, 21, 22], 1: [19.0, 25, 30], 2: [21.0, 20, 20], 3: [22.0, 26, 27], 4: [18.0, 30, 31]}
+
+    def run(root, breaks):
+        found = Desk(tmp_path / root, mice_folder, trials=Trials(count=5))
+        running = {}
+        for turn in range(12):
+            if turn in breaks:
+                found.session()
+                running = {}
+            while len(running) < 2 and isinstance(config := found.searcher.suggest(f"{turn}-{len(running)}"), dict):
+                trial = _Trial(f"{turn}-{len(running)}", config)
+                found.scheduler.on_trial_add(None, trial)
+                found.driver.opened(trial.trial_id, config)
+                running[config["number"]] = trial
+            for number, trial in list(running.items()):
+                steps = [step for step in (4, 8, 12) if step > found.driver.ledger.trials[number].last_step]
+                if found.report(trial, steps[0], curves[number][steps[0] // 4 - 1]) == "STOP":
+                    del running[number]
+                elif steps[0] == STEPS:
+                    found.end(trial)
+                    del running[number]
+        return {number: (trial.state, trial.last_step) for number, trial in found.driver.ledger.trials.items()}
+
+    unbroken = run("whole", ())
+    assert {state for state, _ in unbroken.values()} == {"COMPLETE", "PRUNED"}
+    assert run("once", (2,)) == unbroken
+    assert run("often", (1, 2, 3, 4, 5)) == unbroken
+
+
+def test_a_decision_to_stop_that_was_not_written_down_is_taken_again(desk):
+    found = desk()
+    found.report(found.start("a"), 4, 20.0)
+    config = found.searcher.suggest("b")
+    found.driver.opened("b", config)
+    found.driver.reported(1, 4, {METRIC: 10.0}, {}, {})  # and then the driver died
+    found.session()
+    assert found.states()[1] == "PRUNED" and found.study_states()[1] == "PRUNED"
+
+
+def test_a_trial_whose_last_step_was_reported_is_complete_after_the_driver_died(desk):
+    found = desk()
+    trial = found.start("a")
+    found.driver.reported(0, STEPS, {METRIC: 20.0}, {}, {})
+    assert trial.config["number"] == 0
+    found.session()
+    assert (found.states(), found.study_states()) == ({0: "COMPLETE"}, {0: "COMPLETE"})
+
+
+def test_a_step_reported_again_counts_once(desk):
+    found = desk()
+    trial = found.start("a")
+    found.report(trial, 4, 20.0)
+    found.fail(trial, ActorDiedError("gone"))
+    again = found.start("b")
+    found.report(again, 4, 99.0)
+    assert (found.driver.ledger.trials[0].best_value, found.driver.ledger.trials[0].last_value) == (20.0, 20.0)
+    assert found.study.trials[0].intermediate_values == {4: 20.0}
+    assert len(found.events(Reported)) == 2
+
+
+def test_recipes_of_the_driver_are_those_the_study_fingerprints(desk):
+    found = desk()
+    trial = found.start("a")
+    opened = found.events(TrialOpened)[0]
+    assert opened.fingerprint == found.study.trials[0].user_attrs["fingerprint"]
+    assert opened.params == trial.config["params"] and opened.tags["data.geometry"] == "exact"
+    assert found.study.trials[0].state is TrialState.RUNNING
+    assert load_recipe("gslrm_tiny").params.keys() == opened.recipe_params.keys()
