@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ Overrides = Annotated[
 
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
+    app.command()(fit)
     app.add_typer(data, name="data")
     app.command()(prompts)
     app.command()(reconstruct)
@@ -41,6 +43,30 @@ def show_recipe(recipe: str, overrides: list[str], as_json: bool) -> None:
     name = values.pop("name")
     typer.echo(f"# {name}, fingerprint {resolved.fingerprint}")
     typer.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip())
+
+
+def fit(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; one that has checkpoints is continued.")],
+    overrides: Overrides = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder: data.root.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda, where there is one).")] = None,
+    splits: Annotated[int, typer.Option(min=1, help="Parts of a batch, one after the other, for less memory.")] = 1,
+) -> None:
+    """Train one recipe and log nothing: reports are JSON lines here, files lie in a folder.
+
+    torchrun --nproc-per-node N -m mouselift fit …: the same on N processes, a GPU each.
+    """
+    from pipeline.fit import best_device
+    from pipeline.fit import fit as run
+    from pipeline.recipe import load_recipe
+
+    root = [] if data is None else [f"data.root={data.resolve()}"]
+    resolved = load_recipe(recipe, split_overrides(overrides) + root)
+    for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
+        kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}
+        unsaved = {"unsaved": report.unsaved} if report.unsaved else {}
+        typer.echo(json.dumps({"step": report.step, **report.metrics, **kept, **unsaved}))
 
 
 def prompts(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline import metrics, vgg
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
+from pipeline.distributed import ALONE, World
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
@@ -38,11 +39,13 @@ def evaluate(
     device: torch.device | str = "cpu",
     max_scenes: int | None = None,
     lpips: nn.Module | None = None,
+    world: World = ALONE,
 ) -> RenderedEvaluation:
     """Score held-out and input views of a split, in float32 on a white background.
 
     max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
-    without it the LPIPS figures are absent, never 0. Raises DataError for scenes with too few views.
+    without it the LPIPS figures are absent, never 0; world: the processes that share the scenes, each of which gets
+    the figures of all. Raises DataError for scenes with too few views.
     """
     loader = Loader(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), max_scenes or len(loader.scenes))
@@ -50,7 +53,7 @@ def evaluate(
     model.eval()
     rows: list[dict[str, float | str]] = []
     first = None
-    for index in range(count):
+    for index in world.dealt(range(count)):
         batch = loader.evaluation_batch(index).to(device)
         with torch.no_grad():
             gaussians = model(batch.input_images, batch.input_cameras)
@@ -58,6 +61,7 @@ def evaluate(
         rows.append({"scene": batch.scenes[0], **_scene_metrics(batch, rendering, lpips)})
         first = first or (batch, gaussians, rendering)
     model.train(training)
+    rows = world.collected(rows, count)
     assert first is not None, "a split has a scene"
     protocol = Protocol(
         resolution=recipe.data.image_size,

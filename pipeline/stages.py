@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
+from pipeline.distributed import World
 from pipeline.metrics import Protocol as MetricsProtocol
 from pipeline.recipe import Recipe
 
@@ -52,8 +53,12 @@ class Stage(Protocol):
         """Batches of a split; refuses a dataset that the stage cannot train on."""
         ...
 
-    def losses(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Every term that counts at this optimizer step, unweighted; all chance comes from the generator."""
+    def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Every term that counts at this optimizer step, unweighted; a scene's chance comes from its generator."""
+        ...
+
+    def pools(self, batch: Batch) -> Mapping[str, float]:
+        """What each term is a mean over in a batch, counted: scenes, or pixels of the foreground. Parts add up."""
         ...
 
     def weights(self, step: int) -> dict[str, float]:
@@ -64,8 +69,8 @@ class Stage(Protocol):
         """Hear that the optimizer has taken a step."""
         ...
 
-    def validate(self, dataset: Dataset, cache: Path, limit: int) -> Validation:
-        """Figures of the first so many scenes of `val`."""
+    def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
+        """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
         ...
 
     def release(self) -> nn.Module:

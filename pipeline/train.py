@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.data.checks import require_geometry
+from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
+from pipeline.distributed import World
+from pipeline.division import divide
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.recipe import OptimConfig, Recipe, check_artefacts
 from pipeline.stages import Validation, kind_of
@@ -57,16 +60,21 @@ def train(
     in so many parts, one after the other: the same optimizer step in less memory. lacks_room: asked before a checkpoint
     is written; a reason makes it wait for the next validation, as a full disk does.
     Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
+
+    Where torch.distributed is set up, each process calls this with a device of its own and they make the same steps
+    together, a share of the scenes each; all yield at the same steps, and what the leader (rank 0) yields has the
+    content.
     """
-    check_artefacts(recipe)
-    torch.manual_seed(recipe.train.seed)
-    device = torch.device(device)
-    trainer = _Trainer(recipe, device, cache or workdir / "cache", splits)
-    start = trainer.resume(resume) if resume is not None else 0
-    if start >= recipe.train.max_steps:
-        raise CheckpointError(
-            f"{resume}: expected a step below train.max_steps {recipe.train.max_steps}, got {start} — it is finished."
-        )
+    world = World.here()
+    with world.agreed():
+        trainer = _Trainer(recipe, torch.device(device), cache or workdir / "cache", splits, world)
+        start = trainer.resume(resume) if resume is not None else 0
+        if start >= recipe.train.max_steps:
+            raise CheckpointError(
+                f"{resume}: expected a step below train.max_steps {recipe.train.max_steps}, got {start} — "
+                "it is finished."
+            )
+    trainer.join(start)
     for step in range(start + 1, recipe.train.max_steps + 1):
         trainer.step(step)
         validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps
@@ -77,6 +85,9 @@ def train(
         metrics = trainer.take_metrics()
         validation = trainer.validate()
         metrics |= validation.evaluation.metrics
+        if not world.leads:
+            yield Report(step, metrics)
+            continue
         unsaved, folder = lacks_room(), None
         if not unsaved:
             folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
@@ -109,7 +120,7 @@ def percentile_95(norms: Sequence[float]) -> float:
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:
-    """The chance of forward-backward pass `index`, which a resumed run meets again."""
+    """The chance of the run's scene `index`, which a resumed run meets again, whatever else is in its batch."""
     state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
@@ -117,12 +128,17 @@ def generator_of(seed: int, index: int) -> torch.Generator:
 class _Trainer:
     """The state of one run: stage, optimizer, loaders, counters."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, cache: Path, splits: int) -> None:
-        self.recipe, self.device, self.cache, self.splits = recipe, device, cache, splits
-        self.dataset = prepared(recipe.data, cache)
-        require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
+    def __init__(self, recipe: Recipe, device: torch.device, cache: Path, splits: int, world: World) -> None:
+        check_artefacts(recipe)
+        torch.manual_seed(recipe.train.seed)
+        self.recipe, self.device, self.cache, self.splits, self.world = recipe, device, cache, splits, world
+        self.division = divide(recipe.train.batch_size, recipe.train.accumulate, world.size)
+        with world.leader_first():
+            self.dataset = prepared(recipe.data, cache)
+            require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
         self.stage = kind_of(recipe).train(recipe, device, self.dataset)
-        self.loader = self.stage.loader(self.dataset, "train", cache)
+        with world.leader_first():
+            self.loader = self.stage.loader(self.dataset, "train", cache)
         groups = parameter_groups(self.stage.model, recipe.optim.weight_decay)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
@@ -130,19 +146,34 @@ class _Trainer:
         self.skipped = 0
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
+        self._passes: dict[str, int] = {}
         self._norms: list[float] = []
         self._since_report = 0
         self._seconds_before = 0.0
         self._last: dict[str, float] = {}
 
+    def join(self, start: int) -> None:
+        """See that all processes are about to make the same step of the same run, on the leader's weights."""
+        self.world.expect_same("recipe", self.recipe.fingerprint)
+        self.world.expect_same("dataset", self.dataset.digest)
+        self.world.expect_same("step to go on from", str(start))
+        self.world.share_weights(self.stage.model)
+
     def step(self, step: int) -> None:
         """One optimizer step: `accumulate` passes, clipping, the skip rule."""
         started = time.perf_counter()
-        lr = learning_rate(self.recipe.optim, step - 1, self.recipe.train.max_steps)
+        config = self.recipe.train
+        lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        for micro in range(self.recipe.train.accumulate):
-            self._backward(step, (step - 1) * self.recipe.train.accumulate + micro)
+        mine = [(step - 1) * config.accumulate + n for n in self.division.passes(self.world.rank, config.accumulate)]
+        with self.world.agreed():
+            pieces = [self.division.piece(self.world.rank, index) for index in mine]
+            batches = [self.loader.training_batch(piece, self.division.size) for piece in pieces]
+        pooled = self._pooled(step, mine, batches)
+        with self.world.agreed():
+            for piece, batch, pools in zip(pieces, batches, pooled, strict=True):
+                self._backward(step, batch, piece * self.division.size, pools)
         norm = self._update(step)
         self._norms.append(norm)
         self._last = {"train/lr": lr, "train/grad_norm": norm, "train/skipped_updates": float(self.skipped)}
@@ -152,21 +183,26 @@ class _Trainer:
     def take_metrics(self) -> dict[str, float]:
         """Means and p95 since the last report, and the counters; the only place that waits for the device."""
         passes = self._since_report * self.recipe.train.accumulate
-        metrics = {f"train/{name}": float(torch.stack(values).mean()) for name, values in self._terms.items()}
+        sums = self.world.total([float(torch.stack(values).sum()) for values in self._terms.values()])
+        counts = [count * self.division.groups for count in self._passes.values()]
+        means = [float(np.float32(value / n)) for value, n in zip(sums, counts, strict=True)]
+        metrics = {f"train/{name}": mean for name, mean in zip(self._terms, means, strict=True)}
         spent = self.seconds - self._seconds_before
         scenes = passes * self.recipe.train.batch_size
+        name, memory = _memory(self.device)
         metrics |= self._last | {
             "train/grad_norm_p95": percentile_95(self._norms),
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
-            **_memory(self.device),
+            name: self.world.highest([memory])[0],
         }
-        self._terms, self._norms, self._since_report, self._seconds_before = {}, [], 0, self.seconds
+        self._terms, self._passes, self._norms = {}, {}, []
+        self._since_report, self._seconds_before = 0, self.seconds
         return metrics
 
     def validate(self) -> Validation:
-        return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes)
+        return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes, self.world)
 
     def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
         """The checkpoint, or None where the disk has no room for it."""
@@ -202,25 +238,43 @@ class _Trainer:
         torch.set_rng_state(training["random"])
         return info.step
 
-    def _backward(self, step: int, index: int) -> None:
-        recipe = self.recipe
-        batch = self.loader.training_batch(index, recipe.train.batch_size)
-        weights, generator = self.stage.weights(step), generator_of(recipe.train.seed, index)
+    def _pooled(self, step: int, passes: list[int], batches: list[Batch]) -> list[dict[str, float]]:
+        """What each term is a mean over in the whole of each of this process's passes, whoever has the pieces."""
+        names = list(self.stage.weights(step))
+        found = np.zeros((self.recipe.train.accumulate, len(names)))
+        rows = [index % self.recipe.train.accumulate for index in passes]
+        for row, batch in zip(rows, batches, strict=True):
+            pools = self.stage.pools(batch)
+            found[row] = [pools[name] for name in names]
+        found = np.reshape(self.world.total(found.ravel().tolist()), found.shape)
+        return [dict(zip(names, found[row].tolist(), strict=True)) for row in rows]
+
+    def _backward(self, step: int, batch: Batch, first: int, pooled: dict[str, float]) -> None:
+        """Gradients of a piece of a pass, which starts with the run's scene `first`, as its share of the pass.
+
+        pooled: what each term is a mean over in the whole pass.
+        """
+        recipe, weights = self.recipe, self.stage.weights(step)
         for part in batch.split(self.splits):
-            share = len(part.scenes) / len(batch.scenes)
+            chance = [generator_of(recipe.train.seed, first + i) for i in range(len(part.scenes))]
+            first += len(part.scenes)
+            pools = self.stage.pools(part)
             try:
                 with self._autocast():
-                    terms = self.stage.losses(part.to(self.device), step, generator)
+                    terms = self.stage.losses(part.to(self.device), step, chance)
             except NonFiniteError as error:
                 raise NonFiniteError(f"step {step}: {error}{self._last_norm()}") from None
-            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+            shares = {name: term * (pools[name] / max(pooled[name], 1.0)) for name, term in terms.items()}
+            total = torch.stack([weights[name] * share for name, share in shares.items()]).sum()
             if not bool(torch.isfinite(total)):
                 culprits = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
                 got = f"{float(total.detach()):g} from {culprits}"
                 raise NonFiniteError(f"step {step}: expected a finite loss, got {got}{self._last_norm()}.")
-            self.scaler.scale(total / (recipe.train.accumulate / share)).backward()
-            for name, value in {"loss": total, **terms}.items():
+            self.scaler.scale(total / recipe.train.accumulate).backward()
+            for name, value in {"loss": total, **shares}.items():
                 self._terms.setdefault(name, []).append(value.detach())
+        for name in ("loss", *weights):
+            self._passes[name] = self._passes.get(name, 0) + 1
 
     def _last_norm(self) -> str:
         norm = self._last.get("train/grad_norm")
@@ -229,9 +283,12 @@ class _Trainer:
     def _update(self, step: int) -> float:
         """Clip and apply the gradients, or skip the update when their norm is beyond the limit."""
         config = self.recipe.optim
-        self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(trained, config.grad_clip_norm))
+        self.world.sum_gradients(trained)
+        self.scaler.unscale_(self.optimizer)
+        own = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        norm = self.world.leaders(float(own))  # so that all decide the same
+        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, own.new_tensor(norm))
         if not math.isfinite(norm) and not self.scaler.is_enabled():
             raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss.")
         skips = not norm <= config.grad_clip_norm * config.skip_factor
@@ -248,8 +305,8 @@ class _Trainer:
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def _memory(device: torch.device) -> dict[str, float]:
+def _memory(device: torch.device) -> tuple[str, float]:
     """Peak memory of the device in GB, or the process's resident memory on the CPU."""
     if device.type == "cuda":
-        return {"system/peak_gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
-    return {"system/process_memory_gb": psutil.Process().memory_info().rss / 1e9}
+        return "system/peak_gpu_memory_gb", torch.cuda.max_memory_allocated(device) / 1e9
+    return "system/process_memory_gb", psutil.Process().memory_info().rss / 1e9

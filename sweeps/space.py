@@ -22,11 +22,12 @@ from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, load_recipe, override, strict
-from sweeps.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, is_whole, range_problem
+from sweeps.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.faults import Faults
 from sweeps.gates import parse_gates
 from sweeps.pruning import Pruning, problems, usual
+from sweeps.trials import Trials
 
 FOLDER = Path(__file__).parent / "spaces"
 # Which way each metric is better.
@@ -67,17 +68,6 @@ class Scheduler:
     kind: Literal["asha", "none"] = "none"
     grace_steps: Positive = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """How many trials run, how many at a time, and what each of them occupies."""
-
-    count: Positive = 1
-    concurrent: Positive = 1
-    gpus: Weight = 0.0
-    cpus: Positive | None = None  # None: those of the machine, shared among the trials at a time
 
 
 @strict
@@ -189,6 +179,8 @@ def _decode(layers: Layers, name: str) -> SearchSpace:
     values["name"] = name
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
+    if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
+        values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
     return replace(config.decode(Layers(values, layers.sources), SearchSpace), space=found)
 
@@ -314,6 +306,5 @@ def _of_plan(space: SearchSpace) -> Iterator[tuple[str, str]]:
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
     for name, problem in problems(space.pruning, space.base_recipe()):
         yield f"pruning.{name}", problem
-    gpus = space.trials.gpus
-    if gpus > 1 and not is_whole(gpus):
-        yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {gpus} — round it."
+    recipes = [space.base_recipe(), *(override(space.base_recipe(), params) for params in space.extremes())]
+    yield from space.trials.problems(recipes)

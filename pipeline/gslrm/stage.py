@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from pipeline import checkpoint, losses, vgg
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
+from pipeline.distributed import World
 from pipeline.errors import DataError
 from pipeline.evaluate import evaluate, lpips_network
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.kind import settings_of
 from pipeline.gslrm.model import GSLRM
-from pipeline.recipe import LossConfig, Recipe
+from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe
 from pipeline.render import Rendering, render
 from pipeline.stages import Validation
 
@@ -41,7 +42,7 @@ class GSLRMStage:
         check_dataset(self._loss, loader)
         return loader
 
-    def losses(self, batch: Batch, step: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:  # noqa: ARG002
+    def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:  # noqa: ARG002
         """Every loss term that counts at this optimizer step, unweighted, by its recipe name; nothing is drawn."""
         gaussians = self.model(batch.input_images, batch.input_cameras)
         rendering = render(gaussians, batch.cameras)
@@ -50,12 +51,21 @@ class GSLRMStage:
     def weights(self, step: int) -> dict[str, float]:
         return losses.weights_at(self._loss, step)
 
+    def pools(self, batch: Batch) -> Mapping[str, float]:
+        """Pixels for what is a mean over the foreground or the background of a batch, scenes for the rest."""
+        pixels: dict[str, float] = {}
+        if batch.masks is not None and self._loss.masked:
+            pixels["mse"] = float((batch.masks > losses.FOREGROUND).sum())
+        if batch.masks is not None:
+            pixels["background"] = float((batch.masks < losses.FOREGROUND).sum())
+        return dict.fromkeys(LOSS_TERMS, float(len(batch.scenes))) | pixels
+
     def updated(self) -> None:
         """Nothing follows an optimizer step."""
 
-    def validate(self, dataset: Dataset, cache: Path, limit: int) -> Validation:
+    def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of `val`, with the first scene's picture and Gaussians."""
-        found = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips)
+        found = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
         kept = {checkpoint.PREVIEW: found.gaussians[0].pruned().save_ply}
         return Validation(found, preview(found.batch, found.rendering), kept)
 

@@ -18,6 +18,7 @@ from pipeline.cameras import Cameras
 from pipeline.data.generate import NOT_WHITE
 from pipeline.data.geometry import reach_of, silhouette, triangulate, visual_hull
 from pipeline.data.scenes import Dataset
+from pipeline.distributed import ALONE, World
 from pipeline.evaluate import means_over_scenes
 from pipeline.losses import FOREGROUND
 from pipeline.metrics import Protocol
@@ -51,13 +52,14 @@ def evaluate(
     cache: Path,
     limit: int | None = None,
     lpips: nn.Module | None = None,
+    world: World = ALONE,
 ) -> GeneratedEvaluation:
     """Score slots 1… (held out) and slot 0 (the input again) of a split, on white, by the model's guidance.
 
     The further guidances of `sampling.compared` stand under `guidance_<g>/`. `hull_iou` needs no photograph: the share
     of each generated silhouette that the visual hull of all six covers, under the scene's own cameras;
     `consistent_psnr_fg` is psnr_fg + 10·log10(hull_iou) dB, so that neither is had at the other's cost.
-    Raises DataError for scenes without a view for each slot.
+    world: the processes that share the scenes. Raises DataError for scenes without a view for each slot.
     """
     loader = ViewSets(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), limit or len(loader.scenes))
@@ -65,8 +67,9 @@ def evaluate(
     guidances = dict.fromkeys((model.sampling.guidance, *model.sampling.compared))
     rows: list[PerScene] = []
     shown: list[Tensor] = []
-    for start in range(0, count, _OBJECTS):
-        numbers = range(start, min(start + _OBJECTS, count))
+    mine = world.dealt(range(count))
+    for start in range(0, len(mine), _OBJECTS):
+        numbers = mine[start : start + _OBJECTS]
         batches = [loader.evaluation_batch(number) for number in numbers]
         targets = torch.cat([batch.images for batch in batches]).to(device)
         generated = {g: model(targets[:, 0], numbers, g) for g in guidances}
@@ -81,6 +84,7 @@ def evaluate(
                 row |= {f"guidance_{guidance:g}/{name}": value for name, value in figures.items() if "slot" not in name}
             rows.append(row)
         shown += [torch.stack([t, g]) for t, g in zip(targets, generated[model.sampling.guidance], strict=True)]
+    rows = world.collected(rows, count)
     protocol = Protocol(
         resolution=recipe.data.image_size,
         input_views=loader.inputs,

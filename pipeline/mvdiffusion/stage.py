@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pipeline import checkpoint
 from pipeline.data.loader import Batch
 from pipeline.data.scenes import Dataset
+from pipeline.distributed import World
 from pipeline.errors import RecipeError
 from pipeline.evaluate import lpips_network
 from pipeline.mvdiffusion.attention import MultiViewUNet
@@ -74,20 +75,22 @@ class MVDiffusionStage:
     def weights(self, step: int) -> dict[str, float]:  # noqa: ARG002 — the same at every step
         return {"denoising": 1.0}
 
-    def losses(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+    def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator]) -> dict[str, Tensor]:  # noqa: ARG002
         """How far the UNet is from the noise that was added, per noise level as the recipe weighs it.
 
-        One noise level per object, noise of its own per view. Draws, in this order: CLIP noise, VAE sample, levels,
-        noise, dropout.
+        One noise level per object, noise of its own per view. An object's generator draws, in this order: CLIP noise,
+        VAE sample, level, noise, dropout.
         """
         objects, views = batch.images.shape[:2]
+        rows = [generator for generator in chance for _ in range(views)]
         with torch.no_grad():
-            labels, reference = self._conditions(batch.images[:, 0], views, generator)
-            clean = self._latents(batch.images.flatten(0, 1), generator)
+            labels, reference = self._conditions(batch.images[:, 0], views, rows)
+            clean = self._latents(batch.images.flatten(0, 1), rows)
             scheduler = self.pipe.scheduler
-            levels = torch.randint(len(scheduler.alphas_cumprod), (objects,), generator=generator)
-            noise = randn_tensor(clean.shape, generator=generator, device=self.device)
-            dropped = dropout(torch.rand(objects, generator=generator), self.loss.drop_rate).to(self.device)
+            levels = torch.cat([torch.randint(len(scheduler.alphas_cumprod), (1,), generator=g) for g in chance])
+            noise = randn_tensor(clean.shape, generator=rows, device=self.device)
+            draws = torch.cat([torch.rand(1, generator=generator) for generator in chance])
+            dropped = dropout(draws, self.loss.drop_rate).to(self.device)
             no_labels, no_reference = dropped.repeat_interleave(views, 1)
             labels = labels.masked_fill(no_labels[:, None], 0.0)
             reference = reference.masked_fill(no_reference[:, None, None, None], 0.0)
@@ -101,18 +104,22 @@ class MVDiffusionStage:
         weights = snr_weights(scheduler.alphas_cumprod.to(self.device)[level], self.loss)
         return {"denoising": (weights * error).mean()}
 
+    def pools(self, batch: Batch) -> Mapping[str, float]:
+        """Objects."""
+        return {"denoising": float(len(batch.scenes))}
+
     def updated(self) -> None:
         """The running mean follows every optimizer step."""
         if self._mean is not None:
             self._mean.update(self._trained())
 
-    def validate(self, dataset: Dataset, cache: Path, limit: int) -> Validation:
+    def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of the views that the released weights generate."""
         self._released = self._deployed()
         parts = {k: v for k, v in self.pipe.components.items() if k != "unet"}
         pipe = MVDiffusionPipeline(**parts, unet=self._released)
         model = ViewGenerator(pipe, self.prompts, self.config.sampling, self.rig).to(self.device).eval()
-        found = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips)
+        found = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
         kept = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
         return Validation(found, found.picture, kept)
 
@@ -146,7 +153,7 @@ class MVDiffusionStage:
                 return self.pipe.scheduler.get_velocity(clean, noise, level)
 
     def _conditions(
-        self, images: Float[Tensor, "object 3 height width"], views: int, generator: torch.Generator
+        self, images: Float[Tensor, "object 3 height width"], views: int, chance: Sequence[torch.Generator]
     ) -> tuple[Float[Tensor, "row 2*clip"], Float[Tensor, "row channels height width"]]:
         """Class vectors and reference latents of the inputs, once per view."""
         encoder, reading = self.pipe.image_encoder, self.pipe.feature_extractor
@@ -156,14 +163,13 @@ class MVDiffusionStage:
             images.new_tensor(numbers)[:, None, None] for numbers in (reading.image_mean, reading.image_std)
         )
         vectors = encoder(((small - mean) / deviation).to(encoder.dtype)).image_embeds.float()
-        labels = self.pipe.with_noise(vectors.repeat_interleave(views, 0), 0, generator)
+        labels = self.pipe.with_noise(vectors.repeat_interleave(views, 0), 0, list(chance))
         return labels, self.pipe.reference_latents(images).float().repeat_interleave(views, 0)
 
-    def _latents(self, images: Tensor, generator: torch.Generator) -> Float[Tensor, "row channels height width"]:
+    def _latents(self, images: Tensor, chance: Sequence[torch.Generator]) -> Float[Tensor, "row channels height width"]:
         vae = self.pipe.vae
-        return (
-            vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(generator).float() * vae.config.scaling_factor
-        )
+        found = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
+        return found.float() * vae.config.scaling_factor
 
     def _deployed(self) -> MultiViewUNet:
         """A network with the mean weights, and no adapters beside them."""

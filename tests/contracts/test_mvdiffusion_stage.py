@@ -42,6 +42,11 @@ def batch_of(stage: MVDiffusionStage, mice: Dataset, cache: Path, objects: int =
     return stage.loader(mice, "train", cache).training_batch(0, objects)
 
 
+def chance(objects: int = 2) -> list[torch.Generator]:
+    """Of the first objects of a run."""
+    return [generator_of(0, index) for index in range(objects)]
+
+
 def refusal(error: type[PipelineError], call, *args: object) -> str:
     with pytest.raises(error) as caught:
         call(*args)
@@ -53,32 +58,31 @@ def refusal(error: type[PipelineError], call, *args: object) -> str:
 
 
 @torch.no_grad()
-def by_the_book(stage: MVDiffusionStage, images: Tensor, generator: torch.Generator, prediction: str) -> Tensor:
+def by_the_book(stage: MVDiffusionStage, images: Tensor, chance: list[torch.Generator], prediction: str) -> Tensor:
     """FaceLift's loss written out, object by object, without dropout; the codec's latents are exact."""
-    pipe, (objects, views) = stage.pipe, images.shape[:2]
+    pipe, views = stage.pipe, images.shape[1]
     vae = pipe.vae
     small = F.interpolate(images[:, 0], (32, 32), mode="bicubic", antialias=True)
     mean, deviation = (
         torch.tensor(n)[:, None, None] for n in (pipe.feature_extractor.image_mean, pipe.feature_extractor.image_std)
     )
-    vectors = pipe.image_encoder((small - mean) / deviation).image_embeds.repeat_interleave(views, 0)
-    labels = pipe.with_noise(vectors, 0, generator)
-    t = torch.randint(1000, (objects,), generator=generator)
-    clean = vae.encode(2 * images.flatten(0, 1) - 1).latent_dist.mode().unflatten(0, (objects, views))
-    noise = torch.randn(clean.flatten(0, 1).shape, generator=generator).unflatten(0, (objects, views))
+    vectors = pipe.image_encoder((small - mean) / deviation).image_embeds
     total = []
-    for b in range(objects):
-        alpha = pipe.scheduler.alphas_cumprod[t[b]]
-        noisy = alpha.sqrt() * clean[b] + (1 - alpha).sqrt() * noise[b]
-        reference = clean[b, :1].expand_as(clean[b])
+    for pictures, vector, generator in zip(images, vectors, chance, strict=True):
+        labels = pipe.with_noise(vector.expand(views, -1), 0, generator)
+        t = torch.randint(1000, (1,), generator=generator)
+        clean = vae.encode(2 * pictures - 1).latent_dist.mode()
+        noise = torch.randn(clean.shape, generator=generator)
+        alpha = pipe.scheduler.alphas_cumprod[t]
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        reference = clean[:1].expand_as(clean)
         wanted = {
-            "v_prediction": alpha.sqrt() * noise[b] - (1 - alpha).sqrt() * clean[b],
-            "epsilon": noise[b],
-            "sample": clean[b],
+            "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * clean,
+            "epsilon": noise,
+            "sample": clean,
         }[prediction]
-        rows = slice(b * views, (b + 1) * views)
         seen = torch.cat([noisy, reference], 1)
-        found = stage.model(seen, t[b], stage.prompts.embeddings.float(), class_labels=labels[rows]).sample
+        found = stage.model(seen, t, stage.prompts.embeddings.float(), class_labels=labels).sample
         snr = alpha / (1 - alpha)
         total.append(min(float(snr), 5.0) / float(snr) * (found - wanted).square().mean())
     return torch.stack(total).mean()
@@ -88,10 +92,8 @@ def by_the_book(stage: MVDiffusionStage, images: Tensor, generator: torch.Genera
 def test_the_loss_is_facelifts(stage, mice, frames_cache, prediction) -> None:
     built = stage(f"loss.prediction={prediction}", "loss.drop_rate=0.0")
     batch = batch_of(built, mice, frames_cache)
-    found = built.losses(batch, 1, generator_of(0, 0))["denoising"]
-    torch.testing.assert_close(
-        found, by_the_book(built, batch.images, generator_of(0, 0), prediction), rtol=1e-5, atol=0
-    )
+    found = built.losses(batch, 1, chance())["denoising"]
+    torch.testing.assert_close(found, by_the_book(built, batch.images, chance(), prediction), rtol=1e-5, atol=0)
 
 
 def test_a_twentieth_each_lose_clip_both_or_the_latents() -> None:
@@ -109,7 +111,7 @@ def test_without_a_picture_the_class_vector_and_the_latents_are_zero(stage, mice
         seen.update(kwargs | {"sample": args[0]})
 
     built.model.register_forward_pre_hook(watch, with_kwargs=True)
-    built.losses(batch_of(built, mice, frames_cache), 1, generator_of(0, 0))
+    built.losses(batch_of(built, mice, frames_cache), 1, chance())
     channels = built.model.config.out_channels
     assert not seen["class_labels"].any() and not seen["sample"][:, channels:].any()
     assert seen["sample"][:, :channels].any() and seen["encoder_hidden_states"].any()
@@ -135,11 +137,18 @@ def test_the_running_mean_is_diffusers_own(views_recipe) -> None:
         torch.testing.assert_close(ours.values[0], theirs.shadow_params[0])
 
 
+def test_an_objects_chance_does_not_depend_on_its_batch(stage, mice, frames_cache) -> None:
+    built = stage()
+    batch = batch_of(built, mice, frames_cache)
+    apart = [built.losses(part, 1, chance()[i : i + 1])["denoising"] for i, part in enumerate(batch.split(2))]
+    torch.testing.assert_close(built.losses(batch, 1, chance())["denoising"], torch.stack(apart).mean())
+
+
 # ---------------------------------------------------------------- what is trained
 
 
 def gradients(stage: MVDiffusionStage, mice: Dataset, cache: Path) -> set[str]:
-    stage.losses(batch_of(stage, mice, cache), 1, generator_of(0, 0))["denoising"].backward()
+    stage.losses(batch_of(stage, mice, cache), 1, chance())["denoising"].backward()
     return {name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()}
 
 
@@ -178,7 +187,7 @@ def test_of_adapters_only_the_adapters_are_trained_and_they_are_merged_for_relea
 
 def test_gradient_checkpointing_leaves_the_loss(stage, mice, frames_cache) -> None:
     plain, saving = stage(), stage("model.gradient_checkpointing=true")
-    losses = [s.losses(batch_of(s, mice, frames_cache), 1, generator_of(0, 0))["denoising"] for s in (plain, saving)]
+    losses = [s.losses(batch_of(s, mice, frames_cache), 1, chance())["denoising"] for s in (plain, saving)]
     assert torch.equal(*losses)
 
 
@@ -187,7 +196,7 @@ def test_one_batch_can_be_learnt(stage, mice, frames_cache) -> None:
     batch, optimizer = batch_of(built, mice, frames_cache), torch.optim.AdamW(built.model.parameters(), lr=2e-3)
     found = []
     for _ in range(150):
-        loss = built.losses(batch, 1, generator_of(0, 0))["denoising"]
+        loss = built.losses(batch, 1, chance())["denoising"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

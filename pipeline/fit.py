@@ -1,0 +1,60 @@
+"""A run without a memory: checkpoints in a folder, reports to whoever reads them, on as many processes as there are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.distributed import World, launched
+from pipeline.recipe import Recipe
+from pipeline.train import Report, train
+
+KEPT = 2
+
+
+def fit(
+    recipe: Recipe, out: Path, device: str, environment: Mapping[str, str], cache: Path | None = None, splits: int = 1
+) -> Iterator[Report]:
+    """Train `recipe` in the folder `out`, from its newest checkpoint where it has one; the leader's reports.
+
+    Where `environment` is that of torchrun, its processes train together. Keeps the newest two checkpoints and the
+    last pictures. Raises as `train` does.
+    """
+    with launched(environment, device) as own:
+        world = World.here()
+        for report in train(recipe, out, newest(out), own, cache or out / "cache", splits):
+            if not world.leads:
+                continue
+            for name, picture in report.images.items():
+                _write_picture(picture, out / f"{name.replace('/', '-')}.png")
+            if report.checkpoint is not None:
+                for old in _checkpoints(out)[:-KEPT]:
+                    shutil.rmtree(old)
+            yield report
+
+
+def newest(out: Path) -> Path | None:
+    """The checkpoint of the last step in a folder, or None."""
+    found = _checkpoints(out)
+    return found[-1] if found else None
+
+
+def best_device() -> str:
+    """Of this machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """Written whole, oldest first: what is being written has another name."""
+    return sorted(out.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _write_picture(picture: np.ndarray, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    Image.fromarray(picture).save(temporary, "PNG")
+    temporary.replace(path)

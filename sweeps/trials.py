@@ -1,0 +1,42 @@
+"""How many trials a sweep runs, and what each of them occupies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pipeline.division import divide
+from pipeline.errors import RecipeError
+from pipeline.recipe import Positive, Rate, Recipe, Weight, strict
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """How many trials run, how many at a time, and what each of them occupies."""
+
+    count: Positive = 1
+    concurrent: Positive = 1
+    gpus: Weight = 0.0  # a fraction of one, or several, each with a process of its own
+    cpus: Positive | None = None  # None: those of the machine, shared among the trials at a time
+    workers: Positive | None = None  # processes that train together; None: one for each GPU
+    needs: dict[str, Rate | str] = field(default_factory=dict)  # labels of a node: at least a number, or a text
+
+    @property
+    def processes(self) -> int:
+        """How many of them make up one trial."""
+        return self.workers or max(1, int(self.gpus))
+
+    def problems(self, recipes: Iterable[Recipe]) -> Iterator[tuple[str, str]]:
+        """Dotted path and problem: GPUs that are neither a share nor whole, steps that do not divide."""
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {self.gpus} — round it."
+        elif self.workers is not None and self.gpus and self.workers != max(1.0, self.gpus):
+            problem = f"expected one for each of {self.gpus:g} trials.gpus, got {self.workers} — drop one of the two."
+            yield "trials.workers", problem
+        for recipe in recipes:
+            try:
+                divide(recipe.train.batch_size, recipe.train.accumulate, self.processes)
+            except RecipeError as error:
+                yield "trials.workers", str(error)
+                return
