@@ -37,6 +37,7 @@ _BY_CLASS_LAST: dict[str, Cause] = {
     "ActorUnavailableError": "worker_lost",
     "RayActorError": "worker_lost",
     "WorkerCrashedError": "worker_lost",
+    "ChildProcessError": "worker_lost",  # a companion of the trial's own process
     "MemoryError": "host_out_of_memory",
 }
 

@@ -7,15 +7,12 @@ and of the largest configuration, which tell what the sweep needs of memory and 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-
-import torch
 
 from pipeline.data.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
@@ -24,8 +21,8 @@ from pipeline.recipe import DataConfig, Recipe, override
 from pipeline.stages import kind_of
 from sweeps.artefacts import Artefact, artefacts_of, check_resumed
 from sweeps.dry_run import DryRun
-from sweeps.errors import StudyError
 from sweeps.home import Home
+from sweeps.nodes import seats_of, this_machine
 from sweeps.rehearsal import Rehearsal
 from sweeps.room import disk_need, require_disk, require_home, require_memory
 from sweeps.space import Scalar, SearchSpace
@@ -150,7 +147,7 @@ def _described(space: SearchSpace) -> str:
 
 def _threads(space: SearchSpace, home: Home) -> int:
     """Of a trial's process; on a cluster nobody knows them yet."""
-    return space.trials.cpus or (1 if home.ray_address else cpus_per_trial(space, [this_machine()]))
+    return space.trials.cpus or 1 if home.ray_address else seats_of(space, [this_machine()])[0].cpus
 
 
 def data_tags(recipe: Recipe, cache: Path) -> dict[str, str]:
@@ -181,27 +178,6 @@ def _tags_once(data: DataConfig, cache: Path) -> tuple[tuple[str, str], ...]:
 
 def _named(dataset: Dataset) -> dict[str, str]:
     return {"data.name": dataset.name, "data.digest": dataset.digest}
-
-
-def cpus_per_trial(space: SearchSpace, machines: Sequence[Mapping[str, float]]) -> int:
-    """CPUs of a trial on machines with these resources, named as Ray names them.
-
-    Raises StudyError when none of them could ever hold a trial: it would wait for ever.
-    """
-    total = sum(machine.get("CPU", 0) for machine in machines)
-    cpus = space.trials.cpus or max(1, int(total) // space.trials.concurrent)
-    gpus = space.trials.gpus
-    if not any(machine.get("GPU", 0) >= gpus and machine.get("CPU", 0) >= cpus for machine in machines):
-        raise StudyError(
-            f"{space.name}: expected a machine with {cpus} CPUs and {gpus:g} GPUs for a trial, got none "
-            f"among {len(machines)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
-        )
-    return cpus
-
-
-def this_machine() -> dict[str, float]:
-    """What a trial on this machine could have, before Ray is asked."""
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 @contextlib.contextmanager

@@ -5,8 +5,11 @@ The worker writes checkpoints and nothing else; a report is sent when its checkp
 
 from __future__ import annotations
 
+import contextlib
 import io
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ import torch
 from PIL import Image
 from ray import tune
 
+from pipeline import checkpoint
 from pipeline.recipe import Recipe, override
 from pipeline.train import Report, train
 from sweeps.checkpoints import Checkpoints
+from sweeps.distributed import companions
 from sweeps.ledger import Objective
+from sweeps.nodes import Seat
 from sweeps.space import Retention
 
 IMAGES = "images"  # PNG bytes by name; the driver takes them out of the result before Ray stores it
@@ -37,8 +43,7 @@ class TrialSettings:
     cache: str
     checkpoints: str
     retention: Retention
-    cpus: int
-    gpus: float
+    seats: list[Seat]
 
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
@@ -48,26 +53,32 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     have `reported` (-1: none), and in how many `splits` each batch goes through the network.
     """
     recipe = override(settings.recipe, config["params"])
-    torch.set_num_threads(settings.cpus)
-    device = "cuda" if settings.gpus and torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(settings.seats[0].cpus)
     process = psutil.Process()
     process.cpu_percent()
     kept = Checkpoints(settings.checkpoints, settings.sweep, config["number"])
+    splits: int = config["splits"]
     with kept.workspace() as folder, kept.newest(at_most=config["reported"]) as (start, damaged):
         said = _said(start, damaged)
-        reports = train(
-            recipe,
-            folder,
-            start,
-            device,
-            Path(settings.cache),
-            splits=config["splits"],
-            lacks_room=lambda: kept.lacks_room(settings.retention.disk_floor_gb),
-        )
-        for report in reports:
-            said |= _kept(kept, report, settings)
-            tune.report(as_result(report) | _system(process, device) | {TAGS: said})
-            said = {}
+        step = None if start is None else checkpoint.inspect(start).step
+        work = partial(_follow, recipe, kept, step, Path(settings.cache), splits)
+        with companions(work, settings.seats) as device:
+            lacks_room = partial(kept.lacks_room, settings.retention.disk_floor_gb)
+            for report in train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room):
+                said |= _kept(kept, report, settings)
+                tune.report(as_result(report) | _system(process, device.type) | {TAGS: said})
+                said = {}
+
+
+def _follow(
+    recipe: Recipe, kept: Checkpoints, step: int | None, cache: Path, splits: int, device: torch.device
+) -> None:
+    """What the other processes of a trial do: the same training, from the same step; rank 0 does the talking."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mouselift-")))
+        start = None if step is None else stack.enter_context(kept.fetched(step))
+        for _ in train(recipe, folder, start, device, cache, splits):
+            pass
 
 
 def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:

@@ -17,11 +17,13 @@ from typing import Any
 import ray
 from ray import tune
 
+from sweeps.distributed import resources
 from sweeps.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.home import Home
 from sweeps.journal import Journal, State, SweepOpened
 from sweeps.ledger import Ledger, read
-from sweeps.preflight import Readiness, cpus_per_trial
+from sweeps.nodes import Node, Seat, seats_of, this_machine
+from sweeps.preflight import Readiness
 from sweeps.provenance import provenance
 from sweeps.pruning import Watch
 from sweeps.scheduler import SweepScheduler
@@ -95,14 +97,15 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
     interruption = Interruption()
     # In this order: ray.init sets signal handlers of its own.
     with Journal(home.journal(name)).claim() as journal, _ray(home), interruption.heeded():
-        cpus = cpus_per_trial(space, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
+        seats = seats_of(space, nodes)
         known = read(journal).name
         study = open_study(home.storage or home.optuna_journal, name, space, bool(known), str(home.root))
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
         driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end)
         searcher = StudySearcher(study, space, driver)
-        return _remember(name, space, ready, home, driver, searcher, scheduler, cpus, interruption)
+        return _remember(name, space, ready, home, driver, searcher, scheduler, seats, interruption)
 
 
 def _remember(
@@ -113,7 +116,7 @@ def _remember(
     driver: Driver,
     searcher: StudySearcher,
     scheduler: SweepScheduler,
-    cpus: int,
+    seats: list[Seat],
     interruption: Interruption,
 ) -> Ledger:
     """Run the trials between an opened and a closed journal."""
@@ -127,7 +130,7 @@ def _remember(
     reason = "the sweep's driver failed"
     try:
         driver.take_up(searcher)
-        _run_trials(space, ready, home, driver, searcher, scheduler, cpus)
+        _run_trials(space, ready, home, driver, searcher, scheduler, seats)
         state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
@@ -147,7 +150,7 @@ def _run_trials(
     driver: Driver,
     searcher: StudySearcher,
     scheduler: SweepScheduler,
-    cpus: int,
+    seats: list[Seat],
 ) -> None:
     trials, name = space.trials, driver.ledger.name
     settings = TrialSettings(
@@ -157,12 +160,11 @@ def _run_trials(
         str(home.cache),
         home.checkpoints,
         space.retention,
-        cpus,
-        trials.gpus,
+        seats,
     )
     if Path(home.ray_storage).is_dir():  # an earlier session's, which nothing is read from
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)
-    trainable = tune.with_resources(partial(run_trial, settings=settings), {"cpu": cpus, "gpu": trials.gpus})
+    trainable = tune.with_resources(partial(run_trial, settings=settings), resources(seats))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
