@@ -7,7 +7,11 @@ Tags on every run: those of SweepOpened (`data.name`, `data.digest`, `mlflow.sou
     trial.number  trial.attempt  trial.params (JSON: what the sampler chose)  ray.trial_id  fingerprint
     trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED, where MLflow's status tells less
     trial.reason                 why it was pruned or killed; trial.fail_reason: why it failed
-    heartbeat                    UTC time of the last report
+    trial.fault.<attempt>        what befell an attempt, and what was done; its traceback is faults/<attempt>.txt
+    trial.resumed_from           the checkpoint an attempt began with; checkpoint.damaged: those it could not
+    checkpointing                the last step kept, or `paused` and why
+    heartbeat                    UTC time of the last report; of a sweep, of the last sign of its driver's life
+    tracking.late                of a sweep: for how long MLflow had not taken its news
 Our metrics: `best/<objective>` and `best/step`, because the UI shows the last value of each metric. On the
 parent `best/<objective>` advances with each trial that ends (step = trials ended).
 """

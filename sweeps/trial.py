@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     """
     recipe = override(settings.recipe, config["params"])
     torch.set_num_threads(settings.seats[0].cpus)
-    process = psutil.Process()
+    process, began = psutil.Process(), time.perf_counter()
     process.cpu_percent()
     kept = Checkpoints(settings.checkpoints, settings.sweep, config["number"])
     splits: int = config["splits"]
@@ -66,7 +67,8 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
             lacks_room = partial(kept.lacks_room, settings.retention.disk_floor_gb)
             for report in train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room):
                 said |= _kept(kept, report, settings)
-                tune.report(as_result(report) | _system(process, device.type) | {TAGS: said})
+                spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, validation and all
+                tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
                 said = {}
 
 
