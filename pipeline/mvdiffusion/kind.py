@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -45,12 +46,13 @@ class MVDiffusionKind:
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> None:
         from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts
-        from pipeline.mvdiffusion.stage import settings_of
+        from pipeline.mvdiffusion.stage import chosen_modules, settings_of
         from pipeline.mvdiffusion.views import ViewSets, rig_of
 
         for split in SPLITS:
             ViewSets(dataset, split, recipe.data, cache)
-        (config, _), width = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        (config, _), (width, modules) = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        chosen_modules(modules, config.trainable)
         if config.prompts is not None:
             read_prompts(config.prompts, config.num_views, width)
         elif config.base is not None:
@@ -71,12 +73,19 @@ def _weights_of(recipe: Recipe) -> Recipe:
     return Recipe(name=recipe.name, model=kept, data=data, loss=asked, optim=OptimConfig(lr=1.0), train=train)
 
 
+class Network(NamedTuple):
+    """What a recipe is held against: the text channels of a UNet, and its modules that have weights."""
+
+    width: int
+    modules: tuple[str, ...]
+
+
 @lru_cache(maxsize=4)
-def _loaded_once(recipe: Recipe) -> int:
-    """See that everything a run starts from can be read and fits; the text channels of its UNet."""
-    from pipeline.mvdiffusion.stage import starting_pipeline
+def _loaded_once(recipe: Recipe) -> Network:
+    """See that everything a run starts from can be read and fits; what its UNet is like."""
+    from pipeline.mvdiffusion.stage import modules_with_weights, starting_pipeline
 
     pipe = starting_pipeline(recipe)
     if recipe.train.init_from is not None:
         checkpoint.load_weights(pipe.unet, recipe.train.init_from)
-    return int(pipe.unet.config.cross_attention_dim)
+    return Network(int(pipe.unet.config.cross_attention_dim), modules_with_weights(pipe.unet))
