@@ -165,8 +165,8 @@ def test_named_modules_alone_are_trained(stage, mice, frames_cache) -> None:
 def test_a_module_nobody_has_is_refused(stage) -> None:
     message = refusal(RecipeError, stage, "model.trainable=[class_embeding]")
     assert message == (
-        "model.trainable: expected the names of the network's modules, or their ends, such as attn1, got 'class_embeding', "
-        "which none ends in — did you mean class_embedding?"
+        "model.trainable: expected the names of the network's modules, or their ends, such as attn1, got "
+        "'class_embeding', which none ends in — did you mean class_embedding?"
     )
 
 
