@@ -22,7 +22,7 @@ from pipeline.mvdiffusion import MultiViewUNet, MVDiffusionPipeline
 from pipeline.mvdiffusion.scratch import CLIP_WIDTH, pipeline_from_scratch
 from pipeline.recipe import ScratchConfig
 
-VIEWS, REPEATS, STEPS, GUIDANCE = 6, 5, 10, 3.0
+VIEWS, REPEATS, STEPS, GUIDANCE = 6, 9, 10, 3.0
 LATENTS, TEXT = 16, 256  # latents along a side; text channels
 SIZES = {
     "sample_size": LATENTS,
@@ -36,34 +36,39 @@ SIZES = {
     "projection_class_embeddings_input_dim": 2 * CLIP_WIDTH,
     "use_linear_projection": True,
 }
+NAMES = ("stock", "sparse", "dense", "off")
 Work = Callable[[], object]
 
 
 def rows() -> list[dict[str, object]]:
-    """Medians per image of a sampling step (no gradients), a training step (forward and backward), a whole sampling."""
-    works = {what: {name: make(name) for name in names} for what, (make, names) in _COMPARED.items()}
+    """Medians per image of a sampling step (no gradients), a training step (forward and backward), a whole sampling.
+
+    CPU seconds of one thread, which a busy machine disturbs least.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     found: list[dict[str, object]] = []
-    for what, (make, names) in _COMPARED.items():
-        times = _taking_turns(works[what])
-        for name in names:
-            row = {"what": f"{what}, {name}", "median": times[name], "unit": "s/image"}
-            row |= {"of stock": times[name] / times["stock"], "peak MiB": peak_mib(make, name)}
-            found.append(row)
+    for what, make in _COMPARED.items():
+        times = _taking_turns({name: make(name) for name in NAMES})
+        for name in NAMES:
+            row = {"what": f"{what}, {name}", "median": times[name], "unit": "CPU s/image"}
+            found.append(row | {"of stock": times[name] / times["stock"], "peak MiB": peak_mib(make, name)})
+    torch.set_num_threads(threads)
     return found
 
 
 def _taking_turns(works: dict[str, Work]) -> dict[str, float]:
-    """Seconds per image of each, its runs spread over the whole time: other load meets all alike.
+    """CPU seconds per image of each, its runs spread over the whole time: other load meets all alike.
 
     Each runs once before its time is taken.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(REPEATS + 1):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = time.process_time()
             work()
             if turn:
-                times[name].append((time.perf_counter() - started) / VIEWS)
+                times[name].append((time.process_time() - started) / VIEWS)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -140,10 +145,10 @@ def _sampling(name: str) -> Work:
     return partial(pipe, picture, prompt_embeds=text, **asked)
 
 
-_COMPARED: dict[str, tuple[Callable[[str], Work], tuple[str, ...]]] = {
-    "sampling step": (_sampling_step, ("stock", "sparse", "dense", "off")),
-    "training step": (_training_step, ("stock", "sparse", "dense", "off")),
-    f"{STEPS} steps, whole pipeline": (_sampling, ("stock", "sparse", "dense", "off")),
+_COMPARED: dict[str, Callable[[str], Work]] = {
+    "sampling step": _sampling_step,
+    "training step": _training_step,
+    f"{STEPS} steps, whole pipeline": _sampling,
 }
 
 
