@@ -81,7 +81,7 @@ def _unet(config: ScratchConfig, sample_size: int, channels: int, num_views: int
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         attention_head_dim=tuple(width // config.head_dim for width in config.channels),  # heads, whatever it is called
         cross_attention_dim=config.text_dim,
-        norm_num_groups=math.gcd(8, *config.channels),  # few: over 16 positions a norm takes brightness away
+        norm_num_groups=math.gcd(32, *config.channels),
         class_embed_type="projection",
         projection_class_embeddings_input_dim=2 * CLIP_WIDTH,
         use_linear_projection=True,
