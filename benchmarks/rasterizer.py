@@ -7,9 +7,8 @@ Times are medians of interleaved repeats of the whole render (projection, colour
 from __future__ import annotations
 
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from benchmarks import torch_tiles
+from benchmarks.memory import peak_mib
 from pipeline import rasterize_cpu
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, orbit
 from pipeline.gaussians import Gaussians
@@ -61,7 +61,9 @@ def rows(sizes: tuple[tuple[int, int], ...] = SIZES, repeats: int = 3) -> list[d
                 "pairs": pairs,
             }
             row |= {"forward_s": forward, "forward_backward_s": total, "ns_per_pair": 1e9 * total / pairs}
-            table.append(row | {"peak_mib": peak_mib(name, count, size), "speedup": times["torch tiles"][1] / total})
+            table.append(
+                row | {"peak_mib": peak_mib(_ready, name, count, size), "speedup": times["torch tiles"][1] / total}
+            )
     return table
 
 
@@ -86,24 +88,11 @@ def _draw(name: str, gaussians: Gaussians, cameras: Cameras) -> tuple[float, flo
     return forward, time.perf_counter() - start
 
 
-def peak_mib(name: str, count: int, size: int) -> float:
-    """What one forward and backward pass adds to the resident memory of a fresh process, at its highest."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_here, name, count, size).result()
-
-
-def _peak_here(name: str, count: int, size: int) -> float:
+def _ready(name: str, count: int, size: int) -> Callable[[], object]:
+    """A forward and backward pass of a warm renderer."""
     scene = shell(count, size)
     _draw(name, *shell(64, 16))
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = _high_water_kib()
-    _draw(name, *scene)
-    return (_high_water_kib() - before) / 1024
-
-
-def _high_water_kib() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return partial(_draw, name, *scene)
 
 
 def main() -> None:

@@ -97,18 +97,26 @@ def prompts(
 
 
 def reconstruct(
-    scene: Annotated[Path, typer.Argument(help="A scene folder: images/ and opencv_cameras.json.")],
+    scene: Annotated[Path, typer.Argument(help="A scene folder, or one picture of a mouse, with --views.")],
     checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder, as `mouselift model pull` writes it.")],
+    views: Annotated[
+        Path | None, typer.Option(help="A checkpoint folder of stage 1, which makes six views of the picture first.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Turn a scene's posed views into Gaussians: a PLY, a turntable and a comparison with held-out views."""
-    from pipeline.reconstruct import Reconstructor, write_outputs
+    """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
+    from pipeline.reconstruct import Reconstructor, imagine, write_outputs
 
-    result = Reconstructor(checkpoint, device)(scene)
+    reconstructor = Reconstructor(checkpoint, device)
+    if views is not None:
+        scene, picture = imagine(scene, views, out, device)
+        typer.echo(picture)
+    result = reconstructor(scene)
     for path in write_outputs(result, out):
         typer.echo(path)
-    typer.echo(f"held-out PSNR {result.held_out_psnr:.2f} dB", err=True)
+    against = "" if views is None else ", against a view that was generated too"
+    typer.echo(f"held-out PSNR {result.held_out_psnr:.2f} dB{against}", err=True)
 
 
 def _words(value: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A trained GS-LRM at work: posed views in; Gaussians, a turntable and a comparison with held-out views out."""
+"""Trained models at work: one picture to six views; posed views to Gaussians, a turntable and a comparison."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,16 @@ from PIL import Image
 from pipeline import checkpoint, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
 from pipeline.data.loader import Batch, Loader
-from pipeline.data.scenes import open_dataset
+from pipeline.data.scenes import open_dataset, write_scene
 from pipeline.data.video import write_video
+from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.render import Rendering, render
 
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
 _GIF_EVERY = 3
+_ZOOM = 2  # of the small views in a strip
 _CHUNK = 8
 
 
@@ -56,6 +59,30 @@ class Reconstructor:
             gaussians = self.model(batch.input_images, batch.input_cameras)
             rendering = render(gaussians, batch.cameras)
         return Reconstruction(gaussians[0], batch, rendering)
+
+
+def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.device | str = "cpu") -> tuple[Path, Path]:
+    """Six views of one picture by a stage-1 checkpoint: the scene `out`/views, under the model's own cameras, and
+    `out`/views.png: the picture, then the views in slot order.
+
+    Raises DataError for what is no square picture and for a view that shows nothing.
+    """
+    from pipeline.data.generate import read_picture, with_masks  # stage 1 is needed here alone
+
+    model: Any = checkpoint.load(checkpoint_folder, device, kind="mvdiffusion").model
+    image = read_picture(picture, model.image_size)
+    with torch.inference_mode():
+        views = model(image[None].to(device), [0])[0].cpu()
+    rgba = with_masks(views)
+    if not rgba[..., 3].any((1, 2)).all():
+        raise DataError(f"{picture}: expected six views that show something, got an empty one — train stage 1 longer.")
+    out.mkdir(parents=True, exist_ok=True)
+    scene, strip = out / "views", out / "views.png"
+    write_scene(scene, rgba, model.rig.cameras)
+    pixels = (torch.cat([image[None], views]).clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
+    tiled = pixels.flatten(1, 2).numpy().repeat(_ZOOM, 0).repeat(_ZOOM, 1)
+    _replace(strip, lambda file: Image.fromarray(tiled).save(file, "PNG"))
+    return scene, strip
 
 
 def write_outputs(result: Reconstruction, out: Path, size: int | None = None) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -46,23 +47,24 @@ class MVDiffusionKind:
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts
-        from pipeline.mvdiffusion.stage import settings_of
+        from pipeline.mvdiffusion.stage import chosen_modules, settings_of
         from pipeline.mvdiffusion.views import ViewSets, rig_of
 
         scenes = ", ".join(f"{len(ViewSets(dataset, split, recipe.data, cache).scenes)} {split}" for split in SPLITS)
         yield Finding("images", f"scenes: {scenes}; at {recipe.data.image_size} px")
-        (config, _), (width, tensors) = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        (config, _), network = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        chosen_modules(network.modules, config.trainable)
         start = recipe.train.init_from or config.base
         if start is not None:
-            yield Finding("checkpoint keys", f"{tensors} of {tensors} in {Path(start).name}")
-        told = f"{config.num_views} × {width}"
+            yield Finding("checkpoint keys", f"{network.tensors} of {network.tensors} in {Path(start).name}")
+        told = f"{config.num_views} × {network.width}"
         if config.prompts is not None:
-            read_prompts(config.prompts, config.num_views, width)
+            read_prompts(config.prompts, config.num_views, network.width)
             yield Finding("prompt width", f"{told} in {Path(config.prompts).name}")
         elif config.base is not None:
             cameras = rig_of(dataset, recipe.data).cameras if config.prompt_style == "from_camera" else None
             made = make_prompts(Path(config.base), config.prompt_style, cameras)
-            check_embeddings("model.prompt_style", made.embeddings, config.num_views, width)
+            check_embeddings("model.prompt_style", made.embeddings, config.num_views, network.width)
             yield Finding("prompt width", f"{told} by {config.prompt_style}")
 
 
@@ -78,12 +80,22 @@ def _weights_of(recipe: Recipe) -> Recipe:
     return Recipe(name=recipe.name, model=kept, data=data, loss=asked, optim=OptimConfig(lr=1.0), train=train)
 
 
+class Network(NamedTuple):
+    """What a recipe is held against: the text channels of a UNet, its tensors, and its modules that have weights."""
+
+    width: int
+    tensors: int
+    modules: tuple[str, ...]
+
+
 @lru_cache(maxsize=4)
-def _loaded_once(recipe: Recipe) -> tuple[int, int]:
-    """See that everything a run starts from can be read and fits; text channels and tensors of its UNet."""
-    from pipeline.mvdiffusion.stage import starting_pipeline
+def _loaded_once(recipe: Recipe) -> Network:
+    """See that everything a run starts from can be read and fits; what its UNet is like."""
+    from pipeline.mvdiffusion.stage import modules_with_weights, starting_pipeline
 
     pipe = starting_pipeline(recipe)
     if recipe.train.init_from is not None:
         checkpoint.load_weights(pipe.unet, recipe.train.init_from)
-    return int(pipe.unet.config.cross_attention_dim), len(pipe.unet.state_dict())
+    unet = pipe.unet
+    width, tensors = int(unet.config.cross_attention_dim), len(unet.state_dict())
+    return Network(width, tensors, modules_with_weights(unet))

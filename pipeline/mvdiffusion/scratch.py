@@ -30,7 +30,7 @@ from pipeline.mvdiffusion.prompts import TOKENS
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, normalised
 from pipeline.recipe import ScratchConfig
 
-CLIP_SIZE, CLIP_PATCH, CLIP_WIDTH = 32, 8, 64
+CLIP_SIZE, CLIP_PATCH, CLIP_WIDTH = 32, 32, 256
 _PROBES = 256
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
@@ -56,6 +56,7 @@ def pipeline_from_scratch(
             unet=_unet(config, image_size // config.patch_size, latent_channels(vae), num_views),
         )
         _attend_to_pictures(pipe)
+        _begin_deaf_to_noise(pipe.unet)
         return pipe
 
 
@@ -102,6 +103,12 @@ def _attend_to_pictures(pipe: MVDiffusionPipeline) -> None:
     layer = pipe.unet.class_embedding.linear_1
     layer.weight[:, :CLIP_WIDTH] /= deviation
     layer.bias -= layer.weight[:, :CLIP_WIDTH] @ mean
+
+
+@torch.no_grad()
+def _begin_deaf_to_noise(unet: MultiViewUNet) -> None:
+    """Start with a tenth of the noisy latents' weight: the reference, mostly white, is drowned by them else."""
+    unet.conv_in.weight[:, : unet.config.out_channels] *= 0.1
 
 
 def _image_encoder() -> CLIPVisionModelWithProjection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import checkpoint
+from pipeline.config import did_you_mean
 from pipeline.data.loader import Batch
 from pipeline.data.scenes import Dataset
 from pipeline.distributed import World
@@ -291,19 +292,32 @@ def _trainable(unet: MultiViewUNet, config: MVDiffusionConfig) -> MultiViewUNet:
     if config.lora_rank:
         rank = config.lora_rank
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS)))
-    for wanted in config.trainable:
-        modules = list(_named(unet, wanted))
-        if not modules:
-            raise RecipeError(
-                f"model.trainable: expected a module's name, such as attn1, got {wanted}, which none ends in — mend it."
-            )
-        for module in modules:
-            module.requires_grad_(True)
+    for name in chosen_modules(modules_with_weights(unet), config.trainable):
+        unet.get_submodule(name).requires_grad_(True)
     return unet
 
 
-def _named(unet: nn.Module, ending: str) -> Iterator[nn.Module]:
-    return (module for name, module in unet.named_modules() if name == ending or name.endswith(f".{ending}"))
+def modules_with_weights(network: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the modules in which there is something to train."""
+    return tuple(name for name, module in network.named_modules() if any(True for _ in module.parameters()))
+
+
+def chosen_modules(modules: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The modules that the recipe's names mean: those whose dotted name is one of them, or ends in one.
+
+    Raises RecipeError for a name that means none.
+    """
+    found: list[str] = []
+    for ending in wanted:
+        meant = [name for name in modules if ending and f".{name}".endswith(f".{ending}")]
+        if not meant:
+            near = did_you_mean(ending, {name.rpartition(".")[2] for name in modules})
+            raise RecipeError(
+                "model.trainable: expected the names of the network's modules, or their ends, such as attn1, got "
+                f"{ending!r}, which none ends in{near or ' — mend it.'}"
+            )
+        found += meant
+    return found
 
 
 def _folder(base: str | None) -> Path | None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.training_utils import EMAModel, compute_snr
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import checkpoint
@@ -19,7 +19,15 @@ from pipeline.errors import CheckpointError, DataError, PipelineError, RecipeErr
 from pipeline.mvdiffusion import MultiViewUNet, MVDiffusionPipeline
 from pipeline.mvdiffusion.evaluate import hull_iou
 from pipeline.mvdiffusion.folder import write_components
-from pipeline.mvdiffusion.stage import MVDiffusionStage, RunningMean, dropout, snr_weights, starting_pipeline
+from pipeline.mvdiffusion.stage import (
+    MVDiffusionStage,
+    RunningMean,
+    chosen_modules,
+    dropout,
+    modules_with_weights,
+    snr_weights,
+    starting_pipeline,
+)
 from pipeline.recipe import DenoisingConfig, Recipe, load_recipe
 from pipeline.stages import kind_of
 from pipeline.train import Report, generator_of, train
@@ -164,7 +172,22 @@ def test_named_modules_alone_are_trained(stage, mice, frames_cache) -> None:
 
 
 def test_a_module_nobody_has_is_refused(stage) -> None:
-    assert "got attn3, which none ends in" in refusal(RecipeError, stage, "model.trainable=[attn3]")
+    message = refusal(RecipeError, stage, "model.trainable=[class_embeding]")
+    assert message == (
+        "model.trainable: expected the names of the network's modules, or their ends, such as attn1, got "
+        "'class_embeding', which none ends in — did you mean class_embedding?"
+    )
+
+
+@pytest.mark.parametrize("name", ["ttn1", "", "dropout", "conv_in.weight"])
+def test_no_module_with_weights_is_meant_by(name) -> None:
+    network = nn.ModuleDict({"conv_in": nn.Conv2d(1, 1, 1), "attn1": nn.Linear(1, 1), "dropout": nn.Dropout()})
+    assert f"got {name!r}" in refusal(RecipeError, chosen_modules, modules_with_weights(network), ["attn1", name])
+
+
+def test_a_module_nobody_has_is_refused_before_a_trial_starts(views_recipe, mice, tmp_path) -> None:
+    recipe = views_recipe("model.trainable=[attn1, to_qq]")
+    assert "did you mean to_q?" in refusal(RecipeError, kind_of(recipe).check, recipe, mice, tmp_path)
 
 
 def test_of_adapters_only_the_adapters_are_trained_and_they_are_merged_for_release(stage, mice, frames_cache) -> None:
