@@ -78,7 +78,7 @@ def test_stderr_is_one_short_line_for_each_event(spine):
     strange = [
         line
         for line in spine.done.stderr.splitlines()
-        if not re.match(r"\[ *\d+\.\d s\] (sweep|t\d{4}) |promote the best: |see it: ", line)
+        if not re.match(r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |promote the best: |see it: ", line)
     ]
     assert strange == []
 
