@@ -19,6 +19,7 @@ from pipeline.errors import CheckpointError, DataError, PipelineError, RecipeErr
 from pipeline.mvdiffusion import MultiViewUNet, MVDiffusionPipeline
 from pipeline.mvdiffusion.evaluate import hull_iou
 from pipeline.mvdiffusion.folder import write_components
+from pipeline.mvdiffusion.scratch import CLIP_WIDTH
 from pipeline.mvdiffusion.stage import (
     MVDiffusionStage,
     RunningMean,
@@ -194,7 +195,7 @@ def test_of_adapters_only_the_adapters_are_trained_and_they_are_merged_for_relea
     rows = torch.randn(6, 96, 8, 8), torch.tensor(5), torch.randn(6, 77, 16)
     with torch.no_grad():
         adapted, merged = (
-            unet.eval()(*rows, class_labels=torch.ones(6, 128)).sample for unet in (built.model, released)
+            unet.eval()(*rows, class_labels=torch.ones(6, 2 * CLIP_WIDTH)).sample for unet in (built.model, released)
         )
     torch.testing.assert_close(adapted, merged, atol=1e-5, rtol=1e-5)
 
