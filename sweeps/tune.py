@@ -46,6 +46,7 @@ _RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",  # what a killed trial had started, too
 }
 
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
