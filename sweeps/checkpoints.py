@@ -165,7 +165,7 @@ class Checkpoints:
         wanted = floor_gb * _GB + max((self.size(kept.step) for kept in self.all()[-1:]), default=0)
         if free >= wanted:
             return ""
-        return f"{free / _GB:.1f} GB free at {self.root}, wanted {wanted / _GB:.1f} (floor {floor_gb:g} GB)"
+        return f"{free / _GB:.3g} GB free at {self.root}, wanted {wanted / _GB:.3g} (floor {floor_gb:g} GB)"
 
     def size(self, step: int) -> int:
         """Of a checkpoint, in bytes."""

@@ -6,6 +6,7 @@ between the two sends the batch again: the receiver must be able to take an even
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -125,8 +126,9 @@ class Drain:
 
     def _store(self, offset: int) -> None:
         unfinished = self._delivered.with_name(f".{self._delivered.name}")
-        unfinished.write_text(json.dumps({"offset": offset}))
-        unfinished.replace(self._delivered)
+        with contextlib.suppress(OSError):  # a full disk: what follows is sent again, and changes nothing
+            unfinished.write_text(json.dumps({"offset": offset}))
+            unfinished.replace(self._delivered)
 
 
 class _Trouble:

@@ -30,6 +30,7 @@ from sweeps.preflight import data_tags
 from sweeps.scheduler import SweepScheduler
 from sweeps.space import SearchSpace
 from sweeps.study import Ending, Result, Ruling, StudySearcher, verdict
+from sweeps.vitals import Vitals
 
 STOP_FILE = "stop"
 ENDED = ("COMPLETE", "PRUNED", "FAIL")  # for good; a KILLED trial may be taken up again
@@ -72,11 +73,13 @@ class Driver:
         listen: Listener,
         end: Callable[[State, str], None],
         clock: Callable[[], float] = time.time,
+        vitals: Vitals | None = None,
     ) -> None:
         self.journal, self.ledger = journal, read(journal)
         self._space, self._recipe, self._home, self._scheduler = space, recipe, home, scheduler
         self._listen, self._end, self._clock = listen, end, clock
         self._hung: set[int] = set()
+        self.vitals = vitals or Vitals()
         self.broken: Callable[[str], Broken] = _unheard
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,6 +128,8 @@ class Driver:
 
     def ended(self, number: int, ray_trial_id: str, result: Result | None, error: bool) -> Ruling:
         """What becomes of a trial whose attempt ended; written down already when this returns."""
+        if error and self.vitals.lost:  # no fault of the trial
+            return Ruling("WAITING")
         if error:
             broken = self.broken(ray_trial_id)
             if number not in self.running:  # its process never came up
@@ -144,6 +149,9 @@ class Driver:
             if number not in self._hung and self._clock() - self.ledger.trials[number].heard > limit:
                 self._hung.add(number)
                 kill(number)
+        if lost := self.vitals.lost:
+            resume = f"`mouselift sweep resume {self.ledger.name}` goes on with it"
+            self._end("FAIL", f"Ray died: its {lost} ended — {resume}")
         if (self.journal.folder / STOP_FILE).exists():
             self._end("KILLED", "stopped by `mouselift sweep stop`")
 

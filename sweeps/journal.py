@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, Self, TypeVar
 
 import numpy as np
 
-from sweeps.errors import StudyError
+from sweeps.errors import NoRoomError, StudyError
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "KILLED"]
 _HASH_LENGTH = 16
@@ -135,14 +135,16 @@ class Journal:
     def append(self, event: E) -> E:
         """Write the event down, safe on disk when this returns; the event with its time.
 
-        Raises StudyError when another process writes this journal.
+        Raises StudyError when another process writes this journal, NoRoomError when the disk does not take it.
         """
         with self._lock:
             event = replace(event, time=self._clock())
             line = json.dumps({"kind": type(event).__name__, **asdict(event)}, default=_plain)
             file = self._writer()
-            file.write(line.encode() + b"\n")
-            os.fsync(file.fileno())
+            try:
+                append_whole(file, line.encode() + b"\n")
+            except OSError as error:
+                raise no_room(self.folder, error) from error
         return event
 
     def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
@@ -159,13 +161,19 @@ class Journal:
                 yield file.tell(), self._decode(line, file.tell())
 
     def keep(self, name: str, content: bytes) -> str:
-        """Store small content once, named by its hash and the suffix of `name`; its path below the folder."""
+        """Store small content once, named by its hash and the suffix of `name`; its path below the folder.
+
+        Raises NoRoomError when the disk does not take it.
+        """
         blob = f"blobs/{hashlib.sha256(content).hexdigest()[:_HASH_LENGTH]}{Path(name).suffix}"
         path = self.folder / blob
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-            unfinished.write_bytes(content)
+            try:
+                unfinished.write_bytes(content)
+            except OSError as error:
+                raise no_room(self.folder, error) from error
             unfinished.replace(path)
         return blob
 
@@ -229,6 +237,26 @@ class Journal:
                 f"{self.path}:{number}: expected an event of a sweep, got {line[:60]!r} — "
                 "the journal is damaged; restore it, or start a sweep with another name."
             ) from None
+
+
+def append_whole(file: IO[bytes], content: bytes) -> None:
+    """All of it, safe on disk, or nothing: a full disk takes a part, and what is cut off would spoil the next line."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        while content:
+            content = content[os.write(file.fileno(), content) :]
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
+
+
+def no_room(folder: Path, error: OSError) -> NoRoomError:
+    """The error of a sweep whose journal in `folder`, or what belongs to it, could not be written."""
+    return NoRoomError(
+        f"{folder}: expected room for what happens in the sweep, got {error.strerror} — make room, then "
+        f"`mouselift sweep resume {folder.name}` goes on with it."
+    )
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:

@@ -7,7 +7,9 @@ The study on disk is the only state: whoever opens it by its name carries on.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +22,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateF
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,6 +33,7 @@ from pipeline.recipe import LOCAL_PATHS, override
 from sweeps.distributions import Scalar
 from sweeps.errors import StudyError
 from sweeps.home import name_taken
+from sweeps.journal import append_whole
 from sweeps.space import SearchSpace
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
@@ -291,11 +295,28 @@ class _Grid(GridSampler):
         pass
 
 
+class _WholeLines(JournalFileBackend):
+    """Optuna's file of lines. Its own way lets a line that a kill or a full disk cut off spoil the one that follows,
+    and with it every study in the file.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with get_lock_file(self._lock), open(self._file_path, "r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if size and file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
+            append_whole(file, content)
+
+
 def open_storage(storage: str) -> BaseStorage:
     """Optuna's storage: a file for its journal, or a database URL. Raises StudyError."""
     if "://" not in storage:
         Path(storage).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(storage))
+        return JournalStorage(_WholeLines(storage))
     try:
         return RDBStorage(storage)
     except (ImportError, SQLAlchemyError) as error:

@@ -187,11 +187,11 @@ class _Writer:
             self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
 
     def _collect(self, ledger: Ledger, event: Reported) -> None:
-        """Keep a report for the next flush; a step that an earlier attempt reported is there already."""
-        trial = ledger.trials[event.trial]
-        if event.step <= trial.resumed_at:
-            return
-        event = replace(event, metrics=event.metrics | best_metrics(ledger, event))
+        """Keep a report for the next flush; of a step that an earlier attempt reported only what its tags say anew."""
+        if event.step <= ledger.trials[event.trial].resumed_at:
+            event = replace(event, metrics={}, images={})
+        else:
+            event = replace(event, metrics=event.metrics | best_metrics(ledger, event))
         self._pending[event.trial].append(event)
 
     def _flush(self) -> None:

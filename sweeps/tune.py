@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +22,9 @@ from ray import tune
 
 from sweeps.distributed import resources
 from sweeps.driver import STOP_FILE, Broken, Driver, Listener
+from sweeps.errors import NoRoomError
 from sweeps.home import Home
-from sweeps.journal import Journal, State, SweepOpened
+from sweeps.journal import Journal, State, SweepOpened, no_room
 from sweeps.ledger import Ledger, read
 from sweeps.nodes import Node, Seat, seats_of, this_machine
 from sweeps.preflight import Readiness
@@ -31,6 +35,7 @@ from sweeps.space import SearchSpace
 from sweeps.study import StudySearcher, open_study
 from sweeps.tracking import Tracker
 from sweeps.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
+from sweeps.vitals import Vitals, end_children
 
 _RAY_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -43,7 +48,10 @@ _RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",  # what a killed trial had started, too
 }
+
+_DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
 
 
 @dataclass
@@ -96,14 +104,14 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
     """
     interruption = Interruption()
     # In this order: ray.init sets signal handlers of its own.
-    with Journal(home.journal(name)).claim() as journal, _ray(home), interruption.heeded():
+    with Journal(home.journal(name)).claim() as journal, _ray(home) as vitals, interruption.heeded():
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         known = read(journal).name
         study = open_study(home.storage or home.optuna_journal, name, space, bool(known), str(home.root))
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
-        driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end)
+        driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end, vitals=vitals)
         searcher = StudySearcher(study, space, driver)
         return _remember(name, space, ready, home, driver, searcher, scheduler, seats, interruption)
 
@@ -134,13 +142,28 @@ def _remember(
         state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise no_room(journal.folder, error) from error
     finally:
-        driver.close(state, reason)
-        searcher.put_back()
-        delivered = tracker.close()
+        with _nothing_added(sys.exception()):
+            driver.close(state, reason)
+            searcher.put_back()
+        delivered = tracker.close(_FULL_SECONDS if isinstance(sys.exception(), NoRoomError) else _DELIVERY_SECONDS)
     if not delivered:
         logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
     return driver.ledger
+
+
+@contextlib.contextmanager
+def _nothing_added(raised: BaseException | None) -> Iterator[None]:
+    """A full disk refuses the end of the sweep, too; what was raised of it already says all."""
+    try:
+        yield
+    except (NoRoomError, OSError):
+        if not isinstance(raised, NoRoomError):
+            raise
 
 
 def _run_trials(
@@ -190,7 +213,7 @@ def _run_trials(
 
 
 @contextlib.contextmanager
-def _ray(home: Home) -> Iterator[None]:
+def _ray(home: Home) -> Iterator[Vitals]:
     """Ray on this machine, or the cluster at RAY_ADDRESS, for as long as the sweep lasts."""
     os.environ.update(_RAY_ENVIRONMENT)
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
@@ -202,10 +225,22 @@ def _ray(home: Home) -> Iterator[None]:
         logging_level=logging.CRITICAL,
         configure_logging=False,
     )
+    vitals = Vitals()
     try:
-        yield
+        yield vitals
     finally:
-        ray.shutdown()
+        if vitals.lost:
+            end_children()
+            atexit.register(_leave)
+        else:
+            ray.shutdown()
+
+
+def _leave() -> None:
+    """End this process as one that failed: in the end, Ray's own hooks would wait a minute for the dead, and abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _ray_name(trial: Any) -> str:
@@ -226,6 +261,8 @@ class _DriverCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._trials = trials
         self._driver.watch(self._kill)
+        if self._driver.vitals.lost:
+            raise KeyboardInterrupt  # at once: what Ray does at the end of a sweep would wait for the dead
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._driver.opened(trial.trial_id, trial.config)
@@ -242,7 +279,8 @@ class _DriverCallback(tune.Callback):
         trial = next(trial for trial in reversed(self._trials) if trial.trial_id == ray_trial_id)
         file = trial.error_file
         traceback = Path(file).read_text() if file and Path(file).is_file() else ""
-        return Broken(trial.config, trial.get_pickled_error(), traceback)
+        # All that it says, for its words: Ray looks for the error itself where it has not yet put it.
+        return Broken(trial.config, tune.TuneError(traceback), traceback)
 
     def _kill(self, number: int) -> None:
         for trial in reversed(self._trials):

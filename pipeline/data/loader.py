@@ -192,11 +192,20 @@ def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
     starts = {scene.name: int(start) for scene, start in zip(scenes, counts, strict=False)}
     stem = cache / f"planes-{dataset.digest[:16]}-{size}"
     opaque, coloured = stem.with_suffix(".rgb.npy"), stem.with_suffix(".rgba.npy")
-    if not opaque.exists() and not coloured.exists():
+    if not _is_whole(opaque) and not _is_whole(coloured):
         cache.mkdir(parents=True, exist_ok=True)
         _decode(scenes, counts, size, opaque, coloured)
     has_alpha = coloured.exists()
     return Frames(np.load(coloured if has_alpha else opaque, mmap_mode="r"), starts, has_alpha)
+
+
+def _is_whole(frames: Path) -> bool:
+    """Whether decoded frames are there, and not cut off."""
+    try:
+        np.load(frames, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path, coloured: Path) -> None:

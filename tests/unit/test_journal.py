@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from pipeline.recipe import load_recipe
 from sweeps import layout, ledger, provenance, queries
 from sweeps.drain import Drain, RefusedError, UnansweredError
-from sweeps.errors import StudyError
+from sweeps.errors import NoRoomError, StudyError
 from sweeps.home import Home
 from sweeps.journal import (
     AttemptFailed,
@@ -359,3 +360,22 @@ def test_a_damaged_journal_is_told_when_the_drain_closes(tmp_path: Path) -> None
     journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
     with pytest.raises(StudyError, match=r"journal\.jsonl:1"):
         Drain(journal, "receiver", lambda: Receiver().send).start().close(10)
+
+
+def test_an_event_of_which_a_full_disk_took_a_part_has_not_happened(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "mice")
+    journal.append(OPENED)
+    write, asked = os.write, []
+
+    def full(file: int, content: bytes) -> int:
+        asked.append(content)
+        if len(asked) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content[:10])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(NoRoomError, match=r"mice: expected room .*, got No space left .* resume mice` goes on"):
+            journal.append(trial_opened(0))
+    journal.append(trial_opened(1))
+    assert [type(event) for _, event in journal.events()] == [SweepOpened, TrialOpened]

@@ -317,6 +317,14 @@ def test_a_broken_image_leaves_no_frames_behind(mice_copy: Path, tmp_path: Path)
     assert "cam_002.png: expected an image" in message and list((tmp_path / "cache").iterdir()) == []
 
 
+def test_frames_that_were_cut_off_are_decoded_again(mice: Dataset, tmp_path: Path) -> None:
+    whole = np.array(loader_module.decoded_frames(mice, 32, tmp_path).array)
+    [file] = tmp_path.iterdir()
+    for size in (file.stat().st_size // 2, 0):
+        file.write_bytes(file.read_bytes()[:size])
+        assert np.array_equal(loader_module.decoded_frames(mice, 32, tmp_path).array, whole)
+
+
 def test_two_processes_may_decode_at_once(mice_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DECODE, str(mice_folder), str(tmp_path / "cache")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

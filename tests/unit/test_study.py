@@ -400,3 +400,14 @@ def test_the_samplers_are_those_the_space_names(journal):
     for kind, sampler in kinds.items():
         study = open_study(journal, kind, space_of({"loss.masked": MASKED}, kind=kind))
         assert isinstance(study.sampler, sampler)
+
+
+def test_a_line_cut_off_in_the_file_of_studies_spoils_nothing_that_follows(journal):
+    space = space_of()
+    searcher = search(journal, space)
+    run(searcher, "a")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_i')
+    run(StudySearcher(open_study(journal, "sweep", space, resume=True), space), "b")
+    study = open_study(journal, "sweep", space, resume=True)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
