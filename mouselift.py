@@ -11,8 +11,9 @@ import dashboards.cli
 import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
-from sweeps.errors import SweepError
+from sweeps.errors import OutageError, SweepError
 
+EXIT_OURS = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
 
@@ -34,7 +35,7 @@ def main() -> None:
         app()
     except (PipelineError, SweepError) as error:
         sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
-        sys.exit(EXIT_USER)
+        sys.exit(EXIT_OURS if isinstance(error, OutageError) else EXIT_USER)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

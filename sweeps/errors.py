@@ -3,7 +3,8 @@
     SweepError
     ├── SpaceError         a search space that cannot be read or does not fit its recipe
     ├── StudyError         a study, its storage or a sweep's name
-    └── RegistryError      a registered model, a version, an alias or a gate
+    ├── RegistryError      a registered model, a version, an alias or a gate
+    └── OutageError        a server that a running sweep needs stayed away
 
 Each message reads `where: what was expected, what came — what to do.` and is one line.
 """
@@ -23,3 +24,7 @@ class StudyError(SweepError):
 
 class RegistryError(SweepError):
     """A model, version or alias is absent, or a promotion was refused."""
+
+
+class OutageError(SweepError):
+    """A server that was there when a sweep began stayed away for too long; not the user's mistake: exit code 1."""

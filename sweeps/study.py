@@ -18,19 +18,17 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
-from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, override
 from sweeps.distributions import Scalar
 from sweeps.errors import StudyError
 from sweeps.home import name_taken
 from sweeps.space import SearchSpace
+from sweeps.storage import open_storage
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
@@ -121,6 +119,7 @@ class StudySearcher(Searcher):
         super().__init__()  # without a metric: Ray would refuse every report that lacks it
         self.study, self.space, self.base = study, space, space.base_recipe()
         self._conductor = conductor or _Unconducted(space.objective.metric, self.base.train.max_steps)
+        self._over: set[str] = set()  # Ray's ids of attempts that ended
 
     def save(self, checkpoint_path: str) -> None:
         """Write the study's name; everything else is in the study."""
@@ -141,6 +140,7 @@ class StudySearcher(Searcher):
         """`{"number": the trial's in the study, "params": {path: value}}` and the conductor's word; FINISHED when
         nothing is left to run, and None while that depends on a trial that runs.
         """
+        self._reclaim()
         for _ in range(_MAX_REPEATS):
             if self._is_spent():
                 break
@@ -162,6 +162,7 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: Result | None = None, error: bool = False) -> None:
         """Close the trial as the conductor rules, with those that repeat it."""
         trial = self._running(trial_id)
+        self._over.add(trial_id)
         if trial is None:
             return
         ruling = self._conductor.ended(trial.number, trial_id, result, error)
@@ -187,6 +188,13 @@ class StudySearcher(Searcher):
             self._set_intermediate(number, step, curve[step])
         self._close(number, TrialState[state], value, reason)
         self._share(number)
+
+    def _reclaim(self) -> None:
+        """Let trials wait that a database which went away began, and nobody got: now none is between ask and start."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            known = trial.user_attrs
+            if REUSED_FROM not in known and known.get(RAY_TRIAL, "") in ("", *self._over):
+                self._put_back(trial.number)
 
     def _put_back(self, number: int) -> None:
         storage, trial_id = self._stored(number)
@@ -289,19 +297,6 @@ class _Grid(GridSampler):
 
     def after_trial(self, *told: Any) -> None:
         pass
-
-
-def open_storage(storage: str) -> BaseStorage:
-    """Optuna's storage: a file for its journal, or a database URL. Raises StudyError."""
-    if "://" not in storage:
-        Path(storage).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(storage))
-    try:
-        return RDBStorage(storage)
-    except (ImportError, SQLAlchemyError) as error:
-        raise StudyError(
-            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — mend it."
-        ) from None
 
 
 def _create_study(storage: BaseStorage, name: str, space: SearchSpace, owner: str) -> optuna.Study:

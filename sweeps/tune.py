@@ -18,6 +18,7 @@ import ray
 from ray import tune
 
 from sweeps.driver import STOP_FILE, Broken, Driver, Listener
+from sweeps.errors import OutageError
 from sweeps.home import Home
 from sweeps.journal import Journal, State, SweepOpened
 from sweeps.ledger import Ledger, read
@@ -131,10 +132,13 @@ def _remember(
         state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
+    except OutageError as error:
+        reason = str(error)
+        raise
     finally:
         driver.close(state, reason)
-        searcher.put_back()
         delivered = tracker.close()
+        searcher.put_back()
     if not delivered:
         logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
     return driver.ledger

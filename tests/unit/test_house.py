@@ -33,7 +33,7 @@ DOORS = {
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py", "sweeps/scheduler.py"),
     "pyarrow": ("sweeps/checkpoints.py",),
-    "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/queries.py"),
+    "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/storage.py", "sweeps/queries.py"),
     # The registry is three rooms: what a version is, its logged model's files, its aliases.
     "mlflow": (
         "sweeps/tracking.py",
