@@ -26,7 +26,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.config import one_line
 from sweeps.drain import Drain, RefusedError, Send, UnansweredError
 from sweeps.home import is_served, store_file
 from sweeps.journal import (
@@ -60,6 +62,7 @@ _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
 _DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
 _TRY_AGAIN_CODES = (408, 429)
+_BUSY = "QueuePool limit"  # MLflow calls it a bad request
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -340,9 +343,12 @@ def _as_drain_errors() -> Iterator[None]:
         raise RefusedError(str(error)) from error
     except OSError as error:  # of requests, too
         raise UnansweredError(str(error)) from error
+    except SQLAlchemyError as error:  # of a database, while MLflow opens it
+        raise UnansweredError(one_line(error).partition(" [SQL")[0]) from error
     except MlflowException as error:
         code = error.get_http_status_code()
-        kind = RefusedError if 400 <= code < 500 and code not in _TRY_AGAIN_CODES else UnansweredError
+        wrong = 400 <= code < 500 and code not in _TRY_AGAIN_CODES and _BUSY not in str(error)
+        kind = RefusedError if wrong else UnansweredError
         raise kind(str(error).partition("\n")[0]) from error
 
 
