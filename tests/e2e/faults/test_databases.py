@@ -1,4 +1,4 @@
-"""The databases under a sweep go away, are locked, or hang up; the sweep waits for what it needs, and ends as it should."""
+"""The databases under a sweep go away, are locked, or hang up; it waits for what it needs, and ends as it should."""
 
 from __future__ import annotations
 
