@@ -31,7 +31,7 @@ class Cluster:
         self.nodes: list[subprocess.Popen[bytes]] = []
 
     def add(self) -> subprocess.Popen[bytes]:
-        """Another node; the first is the head. Its marker of a running cluster lies in a folder that nobody looks in."""
+        """Another node; the first is the head. Its note of a running cluster lies where nobody looks for one."""
         port = self.address.partition(":")[2]
         where = [f"--address={self.address}"]
         if not self.nodes:
