@@ -55,6 +55,7 @@ from sweeps.layout import (
     trial_tags,
 )
 from sweeps.ledger import Ledger, Trial, fold
+from sweeps.probe import environment
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
@@ -62,6 +63,7 @@ _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
 _DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
 _TRY_AGAIN_CODES = (408, 429)
+_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the answer may be lost where the run is not: it is looked for first
 _BUSY = "QueuePool limit"  # MLflow calls it a bad request
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -271,7 +273,9 @@ class _Writer:
         if trial is not None:
             tags["mlflow.parentRunId"] = self._runs[None]
         name = run_name(ledger.name, trial)
-        return self._client.create_run(self._experiment(ledger), _milliseconds(when), tags, name).info.run_id
+        experiment = self._experiment(ledger)
+        with environment(_ONCE):
+            return self._client.create_run(experiment, _milliseconds(when), tags, name).info.run_id
 
     def _experiment(self, ledger: Ledger) -> str:
         """Where the sweep's own run lies; before there is one, the experiment named as the recipe."""

@@ -83,12 +83,13 @@ def mlflow_server(folder: Path, store: str | None = None) -> Iterator[MLflowServ
 
 class Proxy:
     """Stands before a server. Of the calls, so many in a hundred are answered 500 or 503, before or after they were
-    passed on, or not at all; all take `delay` seconds longer.
+    passed on, or not at all; all take `delay` seconds longer. Answers to the next calls in `loses` are lost.
     """
 
     def __init__(self, port: int, seed: int = 0) -> None:
         self.errors = self.silence = 0.0
         self.delay = 0.0
+        self.loses: list[str] = []  # ends of paths
         self.calls = self.refused = self.unanswered = 0
         self._port, self._chance, self._lock = port, random.Random(seed), threading.Lock()
         proxy = self
@@ -115,8 +116,11 @@ class Proxy:
         with self._lock:
             self.calls += 1
             draw, late, code = self._chance.random(), self._chance.random() < 0.5, self._chance.choice([500, 503])
+            if loses := next((end for end in self.loses if call.path.endswith(end)), None):
+                self.loses.remove(loses)
+                draw, late = 0.0, True
         time.sleep(self.delay)
-        fails, silent = draw < self.errors, self.errors <= draw < self.errors + self.silence
+        fails, silent = loses is not None or draw < self.errors, self.errors <= draw < self.errors + self.silence
         answer = (code, b"{}") if fails and not late else self._forward(call, body)
         if silent:
             self.unanswered += 1

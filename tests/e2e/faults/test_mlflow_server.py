@@ -94,7 +94,8 @@ def test_the_server_is_away_at_run_and_at_resume(bench, note, server):
 
 @pytest.mark.faults
 def test_a_server_that_answers_500_or_503_or_not_at_all(bench, note, server, proxy):
-    hurt = bench(at(proxy) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}, trials={"count": 3, "concurrent": 2})
+    hurt = bench(at(proxy) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}, trials={"count": 2, "concurrent": 2})
+    proxy.loses = 2 * ["/runs/create"]  # made, and the answer says otherwise
     hurt.start()
     hurt.until_reports(1)
     proxy.errors, proxy.silence = 0.2, 0.03
@@ -102,7 +103,7 @@ def test_a_server_that_answers_500_or_503_or_not_at_all(bench, note, server, pro
     time.sleep(5)
     proxy.errors = proxy.silence = 0.0
     assert hurt.finish() == 0, hurt.said
-    assert proxy.refused > 3
+    assert proxy.refused > 3 and proxy.loses == []
     hurt.seat.mouselift("sweep", "status", "hurt")
     note("one call in five answered 500 or 503, one in thirty not at all", hurt.check(), "no stray run")
 
