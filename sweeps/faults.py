@@ -31,6 +31,7 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
     ("its node", "node_lost"),
     ("the actor never ran", "worker_lost"),
     ("the actor died", "worker_lost"),
+    ("the actor is dead", "worker_lost"),
 )
 _BY_CLASS_LAST: dict[str, Cause] = {
     "OutOfMemoryError": "out_of_memory",

@@ -24,6 +24,7 @@ NODE = "The actor died unexpectedly before finishing this task. The actor is dea
         (named("ActorDiedError"), "ActorDiedError: The actor died unexpectedly", "worker_lost"),
         (named("ActorDiedError"), NODE, "node_lost"),
         (None, "The actor never ran - it was cancelled before it started running.", "worker_lost"),
+        (None, "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "worker_lost"),
         (named("OutOfMemoryError"), "torch.OutOfMemoryError: CUDA out of memory. Tried", "out_of_memory"),
         (named("RuntimeError"), "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory"),
         (named("OutOfMemoryError"), "Task was killed due to the node running low on memory", "host_out_of_memory"),
