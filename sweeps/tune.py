@@ -18,7 +18,7 @@ import ray
 from ray import tune
 
 from sweeps.driver import STOP_FILE, Broken, Driver, Listener
-from sweeps.errors import OutageError
+from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
 from sweeps.journal import Journal, State, SweepOpened
 from sweeps.ledger import Ledger, read
@@ -197,17 +197,30 @@ def _ray(home: Home) -> Iterator[None]:
     os.environ.update(_RAY_ENVIRONMENT)
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    ray.init(
-        address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
-        include_dashboard=False if home.ray_address is None else None,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        configure_logging=False,
-    )
+    try:
+        ray.init(
+            address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
+            include_dashboard=False if home.ray_address is None else None,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            configure_logging=False,
+        )
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        if home.ray_address is None:
+            raise
+        raise StudyError(
+            f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
+            "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
+        ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _told(error: BaseException) -> str:
+    """The last words of what Ray says, in which the cause stands."""
+    return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__
 
 
 def _ray_name(trial: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.e2e.faults.servers import free_port
 
 pytestmark = pytest.mark.faults
 RAY = Path(sys.executable).with_name("ray")
+OPEN = {"RAY_AUTH_MODE": "disabled"}  # otherwise every machine must have the same token
 ROOT = Path(__file__).parents[3]
 
 
@@ -27,30 +29,32 @@ class Cluster:
     """Nodes of one CPU each, every one a `ray start` of its own, as on a machine of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
+        self.folder, self.address = folder, ""  # of the head, once it is there
         self.nodes: list[subprocess.Popen[bytes]] = []
 
     def add(self) -> subprocess.Popen[bytes]:
         """Another node; the first is the head. Its note of a running cluster lies where nobody looks for one."""
-        port = self.address.partition(":")[2]
         where = [f"--address={self.address}"]
         if not self.nodes:
-            where = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+            where = ["--head", f"--port={free_port()}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
         fixed = ["--num-cpus=1", "--num-gpus=0", "--block", "--disable-usage-stats", "--object-store-memory=100000000"]
+        plain = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         with (self.folder / f"node-{len(self.nodes)}.log").open("ab") as log:
             node = subprocess.Popen(
-                [RAY, "start", *where, *fixed, "--node-ip-address=127.0.0.1"],
+                [RAY, "start", *where, *fixed],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 cwd=self.folder,
-                env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+                env=plain | OPEN | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
             )
         self.nodes.append(node)
         until = time.monotonic() + SECONDS
         while "Ray runtime started" not in self.said(node):
             assert node.poll() is None and time.monotonic() < until, self.said(node)
             time.sleep(0.2)
+        if not self.address:
+            self.address = re.findall(r"ray start --address='(.+)'", self.said(node))[0]
         return node
 
     def said(self, node: subprocess.Popen[bytes]) -> str:
@@ -95,7 +99,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_node_is_lost_while_its_trial_trains(bench, note, cluster):
     cluster.add()
     other = cluster.add()
-    hurt = bench({"RAY_ADDRESS": cluster.address}, trials={"count": 2, "concurrent": 2, "cpus": 1})
+    hurt = bench(OPEN | {"RAY_ADDRESS": cluster.address}, trials={"count": 2, "concurrent": 2, "cpus": 1})
     hurt.start()
     hurt.until(lambda: {report.trial for report in reports(hurt)} == {0, 1}, "both nodes train")
     cluster.kill(other)
@@ -109,7 +113,7 @@ def test_a_node_is_lost_while_its_trial_trains(bench, note, cluster):
 
 def test_the_head_is_lost(bench, note, cluster):
     head = cluster.add()
-    hurt = bench({"RAY_ADDRESS": cluster.address}, trials={"count": 2, "concurrent": 1, "cpus": 1})
+    hurt = bench(OPEN | {"RAY_ADDRESS": cluster.address}, trials={"count": 2, "concurrent": 1, "cpus": 1})
     hurt.start()
     hurt.until_reports(3)
     cluster.kill(head)
@@ -128,3 +132,12 @@ def test_the_head_is_lost(bench, note, cluster):
 
 def reports(hurt):
     return hurt.seat.reports("hurt") if hurt.seat.home.journal("hurt").is_dir() else []
+
+
+def test_a_cluster_that_is_not_there_is_one_line(bench):
+    hurt = bench({"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}, trials={"count": 1, "concurrent": 1})
+    hurt.start()
+    assert hurt.finish() == 2
+    last = hurt.said.strip().splitlines()[-1]
+    assert last.startswith("mouselift: RAY_ADDRESS: expected a Ray cluster at 127.0.0.1:"), hurt.said
+    assert "Traceback" not in hurt.said
