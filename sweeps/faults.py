@@ -32,6 +32,7 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
     ("the actor never ran", "worker_lost"),
     ("the actor died", "worker_lost"),
     ("the actor is dead", "worker_lost"),
+    ("the actor is temporarily unavailable", "worker_lost"),  # its node may be gone; nobody knows yet
 )
 _BY_CLASS_LAST: dict[str, Cause] = {
     "OutOfMemoryError": "out_of_memory",
