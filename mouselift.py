@@ -11,7 +11,7 @@ import dashboards.cli
 import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
-from sweeps.errors import NoRoomError, SweepError
+from sweeps.errors import NoRoomError, OutageError, SweepError
 
 EXIT_OURS, EXIT_USER = 1, 2
 EXIT_INTERRUPTED = 130
@@ -34,7 +34,7 @@ def main() -> None:
         app()
     except (PipelineError, SweepError) as error:
         sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
-        sys.exit(EXIT_OURS if isinstance(error, NoRoomError) else EXIT_USER)
+        sys.exit(EXIT_OURS if isinstance(error, NoRoomError | OutageError) else EXIT_USER)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

@@ -3,6 +3,10 @@
 <root>/<sweep>/t0003/step-000150/    a checkpoint folder as pipeline.checkpoint writes it
 A checkpoint is there once its index is: it comes last, by a rename or as the last file sent, and holds every
 hash. Older ones go only when a newer one has been verified.
+
+S3 is spoken by pyarrow: keys and region are taken from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION or from
+`~/.aws`, the address of a server that is not Amazon's from AWS_ENDPOINT_URL, or all from the address itself:
+`s3://bucket/prefix?endpoint_override=host:port&scheme=http&region=us-east-1`. One that does not answer is asked again.
 """
 
 from __future__ import annotations
@@ -14,22 +18,38 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import psutil
 from pyarrow import fs
 
 from pipeline import checkpoint
+from pipeline.config import one_line
 from pipeline.errors import CheckpointError
-from sweeps.errors import StudyError
+from sweeps.errors import OutageError, StudyError
 from sweeps.ledger import Objective
 
 _STEP = re.compile(r"step-(\d{6,})")
 _DAMAGED = ".damaged-"
 _WORK = ".work-"
 _GB = 1e9
+PATIENCE_SECONDS = 180.0  # with an S3 that does not answer
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 15.0
+_OUTAGES = (
+    "NETWORK_CONNECTION",
+    "UNAVAILABLE",
+    "SLOW_DOWN",
+    "THROTTLING",
+    "REQUEST_TIMEOUT",
+    "INTERNAL_FAILURE",
+    "curlCode",
+)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,12 +63,12 @@ class Kept:
 class Checkpoints:
     """Those of one trial. root: a folder, or `s3://bucket/prefix` (credentials as S3 clients take them).
 
-    Raises StudyError for an address that is none.
+    Raises StudyError for an address that is none, and OutageError when S3 has not answered for long.
     """
 
     def __init__(self, root: str, sweep: str, trial: int) -> None:
         self.root = root
-        self._fs, base = _open(root)
+        self._fs, base = _patiently(_open, root)
         self.folder = f"{base}/{sweep}/t{trial:04d}"
 
     @property
@@ -80,15 +100,19 @@ class Checkpoints:
         self._delete(target)
         index = folder / checkpoint.INDEX
         later = index.rename(folder.with_name(f"{folder.name}.json"))
-        fs.copy_files(str(folder), target, fs.LocalFileSystem(), self._fs)
-        fs.copy_files(str(later), f"{target}/{checkpoint.INDEX}", fs.LocalFileSystem(), self._fs)
+        try:
+            _patiently(fs.copy_files, str(folder), target, fs.LocalFileSystem(), self._fs)
+            _patiently(fs.copy_files, str(later), f"{target}/{checkpoint.INDEX}", fs.LocalFileSystem(), self._fs)
+        except OutageError:
+            later.rename(index)
+            raise
         shutil.rmtree(folder)
         later.unlink()
 
     def all(self) -> list[Kept]:
         """What is there, by step."""
         found = []
-        for info in self._fs.get_file_info(fs.FileSelector(self.folder, allow_not_found=True)):
+        for info in self._listed(fs.FileSelector(self.folder, allow_not_found=True)):
             match = _STEP.fullmatch(info.base_name)
             if match and info.type == fs.FileType.Directory and (metrics := self._metrics(info.base_name)) is not None:
                 found.append(Kept(int(match[1]), metrics))
@@ -105,7 +129,7 @@ class Checkpoints:
         with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
             folder = Path(temporary) / _name(step)
             folder.mkdir()
-            fs.copy_files(source, str(folder), self._fs, fs.LocalFileSystem())
+            _patiently(fs.copy_files, source, str(folder), self._fs, fs.LocalFileSystem())
             checkpoint.inspect(folder)
             yield folder
 
@@ -170,7 +194,7 @@ class Checkpoints:
     def size(self, step: int) -> int:
         """Of a checkpoint, in bytes."""
         selector = fs.FileSelector(f"{self.folder}/{_name(step)}", recursive=True, allow_not_found=True)
-        return sum(info.size or 0 for info in self._fs.get_file_info(selector))
+        return sum(info.size or 0 for info in self._listed(selector))
 
     def sweep_up(self) -> None:
         """Remove what workers of this machine that live no more left half-written."""
@@ -186,18 +210,25 @@ class Checkpoints:
     def _metrics(self, name: str) -> dict[str, float] | None:
         """The figures in a checkpoint's index; None where there is no index, or none that can be read."""
         try:
-            with self._fs.open_input_file(f"{self.folder}/{name}/{checkpoint.INDEX}") as file:
-                return dict(json.loads(file.read())["metrics"])
+            return dict(json.loads(_patiently(self._read, f"{self.folder}/{name}/{checkpoint.INDEX}"))["metrics"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             return {}
 
+    def _read(self, path: str) -> bytes:
+        with self._fs.open_input_file(path) as file:
+            return bytes(file.read())
+
+    def _listed(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        return list(_patiently(self._fs.get_file_info, selector))
+
     def _delete(self, folder: str) -> None:
         """The index first: what is half gone is not there."""
         with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_file(f"{folder}/{checkpoint.INDEX}")
-            self._fs.delete_dir(folder)
+            _patiently(self._fs.delete_file, f"{folder}/{checkpoint.INDEX}")
+        with contextlib.suppress(FileNotFoundError):
+            _patiently(self._fs.delete_dir, folder)
 
     def _set_aside(self, step: int) -> None:
         if not self.is_local:
@@ -219,12 +250,38 @@ def _nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
+def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:
+    """Make a call, and again with growing pauses while S3 does not answer. Raises OutageError."""
+    began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return call(*words, **options)
+        except OSError as error:
+            if not _is_outage(error):
+                raise
+            waited = time.monotonic() - began
+            if waited >= PATIENCE_SECONDS:
+                raise OutageError(
+                    f"MOUSELIFT_CHECKPOINTS: expected a store that answers, got {one_line(error)[:200]} for "
+                    f"{waited:.0f} s — mend it; `mouselift sweep resume` then goes on."
+                ) from None
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the same call may be answered later; a bucket that is not there, or not ours, is no outage."""
+    return isinstance(error, OSError) and any(word in str(error) for word in _OUTAGES)
+
+
 def _open(root: str) -> tuple[fs.FileSystem, str]:
     if "://" not in root:
         return fs.LocalFileSystem(), str(Path(root).resolve())
     try:
         return fs.FileSystem.from_uri(root)
     except (ValueError, OSError) as error:
+        if _is_outage(error):
+            raise
         came = str(error).partition("\n")[0]
         raise StudyError(
             f"MOUSELIFT_CHECKPOINTS: expected a folder or s3://bucket/prefix, got {root} ({came}) — mend it."

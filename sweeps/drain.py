@@ -63,6 +63,7 @@ class Drain:
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._damage: SweepError | None = None
+        self._arrived = False
 
     def start(self) -> Self:
         """Begin where an earlier drain of this journal stopped."""
@@ -77,11 +78,10 @@ class Drain:
         """
         self._closing.set()
         self._thread.join(timeout)
-        arrived = not self._thread.is_alive()
         self._abandoned.set()
         if self._damage is not None:
             raise self._damage
-        return arrived
+        return self._arrived
 
     def idle(self) -> None:
         """Called about twice a second, between batches, from the drain's thread."""
@@ -103,6 +103,7 @@ class Drain:
             last_round = self._closing.is_set()
             batch = list(islice(self._journal.events(offset), 1 if trouble.failures else _BATCH_EVENTS))
             if not batch and last_round:
+                self._arrived = True
                 return
             if not batch:
                 self.idle()

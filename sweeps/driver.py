@@ -34,6 +34,7 @@ from sweeps.vitals import Vitals
 
 STOP_FILE = "stop"
 ENDED = ("COMPLETE", "PRUNED", "FAIL")  # for good; a KILLED trial may be taken up again
+_NAP_SECONDS = 60.0  # between two looks: nobody was there to hear the trials, who are then given time anew
 _NO_FIGURE = "objective"  # the cause of a FAIL that is no fault of the trial's process
 
 
@@ -80,6 +81,7 @@ class Driver:
         self._listen, self._end, self._clock = listen, end, clock
         self._hung: set[int] = set()
         self.vitals = vitals or Vitals()
+        self._watched, self._awake = clock(), 0.0  # when it last looked, and since when without a pause
         self.broken: Callable[[str], Broken] = _unheard
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,9 +146,12 @@ class Driver:
 
     def watch(self, kill: Callable[[int], None]) -> None:
         """Called often: end trials that have not been heard of for too long, and the sweep when somebody asked."""
-        limit = self._space.faults.hang_minutes * 60
+        limit, now = self._space.faults.hang_minutes * 60, self._clock()
+        if now - self._watched > _NAP_SECONDS:  # it was itself that heard nothing
+            self._awake = now
+        self._watched = now
         for number in self.running:
-            if number not in self._hung and self._clock() - self.ledger.trials[number].heard > limit:
+            if number not in self._hung and now - max(self.ledger.trials[number].heard, self._awake) > limit:
                 self._hung.add(number)
                 kill(number)
         if lost := self.vitals.lost:

@@ -4,7 +4,8 @@
     ├── SpaceError         a search space that cannot be read or does not fit its recipe
     ├── StudyError         a study, its storage or a sweep's name
     ├── RegistryError      a registered model, a version, an alias or a gate
-    └── NoRoomError        a disk that is full under a sweep; no mistake, so the commands leave with exit code 1
+    ├── NoRoomError        a disk that is full under a sweep; no mistake, so the commands leave with exit code 1
+    └── OutageError        a server that a running sweep needs stayed away
 
 Each message reads `where: what was expected, what came — what to do.` and is one line.
 """
@@ -28,3 +29,7 @@ class RegistryError(SweepError):
 
 class NoRoomError(SweepError):
     """The disk under a sweep takes nothing more; what it has of the sweep is whole."""
+
+
+class OutageError(SweepError):
+    """A server that was there when a sweep began stayed away for too long; not the user's mistake: exit code 1."""

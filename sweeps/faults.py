@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.recipe import Count, Positive, strict
 
 Cause = Literal[
-    "worker_lost", "node_lost", "out_of_memory", "host_out_of_memory", "hang", "diverged", "data", "exception"
+    "worker_lost", "node_lost", "out_of_memory", "host_out_of_memory", "hang", "diverged", "data", "store", "exception"
 ]
 Action = Literal["retry", "halve", "prune", "fail"]
 _LONGEST_REASON = 400
@@ -21,6 +21,7 @@ _BY_CLASS: dict[str, Cause] = {
     "NonFiniteError": "diverged",
     "DataError": "data",
     "NodeDiedError": "node_lost",
+    "OutageError": "store",
 }
 # Then what the message says, in lower case: torch and Ray have no classes of their own for these everywhere.
 _BY_WORDS: tuple[tuple[str, Cause], ...] = (
@@ -31,6 +32,7 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
     ("the actor never ran", "worker_lost"),
     ("the actor died", "worker_lost"),
     ("the actor is dead", "worker_lost"),
+    ("the actor is temporarily unavailable", "worker_lost"),  # its node may be gone; nobody knows yet
 )
 _BY_CLASS_LAST: dict[str, Cause] = {
     "OutOfMemoryError": "out_of_memory",
@@ -63,6 +65,7 @@ class Faults:
     hang: Literal["retry", "fail"] = "retry"
     diverged: Literal["prune", "fail"] = "prune"
     data: Literal["retry", "fail"] = "fail"
+    store: Literal["retry", "fail"] = "retry"  # checkpoints could not be reached for minutes
     exception: Literal["retry", "fail"] = "fail"
 
 

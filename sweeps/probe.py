@@ -53,7 +53,7 @@ def require_study_storage(home: Home) -> str:
 
 def _require_server(uri: str) -> None:
     """A tag set on an experiment and taken away again; a server without one has only to answer."""
-    with _environment(_IMPATIENT), _told("MLFLOW_TRACKING_URI", f"an MLflow at {uri} that takes writes"):
+    with environment(_IMPATIENT), _told("MLFLOW_TRACKING_URI", f"an MLflow at {uri} that takes writes"):
         client = MlflowClient(uri)
         for experiment in client.search_experiments(max_results=1):
             client.set_experiment_tag(experiment.experiment_id, _TAG, "1")
@@ -99,7 +99,7 @@ def _told(variable: str, expected: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
     """MLflow reads these settings at each request and nowhere else."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

@@ -22,7 +22,7 @@ from sweeps.errors import StudyError
 from sweeps.home import Home, store_file
 from sweeps.journal import Journal
 from sweeps.resumption import known
-from sweeps.study import open_storage
+from sweeps.storage import open_storage
 
 _PAGE = 500
 

@@ -8,7 +8,7 @@ between two looks by our own clock, so that clocks which differ close nobody's r
 from __future__ import annotations
 
 from sweeps.drain import delivered
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, SweepError
 from sweeps.home import Home
 from sweeps.journal import Journal, SweepClosed, TrialClosed
 from sweeps.leases import close_silent
@@ -46,7 +46,10 @@ def _close(journal: Journal, home: Home) -> list[str]:
     done = []
     if ledger.state == "RUNNING":
         reason = f"its driver died; last heard of at {utc(ledger.heard)}"
-        put_back(home.storage or home.optuna_journal, ledger.name)
+        try:
+            put_back(home.storage or home.optuna_journal, ledger.name)
+        except SweepError as error:  # the next look closes it
+            return [f"{ledger.name}: {reason}, and it is not closed yet: {error}"]
         for number in sorted(ledger.open):
             journal.append(TrialClosed(number, "KILLED", reason))
         journal.append(SweepClosed("KILLED", reason))

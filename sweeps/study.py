@@ -7,9 +7,7 @@ The study on disk is the only state: whoever opens it by its name carries on.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,21 +18,17 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import get_lock_file
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
-from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, override
 from sweeps.distributions import Scalar
 from sweeps.errors import StudyError
 from sweeps.home import name_taken
-from sweeps.journal import append_whole
 from sweeps.space import SearchSpace
+from sweeps.storage import open_storage
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
@@ -125,6 +119,7 @@ class StudySearcher(Searcher):
         super().__init__()  # without a metric: Ray would refuse every report that lacks it
         self.study, self.space, self.base = study, space, space.base_recipe()
         self._conductor = conductor or _Unconducted(space.objective.metric, self.base.train.max_steps)
+        self._over: set[str] = set()  # Ray's ids of attempts that ended
 
     def save(self, checkpoint_path: str) -> None:
         """Write the study's name; everything else is in the study."""
@@ -145,6 +140,7 @@ class StudySearcher(Searcher):
         """`{"number": the trial's in the study, "params": {path: value}}` and the conductor's word; FINISHED when
         nothing is left to run, and None while that depends on a trial that runs.
         """
+        self._reclaim()
         for _ in range(_MAX_REPEATS):
             if self._is_spent():
                 break
@@ -166,6 +162,7 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: Result | None = None, error: bool = False) -> None:
         """Close the trial as the conductor rules, with those that repeat it."""
         trial = self._running(trial_id)
+        self._over.add(trial_id)
         if trial is None:
             return
         ruling = self._conductor.ended(trial.number, trial_id, result, error)
@@ -191,6 +188,13 @@ class StudySearcher(Searcher):
             self._set_intermediate(number, step, curve[step])
         self._close(number, TrialState[state], value, reason)
         self._share(number)
+
+    def _reclaim(self) -> None:
+        """Let trials wait that a database which went away began, and nobody got: now none is between ask and start."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            known = trial.user_attrs
+            if REUSED_FROM not in known and known.get(RAY_TRIAL, "") in ("", *self._over):
+                self._put_back(trial.number)
 
     def _put_back(self, number: int) -> None:
         storage, trial_id = self._stored(number)
@@ -293,36 +297,6 @@ class _Grid(GridSampler):
 
     def after_trial(self, *told: Any) -> None:
         pass
-
-
-class _WholeLines(JournalFileBackend):
-    """Optuna's file of lines. Its own way lets a line that a kill or a full disk cut off spoil the one that follows,
-    and with it every study in the file.
-    """
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with get_lock_file(self._lock), open(self._file_path, "r+b", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            if size and file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-            file.seek(0, os.SEEK_END)
-            append_whole(file, content)
-
-
-def open_storage(storage: str) -> BaseStorage:
-    """Optuna's storage: a file for its journal, or a database URL. Raises StudyError."""
-    if "://" not in storage:
-        Path(storage).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(_WholeLines(storage))
-    try:
-        return RDBStorage(storage)
-    except (ImportError, SQLAlchemyError) as error:
-        raise StudyError(
-            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — mend it."
-        ) from None
 
 
 def _create_study(storage: BaseStorage, name: str, space: SearchSpace, owner: str) -> optuna.Study:

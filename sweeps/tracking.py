@@ -26,7 +26,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.config import one_line
 from sweeps.drain import Drain, RefusedError, Send, UnansweredError
 from sweeps.home import is_served, store_file
 from sweeps.journal import (
@@ -53,6 +55,7 @@ from sweeps.layout import (
     trial_tags,
 )
 from sweeps.ledger import Ledger, Trial, fold
+from sweeps.probe import environment
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
@@ -60,6 +63,8 @@ _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
 _DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
 _TRY_AGAIN_CODES = (408, 429)
+_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the answer may be lost where the run is not: it is looked for first
+_BUSY = "QueuePool limit"  # MLflow calls it a bad request
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -268,7 +273,9 @@ class _Writer:
         if trial is not None:
             tags["mlflow.parentRunId"] = self._runs[None]
         name = run_name(ledger.name, trial)
-        return self._client.create_run(self._experiment(ledger), _milliseconds(when), tags, name).info.run_id
+        experiment = self._experiment(ledger)
+        with environment(_ONCE):
+            return self._client.create_run(experiment, _milliseconds(when), tags, name).info.run_id
 
     def _experiment(self, ledger: Ledger) -> str:
         """Where the sweep's own run lies; before there is one, the experiment named as the recipe."""
@@ -340,9 +347,12 @@ def _as_drain_errors() -> Iterator[None]:
         raise RefusedError(str(error)) from error
     except OSError as error:  # of requests, too
         raise UnansweredError(str(error)) from error
+    except SQLAlchemyError as error:  # of a database, while MLflow opens it
+        raise UnansweredError(one_line(error).partition(" [SQL")[0]) from error
     except MlflowException as error:
         code = error.get_http_status_code()
-        kind = RefusedError if 400 <= code < 500 and code not in _TRY_AGAIN_CODES else UnansweredError
+        wrong = 400 <= code < 500 and code not in _TRY_AGAIN_CODES and _BUSY not in str(error)
+        kind = RefusedError if wrong else UnansweredError
         raise kind(str(error).partition("\n")[0]) from error
 
 

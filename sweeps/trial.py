@@ -24,6 +24,7 @@ from pipeline.recipe import Recipe, override
 from pipeline.train import Report, train
 from sweeps.checkpoints import Checkpoints
 from sweeps.distributed import companions
+from sweeps.errors import OutageError
 from sweeps.ledger import Objective
 from sweeps.nodes import Seat
 from sweeps.space import Retention
@@ -95,8 +96,11 @@ def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[st
         return {CHECKPOINTING: f"paused: {report.unsaved}"}
     if report.checkpoint is None:
         return {}
-    kept.keep(report.checkpoint)
-    kept.thin(settings.objective, settings.retention.best, settings.retention.last)
+    try:
+        kept.keep(report.checkpoint)
+        kept.thin(settings.objective, settings.retention.best, settings.retention.last)
+    except OutageError as error:  # the next checkpoint may find the store back; the trial is not the worse for it
+        return {CHECKPOINTING: f"paused: {error}"}
     return {CHECKPOINTING: f"step {report.step} is kept"}
 
 

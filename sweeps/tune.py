@@ -22,7 +22,7 @@ from ray import tune
 
 from sweeps.distributed import resources
 from sweeps.driver import STOP_FILE, Broken, Driver, Listener
-from sweeps.errors import NoRoomError
+from sweeps.errors import NoRoomError, OutageError, StudyError
 from sweeps.home import Home
 from sweeps.journal import Journal, State, SweepOpened, no_room
 from sweeps.ledger import Ledger, read
@@ -142,6 +142,9 @@ def _remember(
         state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
+    except OutageError as error:
+        reason = str(error)
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -149,8 +152,9 @@ def _remember(
     finally:
         with _nothing_added(sys.exception()):
             driver.close(state, reason)
-            searcher.put_back()
         delivered = tracker.close(_FULL_SECONDS if isinstance(sys.exception(), NoRoomError) else _DELIVERY_SECONDS)
+        with _nothing_added(sys.exception()):
+            searcher.put_back()
     if not delivered:
         logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
     return driver.ledger
@@ -218,13 +222,21 @@ def _ray(home: Home) -> Iterator[Vitals]:
     os.environ.update(_RAY_ENVIRONMENT)
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    ray.init(
-        address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
-        include_dashboard=False if home.ray_address is None else None,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        configure_logging=False,
-    )
+    try:
+        ray.init(
+            address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
+            include_dashboard=False if home.ray_address is None else None,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            configure_logging=False,
+        )
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        if home.ray_address is None:
+            raise
+        raise StudyError(
+            f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
+            "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
+        ) from None
     vitals = Vitals()
     try:
         yield vitals
@@ -241,6 +253,11 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def _told(error: BaseException) -> str:
+    """The last words of what Ray says, in which the cause stands."""
+    return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__
 
 
 def _ray_name(trial: Any) -> str:

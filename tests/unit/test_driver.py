@@ -251,6 +251,19 @@ def test_a_trial_that_reports_nothing_for_too_long_is_killed_once_and_tried_agai
     assert (fault.cause, fault.action, fault.reason) == ("hang", "retry", "no report for 1 minutes")
 
 
+def test_a_trial_is_not_blamed_for_the_silence_of_a_driver_that_slept(desk):
+    found = desk(faults=Faults(hang_minutes=2))
+    found.start("a")
+    found.driver.watch(found.killed.append)
+    found.now += 600
+    found.driver.watch(found.killed.append)
+    assert found.killed == []
+    for _ in range(5):
+        found.now += 30
+        found.driver.watch(found.killed.append)
+    assert found.killed == [0]
+
+
 def test_a_process_that_never_came_up_counts_as_an_attempt(desk):
     found = desk(faults=Faults(retries=0))
     config = found.searcher.suggest("a")

@@ -23,6 +23,8 @@ NODE = "The actor died unexpectedly before finishing this task. The actor is dea
     [
         (named("ActorDiedError"), "ActorDiedError: The actor died unexpectedly", "worker_lost"),
         (named("ActorDiedError"), NODE, "node_lost"),
+        (None, "The actor b2 is unavailable: The actor is temporarily unavailable: RpcError", "worker_lost"),
+        (named("OutageError"), "OutageError: MOUSELIFT_CHECKPOINTS: expected a store that answers", "store"),
         (None, "The actor never ran - it was cancelled before it started running.", "worker_lost"),
         (None, "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "worker_lost"),
         (named("OutOfMemoryError"), "torch.OutOfMemoryError: CUDA out of memory. Tried", "out_of_memory"),
