@@ -44,9 +44,10 @@ def _close(journal: Journal, home: Home) -> list[str]:
     if not ledger.name:
         return []
     done = []
+    if ledger.state != "COMPLETE":  # on a full disk a driver may have closed the journal and not the study
+        put_back(home.storage or home.optuna_journal, ledger.name)
     if ledger.state == "RUNNING":
         reason = f"its driver died; last heard of at {utc(ledger.heard)}"
-        put_back(home.storage or home.optuna_journal, ledger.name)
         for number in sorted(ledger.open):
             journal.append(TrialClosed(number, "KILLED", reason))
         journal.append(SweepClosed("KILLED", reason))
