@@ -51,6 +51,7 @@ _RAY_ENVIRONMENT = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",  # what a killed trial had started, too
 }
 
+_FULL = "the disk of the sweep was full"
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
 
 
@@ -145,10 +146,12 @@ def _remember(
     except OutageError as error:
         reason = str(error)
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (NoRoomError, OSError, tune.TuneError) as error:
+        full = _full_disk(error, journal.folder)
+        if full is None:
             raise
-        raise no_room(journal.folder, error) from error
+        reason = _FULL
+        raise full from None
     finally:
         with _nothing_added(sys.exception()):
             driver.close(state, reason)
@@ -158,6 +161,17 @@ def _remember(
     if not delivered:
         logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
     return driver.ledger
+
+
+def _full_disk(error: BaseException | None, folder: Path) -> NoRoomError | None:
+    """The full disk behind an error, which Ray Tune wraps in its own."""
+    while error is not None:
+        if isinstance(error, NoRoomError):
+            return error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return no_room(folder, error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextlib.contextmanager
