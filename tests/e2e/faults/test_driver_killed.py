@@ -53,7 +53,7 @@ def test_kill_9_of_the_driver_during_a_resume(bench, note):
     note("`kill -9` of the driver, twice more while it resumes", hurt.check(), "resumed; every trial to its end")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_to_the_driver_and_then_resume(bench, note, number):
     hurt = bench(trials={"count": 2, "concurrent": 2})
     hurt.start()
