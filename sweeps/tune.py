@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+_KNOCK_SECONDS = 5.0
 
 
 @dataclass
@@ -198,6 +201,7 @@ def _ray(home: Home) -> Iterator[None]:
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
+        _knock(home.ray_address or "")
         ray.init(
             address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
             include_dashboard=False if home.ray_address is None else None,
@@ -205,7 +209,7 @@ def _ray(home: Home) -> Iterator[None]:
             logging_level=logging.CRITICAL,
             configure_logging=False,
         )
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:  # of which ConnectionError is one
         if home.ray_address is None:
             raise
         raise StudyError(
@@ -216,6 +220,14 @@ def _ray(home: Home) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nothing listens at `host:port`; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        with socket.create_connection((host, int(port)), _KNOCK_SECONDS):
+            pass
 
 
 def _told(error: BaseException) -> str:
