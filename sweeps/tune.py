@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,7 @@ _RAY_ENVIRONMENT = {
 
 _FULL = "the disk of the sweep was full"
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
+_KNOCK_SECONDS = 5.0
 
 
 @dataclass
@@ -237,6 +239,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
+        _knock(home.ray_address or "")
         ray.init(
             address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
             include_dashboard=False if home.ray_address is None else None,
@@ -244,7 +247,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
             logging_level=logging.CRITICAL,
             configure_logging=False,
         )
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:  # of which ConnectionError is one
         if home.ray_address is None:
             raise
         raise StudyError(
@@ -267,6 +270,14 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nothing listens at `host:port`; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        with socket.create_connection((host, int(port)), _KNOCK_SECONDS):
+            pass
 
 
 def _told(error: BaseException) -> str:
