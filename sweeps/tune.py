@@ -36,7 +36,7 @@ from sweeps.space import SearchSpace
 from sweeps.study import StudySearcher, open_study
 from sweeps.tracking import Tracker
 from sweeps.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
-from sweeps.vitals import Vitals, end_children
+from sweeps.vitals import Vitals, children
 
 _RAY_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -49,7 +49,7 @@ _RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",  # what a killed trial had started, too
+    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # their children stay ours
 }
 
 _FULL = "the disk of the sweep was full"
@@ -238,6 +238,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
     os.environ.update(_RAY_ENVIRONMENT)
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    earlier = children()
     try:
         _knock(home.ray_address or "")
         ray.init(
@@ -254,15 +255,15 @@ def _ray(home: Home) -> Iterator[Vitals]:
             f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
             "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
         ) from None
-    vitals = Vitals()
+    vitals = Vitals(earlier)
     try:
         yield vitals
     finally:
         if vitals.lost:
-            end_children()
             atexit.register(_leave)
         else:
             ray.shutdown()
+        vitals.end_children()
 
 
 def _leave() -> None:

@@ -7,18 +7,22 @@ any more. A cluster's own are none of ours: what becomes of a driver that loses 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import psutil
 
 _NEEDED = ("raylet", "gcs_server")
-_RAY = ("ray::", "/ray/")
 _SECONDS = 10.0
 
 
 class Vitals:
-    """Of the Ray that this process has started; of none when it joined a cluster."""
+    """Of the Ray that this process has started; of none when it joined a cluster.
 
-    def __init__(self) -> None:
+    earlier: processes that this one had started before.
+    """
+
+    def __init__(self, earlier: Iterable[psutil.Process] = ()) -> None:
+        self._earlier = {process.pid for process in earlier}
         self._needed = {name: child for child in psutil.Process().children() if (name := _name(child)) in _NEEDED}
 
     @property
@@ -26,14 +30,20 @@ class Vitals:
         """Which has ended; empty while all live."""
         return next((name for name, process in self._needed.items() if not _lives(process)), "")
 
+    def end_children(self) -> None:
+        """Kill what Ray left: all of it, when it has lost a process and would not end when asked; else what trials that
+        were killed had started, which Ray makes children of this process.
+        """
+        left = [child for child in children() if child.pid not in self._earlier]
+        for child in left:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        psutil.wait_procs(left, _SECONDS)
 
-def end_children() -> None:
-    """Kill what is left of a Ray that has lost a process: it would not end when asked."""
-    left = [child for child in psutil.Process().children(recursive=True) if any(word in _words(child) for word in _RAY)]
-    for child in left:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    psutil.wait_procs(left, _SECONDS)
+
+def children() -> list[psutil.Process]:
+    """Every process that this one has started, and those that they have."""
+    return list(psutil.Process().children(recursive=True))
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -41,13 +51,6 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def _words(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def _name(process: psutil.Process) -> str:

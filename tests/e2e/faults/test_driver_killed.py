@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.e2e.faults.patches import at_step, hold_at
+
 pytestmark = pytest.mark.faults
 
 
@@ -65,10 +67,10 @@ def test_a_signal_to_the_driver_and_then_resume(bench, note, number):
     note(f"{number.name} to the driver", hurt.check(), "KILLED with the signal's name at once; resumed to the end")
 
 
-def test_a_driver_that_died_is_closed_by_status_and_a_living_one_is_not(bench, note):
-    hurt = bench(trials={"count": 2, "concurrent": 2})
+def test_a_driver_that_died_is_closed_by_status_and_a_living_one_is_not(bench, note, tmp_path):
+    hurt = bench(at_step(tmp_path / "patch", hold_at(13)), trials={"count": 2, "concurrent": 1})
     hurt.start()
-    hurt.until_reports(2)
+    hurt.until((tmp_path / "patch" / "held-13").exists, "a trial is at its step 13")
     assert hurt.seat.answer("sweep", "status", "hurt")["state"] == "RUNNING"
     assert hurt.seat.ledger("hurt").state == "RUNNING"
     hurt.kill()
