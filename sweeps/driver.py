@@ -207,7 +207,7 @@ class Driver:
 
     def _close(self, number: int, state: Ending, reason: str, cause: str = "") -> Ruling:
         artifacts = self._release(number) if state == "COMPLETE" else {}
-        self.write(TrialClosed(number, state, reason, cause, artifacts))
+        self.write(TrialClosed(number, state, reason, artifacts, cause))
         shared = run_of_failures(self.ledger.endings, self._space.faults.same_cause)
         if state == "FAIL" and shared is not None:
             self._end("FAIL", f"{self._space.faults.same_cause} trials in a row failed; the last: {reason}")

@@ -90,8 +90,8 @@ class TrialClosed(Event):
     trial: int
     state: State
     reason: str = ""
-    cause: str = ""  # of a FAIL: one of faults.Cause
     artifacts: dict[str, str] = field(default_factory=dict)  # folder below the run's artifacts -> local path
+    cause: str = ""  # of a FAIL: one of faults.Cause
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def files(client: MlflowClient, run_id: str, folder: str = "") -> set[str]:
 
 
 def everything(uri: str, name: str = "mice") -> dict[str, object]:
-    """All that MLflow knows about a sweep, less ids."""
+    """All that MLflow knows about a sweep, less ids, and what the tracker says of itself."""
     client, (parent, children) = MlflowClient(uri), runs(uri, name)
     known: dict[str, object] = {}
     for run in (parent, *children):
@@ -120,6 +120,8 @@ def everything(uri: str, name: str = "mice") -> dict[str, object]:
             for key in run.data.metrics
         }
         ids = ("mlflow.parentRunId", "best.run_id")
+        if run is parent:
+            ids += ("heartbeat", "tracking.late")
         tags = {key: value for key, value in run.data.tags.items() if key not in ids}
         inputs = [one.dataset.digest for one in run.inputs.dataset_inputs]
         known[run.info.run_name] = (
