@@ -34,7 +34,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not browser and not faults"
 
 faults: setup
-	MOUSELIFT_RELIABILITY=1 $(BIN)/python -m pytest tests/e2e/faults
+	MOUSELIFT_RELIABILITY=1 $(BIN)/python -m pytest tests/e2e/faults tests/e2e/test_processes.py
 
 browser: setup
 	$(BIN)/python -m pytest tests/browser

@@ -44,13 +44,13 @@ def _close(journal: Journal, home: Home) -> list[str]:
     if not ledger.name:
         return []
     done = []
+    reason = f"its driver died; last heard of at {utc(ledger.heard)}"
     if ledger.state != "COMPLETE":  # on a full disk a driver may have closed the journal and not the study
         try:
             put_back(home.storage or home.optuna_journal, ledger.name)
         except SweepError as error:  # the next look closes it
-            return [f"{ledger.name}: last heard of at {utc(ledger.heard)}, and it is not closed yet: {error}"]
+            return [f"{ledger.name}: {reason}, and it is not closed yet: {error}"]
     if ledger.state == "RUNNING":
-        reason = f"its driver died; last heard of at {utc(ledger.heard)}"
         for number in sorted(ledger.open):
             journal.append(TrialClosed(number, "KILLED", reason))
         journal.append(SweepClosed("KILLED", reason))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.conftest import write_space
 from tests.e2e.faults.invariants import check
 
 
+@pytest.mark.faults
 def test_a_sweep_whose_trials_have_two_processes_is_like_any_other(seat, mice_folder):
     space = write_space(
         seat.root / "pairs.yaml",

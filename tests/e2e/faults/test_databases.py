@@ -75,6 +75,7 @@ def impatient(tmp_path) -> dict[str, str]:
     return patched(tmp_path, {"sweeps.storage": {"PATIENCE_SECONDS": 5.0}})
 
 
+@pytest.mark.faults
 def test_sqlite_of_mlflow_locked_by_another_process(bench, note):
     hurt = bench(trials={"count": 2, "concurrent": 2})
     hurt.start()

@@ -83,6 +83,7 @@ def test_a_full_disk_under_the_checkpoints(bench, note, tmp_path, small_disk):
     note("the disk of the checkpoints full", hurt.check(), "no checkpoint until there is room; figures go on")
 
 
+@pytest.mark.faults
 def test_a_disk_below_its_floor(bench, note):
     hurt = bench(**ONE, retention={"disk_floor_gb": 1.0e6})
     hurt.start()

@@ -32,6 +32,7 @@ def test_two_drivers_resume_one_sweep(bench, note, tmp_path):
     note("two drivers resume one sweep at once", hurt.check(), "one is refused in one line, exit 2; the other finishes")
 
 
+@pytest.mark.faults
 def test_two_sweeps_in_one_home(bench, note, tmp_path):
     hurt = bench(**TWO)
     hurt.start()
