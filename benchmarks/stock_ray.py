@@ -26,9 +26,12 @@ def trial(config: dict[str, Any]) -> None:
     began = time.perf_counter()
     torch.set_num_threads(1)
     recipe = override(load_recipe(config["recipe"]), {"optim.lr": config["lr"]})
+    last = 0.0  # OptunaSearch wants the objective in each report
     with tempfile.TemporaryDirectory() as folder:
         for report in train(recipe, Path(folder), cache=Path(config["cache"])):
-            result = {**report.metrics, "step": report.step, "trial_seconds": time.perf_counter() - began}
+            last = report.metrics.get("val/psnr_fg", last)
+            spent = time.perf_counter() - began
+            result = {**report.metrics, "val/psnr_fg": last, "step": report.step, "trial_seconds": spent}
             if report.checkpoint is None:
                 tune.report(result)
             else:
