@@ -114,6 +114,7 @@ class Driver:
     def opened(self, ray_trial_id: str, config: Mapping[str, Any]) -> None:
         """An attempt at a trial starts."""
         number, params = int(config["number"]), config["params"]
+        self._hung.discard(number)  # an attempt before this one hung
         recipe = override(self._recipe, params)
         tags = data_tags(recipe, self._home.cache)
         if config["splits"] > 1:
@@ -195,7 +196,8 @@ class Driver:
         self._hung.discard(trial.number)
         fault = fault_of(broken.error, broken.last_line, hung)
         batch_size = override(self._recipe, trial.params).train.batch_size
-        found = remedy(self._space.faults, fault, len(trial.faults), batch_size, trial.splits)
+        retries = trial.faults.count("retry")
+        found = remedy(self._space.faults, fault, retries, batch_size, trial.splits)
         blob = self.journal.keep("traceback.txt", broken.traceback.encode()) if broken.traceback else None
         self.write(AttemptFailed(trial.number, trial.attempt, fault.cause, found.action, fault.reason, blob))
         match found.action:

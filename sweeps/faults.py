@@ -102,7 +102,7 @@ def fault_of(error: BaseException | None, text: str, silent_minutes: float | Non
 
 
 def remedy(faults: Faults, fault: Fault, earlier: int, batch_size: int, splits: int) -> Remedy:
-    """What to do about a fault of a trial that had `earlier` of them and trains each batch in `splits` parts."""
+    """What to do about a fault of a trial that was retried `earlier` times and trains each batch in `splits` parts."""
     action: Action = getattr(faults, fault.cause)
     if action in ("prune", "fail"):
         return Remedy(action, f"{fault.cause}: {fault.reason}")

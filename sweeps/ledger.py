@@ -85,7 +85,7 @@ class Ledger:
     trials: dict[int, Trial] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
-    endings: tuple[str, ...] = ()  # of the latest trials, in order: the cause of a FAIL, '' of any other end
+    endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
     heard: float = 0.0  # unix seconds of the last event
 
     @property
@@ -143,6 +143,7 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
                 planned=event.space["trials"]["count"] if "trials" in event.space else 1,
                 params=event.params,
                 space=event.space,
+                endings=(),  # whoever takes the sweep up has mended what made its trials fail
             )
         case TrialOpened():
             earlier = ledger.trials.get(event.trial, Trial(event.trial))

@@ -212,6 +212,23 @@ def test_no_memory_halves_the_parts_until_a_scene_at_a_time_fails(desk):
     assert closed.reason.startswith("out_of_memory: with one scene at a time too: RuntimeError: CUDA out of memory")
 
 
+def test_a_halved_batch_is_no_retry(desk):
+    found = desk(faults=Faults(retries=1))
+    for ray_id, error in (("a", RuntimeError("CUDA out of memory.")), ("b", ActorDiedError("gone"))):
+        found.fail(found.start(ray_id), error)
+    assert [event.action for event in found.events(AttemptFailed)] == ["halve", "retry"]
+
+
+def test_failures_before_a_resume_do_not_end_the_sweep_again(desk):
+    found = desk(trials=Trials(count=9))
+    for ray_id in "abc":
+        found.fail(found.start(ray_id), ValueError("bad"))
+    assert len(found.ends) == 1
+    found.session()
+    found.fail(found.start("d"), ValueError("bad"))
+    assert len(found.ends) == 1
+
+
 def test_a_diverged_trial_is_pruned_with_term_step_and_norm(desk):
     found = desk()
     trial = found.start("a")

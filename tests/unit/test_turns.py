@@ -135,4 +135,4 @@ def test_a_store_that_is_away_for_a_moment_costs_no_turn(board):
         time.sleep(0.15)
         board.away = False
         time.sleep(0.25)
-        turn.check()
+        assert turn.check() is None
