@@ -164,8 +164,13 @@ def launched(environment: Mapping[str, str], device: str, silence: timedelta = S
     if own.type == "cuda":
         torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=silence)
-    yield own
-    distributed.destroy_process_group()  # after an error the process ends, and nothing may wait for the others
+    try:
+        yield own
+        if own.type == "cuda":  # not after an error: NCCL's end waits for the others
+            distributed.destroy_process_group()
+    finally:
+        if own.type == "cpu":  # a process that ends while gloo's threads live is aborted now and then
+            distributed.destroy_process_group()
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -75,6 +75,7 @@ def work(rank: int, meeting: Path, jobs: dict[str, Job], out: Path, cache: Path)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     told = {name: run(job, out / name, cache, rank) for name, job in jobs.items()}
     (out / f"{rank}.pickle").write_bytes(pickle.dumps(told))
+    distributed.destroy_process_group()
 
 
 def work_until_killed(rank: int, meeting: Path, recipe: Recipe, out: Path, cache: Path) -> None:
@@ -82,10 +83,13 @@ def work_until_killed(rank: int, meeting: Path, recipe: Recipe, out: Path, cache
     torch.set_num_threads(1)
     silence = timedelta(minutes=10)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=silence)
-    for report in train(recipe, out, cache=cache):
-        if rank == 1 and report.step == 4:
-            (out / "killed").write_text(repr(time.time()))
-            os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        for report in train(recipe, out, cache=cache):
+            if rank == 1 and report.step == 4:
+                (out / "killed").write_text(repr(time.time()))
+                os.kill(os.getpid(), signal.SIGKILL)
+    finally:
+        distributed.destroy_process_group()
 
 
 def both(target, *args: object) -> list[int | None]:
