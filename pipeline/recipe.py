@@ -7,7 +7,7 @@ YAML key, dataclass field, MLflow param, search space.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -307,11 +307,6 @@ def check_artefacts(recipe: Recipe) -> None:
             f"{recipe.loss.perceptual} needs, got none — name imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, "
             "or set loss.perceptual=0.0."
         )
-
-
-def with_data_root(recipe: Recipe, root: str | Path) -> Recipe:
-    """The recipe on the dataset at `root`; the fingerprint stays."""
-    return replace(recipe, data=replace(recipe.data, root=str(root)))
 
 
 def _check(recipe: Recipe, layers: config.Layers) -> None:

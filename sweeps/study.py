@@ -122,15 +122,8 @@ class StudySearcher(Searcher):
         self._over: set[str] = set()  # Ray's ids of attempts that ended
 
     def save(self, checkpoint_path: str) -> None:
-        """Write the study's name; everything else is in the study."""
+        """Ray keeps this with the experiment, and nothing reads it: all is in the study."""
         Path(checkpoint_path).write_text(self.study.study_name)
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Carry on the saved search, with new draws. Raises StudyError when it is another one."""
-        name, saved = self.study.study_name, Path(checkpoint_path).read_text()
-        if saved != name:
-            raise StudyError(f"{checkpoint_path}: expected study {name}, got {saved} — resume it by name.")
-        self.study.sampler = _sampler(self.space, self.study)
 
     def set_search_properties(self, *args: Any, **spec: Any) -> bool:
         """Accept Ray's metric and mode; the space knows its objective."""
@@ -249,7 +242,7 @@ class StudySearcher(Searcher):
                 self._close(trial.number, first.state, first.value, f"repeats trial {number}, which failed")
 
     def _running(self, ray_trial_id: str) -> FrozenTrial | None:
-        """The trial that Ray calls so, unless it has ended already, as it may have after a restore."""
+        """The trial that Ray calls so, unless it has ended already."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return next((trial for trial in running if trial.user_attrs.get(RAY_TRIAL) == ray_trial_id), None)
 
@@ -274,7 +267,7 @@ class StudySearcher(Searcher):
         self.study.tell(number, told, state, skip_if_finished=True)
 
     def _stored(self, number: int) -> tuple[BaseStorage, int]:
-        # Optuna's public way needs the Trial object that was asked, and after a restore there is none.
+        # Optuna's public way needs the Trial object that was asked, and after a resume there is none.
         storage, study_id = self.study._storage, self.study._study_id
         return storage, storage.get_trial_id_from_study_id_trial_number(study_id, number)
 

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline import config
 from pipeline.errors import RecipeError
-from pipeline.recipe import FOLDER, LOCAL_PATHS, Recipe, check_artefacts, load_recipe, override, with_data_root
+from pipeline.recipe import FOLDER, LOCAL_PATHS, Recipe, check_artefacts, load_recipe, override
 
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SMALL = """
@@ -270,8 +270,10 @@ def test_every_counted_field_changes_the_fingerprint(path: str) -> None:
 
 
 def test_the_fingerprint_ignores_name_and_folders(tmp_path: Path) -> None:
-    elsewhere = load(tmp_path, BASE, "train.init_from=there.pt", "loss.perceptual_weights=vgg.mat")
-    assert with_data_root(elsewhere, tmp_path).fingerprint == load_recipe(tmp_path / "small.yaml").fingerprint
+    elsewhere = load(
+        tmp_path, BASE, f"data.root={tmp_path}", "train.init_from=there.pt", "loss.perceptual_weights=vgg.mat"
+    )
+    assert elsewhere.fingerprint == load_recipe(tmp_path / "small.yaml").fingerprint
 
 
 def test_only_what_makes_rays_of_cameras_asks_for_true_ones() -> None:

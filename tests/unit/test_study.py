@@ -310,20 +310,6 @@ def test_a_pickled_searcher_carries_on_in_the_same_study(storage):
     assert restored.study.best_trial.number == 1
 
 
-def test_a_restored_searcher_meets_news_that_the_study_has_already(storage, tmp_path):
-    """The driver was killed after Optuna heard of the end of a trial and before Ray wrote it down."""
-    searcher = search(storage, space_of())
-    searcher.suggest("a")
-    snapshot = pickle.dumps(searcher)
-    searcher.save_to_dir(str(tmp_path))
-    searcher.on_trial_complete("a", report(STEPS, 20.0))
-    restored = pickle.loads(snapshot)
-    restored.restore_from_dir(str(tmp_path))
-    restored.on_trial_result("a", report(60, 1.0))
-    restored.on_trial_complete("a", report(STEPS, 1.0))
-    assert (states(restored), restored.study.best_value) == (["COMPLETE"], 20.0)
-
-
 @pytest.mark.parametrize("kind", ["tpe", "random", "grid"])
 def test_a_resumed_study_proposes_new_trials(journal, kind):
     space = space_of({"loss.alpha": FloatRange(ends=(0.0, 0.9), step=0.1)}, kind=kind, count=5)
@@ -332,12 +318,6 @@ def test_a_resumed_study_proposes_new_trials(journal, kind):
     rest = run_all(StudySearcher(open_study(journal, "sweep", more, resume=True), more), prefix="again")
     assert len(rest) == 3
     assert not {params["loss.alpha"] for params in first} & {params["loss.alpha"] for params in rest}
-
-
-def test_the_search_of_another_study_is_not_restored(journal, tmp_path):
-    search(journal, space_of(), "one").save(str(tmp_path / "saved"))
-    with pytest.raises(StudyError, match="expected study two, got one — resume it by name"):
-        search(journal, space_of(), "two").restore(str(tmp_path / "saved"))
 
 
 def test_a_new_sweep_under_a_taken_name_is_refused(storage):
