@@ -36,6 +36,7 @@ from sweeps.ledger import Objective
 _STEP = re.compile(r"step-(\d{6,})")
 _DAMAGED = ".damaged-"
 _WORK = ".work-"
+_PROBE = ".probe-"
 _GB = 1e9
 PATIENCE_SECONDS = 180.0  # with an S3 that does not answer
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 15.0
@@ -237,6 +238,26 @@ class Checkpoints:
         aside = Path(self.folder) / f"{_DAMAGED}{_name(step)}"
         shutil.rmtree(aside, ignore_errors=True)
         (Path(self.folder) / _name(step)).replace(aside)
+
+
+def try_out(address: str) -> None:
+    """Write a small object to a store and take it away again, all but the prefix.
+
+    Raises StudyError: at once for a bucket that is not there or not ours, after 2 min for a server that is silent.
+    """
+    try:
+        store, base = _open(address)
+        name = f"{base}/{_PROBE}{socket.gethostname()}-{os.getpid()}"
+        with store.open_output_stream(name) as stream:
+            stream.write(b"mouselift")
+        store.delete_file(name)
+    except OSError as error:
+        whole = one_line(error)
+        said = (whole.partition("AWS Error ")[2] or whole).partition(" (Request")[0].partition("; Details")[0]
+        raise StudyError(
+            f"MOUSELIFT_CHECKPOINTS: expected a store that takes writes at {address}, got {said[:200]} — start it, or "
+            "mend its bucket or keys."
+        ) from None
 
 
 _NONE = float("nan")

@@ -70,7 +70,12 @@ class Home:
     @property
     def ray_storage(self) -> str:
         """Where Ray's own files go: every machine of a cluster must reach it."""
-        return f"{self.checkpoints}/.ray" if "://" in self.checkpoints else str(self.ray)
+        return f"{self.checkpoints}/.ray" if self.keeps_in_store else str(self.ray)
+
+    @property
+    def keeps_in_store(self) -> bool:
+        """Whether checkpoints go to S3, not to a disk."""
+        return "://" in self.checkpoints
 
     @property
     def cache(self) -> Path:

@@ -24,7 +24,7 @@ from sweeps.dry_run import DryRun
 from sweeps.home import Home
 from sweeps.nodes import seats_of, this_machine
 from sweeps.rehearsal import Rehearsal
-from sweeps.room import disk_need, require_disk, require_home, require_memory
+from sweeps.room import disk_needs, require_checkpoints, require_disk, require_home, require_memory
 from sweeps.space import Scalar, SearchSpace
 
 
@@ -78,7 +78,8 @@ def preflight(space: SearchSpace, home: Home, resumed: Mapping[str, int] | None 
         tally.note("two steps", rehearsal.told)
         if measured is not None:
             tally.note("memory", require_memory(space, measured))
-            tally.note("disk", require_disk(space, home, disk_need(space, home, measured)))
+            for need in disk_needs(space, home, measured):
+                tally.note("disk", require_disk(space, need))
             rehearsal.remember()
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
     return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, rehearsal.configurations)
@@ -124,8 +125,11 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
 
 
 def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
-    from sweeps.probe import require_study_storage, require_tracking  # imports MLflow
+    from sweeps.probe import require_cluster, require_study_storage, require_tracking  # imports MLflow
 
+    tally.note("checkpoint store", require_checkpoints(home))
+    if home.ray_address is not None:
+        tally.note("cluster", require_cluster(home.ray_address))
     if needs_tracking:
         tally.note("tracking store", require_tracking(home))
     tally.note("study storage", require_study_storage(home))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.config import one_line
 from sweeps.errors import StudyError
 from sweeps.home import Home, is_served, store_file
-from sweeps.room import nearest_existing
+from sweeps.room import require_folder
 
 _SECONDS = 5  # to wait for a server, a database or a lock
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_SECONDS)}
@@ -31,7 +31,7 @@ def require_tracking(home: Home) -> str:
         return f"{uri} takes writes"
     file = store_file(uri)
     if file is not None and not file.exists():
-        _require_folder(file.parent, "MLFLOW_TRACKING_URI")
+        require_folder("MLFLOW_TRACKING_URI", file.parent)
         return f"{file} will be made"
     if file is not None or _is_database(uri):
         _require_database("MLFLOW_TRACKING_URI", uri, "experiments", "lifecycle_stage")
@@ -49,6 +49,20 @@ def require_study_storage(home: Home) -> str:
     if file.exists() and not os.access(file, os.W_OK):
         raise StudyError(f"{file}: expected a file that can be written to, got one that cannot — mend its rights.")
     return f"{file}{'' if file.exists() else ' will be made'}"
+
+
+def require_cluster(address: str) -> str:
+    """What was found. Raises StudyError when nothing listens at `host:port`; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return address
+    try:
+        with socket.create_connection((host, int(port)), _SECONDS):
+            return f"{address} answers"
+    except OSError as error:
+        raise StudyError(
+            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {one_line(error)} — start it, or mend the address."
+        ) from None
 
 
 def _require_server(uri: str) -> None:
@@ -81,12 +95,6 @@ def _require_database(variable: str, url: str, table: str, column: str) -> None:
         raise StudyError(
             f"{variable}: expected a database that takes writes at {_shown(url)}, got {_cause(error)} — mend it."
         ) from None
-
-
-def _require_folder(folder: Path, variable: str) -> None:
-    there = nearest_existing(folder)
-    if not os.access(there, os.W_OK):
-        raise StudyError(f"{variable}: expected a folder that can be written to, got {there} — mend its rights.")
 
 
 @contextlib.contextmanager

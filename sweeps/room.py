@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -20,11 +20,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What the checkpoints of a sweep occupy at most: every trial with its kept ones and, complete, its releases.
+    """What a sweep puts on a disk at most: every trial with its kept checkpoints and, complete, its releases.
 
-    Bytes. While a checkpoint is written, the oldest kept one is still there.
+    Bytes; variable is what says where `folder` is. While a checkpoint is written, the oldest kept one is still there.
     """
 
+    variable: str
+    folder: Path
     trials: int
     concurrent: int
     kept: int
@@ -38,40 +40,58 @@ class DiskNeed:
         return self.trials * of_each + self.concurrent * self.checkpoint
 
     def __str__(self) -> str:
-        copies = "a release" if self.copies == 1 else f"{self.copies} releases"
-        return (
-            f"{_bytes(self.total)} for {_count(self.trials, 'trial')} × ({self.kept} checkpoints of "
-            f"{_bytes(self.checkpoint)} + {copies} of {_bytes(self.release)})"
-        )
+        parts = []
+        if self.kept:
+            parts.append(f"{_count(self.kept, 'checkpoint')} of {_bytes(self.checkpoint)}")
+        if self.copies:
+            copies = "a release" if self.copies == 1 else f"{self.copies} releases"
+            parts.append(f"{copies} of {_bytes(self.release)}")
+        return f"{_bytes(self.total)} for {_count(self.trials, 'trial')} × ({' + '.join(parts)})"
 
 
 def require_home(home: Home) -> str:
     """What was found. Raises StudyError where the home cannot be written to."""
-    folder = nearest_existing(home.root)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # without a name where the system can: nothing to forget
-            file.write(b"0" * 4096)
-    except OSError as error:
-        raise StudyError(
-            f"MOUSELIFT_HOME: expected a folder that can be written to, got {one_line(error)} for {folder} — mend it."
-        ) from None
+    require_folder("MOUSELIFT_HOME", home.root)
     return str(home.root)
 
 
-def disk_need(space: SearchSpace, home: Home, measured: Measured) -> DiskNeed:
-    """At most: no trial is stopped early. A store that is no server keeps its copy of a release in the home, too."""
+def require_checkpoints(home: Home) -> str:
+    """What was found. Raises StudyError where checkpoints cannot be written."""
+    if home.keeps_in_store:
+        from sweeps.checkpoints import try_out
+
+        try_out(home.checkpoints)
+    else:
+        require_folder("MOUSELIFT_CHECKPOINTS", Path(home.checkpoints))
+    return home.checkpoints
+
+
+def disk_needs(space: SearchSpace, home: Home, measured: Measured) -> list[DiskNeed]:
+    """One for each disk, at most: no trial is stopped early. Checkpoints may have a disk of their own, or be in S3.
+
+    A tracking store that is no server keeps its copy of a release in the home, too.
+    """
     copies = 1 if is_served(home.tracking_uri) else 2
     count, kept = space.trials.count, space.retention.best + space.retention.last
-    return DiskNeed(count, min(count, space.trials.concurrent), kept, copies, measured.checkpoint, measured.release)
+    concurrent = min(count, space.trials.concurrent)
+    sizes = measured.checkpoint, measured.release
+    whole = DiskNeed("MOUSELIFT_HOME", home.root, count, concurrent, kept, copies, *sizes)
+    releases = replace(whole, kept=0, concurrent=0)
+    if home.keeps_in_store:
+        return [releases]
+    folder = Path(home.checkpoints)
+    if _disk(folder) == _disk(home.root):
+        return [whole]
+    return [replace(whole, variable="MOUSELIFT_CHECKPOINTS", folder=folder, copies=0), releases]
 
 
-def require_disk(space: SearchSpace, home: Home, need: DiskNeed) -> str:
-    """What was found. Raises StudyError when the home's disk has less."""
-    free = free_bytes(home.root)
+def require_disk(space: SearchSpace, need: DiskNeed) -> str:
+    """What was found. Raises StudyError when the disk has less."""
+    free = free_bytes(need.folder)
     if free < need.total:
         raise StudyError(
-            f"{space.name}: expected {need} free at {home.root}, got {_bytes(free)} — lower trials.count, make room, "
-            "or set MOUSELIFT_HOME to a larger disk."
+            f"{space.name}: expected {need} free at {need.folder}, got {_bytes(free)} — lower trials.count, make room, "
+            f"or set {need.variable} to a larger disk."
         )
     return f"{need} at most; {_bytes(free)} free"
 
@@ -116,6 +136,22 @@ def available_bytes() -> int:
     statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
     held = int(used.read_text()) - int(statistics["inactive_file"])  # the system drops those pages when asked
     return max(0, min(available, int(limit.read_text()) - held))
+
+
+def require_folder(variable: str, folder: Path) -> None:
+    """Raises StudyError where a folder, or the nearest of its parents that exists, cannot be written to."""
+    there = nearest_existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:  # without a name where the system can: nothing to forget
+            file.write(b"0" * 4096)
+    except OSError as error:
+        raise StudyError(
+            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {there} — mend it."
+        ) from None
+
+
+def _disk(folder: Path) -> int:
+    return nearest_existing(folder).stat().st_dev
 
 
 def _bytes(number: float) -> str:

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -54,7 +53,6 @@ _RAY_ENVIRONMENT = {
 
 _FULL = "the disk of the sweep was full"
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
-_KNOCK_SECONDS = 5.0
 
 
 @dataclass
@@ -240,7 +238,6 @@ def _ray(home: Home) -> Iterator[Vitals]:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     earlier = children()
     try:
-        _knock(home.ray_address or "")
         ray.init(
             address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
             include_dashboard=False if home.ray_address is None else None,
@@ -271,14 +268,6 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
-
-
-def _knock(address: str) -> None:
-    """Raises OSError when nothing listens at `host:port`; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdecimal() and "/" not in host:
-        with socket.create_connection((host, int(port)), _KNOCK_SECONDS):
-            pass
 
 
 def _told(error: BaseException) -> str:

@@ -25,6 +25,7 @@ CHECKS = [
     "images",
     "masks",
     "steps",
+    "checkpoint store",
     "tracking store",
     "study storage",
     "two steps",
@@ -94,7 +95,7 @@ def test_the_table_has_a_tick_for_each_check(checked):
     _, _, done = checked
     assert done.returncode == 0
     assert [line[3:].split("  ")[0] for line in done.stdout.splitlines() if line.startswith("✓")] == CHECKS
-    assert "small can be swept: 13 checks" in done.stdout
+    assert f"small can be swept: {len(CHECKS)} checks" in done.stdout
 
 
 def test_a_verdict_is_remembered(checked):
@@ -143,6 +144,25 @@ def test_a_tracking_server_that_is_not_there_is_refused(refused, space, mice_fol
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert refused("check", space, "--data", mice_folder).startswith(
         "MLFLOW_TRACKING_URI: expected an MLflow at http://127.0.0.1:9 that takes writes, got "
+    )
+
+
+def test_a_cluster_that_is_not_there_is_refused(refused, space, mice_folder, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert refused("check", space, "--data", mice_folder) == (
+        "RAY_ADDRESS: expected a Ray cluster at 127.0.0.1:9, got [Errno 111] Connection refused — start it, or mend "
+        "the address."
+    )
+
+
+def test_checkpoints_in_a_store_that_does_not_answer_are_refused(refused, space, mice_folder, monkeypatch):
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "key", "AWS_REGION": "us-east-1"}
+    for name, value in (
+        keys | {"MOUSELIFT_CHECKPOINTS": "s3://sweeps", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    ).items():
+        monkeypatch.setenv(name, value)
+    assert refused("check", space, "--data", mice_folder).startswith(
+        "MOUSELIFT_CHECKPOINTS: expected a store that takes writes at s3://sweeps, got NETWORK_CONNECTION "
     )
 
 

@@ -10,7 +10,7 @@ from sweeps import room
 from sweeps.dry_run import Measured
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.room import disk_need, require_disk, require_home, require_memory
+from sweeps.room import disk_needs, require_checkpoints, require_disk, require_home, require_memory
 from sweeps.space import Retention, SearchSpace, Trials
 
 MEASURED = Measured(
@@ -35,31 +35,63 @@ def refusal(check, *arguments):
     return str(error.value)
 
 
+@pytest.fixture
+def elsewhere(home):
+    """Checkpoints on another disk than the home's: memory, which every Linux has as one."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == home.root.parent.stat().st_dev:
+        pytest.skip("needs a second disk")
+    return replace(home, checkpoints=str(memory / "checkpoints"))
+
+
+def totals(space, home):
+    return {need.folder: need.total for need in disk_needs(space, home, MEASURED)}
+
+
 def test_a_sweep_needs_its_kept_checkpoints_its_releases_and_those_in_the_making(home):
-    assert disk_need(SPACE, home, MEASURED).total == 40 * (2 * 3e9 + 2 * 1e9) + 2 * 3e9
+    assert totals(SPACE, home) == {home.root: 40 * (2 * 3e9 + 2 * 1e9) + 2 * 3e9}
 
 
 def test_a_server_keeps_its_own_copies_of_releases(home):
     served = replace(home, tracking_uri="http://somewhere:5000")
-    assert disk_need(SPACE, served, MEASURED).total == 40 * (2 * 3e9 + 1e9) + 2 * 3e9
+    assert totals(SPACE, served) == {home.root: 40 * (2 * 3e9 + 1e9) + 2 * 3e9}
 
 
 def test_how_many_checkpoints_are_kept_is_the_space_s_word(home):
     more = replace(SPACE, retention=Retention(best=3, last=1))
-    assert disk_need(more, home, MEASURED).total == 40 * (4 * 3e9 + 2e9) + 2 * 3e9
+    assert totals(more, home) == {home.root: 40 * (4 * 3e9 + 2e9) + 2 * 3e9}
+
+
+def test_checkpoints_on_a_disk_of_their_own_are_counted_there(elsewhere):
+    disk = Path(elsewhere.checkpoints)
+    assert totals(SPACE, elsewhere) == {disk: 40 * 2 * 3e9 + 2 * 3e9, elsewhere.root: 40 * 2 * 1e9}
+
+
+def test_checkpoints_in_s3_need_no_disk(home):
+    assert totals(SPACE, replace(home, checkpoints="s3://bucket/prefix")) == {home.root: 40 * 2 * 1e9}
 
 
 def test_a_disk_that_is_too_small_is_refused_with_both_figures(home, monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda folder: 12_100_000_000)
-    assert refusal(require_disk, SPACE, home, disk_need(SPACE, home, MEASURED)) == (
+    assert refusal(require_disk, SPACE, *disk_needs(SPACE, home, MEASURED)) == (
         "forty: expected 326 GB for 40 trials × (2 checkpoints of 3 GB + 2 releases of 1 GB) free at "
         f"{home.root}, got 12.1 GB — lower trials.count, make room, or set MOUSELIFT_HOME to a larger disk."
     )
 
 
+def test_the_disk_that_is_too_small_is_named_with_what_comes_to_it(elsewhere, monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda folder: 200_000_000_000)
+    checkpoints, releases = disk_needs(SPACE, elsewhere, MEASURED)
+    assert refusal(require_disk, SPACE, checkpoints) == (
+        "forty: expected 246 GB for 40 trials × (2 checkpoints of 3 GB) free at /dev/shm/checkpoints, got 200 GB — "
+        "lower trials.count, make room, or set MOUSELIFT_CHECKPOINTS to a larger disk."
+    )
+    assert require_disk(SPACE, releases) == "80 GB for 40 trials × (2 releases of 1 GB) at most; 200 GB free"
+
+
 def test_a_disk_that_is_large_enough_is_told(home, monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda folder: 400_000_000_000)
-    assert require_disk(SPACE, home, disk_need(SPACE, home, MEASURED)).endswith("at most; 400 GB free")
+    assert require_disk(SPACE, *disk_needs(SPACE, home, MEASURED)).endswith("at most; 400 GB free")
 
 
 def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):
@@ -110,6 +142,12 @@ def test_a_home_that_is_a_file_is_refused(tmp_path):
     assert Path(tmp_path / "home").read_text() == "mine"
 
 
+def test_checkpoints_that_a_file_stands_in_the_way_of_are_refused(tmp_path, home):
+    (tmp_path / "disk").write_text("mine")
+    said = refusal(require_checkpoints, replace(home, checkpoints=str(tmp_path / "disk" / "checkpoints")))
+    assert re.match(r"MOUSELIFT_CHECKPOINTS: expected a folder that can be written to, got .* — mend it\.$", said)
+
+
 def test_asking_a_home_leaves_nothing_in_it(home):
-    assert require_home(home) == str(home.root)
+    assert (require_home(home), require_checkpoints(home)) == (str(home.root), home.checkpoints)
     assert not home.root.exists()

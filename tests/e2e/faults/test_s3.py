@@ -87,6 +87,18 @@ def test_s3_falls_silent_for_a_while(bench, note, s3):
     note("S3 silent for 20 s", hurt.check(), "the trial waits and goes on in the same attempt")
 
 
+def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(bench, s3):
+    hurt = bench(s3.environment | {"MOUSELIFT_CHECKPOINTS": "s3://nobody/team"}, trials={"count": 1, "concurrent": 1})
+    hurt.start()
+    assert hurt.finish() == 2
+    assert hurt.said.strip().splitlines()[-1] == (
+        "mouselift: MOUSELIFT_CHECKPOINTS: expected a store that takes writes at s3://nobody/team, got NO_SUCH_BUCKET "
+        "during CreateMultipartUpload operation: The specified bucket does not exist — start it, or mend its bucket "
+        "or keys."
+    )
+    assert not hurt.seat.home.root.exists()
+
+
 def resumed_from(hurt) -> list[str]:
     tags = [report.tags for report in hurt.seat.reports("hurt")]
     return [found["trial.resumed_from"] for found in tags if "trial.resumed_from" in found]
