@@ -29,7 +29,8 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the tracker says what is not answered
+    for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
+        logging.getLogger(answered_for).setLevel(logging.CRITICAL)
     try:
         app()
     except (PipelineError, SweepError) as error:

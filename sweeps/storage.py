@@ -33,8 +33,16 @@ _ANSWER_SECONDS = 60  # for a PostgreSQL whose machine is gone without a word
 _log = logging.getLogger(__name__)
 
 
-def open_storage(storage: str) -> BaseStorage:
-    """Optuna's storage: a file for its journal, or a database URL. Raises StudyError."""
+def never() -> bool:
+    """False."""
+    return False
+
+
+def open_storage(storage: str, hurried: Callable[[], bool] = never) -> BaseStorage:
+    """Optuna's storage: a file for its journal, or a database URL. Raises StudyError.
+
+    hurried: whether somebody has said meanwhile that a database which is away is not to be waited for.
+    """
     if "://" not in storage:
         Path(storage).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(_WholeLines(storage))
@@ -45,7 +53,7 @@ def open_storage(storage: str) -> BaseStorage:
         raise StudyError(
             f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — mend it."
         ) from None
-    found: BaseStorage = PatientStorage(inner, PATIENCE_SECONDS)
+    found: BaseStorage = PatientStorage(inner, PATIENCE_SECONDS, hurried)
     return found
 
 
@@ -90,11 +98,16 @@ class PatientStorage(BaseStorage):
         self,
         inner: BaseStorage,
         patience: float,
+        hurried: Callable[[], bool] = never,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._inner, self._patience, self._clock, self._sleep = inner, patience, clock, sleep
+        self._inner, self._patience, self._hurried = inner, patience, hurried
+        self._clock, self._sleep = clock, sleep
         self._away = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_hurried": never}  # a copy in another process is nobody's to hurry
 
     def _ask(self, name: str, *words: Any, **options: Any) -> Any:
         began, pause = self._clock(), _FIRST_PAUSE_SECONDS
@@ -123,7 +136,7 @@ class PatientStorage(BaseStorage):
         if not self._away:
             _log.warning("The study's database does not answer; trials that report wait for it: %s", cause)
         self._away = True
-        if waited >= patience:
+        if waited >= patience or self._hurried():
             raise OutageError(
                 f"MOUSELIFT_STORAGE: expected a database that answers, got {cause} for {waited:.0f} s — "
                 "start it; `mouselift sweep resume` then goes on."

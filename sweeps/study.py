@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from sweeps.distributions import Scalar
 from sweeps.errors import StudyError
 from sweeps.home import name_taken
 from sweeps.space import SearchSpace
-from sweeps.storage import open_storage
+from sweeps.storage import never, open_storage
 
 # User attributes of a trial; one without RAY_TRIAL was never run.
 RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
@@ -59,15 +59,21 @@ class Conductor(Protocol):
 
 
 def open_study(
-    storage: str | Path, name: str, space: SearchSpace, resume: bool = False, owner: str = ""
+    storage: str | Path,
+    name: str,
+    space: SearchSpace,
+    resume: bool = False,
+    owner: str = "",
+    hurried: Callable[[], bool] = never,
 ) -> optuna.Study:
     """A new study, or with `resume` the one that has the name.
 
-    storage: a file for Optuna's journal, or the URL of a database. owner: the home that asks.
+    storage: a file for Optuna's journal, or the URL of a database. owner: the home that asks. hurried: as in
+    `open_storage`.
     Raises StudyError: no such database; a name that is taken, unknown, or belongs to another space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened = open_storage(str(storage))
+    opened = open_storage(str(storage), hurried)
     study = _load_study(opened, name, space) if resume else _create_study(opened, name, space, owner)
     study.sampler = _sampler(space, study)
     return study

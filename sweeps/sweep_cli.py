@@ -198,7 +198,8 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps import queries
     from sweeps.progress import describe
 
-    importance = queries.importance_of(home, ledger.name) if len(ledger.trials) > 1 else {}
+    whole = ledger.state == "COMPLETE" and len(ledger.trials) > 1
+    importance = queries.importance_of(home, ledger.name) if whole else {}
     if as_json:
         status = queries.status(home, ledger.name)
         typer.echo(json.dumps(status | {"importance": importance}))

@@ -109,7 +109,8 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         known = read(journal).name
-        study = open_study(home.storage or home.optuna_journal, name, space, bool(known), str(home.root))
+        storage, hurried = home.storage or home.optuna_journal, lambda: interruption.asked
+        study = open_study(storage, name, space, bool(known), str(home.root), hurried)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
         driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end, vitals=vitals)
@@ -143,30 +144,29 @@ def _remember(
         state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
-    except OutageError as error:
-        reason = str(error)
-        raise
-    except (NoRoomError, OSError, tune.TuneError) as error:
-        full = _full_disk(error, journal.folder)
-        if full is None:
+    except (NoRoomError, OutageError, OSError, tune.TuneError) as error:
+        found = _beneath(error, journal.folder)
+        if found is None:
             raise
-        reason = _FULL
-        raise full from None
+        if not (interruption.asked and isinstance(found, OutageError)):
+            reason = _FULL if isinstance(found, NoRoomError) else str(found)
+            raise found from None
+        state, reason = interruption.verdict
     finally:
         with _nothing_added(sys.exception()):
             driver.close(state, reason)
         delivered = tracker.close(_FULL_SECONDS if isinstance(sys.exception(), NoRoomError) else _DELIVERY_SECONDS)
-        with _nothing_added(sys.exception()):
+        with _nothing_added(sys.exception()), _unheard(interruption):
             searcher.put_back()
     if not delivered:
         logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
     return driver.ledger
 
 
-def _full_disk(error: BaseException | None, folder: Path) -> NoRoomError | None:
-    """The full disk behind an error, which Ray Tune wraps in its own."""
+def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageError | None:
+    """The full disk or the lost database behind an error, which Ray Tune wraps in its own."""
     while error is not None:
-        if isinstance(error, NoRoomError):
+        if isinstance(error, NoRoomError | OutageError):
             return error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return no_room(folder, error)
@@ -181,6 +181,16 @@ def _nothing_added(raised: BaseException | None) -> Iterator[None]:
         yield
     except (NoRoomError, OSError):
         if not isinstance(raised, NoRoomError):
+            raise
+
+
+@contextlib.contextmanager
+def _unheard(interruption: Interruption) -> Iterator[None]:
+    """A study whose database is away when the sweep is interrupted is put in order by whoever resumes it."""
+    try:
+        yield
+    except OutageError:
+        if not interruption.asked:
             raise
 
 

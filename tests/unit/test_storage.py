@@ -18,7 +18,7 @@ class Time:
     """A clock that only sleeping moves."""
 
     def __init__(self) -> None:
-        self.now, self.slept = 0.0, []
+        self.now, self.slept, self.hurried = 0.0, [], False
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -56,7 +56,7 @@ def flaky(tmp_path):
 
 @pytest.fixture
 def study(flaky, time):
-    return optuna.create_study(storage=PatientStorage(flaky, 60.0, lambda: time.now, time.sleep))
+    return optuna.create_study(storage=PatientStorage(flaky, 60.0, lambda: time.hurried, lambda: time.now, time.sleep))
 
 
 def test_a_call_is_made_again_until_the_database_answers(study, flaky, time):
@@ -75,6 +75,13 @@ def test_it_is_waited_for_once_and_not_at_every_call_after(study, flaky, time):
     assert study.ask().number == 0
     flaky.fails = 2
     assert study.ask().number == 1
+
+
+def test_who_is_in_a_hurry_does_not_wait(study, flaky, time):
+    flaky.fails, time.hurried = 1000, True
+    with pytest.raises(OutageError, match="for 0 s"):
+        study.ask()
+    assert time.slept == []
 
 
 def test_an_ending_whose_answer_was_lost_stands(study, flaky):

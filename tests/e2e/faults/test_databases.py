@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -67,6 +68,25 @@ def test_postgres_stays_away_for_longer_than_it_is_waited_for(bench, note, datab
     hurt.resume()
     assert hurt.finish() == 0, hurt.said
     note("PostgreSQL away for good: one line, exit code 1", hurt.check(), "resumed when it was back; nothing lost")
+
+
+@pytest.mark.faults
+def test_sigterm_while_postgres_is_waited_for(bench, note, databases):
+    hurt = bench(on(databases), trials={"count": 2, "concurrent": 2})
+    process = hurt.start()
+    hurt.until_reports(3)
+    databases.kill()
+    time.sleep(5)  # by then a report has met no database
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert hurt.finish() == 130, hurt.said
+    # The last news for MLflow, whose database is away as well, are waited for up to a minute.
+    assert time.monotonic() - began < 100
+    assert hurt.seat.ledger("hurt").state == "KILLED" and "Traceback" not in hurt.said
+    databases.start()
+    hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    note("SIGTERM while PostgreSQL is away", hurt.check(), "KILLED without waiting for it; resumed when it was back")
 
 
 @pytest.fixture
