@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -51,11 +51,17 @@ class Readiness:
         return sum(row.seconds for row in self.rows)
 
 
-def preflight(space: SearchSpace, home: Home, resumed: Mapping[str, int] | None = None) -> Readiness:
+def preflight(
+    space: SearchSpace,
+    home: Home,
+    resumed: Mapping[str, int] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Readiness:
     """Do every check, in the order of the rows.
 
     space: with local paths made absolute, `SearchSpace.located`. resumed: steps of trials that are to go on, by name;
-    a sweep that goes on needs no MLflow that answers, because its news wait in the journal.
+    a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called when
+    all else is good, while the two steps run in a process of their own.
     Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
     not there then.
     """
@@ -74,6 +80,7 @@ def preflight(space: SearchSpace, home: Home, resumed: Mapping[str, int] | None 
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         rehearsal.ask(artefacts, lambda recipe: data_tags(recipe, cache)["data.digest"])
         _of_stores(home, tally, needs_tracking=resumed is None)
+        meanwhile()
         measured = rehearsal.outcome()
         tally.note("two steps", rehearsal.told)
         if measured is not None:

@@ -177,12 +177,12 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
 
     home = shell.home()
     earlier = read(Journal(home.journal(name)))
-    ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None)
+    ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, _load_ray)
     typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
     if earlier.name:
         check_same_data(earlier, ready.tags)
     _say_reaped(reap(home))
-    from sweeps.tune import run_sweep  # imports Ray
+    from sweeps.tune import run_sweep
 
     progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
     with progress.shown():
@@ -192,6 +192,10 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if ledger.state == "FAIL" or not ledger.count("COMPLETE"):
         raise typer.Exit(1)
+
+
+def _load_ray() -> None:
+    import sweeps.tune  # noqa: F401  takes a second
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
