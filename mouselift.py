@@ -17,10 +17,6 @@ from sweeps.errors import NoRoomError, OutageError, SweepError
 EXIT_OURS, EXIT_USER = 1, 2
 EXIT_INTERRUPTED = 130
 
-# Imports make half a million objects that stay, and looking through them on the way takes a third of their time.
-# Here, so that it holds for the processes that a command starts, too.
-gc.set_threshold(100_000, 20, 20)
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,

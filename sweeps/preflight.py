@@ -56,19 +56,21 @@ def preflight(
     home: Home,
     resumed: Mapping[str, int] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
+    process: DryRun | None = None,
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
     space: with local paths made absolute, `SearchSpace.located`. resumed: steps of trials that are to go on, by name;
     a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called when
-    all else is good, while the two steps run in a process of their own.
+    all else is good, while the two steps run in a process of their own. process: that one, where it has
+    been started already; it ends here.
     Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
     not there then.
     """
     _tags_once.cache_clear()  # the files may have changed since an earlier sweep of this process
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
     variants = [recipe, *(override(space.base_recipe(), params) for params in space.extremes())]
-    with _unmade_on_refusal(cache), DryRun() as process:
+    with _unmade_on_refusal(cache), process or DryRun() as process:
         rehearsal = Rehearsal(space, cache, _threads(space, home), process)
         rehearsal.begin()
         tally.note("space", _described(space))

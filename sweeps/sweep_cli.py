@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +16,11 @@ from sweeps import shell
 from sweeps.shell import Data, Name
 
 if TYPE_CHECKING:
+    from sweeps.dry_run import DryRun
     from sweeps.home import Home
     from sweeps.ledger import Ledger
     from sweeps.space import SearchSpace
+    from sweeps.tune import Ray
 
 sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
 Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
@@ -66,9 +70,10 @@ def sweep_resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs."""
-    from sweeps.resumption import resumable
+    with _importing() as process:
+        from sweeps.resumption import resumable
 
-    _run(resumable(shell.home(), name, trials), name, as_json)
+        _run(resumable(shell.home(), name, trials), name, as_json, process)
 
 
 @sweep.command("status")
@@ -155,16 +160,27 @@ def sweep_gc(
 
 def _start(space: SearchSpace, name: str, as_json: bool) -> None:
     """A new sweep."""
-    from sweeps.artefacts import with_registered_start
-    from sweeps.resumption import check_is_new
+    with _importing() as process:
+        from sweeps.artefacts import with_registered_start
+        from sweeps.resumption import check_is_new
 
-    home = shell.home()
-    located = with_registered_start(space, home).located()
-    check_is_new(home, name, located)
-    _run(located, name, as_json)
+        home = shell.home()
+        located = with_registered_start(space, home).located()
+        check_is_new(home, name, located)
+        _run(located, name, as_json, process)
 
 
-def _run(space: SearchSpace, name: str, as_json: bool) -> None:
+@contextlib.contextmanager
+def _importing() -> Iterator[DryRun]:
+    """The process of the two steps, which imports for seconds, as this one does, and on a core of its own."""
+    from sweeps.dry_run import DryRun
+
+    with DryRun() as process:
+        process.start()
+        yield process
+
+
+def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
     """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
     from rich.console import Console
 
@@ -172,30 +188,36 @@ def _run(space: SearchSpace, name: str, as_json: bool) -> None:
     from sweeps.ledger import read
     from sweeps.preflight import preflight
     from sweeps.progress import Progress
-    from sweeps.reaper import reap
     from sweeps.resumption import check_same_data, steps_so_far
 
     home = shell.home()
     earlier = read(Journal(home.journal(name)))
-    ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, _load_ray)
-    typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
-    if earlier.name:
-        check_same_data(earlier, ready.tags)
-    _say_reaped(reap(home))
-    from sweeps.tune import run_sweep
+    with contextlib.ExitStack() as stack:
+        started: list[Ray] = []
 
-    progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
-    with progress.shown():
-        ledger = run_sweep(name, space, ready, home, progress)
+        def start_ray() -> None:
+            """It takes seconds, and so do the two steps."""
+            from sweeps.tune import Ray
+
+            started.append(Ray(home))
+            stack.enter_context(started[0])
+
+        ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
+        typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
+        from sweeps.reaper import reap  # imports Ray and MLflow, of which the two steps need nothing
+        from sweeps.tune import run_sweep
+
+        if earlier.name:
+            check_same_data(earlier, ready.tags)
+        _say_reaped(reap(home))
+        progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
+        with progress.shown():
+            ledger = run_sweep(name, space, ready, home, progress, *started)
     _report(ledger, home, as_json)
     if ledger.state == "KILLED":
         raise typer.Exit(INTERRUPTED)
     if ledger.state == "FAIL" or not ledger.count("COMPLETE"):
         raise typer.Exit(1)
-
-
-def _load_ray() -> None:
-    import sweeps.tune  # noqa: F401  takes a second
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:

@@ -95,8 +95,12 @@ class Interruption:
         signal.raise_signal(signal.SIGUSR1)
 
 
-def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, listen: Listener) -> Ledger:
+def run_sweep(
+    name: str, space: SearchSpace, ready: Readiness, home: Home, listen: Listener, started: Ray | None = None
+) -> Ledger:
     """Run every trial of `space` as the sweep `name` and return what the journal then says.
+
+    started: a Ray that is taken over, and ended with the sweep.
 
     A sweep of that name is taken up where it was interrupted: what has ended stays, what ran goes on from its last
     checkpoint as the same trial and the same run. Whatever ends it, every trial and the sweep itself are closed in the
@@ -104,8 +108,8 @@ def run_sweep(name: str, space: SearchSpace, ready: Readiness, home: Home, liste
     sweep, the study is that of another space, or the resources are not there.
     """
     interruption = Interruption()
-    # In this order: ray.init sets signal handlers of its own.
-    with Journal(home.journal(name)).claim() as journal, _ray(home) as vitals, interruption.heeded():
+    # In this order: ray.init sets signal handlers of its own, and nothing of it may outlive the claim.
+    with Journal(home.journal(name)).claim() as journal, started or Ray(home) as vitals, interruption.heeded():
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         known = read(journal).name
@@ -240,13 +244,30 @@ def _run_trials(
     tuner.fit()
 
 
+class Ray(contextlib.AbstractContextManager[Vitals]):
+    """Ray on this machine, or the cluster at RAY_ADDRESS, from where it is first entered to where it is first left."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._vitals: Vitals | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Vitals:
+        """Raises StudyError when the cluster does not take us."""
+        if self._vitals is None:
+            self._vitals = self._stack.enter_context(_ray(self._home))
+        return self._vitals
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
 @contextlib.contextmanager
 def _ray(home: Home) -> Iterator[Vitals]:
-    """Ray on this machine, or the cluster at RAY_ADDRESS, for as long as the sweep lasts."""
     os.environ.update(_RAY_ENVIRONMENT)
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    earlier = children()
+    earlier, on_child = children(), signal.getsignal(signal.SIGCHLD)
     try:
         ray.init(
             address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
@@ -262,6 +283,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
             f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
             "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
         ) from None
+    signal.signal(signal.SIGCHLD, on_child)  # Ray has it ignored, and then no child's exit code is known
     vitals = Vitals(earlier)
     try:
         yield vitals

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from sweeps import dry_run
-from sweeps.dry_run import DryRun, Job, Measured, shortened
+from sweeps import dry_run, two_steps
+from sweeps.dry_run import DryRun, Job, Measured
 from sweeps.errors import StudyError
+from sweeps.two_steps import attempt, shortened
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +102,18 @@ def test_a_full_disk_is_told(job, monkeypatch, tmp_path):
     def full(*arguments: object) -> Measured:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dry_run, "measure", full)
-    assert dry_run._attempt(job, tmp_path).text == (
+    monkeypatch.setattr(two_steps, "measure", full)
+    assert attempt(job, tmp_path).text == (
         "expected files that can be read and written, got [Errno 28] No space left on device — mend that, or make room."
     )
 
 
 def test_a_gpu_that_is_too_small_is_told(job, monkeypatch, tmp_path):
     def large(*arguments: object) -> Measured:
-        raise dry_run.torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has less.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has less.")
 
-    monkeypatch.setattr(dry_run, "measure", large)
-    assert dry_run._attempt(job, Path(tmp_path)).text == (
+    monkeypatch.setattr(two_steps, "measure", large)
+    assert attempt(job, Path(tmp_path)).text == (
         "expected 2 steps to fit the GPU, got CUDA out of memory — lower train.batch_size, data.num_views or "
         "data.image_size, or set model.checkpoint_layers."
     )
