@@ -115,8 +115,8 @@ class DryRun:
     def _end_of_process(self) -> str:
         self._process.join()
         code = self._process.exitcode
-        if code is not None and code < 0:
-            killed = signal.Signals(-code).name
+        if code is None or code < 0:
+            killed = "a signal" if code is None else signal.Signals(-code).name  # None: while Ray came up
             return (
                 f"expected {STEPS} steps, got a process that was ended by {killed} — memory may have run out; lower "
                 "train.batch_size, data.num_views or data.image_size."

@@ -90,6 +90,7 @@ class Home:
 
 
 def _located(folder: str) -> str:
+    folder = folder.removeprefix("file://")
     return folder if "://" in folder else str(Path(folder).resolve())
 
 

@@ -24,7 +24,7 @@ from sweeps.dry_run import DryRun
 from sweeps.home import Home
 from sweeps.nodes import seats_of, this_machine
 from sweeps.rehearsal import Rehearsal
-from sweeps.room import disk_needs, require_checkpoints, require_disk, require_home, require_memory
+from sweeps.room import available_bytes, disk_needs, require_checkpoints, require_disk, require_home, require_memory
 from sweeps.space import Scalar, SearchSpace
 
 
@@ -61,8 +61,8 @@ def preflight(
     """Do every check, in the order of the rows.
 
     space: with local paths made absolute, `SearchSpace.located`. resumed: steps of trials that are to go on, by name;
-    a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called when
-    all else is good, while the two steps run in a process of their own. process: that one, where it has
+    a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called while
+    the two steps run in a process of their own, when all that comes before is good. process: that one, where it has
     been started already; it ends here.
     Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
     not there then.
@@ -82,11 +82,12 @@ def preflight(
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         rehearsal.ask(artefacts, lambda recipe: data_tags(recipe, cache)["data.digest"])
         _of_stores(home, tally, needs_tracking=resumed is None)
+        available = available_bytes()
         meanwhile()
         measured = rehearsal.outcome()
         tally.note("two steps", rehearsal.told)
         if measured is not None:
-            tally.note("memory", require_memory(space, measured))
+            tally.note("memory", require_memory(space, measured, available))
             for need in disk_needs(space, home, measured):
                 tally.note("disk", require_disk(space, need))
             rehearsal.remember()

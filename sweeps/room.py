@@ -96,8 +96,11 @@ def require_disk(space: SearchSpace, need: DiskNeed) -> str:
     return f"{need} at most; {_bytes(free)} free"
 
 
-def require_memory(space: SearchSpace, measured: Measured) -> str:
-    """What was found. Raises StudyError when the largest trials, as many as run at a time, do not fit."""
+def require_memory(space: SearchSpace, measured: Measured, available: int) -> str:
+    """What was found. Raises StudyError when the largest trials, as many as run at a time, do not fit.
+
+    available: bytes of this machine, `available_bytes`, before anything of the sweep takes some.
+    """
     trials = space.trials
     if measured.memory_total is not None:
         share = measured.memory_total * min(1.0, trials.gpus)
@@ -108,7 +111,7 @@ def require_memory(space: SearchSpace, measured: Measured) -> str:
                 "data.num_views or data.image_size."
             )
         return f"{_bytes(measured.memory)} of a trial's {_bytes(share)} on the GPU"
-    concurrent, available = min(trials.count, trials.concurrent), available_bytes()
+    concurrent = min(trials.count, trials.concurrent)
     if measured.memory * concurrent > available:
         raise StudyError(
             f"{space.name}: expected memory for {_count(concurrent, 'trial')} at a time of {_bytes(measured.memory)} "
@@ -140,13 +143,12 @@ def available_bytes() -> int:
 
 def require_folder(variable: str, folder: Path) -> None:
     """Raises StudyError where a folder, or the nearest of its parents that exists, cannot be written to."""
-    there = nearest_existing(folder)
     try:
-        with tempfile.TemporaryFile(dir=there) as file:  # without a name where the system can: nothing to forget
+        with tempfile.TemporaryFile(dir=nearest_existing(folder)) as file:  # without a name where the system can
             file.write(b"0" * 4096)
     except OSError as error:
         raise StudyError(
-            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {there} — mend it."
+            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {folder} — mend it."
         ) from None
 
 

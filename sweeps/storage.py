@@ -28,13 +28,14 @@ from sweeps.journal import append_whole
 
 PATIENCE_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
+_NAP_SECONDS = 0.5  # a signal does not end a longer one
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 60  # for a PostgreSQL whose machine is gone without a word
 _log = logging.getLogger(__name__)
 
 
 def never() -> bool:
-    """False."""
+    """Nobody is in a hurry."""
     return False
 
 
@@ -123,13 +124,18 @@ class PatientStorage(BaseStorage):
                 if not _is_outage(error):
                     raise
                 self._despair(error, self._clock() - began, patience)
-                self._sleep(pause)
+                self._rest(pause)
                 pause, asked_before = min(2 * pause, _LONGEST_PAUSE_SECONDS), True
                 continue
             if self._away:
                 _log.warning("The study's database answers again.")
             self._away = False
             return answer
+
+    def _rest(self, pause: float) -> None:
+        while pause > 0 and not self._hurried():
+            self._sleep(_NAP_SECONDS)
+            pause -= _NAP_SECONDS
 
     def _despair(self, error: StorageInternalError, waited: float, patience: float) -> None:
         cause = one_line(error.__cause__ or error).partition(" [SQL")[0].partition(" (Background")[0][:200]

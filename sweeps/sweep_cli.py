@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 from pipeline.cli import Overrides, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps import shell
+from sweeps.errors import OutageError, StudyError
 from sweeps.shell import Data, Name
 
 if TYPE_CHECKING:
@@ -193,6 +195,8 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
     home = shell.home()
     earlier = read(Journal(home.journal(name)))
     with contextlib.ExitStack() as stack:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all in good order, as Ctrl-C does
+        stack.callback(signal.signal, signal.SIGTERM, before)
         started: list[Ray] = []
 
         def start_ray() -> None:
@@ -204,7 +208,7 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
 
         ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
         typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
-        from sweeps.reaper import reap  # imports Ray and MLflow, of which the two steps need nothing
+        from sweeps.reaper import reap  # imports MLflow and Ray
         from sweeps.tune import run_sweep
 
         if earlier.name:
@@ -224,8 +228,10 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps import queries
     from sweeps.progress import describe
 
-    whole = ledger.state == "COMPLETE" and len(ledger.trials) > 1
-    importance = queries.importance_of(home, ledger.name) if whole else {}
+    importance: dict[str, float] = {}
+    if len(ledger.trials) > 1:
+        with contextlib.suppress(StudyError, OutageError):  # the database may be why the sweep has ended
+            importance = queries.importance_of(home, ledger.name)
     if as_json:
         status = queries.status(home, ledger.name)
         typer.echo(json.dumps(status | {"importance": importance}))

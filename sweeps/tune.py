@@ -51,6 +51,9 @@ _RAY_ENVIRONMENT = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # their children stay ours
 }
 
+# Ray ignores the first, and then no child's exit code is known; at the second it prints a stack and dies.
+_RAYS_SIGNALS = (signal.SIGCHLD, signal.SIGTERM)
+
 _FULL = "the disk of the sweep was full"
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
 
@@ -157,10 +160,10 @@ def _remember(
             raise found from None
         state, reason = interruption.verdict
     finally:
-        with _nothing_added(sys.exception()):
+        with _nothing_added(sys.exception(), interruption):
             driver.close(state, reason)
         delivered = tracker.close(_FULL_SECONDS if isinstance(sys.exception(), NoRoomError) else _DELIVERY_SECONDS)
-        with _nothing_added(sys.exception()), _unheard(interruption):
+        with _nothing_added(sys.exception(), interruption):
             searcher.put_back()
     if not delivered:
         logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
@@ -179,22 +182,18 @@ def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageE
 
 
 @contextlib.contextmanager
-def _nothing_added(raised: BaseException | None) -> Iterator[None]:
-    """A full disk refuses the end of the sweep, too; what was raised of it already says all."""
+def _nothing_added(raised: BaseException | None, interruption: Interruption) -> Iterator[None]:
+    """A full disk or a lost database refuses the end of the sweep, too; what was raised of it already says all.
+
+    A study whose database is away at an interruption is put in order by whoever resumes it.
+    """
     try:
         yield
     except (NoRoomError, OSError):
         if not isinstance(raised, NoRoomError):
             raise
-
-
-@contextlib.contextmanager
-def _unheard(interruption: Interruption) -> Iterator[None]:
-    """A study whose database is away when the sweep is interrupted is put in order by whoever resumes it."""
-    try:
-        yield
     except OutageError:
-        if not interruption.asked:
+        if not (interruption.asked or isinstance(raised, OutageError)):
             raise
 
 
@@ -253,9 +252,11 @@ class Ray(contextlib.AbstractContextManager[Vitals]):
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Vitals:
-        """Raises StudyError when the cluster does not take us."""
+        """Raises StudyError when the cluster does not take us, OutageError when it has ended since."""
         if self._vitals is None:
             self._vitals = self._stack.enter_context(_ray(self._home))
+        if self._vitals.lost:
+            raise OutageError(f"Ray: expected its {self._vitals.lost} to live, but it ended — run the command again.")
         return self._vitals
 
     def __exit__(self, *error: object) -> None:
@@ -267,7 +268,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
     os.environ.update(_RAY_ENVIRONMENT)
     for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    earlier, on_child = children(), signal.getsignal(signal.SIGCHLD)
+    earlier, handlers = children(), {number: signal.getsignal(number) for number in _RAYS_SIGNALS}
     try:
         ray.init(
             address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
@@ -283,7 +284,8 @@ def _ray(home: Home) -> Iterator[Vitals]:
             f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
             "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
         ) from None
-    signal.signal(signal.SIGCHLD, on_child)  # Ray has it ignored, and then no child's exit code is known
+    for number, handler in handlers.items():
+        signal.signal(number, handler or signal.SIG_DFL)
     vitals = Vitals(earlier)
     try:
         yield vitals

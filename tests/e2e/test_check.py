@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
-from sweeps import dry_run, room
+from sweeps import dry_run, preflight, room
 from tests.e2e.conftest import SMALL, Seat, write_space
 
 SETTINGS = [f"{path}={value}" for path, value in SMALL.items()]
@@ -230,7 +230,7 @@ def test_a_disk_that_is_too_small_is_refused(refused, space, mice_folder, measur
 
 
 def test_a_memory_that_is_too_small_is_refused(refused, space, mice_folder, measured, monkeypatch):
-    monkeypatch.setattr(room, "available_bytes", lambda: 16_000_000_000)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 16_000_000_000)
     assert refused("check", space, "--data", mice_folder) == (
         "small: expected memory for 2 trials at a time of 10 GB each, got 16 GB — lower trials.concurrent, "
         "train.batch_size or data.image_size."
@@ -247,12 +247,12 @@ def test_an_objective_that_is_never_reported_is_refused(refused, space, mice_fol
 
 @pytest.mark.parametrize("command", [("sweep", "run"), ("check",)])
 def test_a_sweep_is_refused_what_its_check_is_refused(refused, space, mice_folder, measured, monkeypatch, command):
-    monkeypatch.setattr(room, "available_bytes", lambda: 1)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 1)
     assert refused(*command, space, "--data", mice_folder).startswith("small: expected memory for 2 trials at a time ")
 
 
 def test_a_training_is_checked_like_a_sweep_of_one(refused, mice_folder, measured, monkeypatch):
-    monkeypatch.setattr(room, "available_bytes", lambda: 1)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 1)
     said = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", " ".join(SETTINGS))
     assert said.startswith("gslrm_tiny: expected memory for 1 trial at a time ")
 

@@ -101,6 +101,38 @@ def test_the_study_has_no_running_trial_and_keeps_the_curves(cut):
         assert trial.intermediate_values == cut.seat.curve("cut", trial.number)
 
 
+def test_sigterm_while_the_two_steps_run_beside_ray_ends_all_and_leaves_nothing(tmp_path, mice_folder):
+    seat = Seat(tmp_path)
+    large = {"model.dim": 512, "model.head_dim": 64, "model.num_layers": 24, "data.image_size": 64}  # seconds a step
+    space = write_space(tmp_path / "large.yaml", fixed=large, scheduler={"kind": "none"})
+    process = seat.start(COMMAND, "sweep", "run", space, "--data", mice_folder, "--name", "cut")
+    try:
+        _wait_for_ray(process)
+        cut = _interrupt("SIGTERM", seat, process)
+    finally:
+        stop(process)
+    assert (cut.returncode, cut.left_over) == (130, [])
+    assert "Traceback" not in cut.stderr and "***" not in cut.stderr
+    assert not seat.home.journals.exists()
+
+
+def _wait_for_ray(process):
+    """Until the processes are there that Ray starts at last: the workers."""
+    deadline = time.monotonic() + SECONDS
+    while not any("ray::" in title for title in map(_title, psutil.Process(process.pid).children(recursive=True))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1.0)
+
+
+def _title(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def _wait_for_a_curve(seat, process):
     deadline = time.monotonic() + SECONDS
     while not (seat.home.journal("cut").is_dir() and any(seat.curve("cut", trial) for trial in (0, 1))):

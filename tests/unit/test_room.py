@@ -99,29 +99,27 @@ def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trials_that_do_not_fit_the_memory_together_are_refused(monkeypatch):
-    monkeypatch.setattr(room, "available_bytes", lambda: 7_500_000_000)
-    assert refusal(require_memory, SPACE, MEASURED) == (
+def test_trials_that_do_not_fit_the_memory_together_are_refused():
+    assert refusal(require_memory, SPACE, MEASURED, 7_500_000_000) == (
         "forty: expected memory for 2 trials at a time of 4 GB each, got 7.5 GB — lower trials.concurrent, "
         "train.batch_size or data.image_size."
     )
 
 
-def test_one_trial_at_a_time_needs_the_memory_once(monkeypatch):
-    monkeypatch.setattr(room, "available_bytes", lambda: 7_500_000_000)
+def test_one_trial_at_a_time_needs_the_memory_once():
     alone = replace(SPACE, trials=Trials(count=40, concurrent=1))
-    assert require_memory(alone, MEASURED) == "1 trial × 4 GB; 7.5 GB free"
+    assert require_memory(alone, MEASURED, 7_500_000_000) == "1 trial × 4 GB; 7.5 GB free"
 
 
 def test_a_trial_that_does_not_fit_its_share_of_the_gpu_is_refused():
     half = replace(SPACE, trials=Trials(count=40, concurrent=2, gpus=0.5))
     found = replace(MEASURED, memory=30_000_000_000, memory_total=48_000_000_000)
-    assert refusal(require_memory, half, found) == (
+    assert refusal(require_memory, half, found, 0) == (
         "forty: expected the largest trial to fit 24 GB, its share of the GPU at trials.gpus 0.5, got 30 GB — raise "
         "trials.gpus, or lower train.batch_size, data.num_views or data.image_size."
     )
     whole = replace(SPACE, trials=Trials(count=40, gpus=1.0))
-    assert require_memory(whole, found) == "30 GB of a trial's 48 GB on the GPU"
+    assert require_memory(whole, found, 0) == "30 GB of a trial's 48 GB on the GPU"
 
 
 @pytest.mark.parametrize(("limit", "available"), [("max", None), ("5000000000", 3_000_000_000)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import time
@@ -62,7 +63,8 @@ def test_postgres_stays_away_for_longer_than_it_is_waited_for(bench, note, datab
     assert time.monotonic() - began < 150
     last = hurt.said.strip().splitlines()[-1]
     assert last.startswith("mouselift: MOUSELIFT_STORAGE: expected a database that answers, got "), hurt.said
-    assert last.endswith("start it; `mouselift sweep resume` then goes on.")
+    waited = re.search(r" for (\d+) s — start it; `mouselift sweep resume` then goes on\.$", last)
+    assert waited and int(waited[1]) >= 5
     assert hurt.seat.ledger("hurt").state == "FAIL"
     databases.start()
     hurt.resume()
@@ -81,7 +83,7 @@ def test_sigterm_while_postgres_is_waited_for(bench, note, databases):
     process.send_signal(signal.SIGTERM)
     assert hurt.finish() == 130, hurt.said
     # The last news for MLflow, whose database is away as well, are waited for up to a minute.
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - began < 90
     assert hurt.seat.ledger("hurt").state == "KILLED" and "Traceback" not in hurt.said
     databases.start()
     hurt.resume()
