@@ -3,11 +3,12 @@
 The same trials in all three: a GS-LRM of two layers that trains for so many steps and validates three times, eight
 learning rates, two at a time, one thread each, MLflow in SQLite. Ideal is what the trials themselves took, measured in
 them, over the two slots. `python -m benchmarks.overhead` runs it on short trials, `--seconds 60` on longer ones,
-`--many 1000` ours alone on trials that do next to nothing.
+`--alone 16` ours alone on so many, `--many 1000` ours alone on trials that do next to nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,19 +44,20 @@ def rows() -> list[dict[str, object]]:
     return compare(_SHORT)
 
 
-def compare(seconds: float) -> list[dict[str, object]]:
-    """Trials of about so many seconds, each way in turn."""
+def compare(seconds: float, alone: int = 0) -> list[dict[str, object]]:
+    """Trials of about so many seconds, each way in turn; or so many of ours alone."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_mice(root / "mice", scenes=7, size=32, rig="mouse_centred")
         steps = max(3, round(seconds * _STEPS_A_SECOND / 3) * 3)
         recipe = _recipe(root, steps, validate_every=steps // 3)
         ways: dict[str, Callable[[Path, Path], list[float]]] = {
-            "mouselift": _ours,
+            "mouselift": partial(_ours, count=alone or TRIALS),
             "Ray Tune + OptunaSearch + MLflowLoggerCallback": _stock("benchmarks.stock_ray"),
             "Optuna + processes + MLflow": _stock("benchmarks.stock_optuna"),
         }
-        return [_row(name, way, root / str(index), recipe) for index, (name, way) in enumerate(ways.items())]
+        taken = list(ways.items())[: 1 if alone else None]
+        return [_row(name, way, root / str(index), recipe) for index, (name, way) in enumerate(taken)]
 
 
 def many(count: int) -> list[dict[str, object]]:
@@ -98,9 +101,9 @@ def _row(name: str, way: Callable[[Path, Path], list[float]], root: Path, recipe
     }
 
 
-def _ours(root: Path, recipe: Path) -> list[float]:
+def _ours(root: Path, recipe: Path, count: int) -> list[float]:
     data = recipe.parent / "mice"
-    process = _start(root, "mouselift", "sweep", "run", _space(root, recipe, TRIALS), "--name", "ours", "--data", data)
+    process = _start(root, "mouselift", "sweep", "run", _space(root, recipe, count), "--name", "ours", "--data", data)
     assert process.wait() == 0
     reports = [event for event in _events(root, "ours") if isinstance(event, Reported)]
     return list({event.trial: event.metrics["time/trial_seconds"] for event in reports}.values())
@@ -172,8 +175,9 @@ def _resident(pid: int) -> float:
 if __name__ == "__main__":
     from benchmarks.__main__ import table
 
-    if "--many" in sys.argv:
-        print(table(many(int(sys.argv[sys.argv.index("--many") + 1]))))
-    else:
-        asked = float(sys.argv[sys.argv.index("--seconds") + 1]) if "--seconds" in sys.argv else _SHORT
-        print(table(compare(asked)))
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--seconds", type=float, default=_SHORT)
+    asked.add_argument("--alone", type=int, default=0)
+    asked.add_argument("--many", type=int, default=0)
+    words = asked.parse_args()
+    print(table(many(words.many) if words.many else compare(words.seconds, words.alone)))

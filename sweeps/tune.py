@@ -313,6 +313,12 @@ def _ray_name(trial: Any) -> str:
     return f"t{trial.config['number']:04d}-{trial.config['attempt']}"
 
 
+def _forget_figures(trial: Any) -> None:
+    """Ray keeps statistics of every figure of every trial: most of what the driver of a long sweep would grow by."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+
+
 class _DriverCallback(tune.Callback):
     """Brings Ray's news to the driver."""
 
@@ -340,6 +346,12 @@ class _DriverCallback(tune.Callback):
         tags: dict[str, str] = result.pop(TAGS, {})
         if "step" in result:
             self._driver.reported(trial.config["number"], result["step"], metrics_of(result), pictures, tags)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _forget_figures(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _forget_figures(trial)
 
     def _broken(self, ray_trial_id: str) -> Broken:
         trial = next(trial for trial in reversed(self._trials) if trial.trial_id == ray_trial_id)
