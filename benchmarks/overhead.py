@@ -57,7 +57,8 @@ def compare(seconds: float, alone: int = 0) -> list[dict[str, object]]:
             "Optuna + processes + MLflow": _stock("benchmarks.stock_optuna"),
         }
         taken = list(ways.items())[: 1 if alone else None]
-        return [_row(name, way, root / str(index), recipe) for index, (name, way) in enumerate(taken)]
+        found = [_row(name, way, root / str(index), recipe) for index, (name, way) in enumerate(taken)]
+        return [found[0] | {"idle slot at the end, s": _idle(root / "0")}] if alone else found
 
 
 def many(count: int) -> list[dict[str, object]]:
@@ -107,6 +108,12 @@ def _ours(root: Path, recipe: Path, count: int) -> list[float]:
     assert process.wait() == 0
     reports = [event for event in _events(root, "ours") if isinstance(event, Reported)]
     return list({event.trial: event.metrics["time/trial_seconds"] for event in reports}.values())
+
+
+def _idle(root: Path) -> float:
+    """Of a slot's time, how long one had nothing left to do while the other's last trial ran, over the slots."""
+    ends = sorted(event.time for event in _events(root, "ours") if isinstance(event, TrialClosed))
+    return sum(ends[-1] - end for end in ends[-SLOTS:]) / SLOTS
 
 
 def _stock(module: str) -> Callable[[Path, Path], list[float]]:
