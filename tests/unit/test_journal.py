@@ -66,7 +66,7 @@ EVERY_KIND = (
     RunOpened(None, "parent"),
     RunOpened(0, "child"),
     Reported(0, 5, {"val/psnr": 20.0, "train/mse": float("inf")}, {"preview": "blobs/x.png"}),
-    TrialClosed(0, "FAIL", "out of memory", {"checkpoint": "/tmp/checkpoint"}),
+    TrialClosed(0, "FAIL", "out of memory", {"checkpoint": "checkpoints/t0000"}),
     SweepClosed("KILLED", "SIGINT", {"time/hours": 0.5}, {"note": "x"}),
 )
 
