@@ -62,7 +62,7 @@ def preflight(
 
     space: with local paths made absolute, `SearchSpace.located`. resumed: steps of trials that are to go on, by name;
     a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called while
-    the two steps run in a process of their own, when all that comes before is good. process: that one, where it has
+    the two steps run in a process of their own, when all files are known to be good. process: that one, where it has
     been started already; it ends here.
     Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
     not there then.
@@ -81,9 +81,9 @@ def preflight(
         check_resumed(recipe, resumed or {})
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         rehearsal.ask(artefacts, lambda recipe: data_tags(recipe, cache)["data.digest"])
-        _of_stores(home, tally, needs_tracking=resumed is None)
         available = available_bytes()
         meanwhile()
+        _of_stores(home, tally, needs_tracking=resumed is None)
         measured = rehearsal.outcome()
         tally.note("two steps", rehearsal.told)
         if measured is not None:

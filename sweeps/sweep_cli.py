@@ -19,10 +19,10 @@ from sweeps.shell import Data, Name
 
 if TYPE_CHECKING:
     from sweeps.dry_run import DryRun
+    from sweeps.engine import Ray
     from sweeps.home import Home
     from sweeps.ledger import Ledger
     from sweeps.space import SearchSpace
-    from sweeps.tune import Ray
 
 sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
 Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
@@ -39,15 +39,16 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
-    from pipeline.recipe import load_recipe
-    from sweeps.space import SearchSpace, Trials
+    with _importing() as process:
+        from pipeline.recipe import load_recipe
+        from sweeps.space import SearchSpace, Trials
 
-    resolved = load_recipe(recipe, split_overrides(overrides) + shell.root(data))
-    standing = load_recipe(recipe).params
-    changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
-    taken = float(shell.has_gpu()) if gpus is None else gpus
-    space = SearchSpace(name=resolved.name, recipe=recipe, fixed=changed, trials=Trials(gpus=taken))
-    _start(space, name or shell.timed(resolved.name), as_json)
+        resolved = load_recipe(recipe, split_overrides(overrides) + shell.root(data))
+        standing = load_recipe(recipe).params
+        changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
+        taken = float(shell.has_gpu()) if gpus is None else gpus
+        space = SearchSpace(name=resolved.name, recipe=recipe, fixed=changed, trials=Trials(gpus=taken))
+        _start(space, name or shell.timed(resolved.name), as_json, process)
 
 
 @sweep.command("run")
@@ -59,10 +60,11 @@ def sweep_run(
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
-    from sweeps.space import load_space
+    with _importing() as process:
+        from sweeps.space import load_space
 
-    loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in shell.root(data)])
-    _start(loaded, name or shell.timed(loaded.name), as_json)
+        loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in shell.root(data)])
+        _start(loaded, name or shell.timed(loaded.name), as_json, process)
 
 
 @sweep.command("resume")
@@ -160,16 +162,15 @@ def sweep_gc(
     typer.echo(f"{verb} {sum(item.bytes for item in found) / 1e9:.2f} GB", err=True)
 
 
-def _start(space: SearchSpace, name: str, as_json: bool) -> None:
+def _start(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
     """A new sweep."""
-    with _importing() as process:
-        from sweeps.artefacts import with_registered_start
-        from sweeps.resumption import check_is_new
+    from sweeps.artefacts import with_registered_start
+    from sweeps.resumption import check_is_new
 
-        home = shell.home()
-        located = with_registered_start(space, home).located()
-        check_is_new(home, name, located)
-        _run(located, name, as_json, process)
+    home = shell.home()
+    located = with_registered_start(space, home).located()
+    check_is_new(home, name, located)
+    _run(located, name, as_json, process)
 
 
 @contextlib.contextmanager
@@ -200,11 +201,11 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
         started: list[Ray] = []
 
         def start_ray() -> None:
-            """It takes seconds, and so do the two steps."""
-            from sweeps.tune import Ray
+            """It takes seconds, and so do the two steps and these imports."""
+            from sweeps.engine import Ray
 
-            started.append(Ray(home))
-            stack.enter_context(started[0])
+            started.append(stack.enter_context(Ray(home)))
+            import sweeps.tune  # noqa: F401
 
         ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
         typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -22,7 +20,8 @@ from ray import tune
 
 from sweeps.distributed import resources
 from sweeps.driver import STOP_FILE, Broken, Driver, Listener
-from sweeps.errors import NoRoomError, OutageError, StudyError
+from sweeps.engine import Ray
+from sweeps.errors import NoRoomError, OutageError
 from sweeps.home import Home
 from sweeps.journal import Journal, State, SweepOpened, no_room
 from sweeps.ledger import Ledger, read
@@ -35,24 +34,6 @@ from sweeps.space import SearchSpace
 from sweeps.study import StudySearcher, open_study
 from sweeps.tracking import Tracker
 from sweeps.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
-from sweeps.vitals import Vitals, children
-
-_RAY_ENVIRONMENT = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal replaces Ray's own result files
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most reports carry no validation
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal and the study are what a sweep is taken up from
-    "RAY_AIR_NEW_OUTPUT": "0",  # it prints to stdout, however quiet it is asked to be
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # their children stay ours
-}
-
-# Ray ignores the first, and then no child's exit code is known; at the second it prints a stack and dies.
-_RAYS_SIGNALS = (signal.SIGCHLD, signal.SIGTERM)
 
 _FULL = "the disk of the sweep was full"
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
@@ -111,8 +92,9 @@ def run_sweep(
     sweep, the study is that of another space, or the resources are not there.
     """
     interruption = Interruption()
-    # In this order: ray.init sets signal handlers of its own, and nothing of it may outlive the claim.
-    with Journal(home.journal(name)).claim() as journal, started or Ray(home) as vitals, interruption.heeded():
+    # In this order: nothing of Ray may outlive the claim.
+    with Journal(home.journal(name)).claim() as journal, started or Ray(home) as rays, interruption.heeded():
+        vitals = rays.vitals
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         known = read(journal).name
@@ -241,72 +223,6 @@ def _run_trials(
         ),
     )
     tuner.fit()
-
-
-class Ray(contextlib.AbstractContextManager[Vitals]):
-    """Ray on this machine, or the cluster at RAY_ADDRESS, from where it is first entered to where it is first left."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._vitals: Vitals | None = None
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Vitals:
-        """Raises StudyError when the cluster does not take us, OutageError when it has ended since."""
-        if self._vitals is None:
-            self._vitals = self._stack.enter_context(_ray(self._home))
-        if self._vitals.lost:
-            raise OutageError(f"Ray: expected its {self._vitals.lost} to live, but it ended — run the command again.")
-        return self._vitals
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-
-@contextlib.contextmanager
-def _ray(home: Home) -> Iterator[Vitals]:
-    os.environ.update(_RAY_ENVIRONMENT)
-    for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    earlier, handlers = children(), {number: signal.getsignal(number) for number in _RAYS_SIGNALS}
-    try:
-        ray.init(
-            address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
-            include_dashboard=False if home.ray_address is None else None,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            configure_logging=False,
-        )
-    except (OSError, ray.exceptions.RayError) as error:  # of which ConnectionError is one
-        if home.ray_address is None:
-            raise
-        raise StudyError(
-            f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
-            "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
-        ) from None
-    for number, handler in handlers.items():
-        signal.signal(number, handler or signal.SIG_DFL)
-    vitals = Vitals(earlier)
-    try:
-        yield vitals
-    finally:
-        if vitals.lost:
-            atexit.register(_leave)
-        else:
-            ray.shutdown()
-        vitals.end_children()
-
-
-def _leave() -> None:
-    """End this process as one that failed: in the end, Ray's own hooks would wait a minute for the dead, and abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def _told(error: BaseException) -> str:
-    """The last words of what Ray says, in which the cause stands."""
-    return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__
 
 
 def _ray_name(trial: Any) -> str:

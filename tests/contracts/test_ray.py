@@ -2,12 +2,12 @@
 
 import subprocess
 
+from sweeps.engine import Ray
 from sweeps.home import Home
-from sweeps.tune import Ray
 
 
 def test_exit_codes_of_children_are_known_while_ray_runs_and_after_it(tmp_path) -> None:
-    with Ray(Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})) as vitals:
+    with Ray(Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})) as ray:
+        assert ray.vitals.lost == ""
         assert subprocess.run(["false"], check=False).returncode == 1
-        assert vitals.lost == ""
     assert subprocess.run(["false"], check=False).returncode == 1

@@ -32,7 +32,14 @@ DOORS = {
     "embreex": ("pipeline/data/mouse_render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     # distributed.py starts a trial's further processes, which run in Ray's workers like the trial itself.
-    "ray": ("sweeps/tune.py", "sweeps/trial.py", "sweeps/study.py", "sweeps/scheduler.py", "sweeps/distributed.py"),
+    "ray": (
+        "sweeps/engine.py",
+        "sweeps/tune.py",
+        "sweeps/trial.py",
+        "sweeps/study.py",
+        "sweeps/scheduler.py",
+        "sweeps/distributed.py",
+    ),
     "pyarrow": ("sweeps/checkpoints.py",),
     "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/storage.py", "sweeps/queries.py"),
     # The registry is three rooms: what a version is, its logged model's files, its aliases.
