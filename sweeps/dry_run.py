@@ -114,15 +114,17 @@ class DryRun:
 
     def _end_of_process(self) -> str:
         self._process.join()
-        code = self._process.exitcode
+        code = self._process.exitcode  # None: nobody knows the codes of children while Ray comes up
+        log = self._folder / "log"
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
+        if code is None and any(line.startswith("Traceback ") for line in lines):
+            code = 1
         if code is None or code < 0:
-            killed = "a signal" if code is None else signal.Signals(-code).name  # None: while Ray came up
+            killed = "a signal" if code is None else signal.Signals(-code).name
             return (
                 f"expected {STEPS} steps, got a process that was ended by {killed} — memory may have run out; lower "
                 "train.batch_size, data.num_views or data.image_size."
             )
-        log = self._folder / "log"
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
         last = next((line for line in reversed(lines) if line), "nothing in its log")[:_LOG_SHOWN]
         return f"expected {STEPS} steps, got a process that ended with {code} — {last}"
 

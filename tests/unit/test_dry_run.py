@@ -70,16 +70,25 @@ def test_nothing_stays_of_the_process(seen):
     assert not folder.exists() and child.exitcode is not None
 
 
-def test_a_process_that_is_killed_is_a_refusal_that_says_so(job):
+@pytest.fixture(params=["SIGKILL", "a signal"])
+def told(request):
+    """What is said of a SIGKILL: in good order, and while Ray has the exit codes of children thrown away."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL if request.param == "SIGKILL" else signal.SIG_IGN)
+    yield request.param
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_process_that_is_killed_is_a_refusal_that_says_so(job, told):
     with DryRun() as process:
         process.start()
         os.kill(process._process.pid, signal.SIGKILL)
         assert refusal(process, [job]) == (
-            "small: the first configuration: expected 2 steps, got a process that was ended by SIGKILL — memory "
+            f"small: the first configuration: expected 2 steps, got a process that was ended by {told} — memory "
             "may have run out; lower train.batch_size, data.num_views or data.image_size."
         )
 
 
+@pytest.mark.usefixtures("told")
 def test_a_process_that_crashes_is_a_refusal_with_its_last_words(job):
     with DryRun() as process:
         said = refusal(process, [replace(job, recipe=None)])
