@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import ray
@@ -47,30 +47,28 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._home = home
         self._up: Future[Vitals] = Future()
         self._end = threading.Event()
-        self._life: Future[None] | None = None
+        self._life: Future[None] = Future()
+        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._handler = signal.getsignal(signal.SIGCHLD)
 
     def __enter__(self) -> Ray:
-        if self._life is None:
+        if self._thread.ident is None:
             os.environ.update(_ENVIRONMENT)
             for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
                 logging.getLogger(noisy).setLevel(logging.CRITICAL)
-            executor = ThreadPoolExecutor(1, "ray")
-            self._life = executor.submit(self._live)
-            executor.shutdown(wait=False)
+            self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._life is not None
         self._end.set()
+        if self._home.ray_address is not None and not self._up.done():
+            return  # a cluster that does not answer keeps Ray waiting for minutes, and holds nothing of ours
         wait([self._life])
         if self._up.done():
             self._life.result()
 
-    @property
-    def vitals(self) -> Vitals:
+    def ready(self) -> Vitals:
         """Waits for Ray. Raises StudyError when the cluster does not take us, OutageError when it has ended since."""
-        assert self._life is not None
         either: list[Future[Any]] = [self._up, self._life]
         wait(either, return_when=FIRST_COMPLETED)
         if self._life.done():
@@ -83,9 +81,17 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         return vitals
 
     def _live(self) -> None:
-        with _ray(self._home) as vitals:
-            self._up.set_result(vitals)
+        with contextlib.ExitStack() as stack:
+            stack.push(self._over)
+            self._up.set_result(stack.enter_context(_ray(self._home)))
             self._end.wait()
+
+    def _over(self, _: object, error: BaseException | None, __: object) -> bool:
+        if error is None:
+            self._life.set_result(None)
+        else:
+            self._life.set_exception(error)
+        return True  # whoever waits is told
 
 
 @contextlib.contextmanager

@@ -7,14 +7,17 @@ smallest GPU, and any other name will do. A number that a trial needs is a least
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.config import one_line
 from sweeps.errors import StudyError
 from sweeps.space import SearchSpace
 
 GPU_MEMORY = "gpu_memory_gb"
+_ANSWER_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,20 @@ def this_machine() -> Node:
     memory = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
     labels = {GPU_MEMORY: f"{min(memory) / 1e9:.0f}"} if memory else {}
     return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(count)}, labels)
+
+
+def require_cluster(address: str) -> str:
+    """What was found. Raises StudyError when nothing listens at `host:port`; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return address
+    try:
+        with socket.create_connection((host, int(port)), _ANSWER_SECONDS):
+            return f"{address} answers"
+    except OSError as error:
+        raise StudyError(
+            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {one_line(error)} — start it, or mend the address."
+        ) from None
 
 
 def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:

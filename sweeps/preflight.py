@@ -22,7 +22,7 @@ from pipeline.stages import kind_of
 from sweeps.artefacts import Artefact, artefacts_of, check_resumed
 from sweeps.dry_run import DryRun
 from sweeps.home import Home
-from sweeps.nodes import seats_of, this_machine
+from sweeps.nodes import require_cluster, seats_of, this_machine
 from sweeps.rehearsal import Rehearsal
 from sweeps.room import available_bytes, disk_needs, require_checkpoints, require_disk, require_home, require_memory
 from sweeps.space import Scalar, SearchSpace
@@ -81,6 +81,8 @@ def preflight(
         check_resumed(recipe, resumed or {})
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         rehearsal.ask(artefacts, lambda recipe: data_tags(recipe, cache)["data.digest"])
+        if home.ray_address is not None:
+            tally.note("cluster", require_cluster(home.ray_address))
         available = available_bytes()
         meanwhile()
         _of_stores(home, tally, needs_tracking=resumed is None)
@@ -135,11 +137,9 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
 
 
 def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
-    from sweeps.probe import require_cluster, require_study_storage, require_tracking  # imports MLflow
+    from sweeps.probe import require_study_storage, require_tracking  # imports MLflow
 
     tally.note("checkpoint store", require_checkpoints(home))
-    if home.ray_address is not None:
-        tally.note("cluster", require_cluster(home.ray_address))
     if needs_tracking:
         tally.note("tracking store", require_tracking(home))
     tally.note("study storage", require_study_storage(home))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,20 +48,6 @@ def require_study_storage(home: Home) -> str:
     if file.exists() and not os.access(file, os.W_OK):
         raise StudyError(f"{file}: expected a file that can be written to, got one that cannot — mend its rights.")
     return f"{file}{'' if file.exists() else ' will be made'}"
-
-
-def require_cluster(address: str) -> str:
-    """What was found. Raises StudyError when nothing listens at `host:port`; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or "/" in host:
-        return address
-    try:
-        with socket.create_connection((host, int(port)), _SECONDS):
-            return f"{address} answers"
-    except OSError as error:
-        raise StudyError(
-            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {one_line(error)} — start it, or mend the address."
-        ) from None
 
 
 def _require_server(uri: str) -> None:

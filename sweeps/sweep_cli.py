@@ -209,6 +209,7 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
 
         ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
         typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
+        started[0].ready()
         from sweeps.reaper import reap  # imports MLflow and Ray
         from sweeps.tune import run_sweep
 

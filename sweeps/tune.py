@@ -94,7 +94,7 @@ def run_sweep(
     interruption = Interruption()
     # In this order: nothing of Ray may outlive the claim.
     with Journal(home.journal(name)).claim() as journal, started or Ray(home) as rays, interruption.heeded():
-        vitals = rays.vitals
+        vitals = rays.ready()
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         known = read(journal).name

@@ -8,6 +8,6 @@ from sweeps.home import Home
 
 def test_exit_codes_of_children_are_known_while_ray_runs_and_after_it(tmp_path) -> None:
     with Ray(Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})) as ray:
-        assert ray.vitals.lost == ""
+        assert ray.ready().lost == ""
         assert subprocess.run(["false"], check=False).returncode == 1
     assert subprocess.run(["false"], check=False).returncode == 1
