@@ -64,6 +64,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         if self._home.ray_address is not None and not self._up.done():
             return  # a cluster that does not answer keeps Ray waiting for minutes, and holds nothing of ours
         wait([self._life])
+        self._restore()
         if self._up.done():
             self._life.result()
 
@@ -73,12 +74,15 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         wait(either, return_when=FIRST_COMPLETED)
         if self._life.done():
             self._life.result()
-        # Ray has it ignored, and then no child's exit code is known.
-        signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
+        self._restore()
         vitals = self._up.result()
         if vitals.lost:
             raise OutageError(f"Ray: expected its {vitals.lost} to live, but it ended — run the command again.")
         return vitals
+
+    def _restore(self) -> None:
+        """Ray has SIGCHLD ignored, and then no child's exit code is known."""
+        signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
 
     def _live(self) -> None:
         with contextlib.ExitStack() as stack:
