@@ -8,12 +8,15 @@ gone is noticed at once.
 from __future__ import annotations
 
 import contextlib
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed.nn.functional  # first read later, its default arguments would hold the group for ever
 from torch import Tensor, distributed, nn
 
 from pipeline.errors import PipelineError, RecipeError
@@ -27,7 +30,7 @@ _BUCKET = 2**24  # numbers that are sent at a time
 class World:
     """The processes that train together, and which of them this is.
 
-    control: the group for what decides, None where there is one process.
+    control: the group for what decides, None for the default one: who holds a group keeps it from ending (see leave).
     """
 
     rank: int = 0
@@ -39,10 +42,9 @@ class World:
         """What torch.distributed says; one process where nobody has set it up. All processes call it together."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return World()
-        group: Any = distributed.group.WORLD
-        if distributed.get_backend() != "gloo":
-            group = distributed.new_group(backend="gloo", timeout=SILENCE)
-        return World(distributed.get_rank(), distributed.get_world_size(), group)
+        own = distributed.get_backend() == "gloo"
+        control = None if own else distributed.new_group(backend="gloo", timeout=SILENCE)
+        return World(distributed.get_rank(), distributed.get_world_size(), control)
 
     @property
     def leads(self) -> bool:
@@ -167,10 +169,23 @@ def launched(environment: Mapping[str, str], device: str, silence: timedelta = S
     try:
         yield own
         if own.type == "cuda":  # not after an error: NCCL's end waits for the others
-            distributed.destroy_process_group()
+            leave()
     finally:
-        if own.type == "cpu":  # a process that ends while gloo's threads live is aborted now and then
-            distributed.destroy_process_group()
+        if own.type == "cpu":
+            leave()
+
+
+def leave() -> None:
+    """End the process group and the threads of gloo: a process that ends while they live is aborted now and then.
+
+    They live as long as anybody holds the group. An error on its way out of an exchange does, in the variables of the
+    calls that it came through: these are let go of.
+    """
+    error = sys.exception()
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    distributed.destroy_process_group()
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

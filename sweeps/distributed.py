@@ -20,7 +20,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import distributed
 
-from pipeline.distributed import SILENCE
+from pipeline.distributed import SILENCE, leave
 from sweeps.nodes import Seat
 
 _PATIENCE = 10.0  # seconds in which Ray notices what the process group has noticed
@@ -64,7 +64,7 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
         for companion in started:
             ray.kill(companion)
         if distributed.is_initialized() and device.type == "cpu":
-            distributed.destroy_process_group()  # Ray may give this process another trial; never one with a GPU
+            leave()  # Ray may give this process another trial; never one with a GPU
 
 
 def _started(seats: list[Seat]) -> list[Any]:

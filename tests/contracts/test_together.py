@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from pipeline import checkpoint, losses
+from pipeline.distributed import leave
 from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
@@ -75,7 +76,8 @@ def work(rank: int, meeting: Path, jobs: dict[str, Job], out: Path, cache: Path)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     told = {name: run(job, out / name, cache, rank) for name, job in jobs.items()}
     (out / f"{rank}.pickle").write_bytes(pickle.dumps(told))
-    distributed.destroy_process_group()
+    leave()
+    (out / f"{rank}.threads").write_text(threads())
 
 
 def work_until_killed(rank: int, meeting: Path, recipe: Recipe, out: Path, cache: Path) -> None:
@@ -89,7 +91,13 @@ def work_until_killed(rank: int, meeting: Path, recipe: Recipe, out: Path, cache
                 (out / "killed").write_text(repr(time.time()))
                 os.kill(os.getpid(), signal.SIGKILL)
     finally:
-        distributed.destroy_process_group()
+        leave()
+        (out / "threads").write_text(threads())
+
+
+def threads() -> str:
+    """The names of all threads of this process, also of those that Python did not start."""
+    return " ".join(sorted(name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")))
 
 
 def both(target, *args: object) -> list[int | None]:
@@ -124,6 +132,7 @@ def together(jobs, tmp_path_factory, frames_cache) -> list[dict[str, Told]]:
     """What both processes say of every run, made by one pair of them."""
     out = tmp_path_factory.mktemp("together")
     assert both(work, out / "meeting", jobs, out, frames_cache) == [0, 0]
+    assert [(out / f"{rank}.threads").read_text().count("gloo") for rank in range(2)] == [0, 0]
     return [pickle.loads((out / f"{rank}.pickle").read_bytes()) for rank in range(2)]
 
 
@@ -185,3 +194,4 @@ def test_when_one_is_killed_the_other_ends_with_an_error_soon(tiny_recipe, tmp_p
     codes = both(work_until_killed, tmp_path / "meeting", tiny_recipe("train.batch_size=2"), tmp_path, frames_cache)
     after = time.time() - float((tmp_path / "killed").read_text())
     assert codes == [1, -signal.SIGKILL] and after < SECONDS
+    assert "gloo" not in (tmp_path / "threads").read_text()
