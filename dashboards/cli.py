@@ -29,8 +29,9 @@ def ui(
     served = is_served(home.tracking_uri)
     prepare_store(home.tracking_uri)
     address = home.tracking_uri if served else f"http://{host}:{port}"
+    sweeps = queries.sweeps(home.tracking_uri)
     typer.echo(address)
-    for sweep in queries.sweeps(home.tracking_uri):
+    for sweep in sweeps:
         typer.echo(f"  {sweep.name}  {sweep.state}  {address}/{sweep.ui_path}", err=True)
     if served:
         return

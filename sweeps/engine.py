@@ -114,7 +114,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
             raise
         raise StudyError(
             f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
-            "start it; every machine needs its token or RAY_AUTH_MODE=disabled."
+            "start it; where it asks for a token, export RAY_AUTH_MODE=token and have that token here, too."
         ) from None
     vitals = Vitals(earlier)
     try:

@@ -11,8 +11,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.journal import Journal, RunOpened
+from sweeps.probe import mlflow_client
 from sweeps.tracking import HEARTBEAT
 
 LEASE_SECONDS = 900.0  # thirty heartbeats
@@ -28,10 +30,10 @@ def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str
     """
     if not home.has_store:
         return []
-    client = MlflowClient(home.tracking_uri)
     try:
+        client = mlflow_client(home.tracking_uri)
         running = list(_running(client))
-    except MlflowException:
+    except (MlflowException, StudyError):
         return []
     own = _own(home)
     strangers = [run for run in running if run.info.run_id not in own]

@@ -35,8 +35,18 @@ def require_tracking(home: Home) -> str:
     if file is not None or _is_database(uri):
         _require_database("MLFLOW_TRACKING_URI", uri, "experiments", "lifecycle_stage")
     with _told("MLFLOW_TRACKING_URI", "a store of this MLflow"):
-        MlflowClient(uri).search_experiments(max_results=1)
+        mlflow_client(uri).search_experiments(max_results=1)
     return f"{_shown(uri)} takes writes"
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client of a server, or of a database, which MLflow opens. Raises StudyError when it cannot."""
+    try:
+        return MlflowClient(uri, registry_uri=uri)
+    except (MlflowException, SQLAlchemyError) as error:
+        raise StudyError(
+            f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {_shown(uri)}, got {_cause(error)} — mend it, or move it away."
+        ) from None
 
 
 def require_study_storage(home: Home) -> str:

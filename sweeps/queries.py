@@ -21,6 +21,7 @@ from sweeps.drain import delivered
 from sweeps.errors import StudyError
 from sweeps.home import Home, store_file
 from sweeps.journal import Journal
+from sweeps.probe import mlflow_client
 from sweeps.resumption import known
 from sweeps.storage import open_storage
 
@@ -60,7 +61,7 @@ def sweeps(uri: str) -> list[Sweep]:
     """Every sweep in the store, newest first."""
     if (file := store_file(uri)) is not None and not file.exists():
         return []
-    client = MlflowClient(uri)
+    client = mlflow_client(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
     runs = _runs(client, list(names), "tags.`sweep.state` != ''")
     return [_sweep(run, names[run.info.experiment_id]) for run in runs]
@@ -134,7 +135,7 @@ def _best(book: ledger.Ledger) -> dict[str, Any]:
 
 def _trials(uri: str, sweep: str) -> tuple[ledger.Objective | None, list[TrialRun]]:
     """The newest sweep of this name: its objective, and its trials in no particular order."""
-    client = MlflowClient(uri)
+    client = mlflow_client(uri)
     parent = next((found for found in sweeps(uri) if found.name == sweep), None)
     if parent is None:
         raise StudyError(f"{sweep}: expected a sweep in {uri}, got none — `mouselift sweep run` makes one.")

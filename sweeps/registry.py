@@ -31,6 +31,7 @@ from sweeps.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.history import CHALLENGER, CHAMPION, PREVIOUS, Move, signature
 from sweeps.home import Home, is_served
 from sweeps.ledger import Objective
+from sweeps.probe import mlflow_client
 from sweeps.release import bind, download, release
 from sweeps.tracking import prepare_store
 from sweeps.turns import Turn, take_turn
@@ -193,7 +194,7 @@ class Registry:
     @cached_property
     def _client(self) -> MlflowClient:
         prepare_store(self._home.tracking_uri)
-        return MlflowClient(self._home.tracking_uri, registry_uri=self._home.tracking_uri)
+        return mlflow_client(self._home.tracking_uri)
 
     def _aliases(self, name: str) -> Aliases:
         if not self._home.has_store:

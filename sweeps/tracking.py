@@ -327,15 +327,29 @@ class _Writer:
 
 
 def prepare_store(tracking_uri: str) -> None:
-    """Create the schema of a SQLite store, one process at a time: a first use by several is not safe."""
+    """Make a SQLite store where there is none, whole or not at all.
+
+    MLflow would make it in place: whoever looks at it meanwhile makes it, too, and a kill leaves one that opens never.
+    """
     database = store_file(tracking_uri)
-    if database is None:
+    if database is None or _is_written(database):
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as file:
         flock(file, LOCK_EX)
+        if _is_written(database):
+            return
+        unfinished = database.with_name(f".{database.name}")
+        for left in database.parent.glob(f"{unfinished.name}*"):
+            left.unlink()
         # Without a folder, MLflow's own experiment Default would lie in `mlruns` of whoever comes first.
-        SqlAlchemyStore(tracking_uri, (database.parent / "artifacts").resolve().as_uri())
+        store = SqlAlchemyStore(f"sqlite:///{unfinished}", (database.parent / "artifacts").resolve().as_uri())
+        store.engine.dispose()
+        unfinished.replace(database)
+
+
+def _is_written(database: Path) -> bool:
+    return database.is_file() and database.stat().st_size > 0
 
 
 @contextmanager

@@ -354,6 +354,21 @@ def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Pa
     assert MlflowClient(uri).create_experiment("works")
 
 
+def test_a_store_whose_making_is_killed_is_made_anew(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    program = "import sys; from sweeps.tracking import prepare_store; prepare_store(sys.argv[1])"
+    begun = tmp_path / ".mlflow.db"
+    with subprocess.Popen([sys.executable, "-c", program, uri]) as process:
+        while not (begun.exists() and begun.stat().st_size):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    assert not (tmp_path / "mlflow.db").exists()
+    prepare_store(uri)
+    assert MlflowClient(uri).create_experiment("works")
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+
+
 def test_tracking_says_nothing_on_stdout_and_stderr(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"

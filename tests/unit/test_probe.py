@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sweeps import probe
+from sweeps import leases, probe, queries
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.probe import require_study_storage, require_tracking
+from sweeps.probe import mlflow_client, require_study_storage, require_tracking
 from sweeps.tracking import prepare_store
 
 
@@ -81,7 +81,22 @@ def test_a_store_of_another_mlflow_is_refused(stored):
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
         connection.commit()
     said = refusal(require_tracking, stored)
-    assert said.startswith("MLFLOW_TRACKING_URI: expected a store of this MLflow, got ") and "\n" not in said
+    assert said.startswith(f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {stored.tracking_uri}, got ")
+    assert "\n" not in said
+
+
+def test_a_store_that_mlflow_left_half_made_is_refused_by_all_that_open_it(home):
+    home.root.mkdir()
+    with closing(sqlite3.connect(home.root / "mlflow.db")) as connection:
+        connection.execute("CREATE TABLE metrics (run_uuid VARCHAR, step BIGINT)")
+    said = refusal(lambda home: mlflow_client(home.tracking_uri), home)
+    assert said == (
+        f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {home.tracking_uri}, got "
+        "(sqlite3.OperationalError) duplicate column name: step — mend it, or move it away."
+    )
+    assert refusal(require_tracking, home) == said
+    assert refusal(lambda home: queries.sweeps(home.tracking_uri), home) == said
+    assert leases.close_silent(home) == []
 
 
 def test_a_study_storage_nobody_can_open_is_refused_without_its_password(home):

@@ -55,7 +55,7 @@ def statuses(server: MLflowServer, hurt) -> set[str]:
 
 @pytest.mark.parametrize("ahead", [-600.0, 600.0])
 def test_a_living_sweep_of_another_home_is_left_alone(bench, note, server, look, tmp_path, ahead):
-    hurt = bench(at(server, tmp_path, ahead), trials={"count": 2, "concurrent": 2}, fixed={"train.max_steps": 240})
+    hurt = bench(at(server, tmp_path, ahead), trials={"count": 2, "concurrent": 2}, fixed={"train.max_steps": 960})
     hurt.start()
     hurt.until_reports(1)
     until = time.monotonic() + 2 * LEASE

@@ -133,10 +133,13 @@ def swept(servers, databases, tmp_path_factory, mice_folder) -> Seat:  # noqa: F
         "MLFLOW_TRACKING_URI": servers.mlflow,
         "MOUSELIFT_STORAGE": databases.optuna,
         "RAY_ADDRESS": servers.ray,
+        # Whatever a Ray that an earlier test has run in this process has settled on: the nodes inherit it.
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
     }
     seat = Seat(tmp_path_factory.mktemp("team"), environment)
     trials = {"count": 2, "concurrent": 2, "cpus": 1}
-    space = write_space(seat.root / "small.yaml", trials=trials, scheduler={"kind": "none"})
+    fixed = {"train.max_steps": 480}  # for one to meet the other, whose process has come up seconds later
+    space = write_space(seat.root / "small.yaml", fixed=fixed, trials=trials, scheduler={"kind": "none"})
     done = seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "team")
     assert done.returncode == 0, done.stderr
     return seat
