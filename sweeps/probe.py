@@ -45,7 +45,8 @@ def mlflow_client(uri: str) -> MlflowClient:
         return MlflowClient(uri, registry_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
         raise StudyError(
-            f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {_shown(uri)}, got {_cause(error)} — mend it, or move it away."
+            f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {_shown(uri)}, got {_cause(error)} — mend it, "
+            "or move it away."
         ) from None
 
 

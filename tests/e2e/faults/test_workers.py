@@ -44,21 +44,20 @@ def check_it_went_on(hurt, cause: str) -> None:
     assert [event.attempt for event in opened if event.trial == 0] == [1, 2]
 
 
-def test_kill_9_of_a_worker(bench, note, tmp_path):
-    hurt = bench(at_step(tmp_path / "patch", hold_at(13)), **TWO)
-    hold(hurt, tmp_path).send_signal(signal.SIGKILL)
+@pytest.mark.parametrize(
+    ("number", "name", "space"),
+    [
+        (signal.SIGKILL, "`kill -9` of", TWO),
+        pytest.param(signal.SIGTERM, "SIGTERM to", ONE, marks=pytest.mark.faults),
+    ],
+    ids=["SIGKILL", "SIGTERM"],
+)
+def test_a_worker_that_is_killed(bench, note, tmp_path, number, name, space):
+    hurt = bench(at_step(tmp_path / "patch", hold_at(13)), **space)
+    hold(hurt, tmp_path).send_signal(number)
     assert hurt.finish() == 0, hurt.said
     check_it_went_on(hurt, "worker_lost")
-    note("`kill -9` of a trial's process", hurt.check(), "second attempt in the same run, from its checkpoint")
-
-
-@pytest.mark.faults
-def test_sigterm_to_a_worker(bench, note, tmp_path):
-    hurt = bench(at_step(tmp_path / "patch", hold_at(13)), **ONE)
-    hold(hurt, tmp_path).send_signal(signal.SIGTERM)
-    assert hurt.finish() == 0, hurt.said
-    check_it_went_on(hurt, "worker_lost")
-    note("SIGTERM to a trial's process", hurt.check(), "second attempt in the same run, from its checkpoint")
+    note(f"{name} a trial's process", hurt.check(), "second attempt in the same run, from its checkpoint")
 
 
 @pytest.mark.faults
