@@ -181,8 +181,9 @@ def leave() -> None:
     They live as long as anybody holds the group. An error on its way out of an exchange does, in the variables of the
     calls that it came through: these are let go of.
     """
-    error = sys.exception()
-    while error is not None:
+    error, seen = sys.exception(), set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
     distributed.destroy_process_group()

@@ -53,7 +53,7 @@ class Home:
     def has_store(self) -> bool:
         """False only before the first use of a store of our own."""
         file = store_file(self.tracking_uri)
-        return file is None or file.exists()
+        return file is None or is_made(file)
 
     @property
     def artifacts(self) -> Path:
@@ -96,7 +96,14 @@ def _located(folder: str) -> str:
 
 def store_file(tracking_uri: str) -> Path | None:
     """The SQLite file that keeps a store, or None where a server or another database does."""
-    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:") else None
+    if not tracking_uri.startswith("sqlite:"):
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def is_made(store: Path) -> bool:
+    """Whether somebody has begun to use a SQLite file: opening it makes an empty one."""
+    return store.exists() and store.stat().st_size > 0
 
 
 def is_served(tracking_uri: str) -> bool:

@@ -26,7 +26,7 @@ def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str
     """Close as KILLED the RUNNING sweeps, with their trials, that have been silent for a lease; a line for each.
 
     Silent is a run whose heartbeat reads as it did when this home first looked, a lease or more ago by `clock`.
-    An MLflow that does not answer is not waited for.
+    An MLflow that does not answer, or cannot be opened, is not waited for.
     """
     if not home.has_store:
         return []

@@ -10,11 +10,11 @@ from typing import Any
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.config import one_line
 from sweeps.errors import StudyError
-from sweeps.home import Home, is_served, store_file
+from sweeps.home import Home, is_made, is_served, store_file
 from sweeps.room import require_folder
 
 _SECONDS = 5  # to wait for a server, a database or a lock
@@ -29,7 +29,7 @@ def require_tracking(home: Home) -> str:
         _require_server(uri)
         return f"{uri} takes writes"
     file = store_file(uri)
-    if file is not None and not file.exists():
+    if file is not None and not is_made(file):
         require_folder("MLFLOW_TRACKING_URI", file.parent)
         return f"{file} will be made"
     if file is not None or _is_database(uri):
@@ -40,13 +40,13 @@ def require_tracking(home: Home) -> str:
 
 
 def mlflow_client(uri: str) -> MlflowClient:
-    """A client of a server, or of a database, which MLflow opens. Raises StudyError when it cannot."""
+    """A client of a server, or of a database, which MLflow opens at once. Raises StudyError when it cannot."""
     try:
         return MlflowClient(uri, registry_uri=uri)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (ImportError, MlflowException, SQLAlchemyError) as error:
         raise StudyError(
-            f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {_shown(uri)}, got {_cause(error)} — mend it, "
-            "or move it away."
+            f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {_shown(uri)}, got {_cause(error)} — start it, "
+            "mend it, or choose another."
         ) from None
 
 
@@ -127,8 +127,11 @@ def _limits(url: str) -> dict[str, Any]:
 
 
 def _shown(url: str) -> str:
-    """A database's URL without its password."""
-    return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    """A database's URL without its password; what is no database's URL as it is."""
+    try:
+        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
 
 
 def _cause(error: Exception) -> str:

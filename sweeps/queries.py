@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from sweeps import layout, ledger
 from sweeps.drain import delivered
 from sweeps.errors import StudyError
-from sweeps.home import Home, store_file
+from sweeps.home import Home, is_made, store_file
 from sweeps.journal import Journal
 from sweeps.probe import mlflow_client
 from sweeps.resumption import known
@@ -59,7 +59,7 @@ class TrialRun:
 
 def sweeps(uri: str) -> list[Sweep]:
     """Every sweep in the store, newest first."""
-    if (file := store_file(uri)) is not None and not file.exists():
+    if (file := store_file(uri)) is not None and not is_made(file):
         return []
     client = mlflow_client(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import one_line
 from sweeps.drain import Drain, RefusedError, Send, UnansweredError
-from sweeps.home import is_served, store_file
+from sweeps.home import is_made, is_served, store_file
 from sweeps.journal import (
     AttemptFailed,
     Event,
@@ -327,29 +327,27 @@ class _Writer:
 
 
 def prepare_store(tracking_uri: str) -> None:
-    """Make a SQLite store where there is none, whole or not at all.
+    """Make a SQLite store where there is none, whole or not at all; one that is there is left to MLflow.
 
-    MLflow would make it in place: whoever looks at it meanwhile makes it, too, and a kill leaves one that opens never.
+    MLflow would make it in place: whoever looks at it meanwhile makes it, too, and a kill leaves one that never opens.
     """
     database = store_file(tracking_uri)
-    if database is None or _is_written(database):
+    if database is None or is_made(database):
         return
     database.parent.mkdir(parents=True, exist_ok=True)
+    # Without a folder, MLflow's own experiment Default would lie in `mlruns` of whoever comes first.
+    artifacts = (database.parent / "artifacts").resolve().as_uri()
+    database = database.resolve()  # a link stays one
     with database.with_name(f"{database.name}.lock").open("w") as file:
         flock(file, LOCK_EX)
-        if _is_written(database):
+        if is_made(database):
             return
         unfinished = database.with_name(f".{database.name}")
-        for left in database.parent.glob(f"{unfinished.name}*"):
-            left.unlink()
-        # Without a folder, MLflow's own experiment Default would lie in `mlruns` of whoever comes first.
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", (database.parent / "artifacts").resolve().as_uri())
-        store.engine.dispose()
-        unfinished.replace(database)
-
-
-def _is_written(database: Path) -> bool:
-    return database.is_file() and database.stat().st_size > 0
+        for part in ("", "-journal", "-wal", "-shm"):
+            unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
+        SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
+        if not is_made(database):  # by somebody else, who has not asked for the lock
+            unfinished.replace(database)
 
 
 @contextmanager

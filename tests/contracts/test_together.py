@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pickle
@@ -96,8 +97,18 @@ def work_until_killed(rank: int, meeting: Path, recipe: Recipe, out: Path, cache
 
 
 def threads() -> str:
-    """The names of all threads of this process, also of those that Python did not start."""
-    return " ".join(sorted(name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")))
+    """The names of all threads of this process, also of those that Python did not start, once gloo's have gone.
+
+    The kernel lists a thread for a moment after it was joined.
+    """
+    names: list[str] = []
+    until = time.monotonic() + 1.0
+    while not names or ("gloo" in " ".join(names) and time.monotonic() < until):
+        names = []
+        for name in Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):
+                names.append(name.read_text().strip())
+    return " ".join(sorted(names))
 
 
 def both(target, *args: object) -> list[int | None]:

@@ -360,13 +360,22 @@ def test_a_store_whose_making_is_killed_is_made_anew(tmp_path: Path) -> None:
     begun = tmp_path / ".mlflow.db"
     with subprocess.Popen([sys.executable, "-c", program, uri]) as process:
         while not (begun.exists() and begun.stat().st_size):
-            assert process.poll() is None
+            assert process.poll() is None  # it ends if it never begins
             time.sleep(0.005)
         process.kill()
     assert not (tmp_path / "mlflow.db").exists()
     prepare_store(uri)
     assert MlflowClient(uri).create_experiment("works")
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+
+
+def test_a_store_behind_a_link_and_a_question_mark_is_made_where_the_link_points(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "mlflow.db").symlink_to(tmp_path / "shared" / "all.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=5"
+    prepare_store(uri)
+    assert (tmp_path / "mlflow.db").is_symlink() and (tmp_path / "shared" / "all.db").stat().st_size
+    assert MlflowClient(uri).get_experiment("0").artifact_location == f"file://{tmp_path}/artifacts/0"
 
 
 def test_tracking_says_nothing_on_stdout_and_stderr(tmp_path: Path) -> None:

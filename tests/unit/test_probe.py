@@ -92,11 +92,25 @@ def test_a_store_that_mlflow_left_half_made_is_refused_by_all_that_open_it(home)
     said = refusal(lambda home: mlflow_client(home.tracking_uri), home)
     assert said == (
         f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {home.tracking_uri}, got "
-        "(sqlite3.OperationalError) duplicate column name: step — mend it, or move it away."
+        "(sqlite3.OperationalError) duplicate column name: step — start it, mend it, or choose another."
     )
     assert refusal(require_tracking, home) == said
     assert refusal(lambda home: queries.sweeps(home.tracking_uri), home) == said
     assert leases.close_silent(home) == []
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:./mlruns", "postgresql+nothing://me:secret@127.0.0.1:9/a"])
+def test_a_store_of_a_kind_that_cannot_be_is_one_line(home, uri):
+    said = refusal(require_tracking, replace(home, tracking_uri=uri))
+    assert said.startswith("MLFLOW_TRACKING_URI: expected a ") and "\n" not in said and "secret" not in said
+
+
+def test_an_empty_file_is_a_store_that_is_not_there_yet(home):
+    home.root.mkdir()
+    (home.root / "mlflow.db").touch()
+    assert not home.has_store and queries.sweeps(home.tracking_uri) == []
+    assert require_tracking(home) == f"{home.root}/mlflow.db will be made"
+    assert (home.root / "mlflow.db").stat().st_size == 0
 
 
 def test_a_study_storage_nobody_can_open_is_refused_without_its_password(home):

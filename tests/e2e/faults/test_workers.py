@@ -52,7 +52,7 @@ def check_it_went_on(hurt, cause: str) -> None:
     ],
     ids=["SIGKILL", "SIGTERM"],
 )
-def test_a_worker_that_is_killed(bench, note, tmp_path, number, name, space):
+def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(bench, note, tmp_path, number, name, space):
     hurt = bench(at_step(tmp_path / "patch", hold_at(13)), **space)
     hold(hurt, tmp_path).send_signal(number)
     assert hurt.finish() == 0, hurt.said
