@@ -135,10 +135,10 @@ def _best(book: ledger.Ledger) -> dict[str, Any]:
 
 def _trials(uri: str, sweep: str) -> tuple[ledger.Objective | None, list[TrialRun]]:
     """The newest sweep of this name: its objective, and its trials in no particular order."""
-    client = mlflow_client(uri)
     parent = next((found for found in sweeps(uri) if found.name == sweep), None)
     if parent is None:
         raise StudyError(f"{sweep}: expected a sweep in {uri}, got none — `mouselift sweep run` makes one.")
+    client = mlflow_client(uri)
     children = _runs(client, [parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
     return parent.objective, [_trial(child, parent.objective) for child in children]
 

@@ -346,7 +346,9 @@ def prepare_store(tracking_uri: str) -> None:
         for part in ("", "-journal", "-wal", "-shm"):
             unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
         SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
-        if not is_made(database):  # by somebody else, who has not asked for the lock
+        if is_made(database):  # by somebody else, who has not asked for the lock
+            unfinished.unlink()
+        else:
             unfinished.replace(database)
 
 

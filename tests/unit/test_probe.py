@@ -109,6 +109,7 @@ def test_an_empty_file_is_a_store_that_is_not_there_yet(home):
     home.root.mkdir()
     (home.root / "mlflow.db").touch()
     assert not home.has_store and queries.sweeps(home.tracking_uri) == []
+    assert "expected a sweep in" in refusal(lambda home: queries.trials(home.tracking_uri, "none"), home)
     assert require_tracking(home) == f"{home.root}/mlflow.db will be made"
     assert (home.root / "mlflow.db").stat().st_size == 0
 
