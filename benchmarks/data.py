@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.data.frame_plan import FramePlan
 from pipeline.data.loader import Loader, prepare_view
-from pipeline.data.mice_recording import write_recording
-from pipeline.data.normalise import method_of, normalise
-from pipeline.data.recording import convert, open_recording
+from pipeline.data.normalise.normalise import method_of, normalise
+from pipeline.data.recording.frame_plan import FramePlan
+from pipeline.data.recording.recording import convert, open_recording
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipe import load_recipe
+from tests.support.mice_recording import write_recording
 
 FRAMES, REPEATS = 32, 3
 SIZES = (64, 256, 512)

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 import yaml
 
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
+from sweeps.book.journal import Journal, Reported, TrialClosed
 from sweeps.home import Home
-from sweeps.journal import Journal, Reported, TrialClosed
 
 SLOTS, TRIALS = 2, 8
 RECIPE = """

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.data.mice import write_mice
-from sweeps.journal import Journal, Reported, SweepClosed, SweepOpened
+from pipeline.data.mice.mice import write_mice
+from sweeps.book.journal import Journal, Reported, SweepClosed, SweepOpened
 
 REPEATS, SLOTS = 3, 2
 SPACE = """

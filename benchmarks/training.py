@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pipeline.data.loader import Loader
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
 from pipeline.recipe import load_recipe
 from pipeline.train import train

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pipeline.data.cli import AsJson, DataRoot, data
+
+if TYPE_CHECKING:
+    from pipeline.data.gate.checks import Check
+    from pipeline.data.gate.quality import Quality
 
 _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lifespan` makes a fuss at Ctrl-C
 
@@ -21,9 +29,9 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Open MLflow's UI on the store of this home, and say where each sweep is found in it."""
-    from sweeps import queries
+    from sweeps.book import queries
+    from sweeps.book.mlflow_writer import prepare_store
     from sweeps.home import Home, is_served
-    from sweeps.tracking import prepare_store
 
     home = Home.from_environment(os.environ)
     served = is_served(home.tracking_uri)
@@ -42,3 +50,89 @@ def ui(
     place = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", _QUIET]
     os.dup2(2, 1)  # what the server says is no result
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
+
+
+@data.command("check")
+def check(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder, FaceLift folder or one scene.")],
+    page: Annotated[Path | None, typer.Option(help="HTML page (default: beside dataset.yaml, or here).")] = None,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="How many scenes to look at, evenly spread; fewer than 60 are not stored.")
+    ] = 60,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge whether cameras fit their images, and report the masks, the rig and the leakage between splits."""
+    from dashboards.check_page import write_page
+    from pipeline import config
+    from pipeline.data.gate import checks
+    from pipeline.data.gate.quality import quality
+    from pipeline.data.scenes import MANIFEST_FILE, open_dataset
+
+    opened = open_dataset(dataset, verify=False, data_root=data_root)
+    found = checks.check(opened, scenes)
+    measured = quality(found)
+    stored = checks.store(found)
+    written = write_page(found, measured, page or _page_beside(dataset, stored))
+    if as_json:
+        plain = checks.as_plain(found)
+        typer.echo(json.dumps(plain | {"quality": config.as_plain(measured), "page": str(written), "stored": stored}))
+        return
+    _print_check(found, measured)
+    typer.echo(f"page: {written}", err=True)
+    if not stored:
+        typer.echo(
+            f"{dataset}: the verdict is not stored there (no {MANIFEST_FILE}, read only, or too few scenes)", err=True
+        )
+
+
+def _page_beside(dataset: Path, stored: bool) -> Path:
+    return dataset / "check.html" if stored else Path(f"check-{dataset.resolve().name}.html")
+
+
+def _print_check(found: Check, measured: Quality) -> None:
+    """Verdict and problems, a row per view, and the seed's figures."""
+    from pipeline.data.gate.quality import human_rigs
+
+    geometry = found.geometry
+    typer.echo(
+        f"{found.dataset.name}: {geometry.verdict}, {geometry.reprojection_px_p95:.2f} px (p95 at 512) by "
+        f"{geometry.measured_by}, silhouette IoU {geometry.silhouette_iou:.3f}, {geometry.scenes} scenes looked at"
+    )
+    for problem in found.problems:
+        typer.echo(f"  {problem}")
+    views = zip(found.scores.tolist(), found.iou.tolist(), measured.views, strict=True)
+    _print_table(
+        ["view", "px", "IoU", "distance", "azimuth", "elevation", "FOV", ""],
+        [
+            [str(i), f"{px:.2f}", f"{iou:.3f}", f"{v.distance:.2f} ± {v.distance_std:.2f}"]
+            + [f"{angle:.1f}°" for angle in (v.azimuth, v.elevation, v.fov)]
+            + ["disagrees" if i in geometry.views else ""]
+            for i, (px, iou, v) in enumerate(views)
+        ],
+    )
+    typer.echo(f"about {measured.origin}; ring {', '.join(map(str, measured.ring))}; {human_rigs()}")
+    typer.echo(
+        f"grade {measured.grade} (blind to geometry): size {measured.size_ratio_percent:.1f} % ± "
+        f"{measured.size_cv_percent:.2f} %, off the middle {measured.com_offset_px:.1f} px, foreground "
+        f"{measured.foreground_share:.1%}, clipped views {measured.clipped_views_share:.0%}, "
+        f"extent ±{geometry.extent:.2f}"
+    )
+    near = measured.leakage
+    if near.nearest is not None:
+        typer.echo(
+            f"leakage: nearest neighbour of val and test in train {near.nearest:g} (by {near.measured_by}), "
+            f"{near.near_duplicates} near-duplicates"
+        )
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table, highlight=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.gaussians import Gaussians
     from pipeline.gslrm.model import GSLRM
     from pipeline.recipe import Recipe, load_recipe
-    from pipeline.render import render
+    from pipeline.rendering import render
 
 __all__ = ["GSLRM", "Cameras", "Gaussians", "Recipe", "load_recipe", "render"]
 
@@ -24,7 +24,7 @@ _HOMES = {
     "GSLRM": "pipeline.gslrm.model",
     "Recipe": "pipeline.recipe",
     "load_recipe": "pipeline.recipe",
-    "render": "pipeline.render",
+    "render": "pipeline.rendering",
 }
 
 

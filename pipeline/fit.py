@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.distributed import World, launched
+from pipeline.processes import World, launched
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
 

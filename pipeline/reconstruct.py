@@ -16,12 +16,12 @@ from PIL import Image
 from pipeline import checkpoint, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
 from pipeline.data.loader import Batch, Loader
+from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import open_dataset, write_scene
-from pipeline.data.video import write_video
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
-from pipeline.render import Rendering, render
+from pipeline.rendering import Rendering, render
 
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
 _GIF_EVERY = 3

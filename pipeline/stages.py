@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
-from pipeline.distributed import World
 from pipeline.metrics import Protocol as MetricsProtocol
+from pipeline.processes import World
 from pipeline.recipe import Recipe
 
 

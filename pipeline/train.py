@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint
-from pipeline.data.checks import require_geometry
+from pipeline.data.gate.checks import require_geometry
 from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
-from pipeline.distributed import World
 from pipeline.division import divide
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
+from pipeline.processes import World
 from pipeline.recipe import OptimConfig, Recipe, check_artefacts
 from pipeline.stages import Validation, kind_of
 

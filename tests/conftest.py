@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipe import Recipe, load_recipe
 

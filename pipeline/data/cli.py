@@ -1,17 +1,13 @@
-"""Commands about data: convert a recording, normalise, check, take in what exists, make procedural mice."""
+"""Commands about data: convert a recording, normalise, take in what exists, make procedural mice."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from pipeline.data.checks import Check
-    from pipeline.data.quality import Quality
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRoot = Annotated[
@@ -43,9 +39,9 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Turn a raw six-camera recording into scenes: RGBA at the videos' size, cameras in mm, splits apart in time."""
-    from pipeline.data.frame_plan import JOINS, FramePlan, parse_frames
-    from pipeline.data.recording import convert as converted
-    from pipeline.data.recording import open_recording, summary
+    from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
+    from pipeline.data.recording.recording import convert as converted
+    from pipeline.data.recording.recording import open_recording, summary
 
     chosen = None if frames is None else parse_frames(frames)
     joins = JOINS if join is None else tuple(join)
@@ -67,47 +63,13 @@ def normalise(
     as_json: AsJson = False,
 ) -> None:
     """Bring scenes into FaceLift's frame, images and cameras together, and judge the result."""
-    from pipeline.data.normalise import method_of
-    from pipeline.data.normalise import normalise as normalised
+    from pipeline.data.normalise.normalise import method_of
+    from pipeline.data.normalise.normalise import normalise as normalised
     from pipeline.data.scenes import open_dataset
 
     chosen, dataset = method_of(method, size=size, zoom=zoom), open_dataset(source)
     show_progress(normalised(dataset, out, chosen), len(dataset.scenes))
     say_dataset(out, as_json)
-
-
-@data.command("check")
-def check(
-    dataset: Annotated[Path, typer.Argument(help="A dataset folder, FaceLift folder or one scene.")],
-    page: Annotated[Path | None, typer.Option(help="HTML page (default: beside dataset.yaml, or here).")] = None,
-    scenes: Annotated[
-        int, typer.Option(min=1, help="How many scenes to look at, evenly spread; fewer than 60 are not stored.")
-    ] = 60,
-    data_root: DataRoot = None,
-    as_json: AsJson = False,
-) -> None:
-    """Judge whether cameras fit their images, and report the masks, the rig and the leakage between splits."""
-    from pipeline import config
-    from pipeline.data import checks
-    from pipeline.data.check_page import write_page
-    from pipeline.data.quality import quality
-    from pipeline.data.scenes import MANIFEST_FILE, open_dataset
-
-    opened = open_dataset(dataset, verify=False, data_root=data_root)
-    found = checks.check(opened, scenes)
-    measured = quality(found)
-    stored = checks.store(found)
-    written = write_page(found, measured, page or _page_beside(dataset, stored))
-    if as_json:
-        plain = checks.as_plain(found)
-        typer.echo(json.dumps(plain | {"quality": config.as_plain(measured), "page": str(written), "stored": stored}))
-        return
-    _print_check(found, measured)
-    typer.echo(f"page: {written}", err=True)
-    if not stored:
-        typer.echo(
-            f"{dataset}: the verdict is not stored there (no {MANIFEST_FILE}, read only, or too few scenes)", err=True
-        )
 
 
 @data.command("ingest")
@@ -140,7 +102,7 @@ def mice(
     seed: Annotated[int, typer.Option(help="Which mice.")] = 0,
 ) -> None:
     """Write procedural mice seen through a rig: exact cameras, exact masks, several animals per split."""
-    from pipeline.data.mice import write_mice
+    from pipeline.data.mice.mice import write_mice
 
     folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed)
     typer.echo(folder)
@@ -174,55 +136,3 @@ def say_dataset(folder: Path, as_json: bool) -> None:
     typer.echo(folder)
     px, iou = geometry.reprojection_px_p95, geometry.silhouette_iou
     typer.echo(f"{geometry.verdict}: {px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}", err=True)
-
-
-def _page_beside(dataset: Path, stored: bool) -> Path:
-    return dataset / "check.html" if stored else Path(f"check-{dataset.resolve().name}.html")
-
-
-def _print_check(found: Check, measured: Quality) -> None:
-    """Verdict and problems, a row per view, and the seed's figures."""
-    from pipeline.data.quality import human_rigs
-
-    geometry = found.geometry
-    typer.echo(
-        f"{found.dataset.name}: {geometry.verdict}, {geometry.reprojection_px_p95:.2f} px (p95 at 512) by "
-        f"{geometry.measured_by}, silhouette IoU {geometry.silhouette_iou:.3f}, {geometry.scenes} scenes looked at"
-    )
-    for problem in found.problems:
-        typer.echo(f"  {problem}")
-    views = zip(found.scores.tolist(), found.iou.tolist(), measured.views, strict=True)
-    _print_table(
-        ["view", "px", "IoU", "distance", "azimuth", "elevation", "FOV", ""],
-        [
-            [str(i), f"{px:.2f}", f"{iou:.3f}", f"{v.distance:.2f} ± {v.distance_std:.2f}"]
-            + [f"{angle:.1f}°" for angle in (v.azimuth, v.elevation, v.fov)]
-            + ["disagrees" if i in geometry.views else ""]
-            for i, (px, iou, v) in enumerate(views)
-        ],
-    )
-    typer.echo(f"about {measured.origin}; ring {', '.join(map(str, measured.ring))}; {human_rigs()}")
-    typer.echo(
-        f"grade {measured.grade} (blind to geometry): size {measured.size_ratio_percent:.1f} % ± "
-        f"{measured.size_cv_percent:.2f} %, off the middle {measured.com_offset_px:.1f} px, foreground "
-        f"{measured.foreground_share:.1%}, clipped views {measured.clipped_views_share:.0%}, "
-        f"extent ±{geometry.extent:.2f}"
-    )
-    near = measured.leakage
-    if near.nearest is not None:
-        typer.echo(
-            f"leakage: nearest neighbour of val and test in train {near.nearest:g} (by {near.measured_by}), "
-            f"{near.near_duplicates} near-duplicates"
-        )
-
-
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table, highlight=False)

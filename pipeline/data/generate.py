@@ -20,8 +20,7 @@ from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from pipeline.config import one_line
-from pipeline.data.checks import checked
-from pipeline.data.claim import writing
+from pipeline.data.gate.checks import checked
 from pipeline.data.hashes import sha256_of
 from pipeline.data.loader import prepare_view
 from pipeline.data.scenes import (
@@ -33,6 +32,7 @@ from pipeline.data.scenes import (
     write_manifest,
     write_scene,
 )
+from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:

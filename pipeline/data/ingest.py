@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.claim import derived
 from pipeline.data.foreground import RULE, mask_from_background
 from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, read_image, write_scene
+from pipeline.data.unfinished import derived
 
 UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 VERSION = 1  # raise it when the same source gives other scenes

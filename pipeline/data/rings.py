@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.cameras import Cameras
-from pipeline.data.geometry import meeting_point
+from pipeline.data.gate.geometry import meeting_point
 
 
 def ring_order(cameras: Cameras) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.data.normalise import VERSION, method_of, normalise
+from pipeline.data.normalise.normalise import VERSION, method_of, normalise
 from pipeline.data.scenes import MANIFEST_FILE, Dataset, open_dataset
 from pipeline.recipe import DataConfig
 

@@ -36,7 +36,7 @@ class GSLRMKind:
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
     ) -> Evaluation:
-        from pipeline.evaluate import evaluate, lpips_network
+        from pipeline.gslrm.evaluate import evaluate, lpips_network
 
         assert isinstance(model, GSLRM)
         device = next(model.parameters()).device

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from pipeline import checkpoint, losses, vgg
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
-from pipeline.distributed import World
 from pipeline.errors import DataError
-from pipeline.evaluate import evaluate, lpips_network
 from pipeline.gaussians import Gaussians
+from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.kind import settings_of
 from pipeline.gslrm.model import GSLRM
+from pipeline.processes import World
 from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe
-from pipeline.render import Rendering, render
+from pipeline.rendering import Rendering, render
 from pipeline.stages import Validation
 
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from pipeline import metrics
 from pipeline.cameras import Cameras
+from pipeline.data.gate.geometry import reach_of, silhouette, triangulate, visual_hull
 from pipeline.data.generate import NOT_WHITE
-from pipeline.data.geometry import reach_of, silhouette, triangulate, visual_hull
 from pipeline.data.scenes import Dataset
-from pipeline.distributed import ALONE, World
-from pipeline.evaluate import means_over_scenes
+from pipeline.gslrm.evaluate import means_over_scenes
 from pipeline.losses import FOREGROUND
 from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.release import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
+from pipeline.processes import ALONE, World
 from pipeline.recipe import Recipe
 from pipeline.stages import Evaluation
 

@@ -33,7 +33,7 @@ class MVDiffusionKind:
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
     ) -> Evaluation:
-        from pipeline.evaluate import lpips_network
+        from pipeline.gslrm.evaluate import lpips_network
         from pipeline.mvdiffusion.evaluate import evaluate
         from pipeline.mvdiffusion.release import ViewGenerator
 

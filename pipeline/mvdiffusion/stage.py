@@ -17,9 +17,8 @@ from pipeline import checkpoint
 from pipeline.config import did_you_mean
 from pipeline.data.loader import Batch
 from pipeline.data.scenes import Dataset
-from pipeline.distributed import World
 from pipeline.errors import RecipeError
-from pipeline.evaluate import lpips_network
+from pipeline.gslrm.evaluate import lpips_network
 from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import reduction
 from pipeline.mvdiffusion.evaluate import evaluate
@@ -35,6 +34,7 @@ from pipeline.mvdiffusion.release import ViewGenerator, attachments
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, refuse_half_on_cpu
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
+from pipeline.processes import World
 from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe
 from pipeline.stages import Validation
 

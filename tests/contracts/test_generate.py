@@ -17,7 +17,7 @@ import mouselift
 from pipeline import checkpoint
 from pipeline.cameras import facelift_six
 from pipeline.data.generate import generate, read_picture, read_pictures, with_masks
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError, PipelineError
 from pipeline.gslrm.model import GSLRM

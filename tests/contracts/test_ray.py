@@ -2,8 +2,8 @@
 
 import subprocess
 
-from sweeps.engine import Ray
 from sweeps.home import Home
+from sweeps.run.ray_session import Ray
 
 
 def test_exit_codes_of_children_are_known_while_ray_runs_and_after_it(tmp_path) -> None:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from pipeline import checkpoint, losses
-from pipeline.distributed import leave
 from pipeline.errors import NonFiniteError, PipelineError
+from pipeline.processes import leave
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
 

@@ -18,12 +18,12 @@ from pipeline import checkpoint, losses, metrics
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError, NonFiniteError, RecipeError
-from pipeline.evaluate import evaluate
+from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe, load_recipe
 from pipeline.train import Report, learning_rate, parameter_groups, percentile_95, train
-from sweeps.pruning import Pruning, SkipRate, Watch, WhiteCollapse
-from sweeps.space import Objective
+from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
+from sweeps.space.space import Objective
 
 SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
 BUSY = ("loss.ssim=0.5", "data.brightness=[0.8, 1.2]")  # views and jitter are drawn anew each step

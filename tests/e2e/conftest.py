@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from sweeps.book.journal import Journal, Reported, RunOpened
+from sweeps.book.ledger import Ledger, read
 from sweeps.home import Home
-from sweeps.journal import Journal, Reported, RunOpened
-from sweeps.ledger import Ledger, read
 from tests.e2e.squares import client, dataset, home, ranked, registry, run_id, three, world
 
 __all__ = ["client", "dataset", "home", "ranked", "registry", "run_id", "three", "world"]

@@ -13,10 +13,10 @@ import mouselift
 from pipeline import checkpoint
 from pipeline.data.scenes import open_dataset
 from sweeps.errors import RegistryError
-from sweeps.gates import parse_gates
-from sweeps.history import championships, signature
-from sweeps.registry import Registry
-from sweeps.verification import Verification, score, unverified, verify
+from sweeps.registry.history import championships, signature
+from sweeps.registry.registry import Registry
+from sweeps.registry.verification import Verification, score, unverified, verify
+from sweeps.space.gates import parse_gates
 from tests.e2e.squares import NAME, OBJECTIVE, OTHER, aliases, make_checkpoint, make_dataset
 
 WRITES = (

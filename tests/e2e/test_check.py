@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
-from sweeps import dry_run, preflight, room
+from sweeps.preflight import checks, disk_and_memory, dry_run_process
 from tests.e2e.conftest import SMALL, Seat, write_space
 
 SETTINGS = [f"{path}={value}" for path, value in SMALL.items()]
@@ -209,12 +209,12 @@ def test_where_weights_came_from_is_told_by_hash_and_step(say, mice_folder, tmp_
 @pytest.fixture
 def measured(monkeypatch):
     """No process: the steps take what this says."""
-    found = dry_run.Measured(0.1, 10_000_000_000, None, 2_000_000_000, 1_000_000_000, ("val/psnr_fg",))
-    monkeypatch.setattr(dry_run.DryRun, "start", lambda self: None)
-    monkeypatch.setattr(dry_run.DryRun, "send", lambda self, jobs: None)
+    found = dry_run_process.Measured(0.1, 10_000_000_000, None, 2_000_000_000, 1_000_000_000, ("val/psnr_fg",))
+    monkeypatch.setattr(dry_run_process.DryRun, "start", lambda self: None)
+    monkeypatch.setattr(dry_run_process.DryRun, "send", lambda self, jobs: None)
 
     def answer(**changes):
-        monkeypatch.setattr(dry_run.DryRun, "receive", lambda self, where: replace(found, **changes))
+        monkeypatch.setattr(dry_run_process.DryRun, "receive", lambda self, where: replace(found, **changes))
 
     answer()
     return answer
@@ -222,7 +222,7 @@ def measured(monkeypatch):
 
 def test_a_disk_that_is_too_small_is_refused(refused, space, mice_folder, measured, monkeypatch):
     measured(memory=1)
-    monkeypatch.setattr(room, "free_bytes", lambda folder: 5_000_000_000)
+    monkeypatch.setattr(disk_and_memory, "free_bytes", lambda folder: 5_000_000_000)
     assert refused("check", space, "--data", mice_folder) == (
         "small: expected 28 GB for 4 trials × (2 checkpoints of 2 GB + 2 releases of 1 GB) free at TMP/home, got 5 GB "
         "— lower trials.count, make room, or set MOUSELIFT_HOME to a larger disk."
@@ -230,7 +230,7 @@ def test_a_disk_that_is_too_small_is_refused(refused, space, mice_folder, measur
 
 
 def test_a_memory_that_is_too_small_is_refused(refused, space, mice_folder, measured, monkeypatch):
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 16_000_000_000)
+    monkeypatch.setattr(checks, "available_bytes", lambda: 16_000_000_000)
     assert refused("check", space, "--data", mice_folder) == (
         "small: expected memory for 2 trials at a time of 10 GB each, got 16 GB — lower trials.concurrent, "
         "train.batch_size or data.image_size."
@@ -247,12 +247,12 @@ def test_an_objective_that_is_never_reported_is_refused(refused, space, mice_fol
 
 @pytest.mark.parametrize("command", [("sweep", "run"), ("check",)])
 def test_a_sweep_is_refused_what_its_check_is_refused(refused, space, mice_folder, measured, monkeypatch, command):
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 1)
+    monkeypatch.setattr(checks, "available_bytes", lambda: 1)
     assert refused(*command, space, "--data", mice_folder).startswith("small: expected memory for 2 trials at a time ")
 
 
 def test_a_training_is_checked_like_a_sweep_of_one(refused, mice_folder, measured, monkeypatch):
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 1)
+    monkeypatch.setattr(checks, "available_bytes", lambda: 1)
     said = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", " ".join(SETTINGS))
     assert said.startswith("gslrm_tiny: expected memory for 1 trial at a time ")
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.study import open_storage
+from sweeps.book.study import open_storage
 from tests.e2e.conftest import COMMAND, SMALL, Seat, finish, write_space
 
 TOO_LARGE = 1.0e30  # a learning rate after which no weight is finite

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.study import open_storage
+from sweeps.book.study import open_storage
 from tests.e2e.conftest import COMMAND, SECONDS, Seat, stop, write_space
 
 LONGEST_SECONDS = 30  # from the signal to the end of the process

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
-from pipeline.data.mice import write_mice
-from pipeline.data.mice_recording import write_recording
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
 from tests.e2e.conftest import SMALL, write_space
+from tests.support.mice_recording import write_recording
 
 VIEW = "images/cam_003.png"
 SETTINGS = " ".join(f"{path}={value}" for path, value in SMALL.items())

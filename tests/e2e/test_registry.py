@@ -19,10 +19,10 @@ from pipeline.cameras import facelift_six
 from pipeline.data.loader import prepare_view
 from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import DataError
-from sweeps import pyfunc
 from sweeps.errors import RegistryError
-from sweeps.gates import parse_gates
-from sweeps.verification import score, unverified, verify
+from sweeps.registry import pyfunc_gslrm
+from sweeps.registry.verification import score, unverified, verify
+from sweeps.space.gates import parse_gates
 from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, make_checkpoint, make_dataset
 
 # Verification
@@ -284,7 +284,7 @@ def test_the_champion_predicts_in_a_process_that_knows_neither_the_repository_no
     registry.promote(three[2], (), OBJECTIVE)
     rows = pd.concat([views(dataset, "c"), views(dataset, "a")[:4]])
     rows.to_pickle(tmp_path / "rows.pkl")
-    repository = str(Path(pyfunc.__file__).parents[1])
+    repository = str(Path(pyfunc_gslrm.__file__).parents[2])
     arguments = [repository, str(tmp_path / "rows.pkl"), str(tmp_path / "out.pkl")]
     subprocess.run(
         [sys.executable, "-I", "-c", textwrap.dedent(PREDICT), *arguments],
@@ -327,11 +327,11 @@ def here(registry, ref, rows, tmp_path):
 def test_a_view_that_is_none_is_refused_in_one_line_with_its_place(dataset, column, value, message):
     row = views(dataset, "a").iloc[1].to_dict() | {column: value}
     with pytest.raises(DataError) as refusal:
-        pyfunc.read_view("scene a, view 1", row["image"], row["c2w"], row["fxfycxcy"], SIZE)
+        pyfunc_gslrm.read_view("scene a, view 1", row["image"], row["c2w"], row["fxfycxcy"], SIZE)
     assert str(refusal.value).startswith("scene a, view 1: ") and message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_no_views_at_all_are_refused(dataset):
     with pytest.raises(DataError, match="expected one row per view, got none"):
-        pyfunc.GSLRMModel().predict(None, views(dataset, "a")[:0])
+        pyfunc_gslrm.GSLRMModel().predict(None, views(dataset, "a")[:0])

@@ -17,10 +17,10 @@ from PIL import Image
 
 from pipeline import Gaussians, checkpoint
 from pipeline.cameras import Cameras
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
-from sweeps.layout import STATUS
-from sweeps.study import open_storage
+from sweeps.book.mlflow_layout import STATUS
+from sweeps.book.study import open_storage
 from tests.e2e.conftest import SMALL
 
 STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps.faults import Faults
-from sweeps.space import Retention, load_space
+from sweeps.space.faults import Faults
+from sweeps.space.space import Retention, load_space
 from tests.e2e.conftest import COMMAND, Seat, write_space
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()

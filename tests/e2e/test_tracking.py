@@ -26,11 +26,11 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from pipeline.recipe import load_recipe
-from sweeps import layout, queries
+from sweeps.book import mlflow_layout, queries
+from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.mlflow_writer import Tracker, prepare_store
+from sweeps.book.provenance import provenance
 from sweeps.errors import StudyError
-from sweeps.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.provenance import provenance
-from sweeps.tracking import Tracker, prepare_store
 
 RECIPE = load_recipe("gslrm_tiny")
 SPACE = {
@@ -274,7 +274,7 @@ def test_a_run_made_just_before_a_kill_is_found_and_not_made_again(store: tuple[
 def test_queries_tell_sweeps_trials_and_leaderboard(store: tuple[str, Path]) -> None:
     (sweep,) = queries.sweeps(store[0])
     assert (sweep.name, sweep.recipe, sweep.state) == ("mice", "gslrm_tiny", "COMPLETE")
-    assert sweep.ui_path == layout.ui_path(sweep.experiment_id, "mice")
+    assert sweep.ui_path == mlflow_layout.ui_path(sweep.experiment_id, "mice")
     assert [trial.state for trial in queries.trials(store[0], "mice")] == [state for state, _ in ENDS]
     best, *_ = board = queries.leaderboard(store[0], "mice")
     assert [(trial.number, trial.value) for trial in board] == [(3, 23.0), (2, 22.0), (1, 21.0), (0, 20.0)]
@@ -348,7 +348,7 @@ def test_an_artifact_that_is_gone_does_not_keep_its_trial_open(uri: str, tmp_pat
 
 def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = "import sys; from sweeps.tracking import prepare_store; prepare_store(sys.argv[1])"
+    program = "import sys; from sweeps.book.mlflow_writer import prepare_store; prepare_store(sys.argv[1])"
     several = [subprocess.Popen([sys.executable, "-c", program, uri]) for _ in range(3)]
     assert [process.wait(120) for process in several] == [0, 0, 0]
     assert MlflowClient(uri).create_experiment("works")
@@ -356,7 +356,7 @@ def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Pa
 
 def test_a_store_whose_making_is_killed_is_made_anew(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = "import sys; from sweeps.tracking import prepare_store; prepare_store(sys.argv[1])"
+    program = "import sys; from sweeps.book.mlflow_writer import prepare_store; prepare_store(sys.argv[1])"
     begun = tmp_path / ".mlflow.db"
     with subprocess.Popen([sys.executable, "-c", program, uri]) as process:
         while not (begun.exists() and begun.stat().st_size):
@@ -381,7 +381,7 @@ def test_a_store_behind_a_link_and_a_question_mark_is_made_where_the_link_points
 def test_tracking_says_nothing_on_stdout_and_stderr(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from sweeps.journal import *; from sweeps.tracking import Tracker\n"
+        "from sweeps.book.journal import *; from sweeps.book.mlflow_writer import Tracker\n"
         "root = Path(sys.argv[1]); journal = Journal(root / 'journal')\n"
         "journal.append(SweepOpened('s', 'r', {}, {}, {})); journal.append(SweepClosed('COMPLETE'))\n"
         "assert Tracker(journal, f'sqlite:///{root}/mlflow.db', root / 'artifacts').start().close(100)\n"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline import rasterize_reference
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
-from pipeline.render import render
+from pipeline.rendering import render
 from tests.contracts.test_render import FIELDS, leaves_of, make_cameras, make_gaussians
+from tests.support import rasterize_reference
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

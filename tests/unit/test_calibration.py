@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.cameras import Cameras, mouse_rig
-from pipeline.data.calibration import read_calibration, read_pickle
+from pipeline.data.recording.calibration import read_calibration, read_pickle
 from pipeline.errors import DataError
 
 Entries = list[dict[str, Any]]

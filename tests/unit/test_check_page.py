@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.check_page import write_page
-from pipeline.data.checks import Check, check
-from pipeline.data.quality import quality
-from pipeline.data.scene_check import QUOTED_WIDTH
+from dashboards.check_page import write_page
+from pipeline.data.gate.checks import Check, check
+from pipeline.data.gate.quality import quality
+from pipeline.data.gate.scene_check import QUOTED_WIDTH
 from pipeline.data.scenes import Dataset, open_dataset
 
 HOSTILE = "<script>alert('mice')</script>"

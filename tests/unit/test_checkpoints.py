@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline import checkpoint
-from sweeps.checkpoints import Checkpoints
+from sweeps.book.ledger import Objective
 from sweeps.errors import StudyError
-from sweeps.ledger import Objective
+from sweeps.run.checkpoints import Checkpoints
 
 GOAL = Objective("val/psnr_fg", "max")
 

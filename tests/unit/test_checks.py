@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from pipeline.cameras import facelift_ring, look_at
-from pipeline.data.checks import Check, as_plain, check, checked, problems_of, require_geometry, store
-from pipeline.data.mice import write_mice
-from pipeline.data.normalise import method_of, normalise
-from pipeline.data.quality import leakage, quality
+from pipeline.data.gate.checks import Check, as_plain, check, checked, problems_of, require_geometry, store
+from pipeline.data.gate.quality import leakage, quality
+from pipeline.data.mice.mice import write_mice
+from pipeline.data.normalise.normalise import method_of, normalise
 from pipeline.data.scenes import (
     CAMERAS_FILE,
     MANIFEST_FILE,

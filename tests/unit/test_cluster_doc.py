@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from sweeps.space import load_space
+from sweeps.space.space import load_space
 
 PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text()
 BLOCKS = re.findall(r"```(sh|yaml)\n(.*?)```", PAGE, re.S)

@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from pipeline.footprint import footprint
 from pipeline.recipe import load_recipe, override
-from sweeps.configurations import first_of, largest_of
-from sweeps.space import load_space
+from sweeps.preflight.configurations import first_of, largest_of
+from sweeps.preflight.footprint import footprint
+from sweeps.space.space import load_space
 
 
 @pytest.fixture

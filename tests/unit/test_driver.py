@@ -11,15 +11,15 @@ from ray.tune.search import Searcher
 
 from pipeline.errors import NonFiniteError
 from pipeline.recipe import load_recipe
-from sweeps.distributions import FloatRange
-from sweeps.driver import STOP_FILE, Broken, Driver
-from sweeps.faults import Faults
+from sweeps.book.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.ledger import read
+from sweeps.book.study import StudySearcher, open_study
 from sweeps.home import Home
-from sweeps.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
-from sweeps.ledger import read
-from sweeps.scheduler import SweepScheduler
-from sweeps.space import Scheduler, SearchSpace, Trials
-from sweeps.study import StudySearcher, open_study
+from sweeps.run.driver import STOP_FILE, Broken, Driver
+from sweeps.run.scheduler import SweepScheduler
+from sweeps.space.distributions import FloatRange
+from sweeps.space.faults import Faults
+from sweeps.space.space import Scheduler, SearchSpace, Trials
 
 METRIC = "val/psnr_fg"
 STEPS = 12

@@ -1,128 +1,103 @@
-"""Two steps in a process of their own: what they tell, and what is said of a process that breaks."""
+"""When the steps of a sweep are taken, and when a verdict that is remembered stands for them."""
 
-import os
-import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from sweeps import dry_run, two_steps
-from sweeps.dry_run import DryRun, Job, Measured
 from sweeps.errors import StudyError
-from sweeps.two_steps import attempt, shortened
+from sweeps.preflight.dry_run import Rehearsal
+from sweeps.preflight.dry_run_process import Measured
+from sweeps.space.space import load_space
+
+FOUND = Measured(0.5, 1000, None, 300, 100, ("val/psnr_fg",))
 
 
-@pytest.fixture(scope="module")
-def job(tiny_recipe, frames_cache):
-    return Job(tiny_recipe(), str(frames_cache), threads=1, gpu=False)
+class FakeProcess:
+    """Takes jobs and answers them at once."""
+
+    def __init__(self, *answers):
+        self.started, self.jobs, self.answers = False, [], list(answers)
+
+    def start(self):
+        self.started = True
+
+    def send(self, jobs):
+        self.jobs += jobs
+
+    def receive(self, where):
+        return self.answers.pop(0)
 
 
-def refusal(process, jobs):
-    process.send(jobs)
-    with pytest.raises(StudyError) as error:
-        process.receive("small: the first configuration")
-    return str(error.value)
+@pytest.fixture
+def space(tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "gslrm_tiny", "space": {"data.num_input_views": {"choice": [3, 5]}}}))
+    return load_space(path)
 
 
-def test_a_shortened_recipe_takes_two_steps_with_every_term(tiny_recipe):
-    short = shortened(tiny_recipe("train.accumulate=3", "loss.warmup_steps=4", "optim.lr=1.0e+30"))
-    assert (short.train.max_steps, short.train.accumulate, short.loss.warmup_steps, short.optim.lr) == (2, 1, 0, 1.0e-6)
+def rehearse(space, cache, process, digest="d1"):
+    """What came out, and what a row says of it."""
+    rehearsal = Rehearsal(space, cache, 1, process)
+    rehearsal.begin()
+    rehearsal.ask([], lambda recipe: digest)
+    found = rehearsal.outcome()
+    rehearsal.remember()
+    return found, rehearsal.told
 
 
-@pytest.fixture(scope="module")
-def seen(job):
-    """One process that meets a sound job, one whose data is gone, and a sound one again; then it is let go."""
-    with DryRun() as process:
-        broken = replace(job, recipe=replace(job.recipe, data=replace(job.recipe.data, root="/nowhere")))
-        process.send([job, broken, job])
-        first = process.receive("small: the first configuration")
-        with pytest.raises(StudyError) as error:
-            process.receive("small: the largest configuration")
-        again = process.receive("small: the first configuration")
-        folder, child = process._folder, process._process
-    return first, str(error.value), again, folder, child
+def test_both_configurations_are_tried_and_the_neediest_figures_count(space, tmp_path):
+    process = FakeProcess(FOUND, replace(FOUND, memory=5000, checkpoint=200))
+    found, told = rehearse(space, tmp_path / "cache", process)
+    assert [job.recipe.data.num_input_views for job in process.jobs] == [3, 5]
+    assert (found.memory, found.checkpoint) == (5000, 300)
+    assert told == "first 0.5 s a step, largest 0.5 s a step"
 
 
-def test_two_steps_tell_time_memory_and_disk(seen):
-    found: Measured = seen[0]
-    assert found.step_seconds > 0
-    assert 1e7 < found.memory < 4e9
-    assert 0 < found.release < found.checkpoint < 1e7
-    assert "val/psnr_fg" in found.figures
+def test_a_space_of_one_configuration_is_tried_once(tmp_path, space):
+    process = FakeProcess(FOUND)
+    _, told = rehearse(replace(space, space={}), tmp_path / "cache", process)
+    assert (len(process.jobs), told) == (1, "first 0.5 s a step")
 
 
-def test_a_refusal_of_the_science_is_passed_on(seen):
-    assert seen[1] == (
-        "small: the largest configuration: tiny: data.root: expected a file or folder, found none at /nowhere — "
-        "mend it."
-    )
+def test_a_verdict_on_the_same_recipes_and_data_needs_no_process(space, tmp_path):
+    rehearse(space, tmp_path, FakeProcess(FOUND, FOUND))
+    process = FakeProcess()
+    found, told = rehearse(space, tmp_path, process)
+    assert found == FOUND and told.endswith(", as measured before")
+    assert not process.started and process.jobs == []
 
 
-def test_the_process_goes_on_after_a_refusal(seen):
-    assert seen[2].figures == seen[0].figures
-    assert seen[2].checkpoint == pytest.approx(seen[0].checkpoint, rel=0.01)
+@pytest.mark.parametrize("changed", ["data", "recipe"])
+def test_other_data_or_another_recipe_is_tried_anew(space, tmp_path, changed):
+    rehearse(space, tmp_path, FakeProcess(FOUND, FOUND))
+    process = FakeProcess(FOUND, FOUND)
+    other = replace(space, fixed={"model.dim": 128}) if changed == "recipe" else space
+    rehearse(other, tmp_path, process, "d2" if changed == "data" else "d1")
+    assert len(process.jobs) == 2
 
 
-def test_nothing_stays_of_the_process(seen):
-    *_, folder, child = seen
-    assert not folder.exists() and child.exitcode is not None
+def test_a_verdict_that_was_damaged_is_made_again(space, tmp_path):
+    rehearse(space, tmp_path, FakeProcess(FOUND, FOUND))
+    (verdict,) = tmp_path.glob("dry-run-*.json")
+    verdict.write_text(verdict.read_text()[:40])
+    process = FakeProcess(FOUND, FOUND)
+    rehearse(space, tmp_path, process)
+    assert len(process.jobs) == 2
 
 
-@pytest.fixture(params=["SIGKILL", "a signal"])
-def told(request):
-    """What is said of a SIGKILL: in good order, and while Ray has the exit codes of children thrown away."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL if request.param == "SIGKILL" else signal.SIG_IGN)
-    yield request.param
-    signal.signal(signal.SIGCHLD, before)
+def test_a_refused_sweep_leaves_no_verdict(space, tmp_path):
+    rehearsal = Rehearsal(space, tmp_path, 1, FakeProcess(*2 * [replace(FOUND, figures=("val/psnr",))]))
+    rehearsal.ask([], lambda recipe: "d1")
+    with pytest.raises(StudyError, match="expected val/psnr_fg among the figures of a validation, got val/psnr — "):
+        rehearsal.outcome()
+    assert list(tmp_path.glob("dry-run-*")) == []
 
 
-def test_a_process_that_is_killed_is_a_refusal_that_says_so(job, told):
-    with DryRun() as process:
-        process.start()
-        os.kill(process._process.pid, signal.SIGKILL)
-        assert refusal(process, [job]) == (
-            f"small: the first configuration: expected 2 steps, got a process that was ended by {told} — memory "
-            "may have run out; lower train.batch_size, data.num_views or data.image_size."
-        )
-
-
-@pytest.mark.usefixtures("told")
-def test_a_process_that_crashes_is_a_refusal_with_its_last_words(job):
-    with DryRun() as process:
-        said = refusal(process, [replace(job, recipe=None)])
-    assert said.startswith("small: the first configuration: expected 2 steps, got a process that ended with 1 — Attrib")
-    assert "\n" not in said
-
-
-def test_a_process_that_hangs_is_a_refusal(job, monkeypatch):
-    monkeypatch.setattr(dry_run, "_LONGEST_SECONDS", 0.06)
-    with DryRun() as process:
-        assert refusal(process, [job]) == (
-            "small: the first configuration: expected 2 steps within 0.001 min, got none — it hangs, or is too large "
-            "for this machine; make it smaller."
-        )
-        child = process._process
-    assert child.exitcode == -signal.SIGKILL
-
-
-def test_a_full_disk_is_told(job, monkeypatch, tmp_path):
-    def full(*arguments: object) -> Measured:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(two_steps, "measure", full)
-    assert attempt(job, tmp_path).text == (
-        "expected files that can be read and written, got [Errno 28] No space left on device — mend that, or make room."
-    )
-
-
-def test_a_gpu_that_is_too_small_is_told(job, monkeypatch, tmp_path):
-    def large(*arguments: object) -> Measured:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has less.")
-
-    monkeypatch.setattr(two_steps, "measure", large)
-    assert attempt(job, Path(tmp_path)).text == (
-        "expected 2 steps to fit the GPU, got CUDA out of memory — lower train.batch_size, data.num_views or "
-        "data.image_size, or set model.checkpoint_layers."
-    )
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_driver_without_the_gpu_that_trials_want_rehearses_nothing(space, tmp_path):
+    process = FakeProcess()
+    found, told = rehearse(replace(space, trials=replace(space.trials, gpus=1.0)), tmp_path, process)
+    assert found is None and told == "left to the first trial: this machine has no GPU"
+    assert not process.started and list(tmp_path.glob("dry-run-*")) == []

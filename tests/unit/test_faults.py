@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.errors import DataError, NonFiniteError
 from sweeps.errors import SpaceError
-from sweeps.faults import Fault, Faults, fault_of, remedy, run_of_failures
-from sweeps.space import load_space
+from sweeps.space.faults import Fault, Faults, fault_of, remedy, run_of_failures
+from sweeps.space.space import load_space
 
 
 def named(name: str, base: type[Exception] = Exception) -> Exception:

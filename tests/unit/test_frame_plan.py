@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from pipeline.data.frame_plan import JOINS, FramePlan, parse_frames
+from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
 from pipeline.data.scenes import SPLITS
 from pipeline.errors import DataError
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sweeps.errors import RegistryError
-from sweeps.gates import Gate, judge, parse_gate, parse_gates
+from sweeps.space.gates import Gate, judge, parse_gate, parse_gates
 
 
 def test_a_target_is_a_comparison_with_a_number():

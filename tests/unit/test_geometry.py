@@ -11,7 +11,7 @@ import trimesh
 from torch import Tensor
 
 from pipeline.cameras import look_at
-from pipeline.data.geometry import (
+from pipeline.data.gate.geometry import (
     Silhouette,
     centre_of_mass,
     meeting_point,
@@ -21,9 +21,9 @@ from pipeline.data.geometry import (
     triangulate,
     visual_hull,
 )
-from pipeline.data.mice import MicePlan
-from pipeline.data.mouse_render import render_mouse
-from pipeline.data.scene_check import centre_of
+from pipeline.data.gate.scene_check import centre_of
+from pipeline.data.mice.mice import MicePlan
+from pipeline.data.mice.render import render_mouse
 from tests.unit.rigs import ball, random_rig
 
 CENTRE = torch.tensor([60.0, 40.0, 50.0], dtype=torch.float64)

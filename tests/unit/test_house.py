@@ -23,35 +23,40 @@ MAY_IMPORT = {
 }
 # Library -> the files that may import it; a name ending in / is a folder.
 DOORS = {
-    "gsplat": ("pipeline/render.py",),
+    "gsplat": ("pipeline/rendering.py",),
     "diffusers": ("pipeline/mvdiffusion/",),
     "transformers": ("pipeline/mvdiffusion/",),
     "peft": ("pipeline/mvdiffusion/",),
     "lpips": ("pipeline/vgg.py",),
     "numba": ("pipeline/rasterize_cpu.py",),
-    "embreex": ("pipeline/data/mouse_render.py",),
+    "embreex": ("pipeline/data/mice/render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
     # distributed.py starts a trial's further processes, which run in Ray's workers like the trial itself.
     "ray": (
-        "sweeps/engine.py",
-        "sweeps/tune.py",
-        "sweeps/trial.py",
-        "sweeps/study.py",
-        "sweeps/scheduler.py",
-        "sweeps/distributed.py",
+        "sweeps/run/ray_session.py",
+        "sweeps/run/tune.py",
+        "sweeps/run/trial.py",
+        "sweeps/book/study.py",
+        "sweeps/run/scheduler.py",
+        "sweeps/run/processes.py",
     ),
-    "pyarrow": ("sweeps/checkpoints.py",),
-    "optuna": ("sweeps/distributions.py", "sweeps/study.py", "sweeps/storage.py", "sweeps/queries.py"),
+    "pyarrow": ("sweeps/run/checkpoints.py",),
+    "optuna": (
+        "sweeps/space/distributions.py",
+        "sweeps/book/study.py",
+        "sweeps/book/storage.py",
+        "sweeps/book/queries.py",
+    ),
     # The registry is three rooms: what a version is, its logged model's files, its aliases.
     "mlflow": (
-        "sweeps/tracking.py",
-        "sweeps/leases.py",
-        "sweeps/probe.py",
-        "sweeps/registry.py",
-        "sweeps/release.py",
-        "sweeps/aliases.py",
-        "sweeps/queries.py",
-        "sweeps/pyfunc",
+        "sweeps/book/mlflow_writer.py",
+        "sweeps/run/leases.py",
+        "sweeps/preflight/stores.py",
+        "sweeps/registry/registry.py",
+        "sweeps/registry/release.py",
+        "sweeps/registry/aliases.py",
+        "sweeps/book/queries.py",
+        "sweeps/registry/pyfunc",
     ),
     "fastapi": ("dashboards/",),
     "plotly": ("dashboards/",),
@@ -92,7 +97,7 @@ def test_a_library_has_one_door(library: str) -> None:
     assert [name for name in NAMES if library in libraries(name) and not name.startswith(DOORS[library])] == []
 
 
-@pytest.mark.parametrize("name", ["sweeps/pyfunc.py", "sweeps/pyfunc_views.py"])
+@pytest.mark.parametrize("name", ["sweeps/registry/pyfunc_gslrm.py", "sweeps/registry/pyfunc_views.py"])
 def test_what_travels_with_a_model_imports_no_sweeps(name: str) -> None:
     assert "sweeps" not in libraries(name)
 
@@ -133,7 +138,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert [name for name in NAMES if len((ROOT / name).read_text().splitlines()) > MAX_FILE_LINES] == []
 
 
-@pytest.mark.parametrize("module", ["pipeline.recipe", "pipeline.cli", "sweeps.space"])
+@pytest.mark.parametrize("module", ["pipeline.recipe", "pipeline.cli", "sweeps.space.space"])
 def test_reading_recipes_and_spaces_does_not_wait_for_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -16,11 +16,9 @@ import numpy as np
 import pytest
 
 from pipeline.recipe import load_recipe
-from sweeps import layout, ledger, provenance, queries
-from sweeps.drain import Drain, RefusedError, UnansweredError
-from sweeps.errors import NoRoomError, StudyError
-from sweeps.home import Home
-from sweeps.journal import (
+from sweeps.book import ledger, mlflow_layout, provenance, queries
+from sweeps.book.delivery import Drain, RefusedError, UnansweredError
+from sweeps.book.journal import (
     AttemptFailed,
     Event,
     Journal,
@@ -31,6 +29,8 @@ from sweeps.journal import (
     TrialClosed,
     TrialOpened,
 )
+from sweeps.errors import NoRoomError, StudyError
+from sweeps.home import Home
 
 SPACE = {
     "recipe": "gslrm_tiny",
@@ -134,7 +134,7 @@ def test_appends_of_many_threads_are_whole_lines(tmp_path: Path) -> None:
 
 def test_what_append_returned_for_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
     program = (
-        "import sys, itertools; from pathlib import Path; from sweeps.journal import *\n"
+        "import sys, itertools; from pathlib import Path; from sweeps.book.journal import *\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "for step in itertools.count():\n"
         "    journal.append(Reported(0, step, {'x': 1.0}))\n"
@@ -275,7 +275,7 @@ def test_status_of_an_unknown_sweep_names_the_known_ones(tmp_path: Path) -> None
 
 def test_the_recipe_kept_with_a_run_loads_as_the_recipe_it_was(tmp_path: Path) -> None:
     recipe = load_recipe("gslrm_tiny")
-    (tmp_path / "gslrm_tiny.yaml").write_text(layout.recipe_yaml(json.loads(json.dumps(recipe.params))))
+    (tmp_path / "gslrm_tiny.yaml").write_text(mlflow_layout.recipe_yaml(json.loads(json.dumps(recipe.params))))
     assert load_recipe(tmp_path / "gslrm_tiny.yaml") == recipe
 
 
@@ -336,7 +336,7 @@ def test_a_drain_goes_on_where_the_one_before_it_stopped(tmp_path: Path) -> None
 def test_an_event_refused_time_and_again_is_left_out_and_the_rest_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.drain._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("sweeps.book.delivery._POLL_SECONDS", 0.01)
 
     class Fussy(Receiver):
         def send(self, book, events):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from pipeline.data.masks import coverage
-from pipeline.data.video import open_video, write_video
+from pipeline.data.recording.masks import coverage
+from pipeline.data.recording.video import open_video, write_video
 
 RADIUS, CENTRE = 30.4, (61.3, 47.8)  # x, y
 

@@ -12,9 +12,9 @@ import trimesh
 from scipy.ndimage import maximum_filter
 
 from pipeline.cameras import Cameras, facelift_ring, facelift_six, look_at
-from pipeline.data.mice import MicePlan, MouseSequence, render_mouse, write_mice
-from pipeline.data.mouse_body import anatomy
-from pipeline.data.mouse_render import MouseMesh
+from pipeline.data.mice.body import anatomy
+from pipeline.data.mice.mice import MicePlan, MouseSequence, render_mouse, write_mice
+from pipeline.data.mice.render import MouseMesh
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import DataError
 

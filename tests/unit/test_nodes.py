@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sweeps.errors import SpaceError, StudyError
-from sweeps.nodes import Node, Seat, seats_of, this_machine
-from sweeps.space import SearchSpace, load_space
-from sweeps.trials import Trials
+from sweeps.run.nodes import Node, Seat, seats_of, this_machine
+from sweeps.space.resources import Trials
+from sweeps.space.space import SearchSpace, load_space
 
 SMALL = Node("small", {"CPU": 8.0, "GPU": 2.0}, {"gpu_memory_gb": "24", "ray.io/accelerator-type": "A10G"})
 LARGE = Node("large", {"CPU": 16.0, "GPU": 4.0}, {"gpu_memory_gb": "80", "ray.io/accelerator-type": "H100"})

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.cameras import Cameras, mouse_rig
-from pipeline.data.checks import check
-from pipeline.data.geometry import meeting_point, silhouette
-from pipeline.data.mice import write_mice
-from pipeline.data.normalise import METHODS, Seen, method_of, normalise
-from pipeline.data.scene_check import centre_of, rms_over_views
+from pipeline.data.gate.checks import check
+from pipeline.data.gate.geometry import meeting_point, silhouette
+from pipeline.data.gate.scene_check import centre_of, rms_over_views
+from pipeline.data.mice.mice import write_mice
+from pipeline.data.normalise.normalise import METHODS, Seen, method_of, normalise
+from pipeline.data.normalise.warp import Warp, apply_homography, resample
 from pipeline.data.scenes import CAMERAS_FILE, Dataset, Scene, open_dataset, read_image, read_scene
-from pipeline.data.warp import Warp, apply_homography, resample
 from pipeline.errors import DataError
 from pipeline.recipe import Normalisation
 from tests.unit.rigs import ball, random_rig

@@ -15,8 +15,8 @@ import yaml
 
 from pipeline.recipe import load_recipe
 from sweeps.errors import SpaceError
-from sweeps.pruning import USUAL, GradNorm, MaskIoU, NoGain, Pruning, SkipRate, Watch, WhiteCollapse, usual
-from sweeps.space import Objective, SearchSpace, load_space
+from sweeps.space.pruning import USUAL, GradNorm, MaskIoU, NoGain, Pruning, SkipRate, Watch, WhiteCollapse, usual
+from sweeps.space.space import Objective, SearchSpace, load_space
 
 Curve = list[tuple[int, Mapping[str, float]]]
 EVERY = Pruning(
@@ -314,7 +314,7 @@ def test_a_watch_can_be_kept_with_what_it_knows() -> None:
 
 
 def test_the_rules_need_no_ray_no_optuna_and_no_mlflow() -> None:
-    code = "import sys, sweeps.pruning; sys.exit(bool({'ray', 'optuna', 'mlflow', 'torch'} & set(sys.modules)))"
+    code = "import sys, sweeps.space.pruning; sys.exit(bool({'ray', 'optuna', 'mlflow', 'torch'} & set(sys.modules)))"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 
 from mouselift import app
 from pipeline.cameras import mouse_rig
-from pipeline.data.frame_plan import FramePlan
-from pipeline.data.mice import FPS, MouseSequence
-from pipeline.data.mice_recording import write_recording
-from pipeline.data.mouse_render import render_mouse
-from pipeline.data.recording import Recording, convert, open_recording
+from pipeline.data.mice.mice import FPS, MouseSequence
+from pipeline.data.mice.render import render_mouse
+from pipeline.data.recording.frame_plan import FramePlan
+from pipeline.data.recording.recording import Recording, convert, open_recording
+from pipeline.data.recording.video import open_video, write_video
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.data.video import open_video, write_video
 from pipeline.errors import DataError
+from tests.support.mice_recording import write_recording
 
 FRAMES, FPS_FILMED, SEED = 12, 100, 4
 ALL = FramePlan(guard=0)
@@ -283,8 +283,8 @@ def test_a_split_of_empty_masks_only_is_refused(broken: Path, tmp_path: Path) ->
 SLOW_CONVERSION = """
 import sys, time
 from pathlib import Path
-from pipeline.data.frame_plan import FramePlan
-from pipeline.data.recording import convert, open_recording
+from pipeline.data.recording.frame_plan import FramePlan
+from pipeline.data.recording.recording import convert, open_recording
 for done in convert(open_recording(sys.argv[1]), Path(sys.argv[2]), FramePlan(guard=0)):
     print(done, flush=True)
     time.sleep(0.2)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps.distributions import Choice, FloatRange, IntRange
 from sweeps.errors import SpaceError
-from sweeps.space import FOLDER, SearchSpace, load_space
+from sweeps.space.distributions import Choice, FloatRange, IntRange
+from sweeps.space.space import FOLDER, SearchSpace, load_space
 
 PLAIN = """
 recipe: gslrm_tiny

@@ -10,8 +10,8 @@ import sqlalchemy
 from optuna.storages import get_storage
 from optuna.trial import TrialState
 
+from sweeps.book.storage import PatientStorage, open_storage
 from sweeps.errors import OutageError
-from sweeps.storage import PatientStorage, open_storage
 
 
 class Time:

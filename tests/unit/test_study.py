@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from pipeline.recipe import override
-from sweeps.distributions import Choice, FloatRange, IntRange
+from sweeps.book.study import StudySearcher, open_study, put_back
 from sweeps.errors import StudyError
-from sweeps.space import Objective, Sampler, SearchSpace, Trials
-from sweeps.study import StudySearcher, open_study, put_back
+from sweeps.space.distributions import Choice, FloatRange, IntRange
+from sweeps.space.space import Objective, Sampler, SearchSpace, Trials
 
 STEPS = 100
 METRIC = "val/psnr_fg"

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from pipeline.data import hashes
-from pipeline.data.claim import writing
 from pipeline.data.foreground import mask_from_background
 from pipeline.data.ingest import ingest
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, open_dataset
+from pipeline.data.unfinished import writing
 from pipeline.data.variants import prepared
 from pipeline.errors import DataError
 from pipeline.recipe import DataConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.cameras import mouse_rig
-from pipeline.data.mice import write_mice
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.rings import ring_order, slot_angles, slots
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, DataError

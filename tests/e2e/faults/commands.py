@@ -15,9 +15,9 @@ FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
         "mouselift",
-        "pipeline.evaluate",
-        "sweeps.promotion",
-        "sweeps.registry",
+        "pipeline.gslrm.evaluate",
+        "sweeps.registry.promotion",
+        "sweeps.registry.registry",
         "pipeline.gslrm.kind",
         "tests.e2e.squares",
     ]
@@ -72,7 +72,7 @@ def _run(
     import torch
 
     import mouselift
-    from sweeps import turns
+    from sweeps.registry import lock
 
     torch.set_num_threads(1)
     for key in [key for key in os.environ if key.startswith(_OURS)]:
@@ -83,7 +83,7 @@ def _run(
     os.dup2(file, 1)
     os.dup2(file, 2)
     if lease_seconds is not None:
-        turns.LEASE_SECONDS = lease_seconds
+        lock.LEASE_SECONDS = lease_seconds
     if hurt is not None:
         _arm(hurt)
     if gate is not None:

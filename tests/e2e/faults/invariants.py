@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import optuna
 from mlflow import MlflowClient
 
-from sweeps.journal import Journal, Reported, TrialOpened
-from sweeps.layout import STATUS
-from sweeps.study import RAY_TRIAL, open_storage
+from sweeps.book.journal import Journal, Reported, TrialOpened
+from sweeps.book.mlflow_layout import STATUS
+from sweeps.book.study import RAY_TRIAL, open_storage
 
 
 @dataclass

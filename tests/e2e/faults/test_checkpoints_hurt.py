@@ -83,7 +83,7 @@ def test_every_checkpoint_damaged(bench, note, tmp_path):
 
 
 UNHEARD = """
-from sweeps.checkpoints import Checkpoints
+from sweeps.run.checkpoints import Checkpoints
 keep_ = Checkpoints.keep
 def keep(self, folder):
     keep_(self, folder)

@@ -21,8 +21,8 @@ from torch import distributed
 
 from pipeline.recipe import Recipe
 from pipeline.train import train
-from sweeps.distributed import companions, resources
-from sweeps.nodes import Seat
+from sweeps.run.nodes import Seat
+from sweeps.run.processes import companions, resources
 
 pytestmark = pytest.mark.faults
 SEATS = [Seat(cpus=1), Seat(cpus=1)]

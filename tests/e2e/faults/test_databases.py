@@ -94,7 +94,7 @@ def test_sigterm_while_postgres_is_waited_for(bench, note, databases):
 @pytest.fixture
 def impatient(tmp_path) -> dict[str, str]:
     """The environment of a sweep that waits for its study's database for 5 s only."""
-    return patched(tmp_path, {"sweeps.storage": {"PATIENCE_SECONDS": 5.0}})
+    return patched(tmp_path, {"sweeps.book.storage": {"PATIENCE_SECONDS": 5.0}})
 
 
 @pytest.mark.faults

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import checkpoint
-from sweeps.journal import Journal
+from sweeps.book.journal import Journal
 from tests.e2e.faults.patches import at_step, hold_at
 
 STEPS = {"train.max_steps": 24, "train.validate_every": 4, "train.report_every": 4}

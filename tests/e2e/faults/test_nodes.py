@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.journal import AttemptFailed, Journal
+from sweeps.book.journal import AttemptFailed, Journal
 from tests.e2e.conftest import SECONDS
 from tests.e2e.faults.servers import free_port
 

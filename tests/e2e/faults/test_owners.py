@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweeps import leases
-from sweeps.reaper import reap
+from sweeps.run import leases
+from sweeps.run.orphans import reap
 from tests.e2e.conftest import SECONDS, Seat
 from tests.e2e.faults.servers import MLflowServer, mlflow_server
 from tests.e2e.faults.settings import patched
 
 pytestmark = pytest.mark.faults
 LEASE = 6.0
-BEATS = {"sweeps.tracking": {"BEAT_SECONDS": 1.0}}
+BEATS = {"sweeps.book.mlflow_writer": {"BEAT_SECONDS": 1.0}}
 Look = Callable[[], list[str]]
 
 

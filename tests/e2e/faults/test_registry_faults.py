@@ -16,12 +16,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import checkpoint
-from sweeps.aliases import TagBoard
-from sweeps.history import championships
 from sweeps.home import Home
-from sweeps.registry import Registry
-from sweeps.turns import take_turn
-from sweeps.verification import verify
+from sweeps.registry.aliases import TagBoard
+from sweeps.registry.history import championships
+from sweeps.registry.lock import take_turn
+from sweeps.registry.registry import Registry
+from sweeps.registry.verification import verify
 from tests.e2e.faults.commands import Hurt, command, finish
 from tests.e2e.squares import NAME, make_checkpoint, make_dataset, write_sweep
 from tests.e2e.test_tracking import free_port, server

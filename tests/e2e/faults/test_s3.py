@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sweeps.journal import AttemptFailed, Journal, TrialOpened
+from sweeps.book.journal import AttemptFailed, Journal, TrialOpened
 from tests.e2e.faults.servers import free_port
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3, of the extra `dev`")

@@ -24,12 +24,12 @@ from mlflow import MlflowClient
 from ray import tune
 
 from pipeline import checkpoint
-from sweeps.distributed import resources
-from sweeps.journal import Journal, Reported, TrialClosed, TrialOpened
-from sweeps.nodes import Node, seats_of
-from sweeps.space import SearchSpace
-from sweeps.study import open_storage
-from sweeps.trials import Trials
+from sweeps.book.journal import Journal, Reported, TrialClosed, TrialOpened
+from sweeps.book.study import open_storage
+from sweeps.run.nodes import Node, seats_of
+from sweeps.run.processes import resources
+from sweeps.space.resources import Trials
+from sweeps.space.space import SearchSpace
 from tests.e2e.conftest import Seat, stop, write_space
 from tests.e2e.test_postgres import databases  # noqa: F401 — a fixture
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.journal import Journal, TrialOpened
+from sweeps.book.journal import Journal, TrialOpened
 from tests.e2e.faults.patches import at_step, hold_at
 
 STEPS = {"train.max_steps": 24, "train.validate_every": 8, "train.report_every": 4}

@@ -1,0 +1,391 @@
+"""What `mouselift data check` found, as one HTML page that needs nothing but itself.
+
+Pictures are inlined and the script is small and its own: the page opens from a disk, in a mail or in MLflow's frame.
+Every residual on it is quoted as of an image 512 px wide, as in `checks`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.cameras import FACELIFT_DISTANCE, RING_ELEVATION, Cameras
+from pipeline.data.gate.checks import Check
+from pipeline.data.gate.geometry import (
+    MAX_TANGENT_SPAN,
+    PARALLEL,
+    Silhouette,
+    meeting_point,
+    pixel_directions,
+    reach_of,
+    visual_hull,
+)
+from pipeline.data.gate.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
+from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
+from pipeline.data.scenes import Scene, read_image
+
+TEMPLATES = Path(__file__).with_name("templates")
+SHEETS = 12  # scenes shown
+THUMB = 160  # px
+CLOSE_UP = 560  # px at most of a picture with tangents on it
+COARSE = 200  # px of pictures below which their pixels are shown as such
+ROOM, CLOSE = 1.5, 1.08  # of an object's larger side, about it
+HULL_RAYS, HULL_SAMPLES, HULL_POINTS = 90, 48, 700
+TELLING_ANGLE = 60.0  # degrees between two views whose tangents are easy to see
+
+
+def write_page(found: Check, measured: Quality, path: Path) -> Path:
+    """Write the page of a check and return its path. Raises DataError for an image that cannot be read."""
+    html = _page(found, measured)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _page(found: Check, measured: Quality) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "value": _value, "percent": lambda share: _number(100 * share, 1) + " %"}
+    pairs = pair_residuals(torch.stack([scene.tangents for scene in found.scenes]))
+    shown = _shown(found)
+    return environment.get_template("check.html").render(
+        found=found,
+        geometry=found.geometry,
+        manifest=found.dataset.manifest,
+        measured=measured,
+        limits=_limits(found),
+        chain=[_step(step) for step in found.dataset.manifest.transforms],
+        heat=[[_heat(value, _limits(found)) for value in row] for row in pairs.tolist()],
+        rows=_rows(found),
+        representative=shown.name,
+        sheets=_sheets(found, measured),
+        grades=GRADES,
+        near_duplicate=NEAR_DUPLICATE,
+        quoted_width=QUOTED_WIDTH,
+        human_rigs=human_rigs(),
+        data={"see": _close_ups(found, shown), "rig": _drawing(found, shown)},
+    )
+
+
+def pair_residuals(tangents: Float[Tensor, "scene view view 2"]) -> Float[Tensor, "view view"]:
+    """Per pair, the median over scenes and both ways of looking; NaN where no tangent could tell."""
+    both = torch.cat([tangents, tangents.transpose(1, 2)], -1)
+    return both.permute(1, 2, 0, 3).flatten(2).nanmedian(-1).values
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def _value(value: object) -> str:
+    """A parameter of the transform chain as a person would write it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _step(step: dict[str, Any]) -> dict[str, Any]:
+    """One step of the chain: what it is called, and its parameters."""
+    named = [str(step[key]) for key in ("kind", "method") if step.get(key) is not None]
+    parameters = {key: value for key, value in step.items() if key not in ("kind", "method")}
+    return {"name": " · ".join(named) or "step", "parameters": parameters}
+
+
+def _limits(found: Check) -> tuple[float, float]:
+    """Quoted px up to which silhouettes of this size are exact, and approximate."""
+    return found.view_limit(0), found.view_limit(1)
+
+
+def _heat(value: float, limits: tuple[float, float]) -> dict[str, Any]:
+    """A cell of the table of pairs: its figure, its kind and how strongly it is coloured (0…1)."""
+    if math.isnan(value):
+        return {"value": value, "kind": "none", "strength": 0.0}
+    exact, approximate = limits
+    if value > approximate:
+        return {"value": value, "kind": "bad", "strength": min(1.0, round(math.log2(value / approximate) / 5, 2))}
+    kind, limit = ("good", exact) if value <= exact else ("warn", approximate)
+    return {"value": value, "kind": kind, "strength": round(value / limit, 2)}
+
+
+def _rows(found: Check) -> list[dict[str, Any]]:
+    """What is known of each view, over all scenes."""
+    chains = [scene.chain.square().mean(1) for scene in found.scenes if scene.chain is not None]
+    chain = torch.stack(chains).mean(0).sqrt().tolist() if chains else None
+    keypoints = None if found.keypoint_px is None else found.keypoint_px.tolist()
+    return [
+        {
+            "view": view,
+            "residual": float(found.scores[view]),
+            "iou": float(found.iou[view]),
+            "chain": None if chain is None else chain[view],
+            "keypoint": None if keypoints is None else keypoints[view],
+            "disagrees": view in found.geometry.views,
+        }
+        for view in range(len(found.iou))
+    ]
+
+
+# ---------------------------------------------------------------- scenes and pictures
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A checked scene beside its files; cameras in float64."""
+
+    check: SceneCheck
+    scene: Scene
+    cameras: Cameras
+
+    @property
+    def name(self) -> str:
+        return self.check.name
+
+
+def _shown(found: Check) -> Shown:
+    """The scene that stands for the dataset: the worst of an inconsistent one, else the first."""
+    chosen = found.scenes[0]
+    if found.geometry.verdict == "inconsistent":
+        chosen = max(found.scenes, key=lambda scene: (float(scene.scores.nan_to_num().max()), -float(scene.iou.min())))
+    scene = _files(found)[chosen.name]
+    return Shown(chosen, scene, scene.cameras.to(torch.float64))
+
+
+def _files(found: Check) -> dict[str, Scene]:
+    return {scene.name: scene for scene in found.dataset.scenes.values()}
+
+
+def _on_white(scene: Scene, view: int) -> Image.Image:
+    image = read_image(scene.paths[view], (scene.cameras.width, scene.cameras.height)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _inline(image: Image.Image, lossless: bool = False) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=86, lossless=lossless)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def _square(outlines: Sequence[Silhouette], largest: float = 0.0) -> Box:
+    """A square about everything the outlines hold, roomy up to a side of `largest`; it may leave the picture."""
+    low = torch.stack([outline.outline.amin(0) for outline in outlines]).amin(0)
+    high = torch.stack([outline.outline.amax(0) for outline in outlines]).amax(0)
+    size = float((high - low).max())
+    side = max(8, math.ceil(max(CLOSE * size, min(ROOM * size, largest))))
+    left, top = (((low + high) - side) / 2).floor().long().tolist()
+    return left, top, left + side, top + side
+
+
+def _sheets(found: Check, measured: Quality) -> dict[str, Any]:
+    """Contact sheets: the scenes that stand out and others beside them, their views in ring order."""
+    scenes = _sample(found)
+    box = _square([outline for scene in scenes for outline in scene.outlines])
+    files = _files(found)
+
+    def thumb(scene: SceneCheck, view: int) -> str:
+        picture = _cut(_on_white(files[scene.name], view), box)
+        sampling = Image.Resampling.NEAREST if picture.width < THUMB else Image.Resampling.LANCZOS
+        return _inline(picture.resize((THUMB, THUMB), sampling))
+
+    with ThreadPoolExecutor() as pool:
+        pictures = list(pool.map(lambda scene: [thumb(scene, view) for view in measured.ring], scenes))
+    sheets = [
+        {
+            "name": scene.name,
+            "at_odds": found.contradicting.get(scene.name, ()),
+            "residual": float(scene.scores.nan_to_num().max()),
+            "iou": float(scene.iou.min()),
+            "views": list(zip(measured.ring, thumbs, strict=True)),
+        }
+        for scene, thumbs in zip(scenes, pictures, strict=True)
+    ]
+    return {"scenes": sheets, "side": box[2] - box[0], "at_odds": len(found.contradicting)}
+
+
+def _sample(found: Check) -> list[SceneCheck]:
+    """At most `SHEETS` scenes in their order: those at odds first, then evenly of the rest."""
+    bad = [i for i, scene in enumerate(found.scenes) if scene.name in found.contradicting][:SHEETS]
+    rest = [i for i in range(len(found.scenes)) if i not in bad]
+    even = np.linspace(0, len(rest) - 1, min(SHEETS - len(bad), len(rest))).round().astype(int).tolist()
+    return [found.scenes[i] for i in sorted({*bad, *(rest[i] for i in even)})]
+
+
+def _cut(picture: Image.Image, box: Box) -> Image.Image:
+    """The box of a picture, white beyond its edge."""
+    canvas = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "white")
+    canvas.paste(picture, (-box[0], -box[1]))
+    return canvas
+
+
+# ---------------------------------------------------------------- epipolar tangents
+
+
+def _close_ups(found: Check, shown: Shown) -> dict[str, Any]:
+    """Every view of one scene and, for every pair, the tangents of one drawn in the other."""
+    outlines = shown.check.outlines
+    pairs = {f"{i}-{j}": _drawn_tangents(shown, i, j) for i, j in combinations(range(len(outlines)), 2)}
+    return {
+        "views": [_close_up(shown, view) for view in range(len(outlines))],
+        "pairs": pairs,
+        "first": _first_pair(found, shown),
+        "size": [shown.cameras.width, shown.cameras.height],
+        "pixelated": shown.cameras.width < COARSE,
+    }
+
+
+def _close_up(shown: Shown, view: int) -> dict[str, Any]:
+    outline = shown.check.outlines[view]
+    width, height = shown.cameras.width, shown.cameras.height
+    left, top, right, bottom = _square([outline], CLOSE * max(width, height))
+    inside = (max(0, left), max(0, top), min(width, right), min(height, bottom))
+    picture = _on_white(shown.scene, view).crop(inside)
+    picture.thumbnail((CLOSE_UP, CLOSE_UP))
+    return {
+        "image": _inline(picture, lossless=width < COARSE),
+        "box": [left, top, right - left],
+        "inside": [inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1]],
+        "outline": _path(outline.outline),
+    }
+
+
+def _path(outline: Float[Tensor, "n 2"]) -> str:
+    """An SVG path; where the next point is not beside the last a new contour begins."""
+    jumps = [True, *((outline[1:] - outline[:-1]).norm(dim=-1) > 1.5).tolist()]
+    return "".join(
+        f"{'M' if jump else 'L'}{x:.1f} {y:.1f}" for jump, (x, y) in zip(jumps, outline.tolist(), strict=True)
+    )
+
+
+def _first_pair(found: Check, shown: Shown) -> list[int]:
+    """The worst pair of an inconsistent dataset, else one whose views stand well apart."""
+    pairs = pair_residuals(shown.check.tangents[None]).triu(1)
+    forward = shown.cameras.forward
+    angles = torch.rad2deg((forward @ forward.mT).clamp(-1, 1).acos())
+    telling = pairs if found.geometry.verdict == "inconsistent" else -(angles - TELLING_ANGLE).abs()
+    above = torch.ones_like(pairs, dtype=torch.bool).triu(1)
+    telling = torch.where(above & ~pairs.isnan(), telling, -torch.inf)
+    first = int(telling.argmax()) if bool(telling.isfinite().any()) else 1
+    return [first // len(pairs), first % len(pairs)]
+
+
+def _drawn_tangents(shown: Shown, i: int, j: int) -> list[list[dict[str, Any]]] | None:
+    """For view i, then for view j: its two touching points and the other's two tangent lines."""
+    views = (i, j)
+    touched = _touched(shown.cameras[[i, j]], (shown.check.outlines[i], shown.check.outlines[j]))
+    if touched is None:
+        return None
+    points, planes = touched
+
+    def drawn(here: int, there: int) -> list[dict[str, Any]]:
+        feet, along = _line(shown.cameras[views[here]], planes[there], points[here])
+        missed = shown.check.tangents[views[there], views[here]].tolist()
+        return [
+            {
+                "point": _rounded(points[here][k]),
+                "foot": _rounded(feet[k]),
+                "along": _rounded(along[k], 5),
+                "missed": None if math.isnan(missed[k]) else round(missed[k], 2),
+            }
+            for k in range(2)
+        ]
+
+    return [drawn(0, 1), drawn(1, 0)]
+
+
+def _touched(cameras: Cameras, outlines: tuple[Silhouette, Silhouette]) -> tuple[list[Tensor], list[Tensor]] | None:
+    """Where planes through both centres touch each outline [2, 2], and their normals [2, 3], as `tangency` has them."""
+    rays = [pixel_directions(cameras[[view]], outline.outline[None])[0] for view, outline in enumerate(outlines)]
+    baseline = F.normalize(cameras.centres[1] - cameras.centres[0], dim=-1)
+    middle = F.normalize(rays[0].mean(0), dim=-1)
+    across = middle - (middle @ baseline) * baseline
+    if float(across.norm()) < PARALLEL:
+        return None
+    across = F.normalize(across, dim=-1)
+    beside = torch.linalg.cross(baseline, across)
+    points, planes = [], []
+    for ray, outline in zip(rays, outlines, strict=True):
+        angles = torch.atan2(ray @ beside, ray @ across)
+        ends = torch.stack([angles.argmin(), angles.argmax()])
+        if float(angles[ends[1]] - angles[ends[0]]) > MAX_TANGENT_SPAN:
+            return None
+        points.append(outline.outline[ends])
+        planes.append(angles[ends].cos()[:, None] * beside - angles[ends].sin()[:, None] * across)
+    return points, planes
+
+
+def _line(camera: Cameras, normals: Float[Tensor, "n 3"], pixels: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
+    """Of world planes seen edge-on by a camera: the feet of pixels on their lines, and the lines' directions."""
+    in_camera = normals @ camera.c2w[:3, :3]
+    across = in_camera[:, :2] / camera.fxfycxcy[:2]
+    offset = in_camera[:, 2] - across @ camera.fxfycxcy[2:]
+    length = across.norm(dim=-1, keepdim=True)
+    across, offset = across / length, offset / length[:, 0]
+    feet = pixels - ((across * pixels).sum(-1) + offset)[:, None] * across
+    return feet, torch.stack([-across[:, 1], across[:, 0]], -1)
+
+
+# ---------------------------------------------------------------- the rig
+
+
+def _drawing(found: Check, shown: Shown) -> dict[str, Any]:
+    """The cameras of one scene and what its masks leave of the object, for the drawing."""
+    cameras, check = shown.cameras, shown.check
+    in_scene_unit = found.dataset.manifest.unit == "scene"
+    target = torch.zeros(3, dtype=torch.float64) if in_scene_unit else meeting_point(cameras)
+    reach = reach_of(check.outlines, cameras, check.centre)
+    hull = visual_hull(check.alphas, cameras, check.centre, reach, HULL_RAYS, HULL_SAMPLES).points
+    hull = hull[:: max(1, len(hull) // HULL_POINTS)]
+    floor = min(0.0, float(hull[:, 2].min() if len(hull) else check.centre[2] - reach))
+    corners = torch.tensor([[0, 0], [cameras.width, 0], [cameras.width, cameras.height], [0, cameras.height]])
+    in_camera = (corners[None] - cameras.fxfycxcy[:, None, 2:]) / cameras.fxfycxcy[:, None, :2]
+    in_camera = torch.cat([in_camera, torch.ones_like(in_camera[..., :1])], -1) @ cameras.c2w[:, :3, :3].mT
+    return {
+        "target": _rounded(target, 4),
+        "distance": float((cameras.centres - target).norm(dim=-1).mean()),
+        "floor": floor,
+        "unit": "" if in_scene_unit else " mm",
+        "views": [
+            {
+                "centre": _rounded(cameras.centres[view], 4),
+                "corners": [_rounded(corner, 4) for corner in in_camera[view]],
+                "bad": view in found.geometry.views,
+            }
+            for view in range(len(cameras.c2w))
+        ],
+        "points": [_rounded(point, 3) for point in hull],
+        "object": {"centre": _rounded(check.centre, 4), "reach": reach},
+        "facelift": {"distance": FACELIFT_DISTANCE, "elevation": RING_ELEVATION} if in_scene_unit else None,
+    }
+
+
+def _rounded(values: Tensor, digits: int = 2) -> list[float]:
+    return [round(value, digits) for value in values.tolist()]

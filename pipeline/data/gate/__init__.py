@@ -1,0 +1,1 @@
+"""Whether cameras fit their images, and the figures that say so."""

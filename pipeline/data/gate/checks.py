@@ -1,0 +1,280 @@
+"""The geometry gate: do a dataset's cameras tell the truth about its images?
+
+Silhouettes are compared across views by their epipolar tangents and by the visual hull, neither of which asks what
+the animal looks like; a dataset that `data normalise` made is also followed back to its source, where every
+operation on its pixels is known. All pixels are quoted as of an image 512 px wide.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from pipeline import config
+from pipeline.cameras import Cameras
+from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, check_scene, median_residuals, rms_over_views
+from pipeline.data.scenes import MANIFEST_FILE, Dataset, Geometry, Manifest, write_manifest
+from pipeline.errors import DataError
+
+VERSION = 1  # counts up when a verdict below may come out otherwise; older verdicts are then made anew
+SCENES = 60  # checked at most, evenly over the dataset
+# Beyond the first a set is approximate, beyond the second inconsistent. Px are quoted; `_PIXELS` are of the image's
+# own pixels, and count where images are so small that an outline cannot tell more.
+VIEW_PX, VIEW_PIXELS = (1.0, 2.0), (0.3, 0.6)  # a view's median residual against the others
+P95_PX, P95_PIXELS = (3.0, 10.0), (0.75, 2.0)  # 95 % of all tangents
+CHAIN_PX = (0.1, 2.0)  # what the transform chain does to known points
+IOU = (0.97, 0.9)  # the worst view's; a shift along the epipolar lines shows here alone
+SCENE_PX, SCENE_PIXELS = 4.0, 1.5  # one scene's view, where two tangents a pair are all there is
+KEYPOINT_PX = 5.0  # a detector errs by some px; twice as much in a view that is seldom clear
+EXTENT, MAX_EXTENT = 0.9, 1.8  # of the object about the origin: FaceLift's scenes, and what its means can reach
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the gate found in a dataset."""
+
+    dataset: Dataset
+    scenes: tuple[SceneCheck, ...]
+
+    @cached_property
+    def own_px(self) -> float:
+        """One pixel of the images, in quoted pixels."""
+        return QUOTED_WIDTH / self._cameras[0].width
+
+    @cached_property
+    def scores(self) -> Float[Tensor, " view"]:
+        """Per view, over all scenes: quoted px by which the other views' tangents miss it, in the median."""
+        return median_residuals(torch.stack([scene.tangents for scene in self.scenes]))
+
+    @cached_property
+    def iou(self) -> Float[Tensor, " view"]:
+        return torch.stack([scene.iou for scene in self.scenes]).mean(0)
+
+    @cached_property
+    def contradicting(self) -> dict[str, tuple[int, ...]]:
+        """Scenes that stand out on their own, with the views that disagree there."""
+        limit = max(SCENE_PX, SCENE_PIXELS * self.own_px)
+        found = {scene.name: _above(scene.scores, limit) for scene in self.scenes}
+        return {name: views for name, views in found.items() if views}
+
+    @cached_property
+    def tangent_px_p95(self) -> float:
+        """95 % of the tangents of all scenes and pairs miss by less; 0 where no pair can tell."""
+        tangents = torch.stack([scene.tangents for scene in self.scenes])
+        known = tangents[~tangents.isnan()]
+        return float(known.quantile(0.95)) if len(known) else 0.0
+
+    @cached_property
+    def chain_px_p95(self) -> float | None:
+        """What the transform chain does to points, as their RMS over views; None when the dataset has none."""
+        chains = [rms_over_views(scene.chain) for scene in self.scenes if scene.chain is not None]
+        return float(torch.cat(chains).quantile(0.95)) if len(chains) == len(self.scenes) else None
+
+    @cached_property
+    def keypoint_px(self) -> Float[Tensor, " view"] | None:
+        known = [scene.keypoints for scene in self.scenes if scene.keypoints is not None]
+        return torch.stack(known).nanmedian(0).values if known else None
+
+    @property
+    def extent(self) -> float:
+        return max(scene.extent for scene in self.scenes)
+
+    def view_limit(self, grade: int) -> float:
+        """Px that a view's median residual may reach, of grade 0, exact, or 1, approximate."""
+        return max(VIEW_PX[grade], VIEW_PIXELS[grade] * self.own_px)
+
+    def silhouettes_within(self, grade: int) -> bool:
+        """Whether tangents and hull stay within the limits of grade 0, exact, or 1, approximate."""
+        view = self.view_limit(grade)
+        tangent = max(P95_PX[grade], P95_PIXELS[grade] * self.own_px)
+        agree = not _above(self.scores, view) and self.tangent_px_p95 <= tangent
+        return agree and not self.contradicting and float(self.iou.min()) >= IOU[grade]
+
+    @property
+    def keypoints_agree(self) -> bool:
+        known = self.keypoint_px
+        return known is None or not (float(known.nanmedian()) > KEYPOINT_PX or _above(known, 2 * KEYPOINT_PX))
+
+    @property
+    def verdict(self) -> Literal["exact", "approximate", "inconsistent"]:
+        chain = self.chain_px_p95 or 0.0
+        if not (self.silhouettes_within(1) and self.keypoints_agree) or chain > CHAIN_PX[1]:
+            return "inconsistent"
+        return "exact" if self.silhouettes_within(0) and chain <= CHAIN_PX[0] else "approximate"
+
+    @cached_property
+    def views(self) -> tuple[int, ...]:
+        """The views that disagree. Tangents name the guilty one; a chain's residuals and the hull's loss spread over
+        all views, so they are asked when the tangents name nobody.
+        """
+        if self.verdict == "exact":
+            return ()
+        grade = int(self.verdict == "inconsistent")
+        single = {view for views in self.contradicting.values() for view in views}
+        points = () if self.keypoint_px is None else _above(self.keypoint_px, KEYPOINT_PX)
+        named = {*_above(self.scores, self.view_limit(grade)), *single, *points}
+        if not named:
+            chains = [s.chain.square().mean(1) for s in self.scenes if s.chain is not None]
+            named = set(_above(torch.stack(chains).mean(0).sqrt(), CHAIN_PX[0])) if chains else set()
+        return tuple(sorted(named)) or _above(-self.iou, -IOU[0])
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The verdict, as the manifest keeps it."""
+        chain = self.chain_px_p95
+        believed = chain is not None and (self.silhouettes_within(1) or chain > CHAIN_PX[1])
+        return Geometry(
+            version=VERSION,
+            verdict=self.verdict,
+            reprojection_px_p95=round(chain if believed and chain is not None else self.tangent_px_p95, 4),
+            measured_by="transform chain" if believed else "silhouettes",
+            silhouette_iou=round(float(self.iou.min()), 4),
+            views=self.views,
+            scenes=len(self.scenes),
+            at_odds=tuple(self.contradicting) if len(self.contradicting) < len(self.scenes) else (),
+            extent=round(self.extent, 4),
+        )
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that keeps the dataset from training GS-LRM, a line each."""
+        return list(problems_of(self.geometry, self.dataset.manifest))
+
+    @property
+    def _cameras(self) -> list[Cameras]:
+        return [scene.cameras for scene in self.dataset.scenes.values()]
+
+
+def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool = False) -> Iterator[str]:
+    """What keeps a dataset of this verdict from training GS-LRM, a line each."""
+    if geometry.verdict == "inconsistent" and not allow_inconsistent:
+        who = f"views {', '.join(map(str, geometry.views))}" if geometry.views else "the views"
+        at, more = geometry.at_odds[:3], len(geometry.at_odds) - 3
+        where = f" in {', '.join(at)}{f' and {more} more' if more > 0 else ''}" if at else ""
+        legacy = any(step.get("method") == "pixel_based" for step in manifest.transforms)
+        mend = (
+            "pixel_based moves images and keeps their cameras: normalise with object_centred"
+            if legacy
+            else "look for views that are swapped, mirrored or moved, or another image's cameras"
+        )
+        yield (
+            f"expected cameras that fit their images, got {geometry.reprojection_px_p95:.1f} px (p95, at "
+            f"{QUOTED_WIDTH}) by {geometry.measured_by} and silhouette IoU {geometry.silhouette_iou:.3f}, {who} "
+            f"disagree{where} — {mend}; data.allow_inconsistent_geometry=true trains on it all the same."
+        )
+    # Where cameras contradict one another there is no such thing as the object's place.
+    if manifest.unit == "mm" or (geometry.extent > MAX_EXTENT and geometry.verdict != "inconsistent"):
+        unit = " millimetres" if manifest.unit == "mm" else ""
+        yield (
+            f"expected the object within ±{MAX_EXTENT} of the origin, got ±{geometry.extent:.3g}{unit} — "
+            "run `mouselift data normalise`, or set data.normalise=object_centred."
+        )
+
+
+def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = False) -> Geometry:
+    """The verdict of the manifest, or of a check made now and kept in `cache` by the data's digest.
+
+    Raises DataError for a dataset that GS-LRM must not be trained on.
+    """
+    stored = dataset.manifest.geometry
+    known = stored is not None and stored.version == VERSION and dataset.manifest.digest is not None
+    geometry = stored if known and stored is not None else _remembered(dataset, cache)
+    for problem in problems_of(geometry, dataset.manifest, allow_inconsistent):
+        raise DataError(f"{dataset.root}: {problem}")
+    return geometry
+
+
+def _remembered(dataset: Dataset, cache: Path) -> Geometry:
+    path = cache / f"geometry-{dataset.digest[:16]}-{VERSION}.json"
+    if path.is_file():
+        return TypeAdapter(Geometry).validate_json(path.read_text())
+    geometry = check(dataset).geometry
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(config.as_plain(geometry)))
+    temporary.replace(path)
+    return geometry
+
+
+def check(dataset: Dataset, limit: int = SCENES) -> Check:
+    """Look at up to `limit` scenes, evenly over the dataset.
+
+    Raises DataError for a scene whose masks are missing or empty, and for a camera that looks away from the object
+    or has it behind it.
+    """
+    names = sorted(dataset.scenes)
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(limit, len(names))).round().astype(int))]
+    counts = {len(dataset.scenes[name].files) for name in chosen}
+    if len(counts) > 1:
+        raise DataError(f"{dataset.root}: expected as many views in every scene, got {sorted(counts)} — split it.")
+    # One after the other: two threads are a quarter faster, and hold a gigabyte of freed memory between them.
+    return Check(dataset, tuple(check_scene(dataset.scenes[name]) for name in chosen))
+
+
+def checked(dataset: Dataset) -> Dataset:
+    """The dataset with the gate's verdict in its manifest. Raises DataError where a scene cannot be judged."""
+    return write_manifest(dataset.root, replace(dataset.manifest, geometry=check(dataset).geometry))
+
+
+def store(found: Check) -> bool:
+    """Write the verdict into the dataset's manifest, with the digest of what was looked at; content that was changed
+    since the manifest was written becomes a link of the chain.
+
+    False for a folder that has no manifest or cannot be written to, where nothing is left behind, and for a look at
+    fewer scenes than training asks for.
+    """
+    dataset, manifest = found.dataset, found.dataset.manifest
+    thorough = len(found.scenes) >= min(SCENES, len(dataset.scenes))
+    if not (thorough and (dataset.root / MANIFEST_FILE).is_file() and os.access(dataset.root, os.W_OK)):
+        return False
+    edited = manifest.digest is not None and manifest.digest != dataset.content_digest
+    chain = ({"kind": "edited", "was": manifest.digest},) if edited else ()
+    write_manifest(dataset.root, replace(manifest, transforms=manifest.transforms + chain, geometry=found.geometry))
+    return True
+
+
+def _above(values: Float[Tensor, " view"], limit: float) -> tuple[int, ...]:
+    return tuple(torch.nonzero(values.nan_to_num(-torch.inf) > limit)[:, 0].tolist())
+
+
+def as_plain(found: Check) -> dict[str, Any]:
+    """What `mouselift data check --json` prints of the gate."""
+    geometry = found.geometry
+    return {
+        "verdict": geometry.verdict,
+        "reprojection_px_p95": geometry.reprojection_px_p95,
+        "measured_by": geometry.measured_by,
+        "silhouette_iou": geometry.silhouette_iou,
+        "views": list(geometry.views),
+        "extent": geometry.extent,
+        "problems": found.problems,
+        "view_residual_px": _rounded(found.scores),
+        "view_silhouette_iou": [round(value, 4) for value in found.iou.tolist()],
+        "scenes": [_scene_as_plain(scene) for scene in found.scenes],
+    }
+
+
+def _scene_as_plain(scene: SceneCheck) -> dict[str, Any]:
+    plain: dict[str, Any] = {"name": scene.name, "centre_world": scene.centre_world.tolist()}
+    plain["centre_scene"] = scene.centre.tolist()
+    plain["view_residual_px"] = _rounded(scene.scores)
+    if scene.chain is not None:
+        plain["chain_residual_px_p95"] = round(float(rms_over_views(scene.chain).quantile(0.95)), 4)
+    return plain
+
+
+def _rounded(values: Float[Tensor, " view"]) -> list[float | None]:
+    """None where nothing is known: JSON has no NaN."""
+    return [round(value, 3) if math.isfinite(value) else None for value in values.tolist()]

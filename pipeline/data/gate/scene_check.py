@@ -1,0 +1,195 @@
+"""One scene's masks against its cameras: tangents, hull, the way back to its source, keypoints.
+
+All pixels are quoted as of an image 512 px wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from pipeline.cameras import Cameras
+from pipeline.data.foreground import read_masks
+from pipeline.data.gate.geometry import (
+    DegenerateViewsError,
+    Silhouette,
+    reach_of,
+    silhouette,
+    tangency,
+    triangulate,
+    visual_hull,
+)
+from pipeline.data.normalise.warp import Warp
+from pipeline.data.scenes import Scene
+from pipeline.errors import DataError
+
+QUOTED_WIDTH = 512
+CHAIN_POINTS = 300  # of a scene's hull
+MIN_VIEWS = 2
+LOOK_AT = 0.9  # least cosine between an optical axis and the way to the object
+MIN_CONFIDENCE = 0.25  # of a keypoint (MAMMAL)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A mask [H, W] as the part of it that is not 0, its top left corner, and H, W."""
+
+    part: UInt8[np.ndarray, "height width"]
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: UInt8[np.ndarray, "height width"]) -> Crop:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
+        return cls(part, (int(rows[0]), int(columns[0])), (mask.shape[0], mask.shape[1]))
+
+    def whole(self) -> UInt8[np.ndarray, "height width"]:
+        mask = np.zeros(self.shape, np.uint8)
+        (top, left), (height, width) = self.corner, self.part.shape
+        mask[top : top + height, left : left + width] = self.part
+        return mask
+
+
+@dataclass(frozen=True)
+class SceneCheck:
+    """What one scene shows.
+
+    centre: [3] of the object in the scene's own world; centre_world: in the world of the recording, where the chain
+    leads back to it. tangents: [V, V, 2] px, NaN where a pair cannot tell; iou: [V]; chain: [V, n] px or None;
+    keypoints: [V] px or None; extent: largest |coordinate| of the hull. crops: of each view's mask.
+    """
+
+    name: str
+    centre: Float[Tensor, " 3"]
+    centre_world: Float[Tensor, " 3"]
+    tangents: Float[Tensor, "view view 2"]
+    iou: Float[Tensor, " view"]
+    chain: Float[Tensor, "view n"] | None
+    keypoints: Float[Tensor, " view"] | None
+    extent: float
+    crops: tuple[Crop, ...]
+    outlines: tuple[Silhouette, ...]
+
+    @property
+    def alphas(self) -> Float[Tensor, "view height width"]:
+        """The masks in 0…1, made anew each time: sixty scenes of whole pictures would fill the memory."""
+        return as_alphas(np.stack([crop.whole() for crop in self.crops]))
+
+    @property
+    def scores(self) -> Float[Tensor, " view"]:
+        """Per view, the median over the others of how far their tangents miss it."""
+        return median_residuals(self.tangents[None])
+
+
+def check_scene(scene: Scene) -> SceneCheck:
+    """One scene's masks against its cameras. Raises DataError."""
+    if len(scene.files) < MIN_VIEWS:
+        raise DataError(
+            f"{scene.folder}: expected {MIN_VIEWS} or more views to compare, got {len(scene.files)} — add some."
+        )
+    return check_views(scene, read_masks(scene))
+
+
+def check_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> SceneCheck:
+    """The same with the masks at hand, before they are files. Raises DataError."""
+    try:
+        return _checked_views(scene, masks)
+    except DegenerateViewsError as error:
+        raise DataError(f"{scene.folder}: {error}") from None
+
+
+def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> SceneCheck:
+    cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)  # bytes: floats of 60 scenes fragment
+    outlines = outlines_of(scene, masks)
+    centre = centre_of(outlines, cameras)
+    _check_sight(scene, cameras, centre)
+    hull = visual_hull(alphas, cameras, centre, reach_of(outlines, cameras, centre))
+    px = QUOTED_WIDTH / cameras.width
+    warp = Warp.of(scene)
+    return SceneCheck(
+        name=scene.name,
+        centre=centre,
+        centre_world=centre if warp is None else centre_of(outlines, warp.cameras),
+        tangents=tangency(outlines, cameras) * px,
+        iou=hull.iou,
+        chain=None if warp is None else chain_residuals(warp, alphas, outlines, cameras) * px,
+        keypoints=None if scene.notes.keypoints is None else keypoint_residuals(scene.notes.keypoints, cameras) * px,
+        extent=float(hull.points.abs().max()) if len(hull.points) else float(centre.abs().max()),
+        crops=tuple(Crop.of(mask) for mask in masks),
+        outlines=outlines,
+    )
+
+
+def chain_residuals(
+    warp: Warp, alphas: UInt8[Tensor, "view height width"], outlines: Sequence[Silhouette], stored: Cameras
+) -> Float[Tensor, "view n"]:
+    """Reprojection error in pixels, under the stored cameras, of points spread through the object."""
+    centre = centre_of(outlines, warp.cameras)
+    hull = visual_hull(alphas, warp.cameras, centre, reach_of(outlines, warp.cameras, centre))
+    points = hull.points[:: max(1, len(hull.points) // CHAIN_POINTS)] if len(hull.points) else centre[None]
+    return warp.residuals(points, stored)
+
+
+def rms_over_views(residuals: Float[Tensor, "view n"]) -> Float[Tensor, " n"]:
+    """The root mean square over views: a point's reprojection error."""
+    return residuals.square().mean(0).sqrt()
+
+
+def outlines_of(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> tuple[Silhouette, ...]:
+    """The silhouette of every view. Raises DataError for an empty mask."""
+    outlines = []
+    for view, mask in enumerate(masks):
+        found = silhouette(mask)
+        if found is None:
+            path = scene.folder / scene.files[view]
+            raise DataError(f"{path}: expected a mask of the object, got an empty one — drop the scene.")
+        outlines.append(found)
+    return tuple(outlines)
+
+
+def centre_of(outlines: Sequence[Silhouette], cameras: Cameras) -> Float[Tensor, " 3"]:
+    """The object's centre of mass, triangulated from its masks' so that one wrong view hardly moves it."""
+    centres = torch.stack([outline.centre for outline in outlines])[:, None]
+    return triangulate(cameras, centres, robust=max(3.0, cameras.width / 100))[0][0]
+
+
+def keypoint_residuals(keypoints: Float[np.ndarray, "view joint 3"], cameras: Cameras) -> Float[Tensor, " view"]:
+    """Per view, the median distance (pixels) of confident joints from where the other views put them."""
+    known = torch.from_numpy(keypoints)
+    seen = known[..., 2] >= MIN_CONFIDENCE
+    residuals = torch.full(known.shape[:2], torch.nan, dtype=torch.float64)
+    for joint in range(known.shape[1]):
+        views = torch.nonzero(seen[:, joint])[:, 0]
+        if len(views) >= 3:
+            _, missed = triangulate(cameras[views], known[views, joint, None, :2], robust=5.0)
+            residuals[views, joint] = missed[:, 0]
+    return residuals.nanmedian(1).values
+
+
+def _check_sight(scene: Scene, cameras: Cameras, centre: Float[Tensor, " 3"]) -> None:
+    towards = torch.nn.functional.normalize(centre - cameras.centres, dim=-1)
+    for view, cosine in enumerate((towards * cameras.forward).sum(-1).tolist()):
+        if cosine < LOOK_AT:
+            what = "has it behind it" if cosine < 0 else f"looks {np.degrees(np.arccos(cosine)):.0f}° past it"
+            raise DataError(
+                f"{scene.folder}: view {view}: expected a camera that looks at the object, got one that {what} — "
+                "store w2c (not c2w) with x right, y down, z forward."
+            )
+
+
+def as_alphas(masks: UInt8[np.ndarray, "view height width"]) -> Float[Tensor, "view height width"]:
+    """Bytes as alpha in 0…1."""
+    return torch.from_numpy(masks).float() / 255
+
+
+def median_residuals(tangents: Float[Tensor, "scene view view 2"]) -> Float[Tensor, " view"]:
+    """Per view, the median over the other views of the pair's median over scenes and tangents."""
+    both = torch.cat([tangents, tangents.transpose(1, 2)], -1)
+    pairs = both.permute(1, 2, 0, 3).flatten(2).nanmedian(-1).values
+    return pairs.nanmedian(-1).values

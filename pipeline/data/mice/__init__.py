@@ -1,0 +1,1 @@
+"""Procedural mice: their bodies, how they are drawn, and datasets of them."""

@@ -1,0 +1,1 @@
+"""Ways into FaceLift's frame, and the resampling that they share."""

@@ -1,0 +1,1 @@
+"""Raw six-camera recordings: calibration, videos and masks become scenes."""

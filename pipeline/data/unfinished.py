@@ -1,0 +1,122 @@
+"""A folder of scenes in the making: a note says which plan they follow, so that it is only ever continued."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.data.gate.checks import checked
+from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
+from pipeline.errors import DataError
+
+_UNFINISHED = re.compile(r"\..+\.\d+")  # what `write_scene` calls a scene that is not whole yet
+
+
+@contextlib.contextmanager
+def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
+    """`claim` the folder for this process alone, and leave no half scene in it, whether the work ends, fails or was
+    killed before. Gives whether it was finished already, with the content it had then.
+
+    Raises DataError as `claim`, for a folder that another process is writing, for a finished one whose files were
+    changed, and for a disk that is full or may not be written to.
+    """
+    try:
+        note = claim(out, plan, what)
+        with note.open() as held:
+            _hold(held, out)
+            finished = (out / MANIFEST_FILE).is_file() and open_dataset(out).manifest.geometry is not None
+            _remove_unfinished(out)
+            try:
+                yield finished
+            finally:
+                _remove_unfinished(out)
+    except OSError as error:
+        raise DataError(
+            f"{out}: expected room and leave to write, got {error.strerror or error} — "
+            "mend that and run the same command again; finished scenes are kept."
+        ) from None
+
+
+def _hold(file: IO[str], out: Path) -> None:
+    """A lock that ends with the process, whatever ends it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{out}: expected to write it alone, got another command at it — wait until it ends.") from None
+
+
+def derived(
+    source: Dataset, out: Path, step: dict[str, Any], write: Callable[[Scene, Path], None], **changes: Any
+) -> Iterator[int]:
+    """A dataset made scene by scene from another; yields how many are done, last after its geometry check.
+
+    step: this link of the transform chain. write: makes one scene's folder, where it is not there yet. changes: of
+    the manifest. Scenes are called as their folders, wherever the source lists them.
+    Raises DataError as `writing` and `checked`, and where two scenes are called the same.
+    """
+    names = {key: scene.name.rpartition("/")[2] for key, scene in sorted(source.scenes.items())}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{source.root}: expected scenes of different names, got {twice[0]} twice — rename one.")
+
+    def make(key: str) -> None:
+        if not (out / names[key] / CAMERAS_FILE).is_file():
+            write(source.scenes[key], out / names[key])
+
+    manifest = source.manifest
+    with writing(out, step | {"source": source.digest}, "scenes") as done_before:
+        if done_before:
+            yield len(names)
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(make, names), start=1):
+                yield done
+        fresh = {
+            "name": out.name,
+            "parent": source.digest,
+            "transforms": (*manifest.transforms, step),
+            "splits": {split: tuple(names[key] for key in keys) for split, keys in manifest.splits.items()},
+            "geometry": None,
+            "digest": None,
+        }
+        checked(write_manifest(out, replace(manifest, **fresh | changes)))
+
+
+def claim(out: Path, plan: dict[str, Any], what: str) -> Path:
+    """Note the plan in a new folder before its first scene, or see that the folder's note says the same.
+
+    plan: plain values with a `kind`, which names the note. what: the folder's contents, for messages. Returns the note.
+    Raises DataError when the folder follows another plan or holds anything else.
+    """
+    note, plan = out / f".{plan['kind']}.json", json.loads(json.dumps(plan))
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: expected a folder, got a file — choose another.")
+    out.mkdir(parents=True, exist_ok=True)
+    if not note.exists():
+        if any(not path.name.startswith(note.name) for path in out.iterdir()):  # a claim may have been killed
+            raise DataError(f"{out}: expected an empty folder, got other files — choose another.")
+        temporary = note.with_name(f"{note.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(plan))
+        temporary.replace(note)
+    came = json.loads(note.read_text())
+    if differing := [key for key in {**plan, **came} if plan.get(key) != came.get(key)]:
+        raise DataError(
+            f"{out}: expected {what} of the same plan, got another {', '.join(differing)} — choose another folder."
+        )
+    return note
+
+
+def _remove_unfinished(out: Path) -> None:
+    for path in out.iterdir() if out.is_dir() else ():
+        if path.is_dir() and _UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""GS-LRM on a split: every metric per scene and per view role, their means, and the protocol they were taken by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import metrics, vgg
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.scenes import Dataset
+from pipeline.gaussians import Gaussians
+from pipeline.gslrm.model import GSLRM
+from pipeline.metrics import Protocol
+from pipeline.processes import ALONE, World
+from pipeline.recipe import Recipe
+from pipeline.rendering import Rendering, render
+from pipeline.stages import Evaluation
+
+
+@dataclass(frozen=True)
+class RenderedEvaluation(Evaluation):
+    """The same with the Gaussians of the first scene and their renders, for previews."""
+
+    batch: Batch
+    gaussians: Gaussians
+    rendering: Rendering
+
+
+def evaluate(
+    model: GSLRM,
+    recipe: Recipe,
+    dataset: Dataset,
+    split: str,
+    cache: Path,
+    device: torch.device | str = "cpu",
+    max_scenes: int | None = None,
+    lpips: nn.Module | None = None,
+    world: World = ALONE,
+) -> RenderedEvaluation:
+    """Score held-out and input views of a split, in float32 on a white background.
+
+    max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
+    without it the LPIPS figures are absent, never 0; world: the processes that share the scenes, each of which gets
+    the figures of all. Raises DataError for scenes with too few views.
+    """
+    loader = Loader(dataset, split, recipe.data, cache)
+    count = min(len(loader.scenes), max_scenes or len(loader.scenes))
+    training = model.training
+    model.eval()
+    rows: list[dict[str, float | str]] = []
+    first = None
+    for index in world.dealt(range(count)):
+        batch = loader.evaluation_batch(index).to(device)
+        with torch.no_grad():
+            gaussians = model(batch.input_images, batch.input_cameras)
+            rendering = render(gaussians, batch.cameras)
+        rows.append({"scene": batch.scenes[0], **_scene_metrics(batch, rendering, lpips)})
+        first = first or (batch, gaussians, rendering)
+    model.train(training)
+    rows = world.collected(rows, count)
+    assert first is not None, "a split has a scene"
+    protocol = Protocol(
+        resolution=recipe.data.image_size,
+        input_views=loader.inputs,
+        target_views=loader.held_out,
+        split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
+    )
+    return RenderedEvaluation(means_over_scenes(rows, split), protocol, rows, *first)
+
+
+def lpips_network(device: torch.device | str) -> nn.Module | None:
+    """The LPIPS network where its weights are installed, else None: the figures are then absent."""
+    return vgg.load_lpips().to(device) if vgg.lpips_weights_file().is_file() else None
+
+
+def _scene_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, float]:
+    per_view = _view_metrics(batch, rendering, lpips)
+    inputs = batch.num_input_views
+    held_out = {name: _mean(values[inputs:]) for name, values in per_view.items()}
+    return held_out | {f"input/{name}": _mean(values[:inputs]) for name, values in per_view.items()}
+
+
+def _view_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, Tensor]:
+    rendered, target = rendering.images[0], batch.images[0]
+    values = {
+        "psnr": metrics.psnr(rendered, target),
+        "white_psnr": metrics.white_psnr(target),
+        "ssim": metrics.ssim(rendered, target),
+    }
+    distance = metrics.lpips(rendered, target, lpips)
+    if distance is not None:
+        values["lpips"] = distance
+    if batch.masks is not None:
+        masks = batch.masks[0]
+        values["psnr_fg"] = metrics.psnr_fg(rendered, target, masks)
+        values["mask_iou"] = metrics.mask_iou(rendering.alphas[0], masks)
+        values["foreground_mean"] = metrics.foreground_mean(rendered, masks)
+        values["target_foreground_mean"] = metrics.foreground_mean(target, masks)
+    return values
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.nanmean())
+
+
+def means_over_scenes(rows: list[dict[str, float | str]], split: str) -> dict[str, float]:
+    """Means over scenes; a view or scene without foreground has no foreground figure and counts nowhere."""
+    means = {}
+    for name in rows[0]:
+        values = [value for row in rows if isinstance(value := row[name], float) and math.isfinite(value)]
+        if values:
+            means[f"{split}/{name}"] = sum(values) / len(values)
+    return means

@@ -1,0 +1,220 @@
+"""What the journal adds up to: the state of a sweep and of its trials, by folding one event after the other.
+
+Pure: `fold(ledger, event)` gives a new ledger, and folding a stretch of the journal twice from the same one
+gives the same again. The tracker, the status command and the reports all count with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any, Literal
+
+from sweeps.book.journal import (
+    AttemptFailed,
+    Event,
+    Journal,
+    Reported,
+    RunOpened,
+    SweepClosed,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+)
+from sweeps.errors import StudyError
+
+_ENDINGS_KEPT = 100
+_OPEN = ("RUNNING", "WAITING")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric a sweep improves, and which way is better."""
+
+    metric: str
+    mode: Literal["max", "min"]
+
+    def better(self, value: float, than: float | None) -> bool:
+        """Whether `value` beats what was best so far; a value that is not finite never does."""
+        if not math.isfinite(value):
+            return False
+        return than is None or (value > than if self.mode == "max" else value < than)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial, over all its attempts."""
+
+    number: int
+    attempt: int = 1
+    state: str = "RUNNING"  # or WAITING, for another attempt, or one of journal.State
+    reason: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    run_id: str | None = None
+    last_step: int = -1
+    resumed_at: int = -1  # the last step an earlier attempt had reported
+    best_value: float | None = None
+    best_step: int | None = None
+    last_value: float | None = None  # the objective when it was last reported
+    faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
+    heard: float = 0.0  # unix seconds of the last news
+
+    @property
+    def splits(self) -> int:
+        """Parts in which each batch goes through the network, after running out of memory so often."""
+        return 2 ** self.faults.count("halve")
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One sweep. `opened` is unix seconds; with the name it tells this sweep from any other."""
+
+    name: str = ""
+    recipe: str = ""
+    opened: float = 0.0
+    state: str = "RUNNING"  # or one of journal.State
+    reason: str = ""
+    objective: Objective | None = None
+    searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
+    planned: int = 0  # trials
+    tags: dict[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+    trials: dict[int, Trial] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
+    space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
+    endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
+    heard: float = 0.0  # unix seconds of the last event
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial with the best objective; before any has finished, the best so far."""
+        judged = [trial for trial in self.ranked if trial.best_value is not None]
+        finished = [trial for trial in judged if trial.state == "COMPLETE"]
+        return next(iter(finished or judged), None)
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Every trial, the best objective first, those without one last."""
+        sign = -1.0 if self.objective is not None and self.objective.mode == "max" else 1.0
+        trials = self.trials.values()
+        return sorted(trials, key=lambda t: (t.best_value is None, sign * (t.best_value or 0.0), t.number))
+
+    @property
+    def open(self) -> set[int]:
+        """Numbers of the trials whose end is not written."""
+        return {number for number, trial in self.trials.items() if trial.state in _OPEN}
+
+    def count(self, state: str) -> int:
+        """How many trials are in this state."""
+        return sum(trial.state == state for trial in self.trials.values())
+
+
+def read(journal: Journal, until: int | None = None) -> Ledger:
+    """The ledger of a whole journal, or of its first `until` bytes."""
+    return fold_all(Ledger(), (event for end, event in journal.events() if until is None or end <= until))
+
+
+def fold_all(ledger: Ledger, events: Iterable[Event]) -> Ledger:
+    """The ledger after these events."""
+    return reduce(fold, events, ledger)
+
+
+def fold(ledger: Ledger, event: Event) -> Ledger:
+    """The ledger after one more event."""
+    return replace(_folded(ledger, event), heard=max(ledger.heard, event.time))
+
+
+def _folded(ledger: Ledger, event: Event) -> Ledger:
+    match event:
+        case SweepOpened():
+            return replace(
+                ledger,
+                name=event.sweep,
+                recipe=event.recipe,
+                opened=ledger.opened or event.time,
+                state="RUNNING",
+                reason="",
+                objective=_objective(event.space),
+                tags=event.tags,
+                searched=tuple(event.space["space"]) if "space" in event.space else (),
+                planned=event.space["trials"]["count"] if "trials" in event.space else 1,
+                params=event.params,
+                space=event.space,
+                endings=(),  # whoever takes the sweep up has mended what made its trials fail
+            )
+        case TrialOpened():
+            earlier = ledger.trials.get(event.trial, Trial(event.trial))
+            return _with(ledger, _reopened(earlier, event))
+        case Reported():
+            return _with(ledger, _reported(_trial(ledger, event.trial), event, ledger.objective))
+        case AttemptFailed():
+            broken = _trial(ledger, event.trial)
+            state = "WAITING" if event.action in ("retry", "halve") else broken.state
+            return _with(ledger, replace(broken, state=state, faults=(*broken.faults, event.action)))
+        case TrialClosed():
+            ended = _with(ledger, replace(_trial(ledger, event.trial), state=event.state, reason=event.reason))
+            if event.state == "KILLED":
+                return ended
+            return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:])
+        case RunOpened(trial=None):
+            return replace(ledger, run_id=event.run_id)
+        case RunOpened(trial=int(number)):
+            return _with(ledger, replace(_trial(ledger, number), run_id=event.run_id))
+        case SweepClosed():
+            return replace(
+                ledger, state=event.state, reason=event.reason, trials={n: _ended(t) for n, t in ledger.trials.items()}
+            )
+    return ledger
+
+
+def _objective(space: dict[str, Any]) -> Objective | None:
+    return Objective(space["objective"]["metric"], space["objective"]["mode"]) if "objective" in space else None
+
+
+def _trial(ledger: Ledger, number: int) -> Trial:
+    if number not in ledger.trials:
+        raise StudyError(
+            f"{ledger.name}: trial {number}: expected it to be opened before anything is written about it, "
+            "got no TrialOpened in the journal — the journal is damaged; restore it."
+        )
+    return ledger.trials[number]
+
+
+def _with(ledger: Ledger, trial: Trial) -> Ledger:
+    return replace(ledger, trials={**ledger.trials, trial.number: trial})
+
+
+def _reopened(trial: Trial, event: TrialOpened) -> Trial:
+    return replace(
+        trial,
+        attempt=event.attempt,
+        state="RUNNING",
+        reason="",
+        params=event.params,
+        fingerprint=event.fingerprint,
+        resumed_at=trial.last_step,
+        heard=event.time,
+    )
+
+
+def _reported(trial: Trial, event: Reported, objective: Objective | None) -> Trial:
+    trial = replace(trial, heard=event.time)
+    if event.step <= trial.resumed_at:  # an earlier attempt reported it, and that word stands
+        return trial
+    trial = replace(trial, last_step=max(trial.last_step, event.step))
+    if objective is None or objective.metric not in event.metrics:
+        return trial
+    value = event.metrics[objective.metric]
+    trial = replace(trial, last_value=value)
+    if objective.better(value, than=trial.best_value):
+        return replace(trial, best_value=value, best_step=event.step)
+    return trial
+
+
+def _ended(trial: Trial) -> Trial:
+    if trial.state not in _OPEN:
+        return trial
+    return replace(trial, state="KILLED", reason="the sweep ended before this trial did")

@@ -1,0 +1,383 @@
+"""The only writer to MLflow: sends each event of a journal until it is there, to the effect of exactly once.
+
+Experiment = recipe, parent run = sweep, child run = trial (`<sweep>/t0003`); tags and files are
+described in `mlflow_layout`. An event sent again changes nothing: runs are found by their key before they are
+made, metrics carry the journal's time, files their final names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.config import one_line
+from sweeps.book.delivery import Drain, RefusedError, Send, UnansweredError
+from sweeps.book.journal import (
+    AttemptFailed,
+    Event,
+    Journal,
+    Reported,
+    RunOpened,
+    SweepClosed,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+)
+from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.mlflow_layout import (
+    STATUS,
+    best_metrics,
+    experiment_tags,
+    param_text,
+    recipe_yaml,
+    run_key,
+    run_name,
+    stage_image,
+    sweep_tags,
+    trial_tags,
+)
+from sweeps.home import is_made, is_served, store_file
+from sweeps.preflight.stores import environment
+
+HEARTBEAT = "heartbeat"
+BEAT_SECONDS = 30.0
+_METRICS_A_CALL = 1000  # MLflow's limits for log_batch
+_PARAMS_A_CALL = 100
+_DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
+_TRY_AGAIN_CODES = (408, 429)
+_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the answer may be lost where the run is not: it is looked for first
+_BUSY = "QueuePool limit"  # MLflow calls it a bad request
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Tracker(Drain):
+    """Brings a journal to MLflow while it grows.
+
+    Files go below `artifact_root` where `tracking_uri` is a database; a server decides for itself.
+    `adopted_run_id` is a run that `mlflow run` has opened for the sweep: it becomes the parent, where it is.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        tracking_uri: str,
+        artifact_root: Path,
+        clock: Callable[[], float] = time.time,
+        adopted_run_id: str | None = None,
+    ) -> None:
+        local = None if is_served(tracking_uri) else Path(artifact_root)
+        self._writer: _Writer | None = None
+        self._beaten = 0.0
+
+        def connect() -> Send:
+            with _as_drain_errors():
+                prepare_store(tracking_uri)
+                self._writer = _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id)
+                return self._writer.send
+
+        super().__init__(journal, f"MLflow at {tracking_uri}", connect, clock)
+
+    def idle(self) -> None:
+        """Show on the sweep's run, now and then, that somebody lives who owns it."""
+        now = self._clock()
+        if self._writer is None or now - self._beaten < BEAT_SECONDS:
+            return
+        self._beaten = now
+        with suppress(UnansweredError):  # the next batch finds out, too, and waits for an answer
+            self._writer.say({HEARTBEAT: utc(now)})
+
+    def caught_up(self, seconds: float) -> None:
+        """Say on the sweep's run that its news came late, and that it lives whatever was said of it meanwhile."""
+        if self._writer is not None:
+            with suppress(UnansweredError):
+                now = self._clock()
+                self._writer.say({"tracking.late": f"{seconds:.0f} s until {utc(now)}", HEARTBEAT: utc(now)})
+
+
+class _Writer:
+    """Turns events into MLflow calls, each of which may be made again without harm."""
+
+    def __init__(self, journal: Journal, client: MlflowClient, artifact_root: Path | None, adopted: str | None) -> None:
+        self._journal = journal
+        self._client = client
+        self._artifact_root = artifact_root
+        self._adopted = adopted
+        self._experiment_id: str | None = None
+        opened = (event for _, event in journal.events() if isinstance(event, RunOpened))
+        self._runs: dict[int | None, str] = {event.trial: event.run_id for event in opened}
+        self._pending: dict[int, list[Reported]] = defaultdict(list)
+
+    def say(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the sweep's own run, once it has one. Raises UnansweredError and RefusedError."""
+        if None in self._runs:
+            with _as_drain_errors():
+                self._log(self._runs[None], tags=tags)
+
+    def send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
+        """The ledger after these events, which follow `ledger`. Raises UnansweredError and RefusedError."""
+        with _as_drain_errors():
+            return self._send(ledger, events)
+
+    def _send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
+        """Event by event, but reports in a row travel together."""
+        self._pending.clear()
+        for event in events:
+            before, ledger = ledger, fold(ledger, event)
+            if isinstance(event, Reported):
+                self._collect(ledger, event)
+                continue
+            self._flush()
+            match event:
+                case SweepOpened():
+                    self._open_sweep(ledger, event)
+                case TrialOpened():
+                    self._open_trial(ledger, event)
+                case AttemptFailed():
+                    self._note_fault(event)
+                case TrialClosed():
+                    self._close_trial(ledger, event)
+                case SweepClosed():
+                    self._close_sweep(before, ledger, event)
+        self._flush()
+        return ledger
+
+    def _open_sweep(self, ledger: Ledger, event: SweepOpened) -> None:
+        run_id = self._run(ledger, None, event.time)
+        params = event.params if event.time == ledger.opened else {}
+        self._open_run(run_id, ledger, params, sweep_tags(ledger))
+        for path, blob in event.artifacts.items():
+            self._upload(run_id, path, self._journal.blob(blob))
+        self._client.log_text(run_id, yaml.safe_dump(event.space, sort_keys=False), "config/space.yaml")
+        self._describe(run_id, ledger.tags, event.params)
+        for key, value in experiment_tags(ledger).items():
+            self._client.set_experiment_tag(self._experiment(ledger), key, value)
+
+    def _open_trial(self, ledger: Ledger, event: TrialOpened) -> None:
+        run_id = self._run(ledger, event.trial, event.time)
+        self._open_run(run_id, ledger, event.recipe_params if event.attempt == 1 else {}, trial_tags(event))
+        self._describe(run_id, ledger.tags | event.tags, event.recipe_params)
+
+    def _open_run(self, run_id: str, ledger: Ledger, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Tags of a run that starts or goes on, and its params, which MLflow never lets change."""
+        self._log(run_id, params=params, tags={**ledger.tags, "sweep.name": ledger.name, **tags})
+        self._client.update_run(run_id, status="RUNNING")
+
+    def _describe(self, run_id: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
+        """The recipe as a file, and the dataset as an input."""
+        self._client.log_text(run_id, recipe_yaml(params), "config/recipe.yaml")
+        if {"data.name", "data.digest"} <= tags.keys():
+            name, digest = tags["data.name"], tags["data.digest"][:_DIGEST_LENGTH]
+            source = {"uri": params.get("data.root", name)}
+            dataset = Dataset(name, digest, "local", json.dumps(source))
+            context = [InputTag("mlflow.data.context", "training")]
+            self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+
+    def _collect(self, ledger: Ledger, event: Reported) -> None:
+        """Keep a report for the next flush; of a step that an earlier attempt reported only what its tags say anew."""
+        if event.step <= ledger.trials[event.trial].resumed_at:
+            event = replace(event, metrics={}, images={})
+        else:
+            event = replace(event, metrics=event.metrics | best_metrics(ledger, event))
+        self._pending[event.trial].append(event)
+
+    def _flush(self) -> None:
+        for trial, reports in self._pending.items():
+            self._log_images(self._runs[trial], [report for report in reports if report.images])
+            metrics = [
+                Metric(name, value, _milliseconds(report.time), report.step)
+                for report in reports
+                for name, value in report.metrics.items()
+            ]
+            said = {key: value for report in reports for key, value in report.tags.items()}
+            self._log(self._runs[trial], metrics=metrics, tags=said | {HEARTBEAT: utc(reports[-1].time)})
+        self._pending.clear()
+
+    def _log_images(self, run_id: str, reports: list[Reported]) -> None:
+        """Previews as the UI's step slider reads them; `log_image` would name them anew when sent again."""
+        if not reports:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for report in reports:
+                for name, blob in report.images.items():
+                    source, stamp = self._journal.blob(blob), _milliseconds(report.time)
+                    stage_image(source, Path(folder), name, report.step, stamp)
+            self._client.log_artifacts(run_id, folder, "images")
+        self._log(run_id, tags={"mlflow.loggedImages": "True"})
+
+    def _close_trial(self, ledger: Ledger, event: TrialClosed) -> None:
+        for target, path in event.artifacts.items():
+            self._upload(self._runs[event.trial], target, Path(path))
+        self._end_trial(ledger.trials[event.trial], event.time)
+        best = ledger.best
+        if best is None or best.best_value is None or ledger.objective is None:
+            return
+        ended = len(ledger.trials) - len(ledger.open)
+        metric = Metric(f"best/{ledger.objective.metric}", best.best_value, _milliseconds(event.time), ended)
+        tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
+        self._log(self._runs[None], metrics=[metric], tags=tags)
+
+    def _note_fault(self, event: AttemptFailed) -> None:
+        tags = {f"trial.fault.{event.attempt}": f"{event.cause} ({event.action}): {event.reason}"}
+        self._log(self._runs[event.trial], tags=tags)
+        if event.traceback is not None:
+            self._upload(self._runs[event.trial], f"faults/{event.attempt}.txt", self._journal.blob(event.traceback))
+
+    def _end_trial(self, trial: Trial, when: float) -> None:
+        reason = "trial.fail_reason" if trial.state == "FAIL" else "trial.reason"
+        self._log(self._runs[trial.number], tags={"trial.state": trial.state, reason: trial.reason})
+        self._client.set_terminated(self._runs[trial.number], STATUS[trial.state], _milliseconds(when))
+
+    def _close_sweep(self, before: Ledger, ledger: Ledger, event: SweepClosed) -> None:
+        for number in sorted(before.open):
+            self._end_trial(ledger.trials[number], event.time)
+        stamp = _milliseconds(event.time)
+        metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
+        tags = {**event.tags, "sweep.state": event.state, "sweep.reason": event.reason}
+        self._log(self._runs[None], metrics=metrics, tags=tags)
+        self._client.set_terminated(self._runs[None], STATUS[event.state], stamp)
+
+    def _run(self, ledger: Ledger, trial: int | None, when: float) -> str:
+        """The run of a trial or (None) the sweep: known, adopted, found by its key, or new."""
+        if trial not in self._runs:
+            adopted = self._adopted if trial is None else None
+            run_id = adopted or self._find_run(ledger, trial) or self._create_run(ledger, trial, when)
+            self._runs[trial] = self._journal.append(RunOpened(trial, run_id)).run_id
+        return self._runs[trial]
+
+    def _find_run(self, ledger: Ledger, trial: int | None) -> str | None:
+        where = f"tags.`sweep.key` = '{run_key(ledger, trial)}'"
+        found = self._client.search_runs([self._experiment(ledger)], filter_string=where, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _create_run(self, ledger: Ledger, trial: int | None, when: float) -> str:
+        tags = {"sweep.key": run_key(ledger, trial)}
+        if trial is not None:
+            tags["mlflow.parentRunId"] = self._runs[None]
+        name = run_name(ledger.name, trial)
+        experiment = self._experiment(ledger)
+        with environment(_ONCE):
+            return self._client.create_run(experiment, _milliseconds(when), tags, name).info.run_id
+
+    def _experiment(self, ledger: Ledger) -> str:
+        """Where the sweep's own run lies; before there is one, the experiment named as the recipe."""
+        if self._experiment_id is None:
+            parent = self._runs.get(None, self._adopted)
+            known = self._client.get_run(parent).info.experiment_id if parent else None
+            self._experiment_id = known or self._named_experiment(ledger.recipe)
+        return self._experiment_id
+
+    def _named_experiment(self, name: str) -> str:
+        known = self._client.get_experiment_by_name(name)
+        if known is None:
+            location = (self._artifact_root / name).resolve().as_uri() if self._artifact_root else None
+            return self._client.create_experiment(name, artifact_location=location)
+        if known.lifecycle_stage == "deleted":
+            self._client.restore_experiment(known.experiment_id)
+        return known.experiment_id
+
+    def _upload(self, run_id: str, target: str, source: Path) -> None:
+        """A folder's content into `target`; a file as `target` if that has its suffix, otherwise into it."""
+        if not source.exists():
+            _log.warning("%s: expected something to keep as %s of run %s, found nothing.", source, target, run_id)
+            return
+        if source.is_dir():
+            self._client.log_artifacts(run_id, str(source), target)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            named = Path(folder) / target
+            named = named if named.suffix == source.suffix else named / source.name
+            named.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, named)
+            self._client.log_artifacts(run_id, folder)
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """`log_batch` in as many calls as MLflow's limits ask for."""
+        texts = [Param(key, param_text(value)) for key, value in (params or {}).items()]
+        for few in _chunks(texts, _PARAMS_A_CALL):
+            self._client.log_batch(run_id, params=few)
+        for some in _chunks(metrics, _METRICS_A_CALL):
+            self._client.log_batch(run_id, metrics=some)
+        if tags:
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def prepare_store(tracking_uri: str) -> None:
+    """Make a SQLite store where there is none, whole or not at all; one that is there is left to MLflow.
+
+    MLflow would make it in place: whoever looks at it meanwhile makes it, too, and a kill leaves one that never opens.
+    """
+    database = store_file(tracking_uri)
+    if database is None or is_made(database):
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Without a folder, MLflow's own experiment Default would lie in `mlruns` of whoever comes first.
+    artifacts = (database.parent / "artifacts").resolve().as_uri()
+    database = database.resolve()  # a link stays one
+    with database.with_name(f"{database.name}.lock").open("w") as file:
+        flock(file, LOCK_EX)
+        if is_made(database):
+            return
+        unfinished = database.with_name(f".{database.name}")
+        for part in ("", "-journal", "-wal", "-shm"):
+            unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
+        SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
+        if is_made(database):  # by somebody else, who has not asked for the lock
+            unfinished.unlink()
+        else:
+            unfinished.replace(database)
+
+
+@contextmanager
+def _as_drain_errors() -> Iterator[None]:
+    """Tell a request or file that is wrong, and stays so, from an MLflow or disk that may answer later."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RefusedError(str(error)) from error
+    except OSError as error:  # of requests, too
+        raise UnansweredError(str(error)) from error
+    except SQLAlchemyError as error:  # of a database, while MLflow opens it
+        raise UnansweredError(one_line(error).partition(" [SQL")[0]) from error
+    except MlflowException as error:
+        code = error.get_http_status_code()
+        wrong = 400 <= code < 500 and code not in _TRY_AGAIN_CODES and _BUSY not in str(error)
+        kind = RefusedError if wrong else UnansweredError
+        raise kind(str(error).partition("\n")[0]) from error
+
+
+def utc(seconds: float) -> str:
+    """Unix seconds as people and programs read them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

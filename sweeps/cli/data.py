@@ -1,0 +1,76 @@
+"""Commands that name datasets and generate them with a registered model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.data.cli import AsJson
+from pipeline.data.cli import data as data_commands
+from sweeps.cli import terminal
+
+
+@data_commands.command("register")
+def data_register(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    name: Annotated[str | None, typer.Option(help="Its name (default: the folder's).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a dataset a name that `--data` understands; its content is compared whenever it is used."""
+    from pipeline import config
+    from sweeps import datasets
+
+    entry = datasets.register(terminal.home(), name or dataset.resolve().name, dataset)
+    typer.echo(json.dumps(config.as_plain(entry)) if as_json else f"{entry.name} {entry.digest[:12]} {entry.path}")
+
+
+@data_commands.command("forget")
+def data_forget(name: Annotated[str, typer.Argument(help="A registered dataset.")]) -> None:
+    """Take a dataset's name away; the data stays."""
+    from sweeps import datasets
+
+    datasets.forget(terminal.home(), name)
+
+
+@data_commands.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """List the registered datasets."""
+    from pipeline import config
+    from sweeps import datasets
+
+    known = datasets.registered(terminal.home()).values()
+    if as_json:
+        typer.echo(json.dumps([config.as_plain(entry) for entry in known]))
+        return
+    terminal.table(
+        ["name", "digest", "geometry", "path"], [[e.name, e.digest[:12], e.geometry or "", e.path] for e in known]
+    )
+
+
+@data_commands.command("generate")
+def data_generate(
+    source: Annotated[Path, typer.Argument(help="Pictures: a folder, a file, or a dataset's scenes.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new dataset; an interrupted one is continued.")],
+    model: Annotated[str, typer.Option(help="A fine-tuned MVDiffusion: NAME@ALIAS, or a checkpoint folder.")],
+    view: Annotated[int, typer.Option(help="Of a dataset: which view of each scene is the picture.")] = 0,
+    batch: Annotated[int, typer.Option(help="Objects generated at a time.")] = 4,
+    device: terminal.Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
+    from pipeline import checkpoint
+    from pipeline.data.cli import say_dataset, show_progress
+    from pipeline.data.generate import generate, read_pictures
+
+    pictures = read_pictures(source, view)
+    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
+        path = Path(model) if Path(model).is_dir() else terminal.registry().pull(model, Path(folder) / "model")
+        loaded = checkpoint.load(path, device, kind="mvdiffusion")
+        generator: Any = loaded.model
+        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.told()}
+        show_progress(generate(pictures, out, generator, told, batch), len(pictures.paths))
+    say_dataset(out, as_json)

@@ -1,0 +1,139 @@
+"""Commands of the registry: promote, list, pull, rollback, history, evaluate, import."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import Overrides, split_overrides
+from pipeline.data.cli import AsJson
+from sweeps.cli import terminal
+
+model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
+
+Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for its champion.")]
+
+
+@model.command("promote")
+def model_promote(
+    sweep: Annotated[str, typer.Argument(help="A finished sweep.")],
+    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    device: terminal.Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a sweep's best checkpoint afresh, register it, and make it champion if it earns that."""
+    from sweeps.registry.promotion import promote_best
+
+    verdict = promote_best(terminal.home(), sweep, device, trial)
+    if as_json:
+        typer.echo(json.dumps(verdict.version.as_plain() | {"alias": verdict.alias, "reason": verdict.reason}))
+        return
+    metrics = verdict.version.metrics
+    terminal.table(["metric", "figure"], [[key, f"{metrics[key]:.4f}"] for key in sorted(metrics)])
+    if verdict.gates:
+        rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
+        terminal.table(["gate", "target", "passed"], rows)
+    typer.echo(f"{verdict.version.ref} is {verdict.alias}: {verdict.reason}")
+
+
+@model.command("list")
+def model_list(
+    name: Annotated[str | None, typer.Argument(help="One registered model.")] = None, as_json: AsJson = False
+) -> None:
+    """List registered versions with their aliases and verified figures."""
+    registry = terminal.registry()
+    versions = registry.list_versions(name)
+    for vacancy in registry.vacancies(name):
+        typer.echo(vacancy, err=True)
+    if as_json:
+        typer.echo(json.dumps([version.as_plain() for version in versions]))
+        return
+    keys = ("test/psnr", "test/psnr_fg", "test/mask_iou")
+    rows = [
+        [v.ref, " ".join(v.aliases), *(f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in keys)] for v in versions
+    ]
+    terminal.table(["version", "aliases", *keys], rows)
+
+
+@model.command("pull")
+def model_pull(
+    ref: Ref,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the checkpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Download a registered checkpoint; every file's hash is compared."""
+    folder = terminal.registry().pull(ref, out)
+    typer.echo(json.dumps({"folder": str(folder)}) if as_json else folder)
+
+
+@model.command("rollback")
+def model_rollback(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+) -> None:
+    """Make the previous champion champion again."""
+    version = terminal.registry().rollback(name, reason)
+    typer.echo(f"{version.ref} is champion")
+
+
+@model.command("history")
+def model_history(name: Annotated[str, typer.Argument(help="A registered model.")], as_json: AsJson = False) -> None:
+    """Tell every change of a registered model's aliases: when, who, from, to, why."""
+    moves = terminal.registry().history(name)
+    if as_json:
+        typer.echo(json.dumps([move.as_plain() for move in moves]))
+        return
+    rows = [
+        [m.when, m.who, m.action, m.alias, *("" if v is None else str(v) for v in (m.before, m.after)), m.reason]
+        for m in moves
+    ]
+    terminal.table(["when", "who", "action", "alias", "from", "to", "why"], rows)
+
+
+@model.command("evaluate")
+def model_evaluate(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, or a registered model.")],
+    data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: terminal.Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
+    from pipeline import checkpoint
+    from sweeps.registry.verification import score_at
+
+    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
+        path = Path(source) if Path(source).is_dir() else terminal.registry().pull(source, Path(folder) / "model")
+        loaded = checkpoint.load(path, device)
+        found = score_at(loaded, terminal.dataset(data), split, terminal.home().cache)
+    if as_json:
+        typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
+        return
+    terminal.table(["metric", "figure"], [[key, f"{value:.4f}"] for key, value in sorted(found.metrics.items())])
+    typer.echo(f"protocol {found.protocol.id}", err=True)
+
+
+@model.command("import")
+def model_import(
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder, or a FaceLift .pt.")],
+    recipe: Annotated[str, typer.Option(help="Recipe of the network that a .pt holds.")] = "gslrm",
+    overrides: Overrides = None,
+) -> None:
+    """Register a checkpoint made elsewhere; every tensor must fit."""
+    from pipeline import checkpoint
+    from pipeline.recipe import load_recipe
+    from sweeps.registry.promotion import registered_name
+    from sweeps.registry.verification import unverified
+
+    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
+        if not source.is_dir():
+            wanted = load_recipe(recipe, split_overrides(overrides))
+            source = checkpoint.import_facelift(source, Path(folder) / source.stem, wanted)
+        verification = unverified(source)
+        name = registered_name(verification.checkpoint.recipe)
+        version = terminal.registry().import_checkpoint(name, verification)
+    typer.echo(version.ref)

@@ -1,0 +1,262 @@
+"""Commands that run sweeps: train, sweep run, resume, status, stop, list, gc."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import Overrides, split_overrides
+from pipeline.data.cli import AsJson
+from sweeps.cli import terminal
+from sweeps.cli.terminal import Data, Name
+from sweeps.errors import OutageError, StudyError
+
+if TYPE_CHECKING:
+    from sweeps.book.ledger import Ledger
+    from sweeps.home import Home
+    from sweeps.preflight.dry_run_process import DryRun
+    from sweeps.run.ray_session import Ray
+    from sweeps.space.space import SearchSpace
+
+sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
+Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
+INTERRUPTED = 130
+_STOP_SECONDS = 180.0
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    overrides: Overrides = None,
+    data: Data = None,
+    name: Name = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs (default: one, where there is one).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one recipe: a sweep of one, logged like any other."""
+    with _importing() as process:
+        from pipeline.recipe import load_recipe
+        from sweeps.space.space import SearchSpace, Trials
+
+        resolved = load_recipe(recipe, split_overrides(overrides) + terminal.root(data))
+        standing = load_recipe(recipe).params
+        changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
+        taken = float(terminal.has_gpu()) if gpus is None else gpus
+        space = SearchSpace(name=resolved.name, recipe=recipe, fixed=changed, trials=Trials(gpus=taken))
+        _start(space, name or terminal.timed(resolved.name), as_json, process)
+
+
+@sweep.command("run")
+def sweep_run(
+    space: Annotated[str, typer.Argument(help="A search space's name or YAML file.")],
+    overrides: Overrides = None,
+    data: Data = None,
+    name: Name = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
+    with _importing() as process:
+        from sweeps.space.space import load_space
+
+        loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
+        _start(loaded, name or terminal.timed(loaded.name), as_json, process)
+
+
+@sweep.command("resume")
+def sweep_resume(
+    name: Sweep,
+    trials: Annotated[int | None, typer.Option(help="Trials in all, if more than at first.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs."""
+    with _importing() as process:
+        from sweeps.run.resume import resumable
+
+        _run(resumable(terminal.home(), name, trials), name, as_json, process)
+
+
+@sweep.command("status")
+def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
+    """Say how far a sweep is; one whose driver died is closed first."""
+    from sweeps.book import queries
+    from sweeps.run.orphans import reap
+
+    home = terminal.home()
+    _say_reaped(reap(home))
+    found = queries.status(home, name)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
+    reason = f" ({found['reason']})" if found["reason"] else ""
+    typer.echo(f"{found['name']}: {found['state']}{reason}; {counts or 'no trials'}")
+    if found["best"]:
+        best = found["best"]
+        typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
+    if found["undelivered"]:
+        typer.echo(f"{found['undelivered']} events are not in MLflow yet; they wait in the journal", err=True)
+    if found["state"] in ("KILLED", "FAIL", "INTERRUPTED") and found["trials"]["waiting"]:
+        typer.echo(f"go on: mouselift sweep resume {name}", err=True)
+
+
+@sweep.command("stop")
+def sweep_stop(name: Sweep) -> None:
+    """End a running sweep in good order, wherever its driver runs; `resume` goes on with it."""
+    from sweeps.book.journal import Journal
+    from sweeps.run.driver import STOP_FILE
+    from sweeps.run.orphans import reap
+    from sweeps.run.resume import known
+
+    home = terminal.home()
+    journal = Journal(home.journal(name))
+    known(home, name)
+    if not journal.is_being_written:
+        _say_reaped(reap(home))
+        typer.echo(f"{name}: nobody runs it", err=True)
+        return
+    (journal.folder / STOP_FILE).touch()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while journal.is_being_written:
+        if time.monotonic() > deadline:
+            typer.echo(f"{name}: asked to stop, and still running after {_STOP_SECONDS:.0f} s", err=True)
+            raise typer.Exit(1)
+        time.sleep(0.2)
+    typer.echo(f"{name}: {known(home, name).state}")
+
+
+@sweep.command("list")
+def sweep_list(as_json: AsJson = False) -> None:
+    """List the sweeps in the store, newest first."""
+    from sweeps.book import queries
+
+    found = queries.sweeps(terminal.home().tracking_uri)
+    if as_json:
+        typer.echo(json.dumps([{"name": s.name, "recipe": s.recipe, "state": s.state} for s in found]))
+        return
+    terminal.table(["sweep", "recipe", "state"], [[s.name, s.recipe, s.state] for s in found])
+
+
+@sweep.command("gc")
+def sweep_gc(
+    name: Annotated[str | None, typer.Argument(help="One sweep (default: all of this home).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and leave it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove checkpoints that nobody needs: never the sweep's best, or the last of a trial that may go on."""
+    from sweeps.run.garbage import collect
+
+    found = collect(terminal.home(), name, dry_run)
+    if as_json:
+        typer.echo(json.dumps([item.as_plain() for item in found]))
+        return
+    rows = [
+        [item.sweep, f"t{item.trial:04d}", str(item.step), f"{item.bytes / 1e6:.1f}", item.reason] for item in found
+    ]
+    terminal.table(["sweep", "trial", "step", "MB", "why"], rows)
+    verb = "would free" if dry_run else "freed"
+    typer.echo(f"{verb} {sum(item.bytes for item in found) / 1e9:.2f} GB", err=True)
+
+
+def _start(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
+    """A new sweep."""
+    from sweeps.preflight.artefacts import with_registered_start
+    from sweeps.run.resume import check_is_new
+
+    home = terminal.home()
+    located = with_registered_start(space, home).located()
+    check_is_new(home, name, located)
+    _run(located, name, as_json, process)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[DryRun]:
+    """The process of the two steps, which imports for seconds, as this one does, and on a core of its own."""
+    from sweeps.preflight.dry_run_process import DryRun
+
+    with DryRun() as process:
+        process.start()
+        yield process
+
+
+def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
+    """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
+    from rich.console import Console
+
+    from sweeps.book.journal import Journal
+    from sweeps.book.ledger import read
+    from sweeps.cli.progress import Progress
+    from sweeps.preflight.checks import preflight
+    from sweeps.run.resume import check_same_data, steps_so_far
+
+    home = terminal.home()
+    earlier = read(Journal(home.journal(name)))
+    with contextlib.ExitStack() as stack:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all in good order, as Ctrl-C does
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        started: list[Ray] = []
+
+        def start_ray() -> None:
+            """It takes seconds, and so do the two steps and these imports."""
+            from sweeps.run.ray_session import Ray
+
+            started.append(stack.enter_context(Ray(home)))
+            import sweeps.run.tune  # noqa: F401
+
+        ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
+        typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
+        started[0].ready()
+        from sweeps.run.orphans import reap  # imports MLflow and Ray
+        from sweeps.run.tune import run_sweep
+
+        if earlier.name:
+            check_same_data(earlier, ready.tags)
+        _say_reaped(reap(home))
+        progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
+        with progress.shown():
+            ledger = run_sweep(name, space, ready, home, progress, *started)
+    _report(ledger, home, as_json)
+    if ledger.state == "KILLED":
+        raise typer.Exit(INTERRUPTED)
+    if ledger.state == "FAIL" or not ledger.count("COMPLETE"):
+        raise typer.Exit(1)
+
+
+def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
+    from sweeps.book import queries
+    from sweeps.cli.progress import describe
+
+    importance: dict[str, float] = {}
+    if len(ledger.trials) > 1:
+        with contextlib.suppress(StudyError, OutageError):  # the database may be why the sweep has ended
+            importance = queries.importance_of(home, ledger.name)
+    if as_json:
+        status = queries.status(home, ledger.name)
+        typer.echo(json.dumps(status | {"importance": importance}))
+        return
+    metric = ledger.objective.metric if ledger.objective else "objective"
+    rows = [
+        [f"t{t.number:04d}", t.state, str(max(0, t.last_step)), _figure(t.best_value), describe(t.params) or t.reason]
+        for t in ledger.ranked
+    ]
+    terminal.table(["trial", "state", "step", f"best {metric}", "params"], rows)
+    if importance:
+        terminal.table(["setting", "importance"], [[path, f"{value:.2f}"] for path, value in importance.items()])
+    if ledger.best is not None and ledger.best.state == "COMPLETE":
+        typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
+    if ledger.state != "COMPLETE":
+        typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
+    typer.echo("see it: mouselift ui", err=True)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _say_reaped(closed: list[str]) -> None:
+    for line in closed:
+        typer.echo(line, err=True)

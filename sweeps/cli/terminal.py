@@ -1,0 +1,73 @@
+"""What the commands of the memory share: where things are, and how a table looks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sweeps.home import Home
+
+Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
+Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+_FILE_WIDTH = 200  # of a table that goes to a file or another program
+
+
+def table(columns: list[str], rows: list[list[str]]) -> None:
+    """Show rows on the standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, no_wrap=column != "params", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
+    console.print(shown, highlight=False)
+
+
+def root(data: str | None) -> list[str]:
+    """`--data` as an override."""
+    return [] if data is None else [f"data.root={dataset(data)}"]
+
+
+def dataset(name_or_path: str) -> Path:
+    """The folder of a dataset by name or path."""
+    from sweeps.datasets import resolve
+
+    return resolve(home(), name_or_path)
+
+
+def home() -> Home:
+    """Where the environment says that state is kept."""
+    from sweeps.home import Home
+
+    return Home.from_environment(os.environ)
+
+
+def registry() -> Any:
+    """The model registry of that home."""
+    from sweeps.registry.registry import Registry
+
+    return Registry(home())
+
+
+def timed(stem: str) -> str:
+    """The computed name of a sweep."""
+    from sweeps.home import timed_name
+
+    return timed_name(stem, datetime.now())
+
+
+def has_gpu() -> bool:
+    """Whether this machine has one."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,167 @@
+"""Whether a sweep fits: its checkpoints on the disk, its trials in memory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from pipeline.config import one_line
+from sweeps.errors import StudyError
+from sweeps.home import Home, is_served
+from sweeps.preflight.dry_run_process import Measured
+from sweeps.space.space import SearchSpace
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What a sweep puts on a disk at most: every trial with its kept checkpoints and, complete, its releases.
+
+    Bytes; variable is what says where `folder` is. While a checkpoint is written, the oldest kept one is still there.
+    """
+
+    variable: str
+    folder: Path
+    trials: int
+    concurrent: int
+    kept: int
+    copies: int  # of each release
+    checkpoint: int
+    release: int
+
+    @property
+    def total(self) -> int:
+        of_each = self.kept * self.checkpoint + self.copies * self.release
+        return self.trials * of_each + self.concurrent * self.checkpoint
+
+    def __str__(self) -> str:
+        parts = []
+        if self.kept:
+            parts.append(f"{_count(self.kept, 'checkpoint')} of {_bytes(self.checkpoint)}")
+        if self.copies:
+            copies = "a release" if self.copies == 1 else f"{self.copies} releases"
+            parts.append(f"{copies} of {_bytes(self.release)}")
+        return f"{_bytes(self.total)} for {_count(self.trials, 'trial')} × ({' + '.join(parts)})"
+
+
+def require_home(home: Home) -> str:
+    """What was found. Raises StudyError where the home cannot be written to."""
+    require_folder("MOUSELIFT_HOME", home.root)
+    return str(home.root)
+
+
+def require_checkpoints(home: Home) -> str:
+    """What was found. Raises StudyError where checkpoints cannot be written."""
+    if home.keeps_in_store:
+        from sweeps.run.checkpoints import try_out
+
+        try_out(home.checkpoints)
+    else:
+        require_folder("MOUSELIFT_CHECKPOINTS", Path(home.checkpoints))
+    return home.checkpoints
+
+
+def disk_needs(space: SearchSpace, home: Home, measured: Measured) -> list[DiskNeed]:
+    """One for each disk, at most: no trial is stopped early. Checkpoints may have a disk of their own, or be in S3.
+
+    A tracking store that is no server keeps its copy of a release in the home, too.
+    """
+    copies = 1 if is_served(home.tracking_uri) else 2
+    count, kept = space.trials.count, space.retention.best + space.retention.last
+    concurrent = min(count, space.trials.concurrent)
+    sizes = measured.checkpoint, measured.release
+    whole = DiskNeed("MOUSELIFT_HOME", home.root, count, concurrent, kept, copies, *sizes)
+    releases = replace(whole, kept=0, concurrent=0)
+    if home.keeps_in_store:
+        return [releases]
+    folder = Path(home.checkpoints)
+    if _disk(folder) == _disk(home.root):
+        return [whole]
+    return [replace(whole, variable="MOUSELIFT_CHECKPOINTS", folder=folder, copies=0), releases]
+
+
+def require_disk(space: SearchSpace, need: DiskNeed) -> str:
+    """What was found. Raises StudyError when the disk has less."""
+    free = free_bytes(need.folder)
+    if free < need.total:
+        raise StudyError(
+            f"{space.name}: expected {need} free at {need.folder}, got {_bytes(free)} — lower trials.count, make room, "
+            f"or set {need.variable} to a larger disk."
+        )
+    return f"{need} at most; {_bytes(free)} free"
+
+
+def require_memory(space: SearchSpace, measured: Measured, available: int) -> str:
+    """What was found. Raises StudyError when the largest trials, as many as run at a time, do not fit.
+
+    available: bytes of this machine, `available_bytes`, before anything of the sweep takes some.
+    """
+    trials = space.trials
+    if measured.memory_total is not None:
+        share = measured.memory_total * min(1.0, trials.gpus)
+        if measured.memory > share:
+            raise StudyError(
+                f"{space.name}: expected the largest trial to fit {_bytes(share)}, its share of the GPU at trials.gpus "
+                f"{trials.gpus:g}, got {_bytes(measured.memory)} — raise trials.gpus, or lower train.batch_size, "
+                "data.num_views or data.image_size."
+            )
+        return f"{_bytes(measured.memory)} of a trial's {_bytes(share)} on the GPU"
+    concurrent = min(trials.count, trials.concurrent)
+    if measured.memory * concurrent > available:
+        raise StudyError(
+            f"{space.name}: expected memory for {_count(concurrent, 'trial')} at a time of {_bytes(measured.memory)} "
+            f"each, got {_bytes(available)} — lower trials.concurrent, train.batch_size or data.image_size."
+        )
+    return f"{_count(concurrent, 'trial')} × {_bytes(measured.memory)}; {_bytes(available)} free"
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where the folder is, or would be made."""
+    return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest of its parents that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def available_bytes() -> int:
+    """Memory that processes can still have: the machine's, or what a container's limit leaves."""
+    available = int(psutil.virtual_memory().available)
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+        return available
+    statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    held = int(used.read_text()) - int(statistics["inactive_file"])  # the system drops those pages when asked
+    return max(0, min(available, int(limit.read_text()) - held))
+
+
+def require_folder(variable: str, folder: Path) -> None:
+    """Raises StudyError where a folder, or the nearest of its parents that exists, cannot be written to."""
+    try:
+        with tempfile.TemporaryFile(dir=nearest_existing(folder)) as file:  # without a name where the system can
+            file.write(b"0" * 4096)
+    except OSError as error:
+        raise StudyError(
+            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {folder} — mend it."
+        ) from None
+
+
+def _disk(folder: Path) -> int:
+    return nearest_existing(folder).stat().st_dev
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 100 * size else f"{number / size:.0f} {unit}"
+    return f"{number / 1e3:.0f} kB"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,120 @@
+"""Two real steps of a recipe: they run, and what they take in time, memory and disk.
+
+Trains, validates one scene, writes a checkpoint and loads it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pipeline import checkpoint
+from pipeline.config import one_line
+from pipeline.errors import PipelineError
+from pipeline.recipe import LossConfig, Recipe, override
+from pipeline.train import train
+from sweeps.preflight.dry_run_process import STEPS, Fault, Job, Measured
+
+
+def warm_up() -> None:
+    """Have torch import what the first step would import, for a second or more."""
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """The recipe with two steps, a validation of one scene after them, and every loss term from the first on.
+
+    One pass a step whatever train.accumulate says. The learning rate is too small to do harm: whether the recipe's
+    own is too large is for a trial to find out.
+    """
+    changes: dict[str, Any] = {
+        "train.max_steps": STEPS,
+        "train.validate_every": STEPS,
+        "train.report_every": 1,
+        "train.max_val_scenes": 1,
+        "train.accumulate": 1,
+        "optim.lr": 1.0e-6,
+        "optim.warmup_steps": 0,
+    }
+    if isinstance(recipe.loss, LossConfig):
+        changes |= {"loss.warmup_steps": 0, "loss.pointsdist_warmup_steps": 0}
+    return override(recipe, changes)
+
+
+def measure(job: Job, folder: Path) -> Measured:
+    """Do the steps here and now, with `folder` for the checkpoint."""
+    device = torch.device("cuda" if job.gpu else "cpu")
+    torch.set_num_threads(job.threads)
+    with _watched_memory(device) as peak:
+        *_, last = train(shortened(job.recipe), folder, device=device, cache=Path(job.cache))
+        assert last.checkpoint is not None
+        checkpoint.load(last.checkpoint, device)
+        checkpoint.load_training(last.checkpoint)
+    whole, state = _size(last.checkpoint), (last.checkpoint / checkpoint.TRAINING).stat().st_size
+    return Measured(
+        step_seconds=last.metrics["time/step_seconds"],
+        memory=peak[0],
+        memory_total=torch.cuda.get_device_properties(device).total_memory if job.gpu else None,
+        checkpoint=whole,
+        release=whole - state,
+        figures=tuple(sorted(name for name in last.metrics if name.startswith("val/"))),
+    )
+
+
+def attempt(job: Job, folder: Path) -> Measured | Fault:
+    """`measure`, or what the user can do about what stood in its way."""
+    with tempfile.TemporaryDirectory(dir=folder) as workdir:
+        try:
+            return measure(job, Path(workdir))
+        except PipelineError as error:
+            return Fault(one_line(error))
+        except torch.cuda.OutOfMemoryError as error:
+            return Fault(
+                f"expected {STEPS} steps to fit the GPU, got {one_line(error).partition('. ')[0]} — lower "
+                "train.batch_size, data.num_views or data.image_size, or set model.checkpoint_layers."
+            )
+        except OSError as error:
+            return Fault(
+                f"expected files that can be read and written, got {one_line(error)} — mend that, or make room."
+            )
+
+
+@contextlib.contextmanager
+def _watched_memory(device: torch.device) -> Iterator[list[int]]:
+    """Gives a list that holds, once the block is left, the bytes that it needed at most."""
+    found = [0]
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        found[0] = torch.cuda.max_memory_allocated(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    yield found
+    found[0] = _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    """The process's own memory at its peak: without pages of files, which processes share and the system can drop."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return int(psutil.Process().memory_info().rss)
+    kilobytes = {}
+    for line in status.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("VmHWM", "RssFile"):
+            kilobytes[name] = int(value.split()[0])
+    return 1024 * (kilobytes["VmHWM"] - kilobytes["RssFile"])
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,75 @@
+"""From a finished sweep to a registered model: the best trial is loaded afresh, checked, scored, registered, judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import checkpoint
+from pipeline.data.variants import prepared
+from pipeline.recipe import Recipe
+from sweeps.book.journal import Journal, Reported, SweepOpened, TrialClosed
+from sweeps.book.ledger import Ledger, Trial, read
+from sweeps.errors import RegistryError, StudyError
+from sweeps.home import Home
+from sweeps.registry.registry import Registry, Verdict
+from sweeps.registry.verification import verify
+from sweeps.space.gates import parse_gates
+
+_LINEAGE_TAGS = ("mlflow.source.git.commit", "mlflow.user")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The trial of a sweep that is put forward, with its released checkpoint."""
+
+    ledger: Ledger
+    trial: Trial
+    folder: Path
+    recipe: Recipe
+    logged: dict[str, float]  # what was logged at the checkpoint's step
+    gates: dict[str, str]
+
+
+def registered_name(recipe: Recipe) -> str:
+    """The registered model that checkpoints of this kind are versions of."""
+    return f"mouse-{recipe.model.kind}"
+
+
+def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None = None) -> Verdict:
+    """Verify, register and promote a sweep's best trial, or the one given.
+
+    Raises StudyError for an unknown sweep, RegistryError when nothing finished or the figures do not come out again.
+    """
+    found = candidate(home, sweep, trial)
+    root = str(prepared(found.recipe.data, home.cache, verify=True).root)
+    verification = verify(found.folder, root, found.logged, home.cache, device)
+    registry = Registry(home)
+    tags = {key: found.ledger.tags[key] for key in _LINEAGE_TAGS if key in found.ledger.tags}
+    tags |= {"sweep.name": sweep, "trial.number": str(found.trial.number)}
+    version = registry.register(registered_name(found.recipe), str(found.trial.run_id), verification, tags)
+    assert found.ledger.objective is not None
+    return registry.promote(version, parse_gates(found.gates), found.ledger.objective, root, device)
+
+
+def candidate(home: Home, sweep: str, number: int | None = None) -> Candidate:
+    """The best finished trial of a sweep, or trial `number`, with what the journal knows of it."""
+    journal = Journal(home.journal(sweep))
+    ledger = read(journal)
+    if not ledger.name:
+        raise StudyError(f"{sweep}: expected a sweep of {home.root}, got none — see `mouselift sweep list`.")
+    trial = ledger.best if number is None else ledger.trials.get(number)
+    if trial is None or trial.state != "COMPLETE":
+        state = "none" if trial is None else f"t{trial.number:04d} {trial.state}"
+        raise RegistryError(f"{sweep}: expected a finished trial to register, got {state} — name one with --trial.")
+    events = [event for _, event in journal.events()]
+    closed = [e for e in events if isinstance(e, TrialClosed) and e.trial == trial.number and e.artifacts]
+    if not closed or trial.run_id is None:
+        raise RegistryError(
+            f"{sweep}: expected a checkpoint and a run of t{trial.number:04d}, got none — run it again."
+        )
+    info = checkpoint.inspect(closed[-1].artifacts["checkpoint"])
+    reports = [e for e in events if isinstance(e, Reported) and e.trial == trial.number and e.step == info.step]
+    opened = next(event for event in events if isinstance(event, SweepOpened))
+    logged = reports[-1].metrics if reports else {}
+    return Candidate(ledger, trial, info.folder, info.recipe, logged, opened.space["gates"])

@@ -1,0 +1,393 @@
+"""The champions: versions of registered models, and the aliases people ask for them by.
+
+Files come before the version that points to them, and are looked at again before it gets an alias; aliases change in
+turns, one process at a time, and each change is written in the model's history. See `turns`, `aliases`, `history`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline import checkpoint
+from pipeline.config import did_you_mean
+from pipeline.data.scenes import open_dataset
+from pipeline.errors import CheckpointError, PipelineError
+from sweeps.book.ledger import Objective
+from sweeps.book.mlflow_writer import prepare_store
+from sweeps.errors import RegistryError
+from sweeps.home import Home, is_served
+from sweeps.preflight.stores import mlflow_client
+from sweeps.registry.aliases import Aliases, Standing, TagBoard, unknown
+from sweeps.registry.history import CHALLENGER, CHAMPION, PREVIOUS, Move, signature
+from sweeps.registry.lock import Turn, take_turn
+from sweeps.registry.release import bind, download, release
+from sweeps.registry.verification import Verification, score
+from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
+from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
+
+LINEAGE_FILE = "lineage.json"
+IMPORTED = "imported"
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
+_LOOK = " — see `mouselift model list`."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a promotion: the alias the version now has, what the gates found, and why."""
+
+    version: Version
+    alias: str
+    gates: list[GateResult]
+    reason: str
+
+
+class Registry:
+    """The model registry of a home's MLflow store; `clock` gives unix seconds.
+
+    Methods raise RegistryError for names, versions and aliases that do not exist.
+    """
+
+    def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
+        self._home, self._clock = home, clock
+        self._whole: set[str] = set()  # versions whose files this process has looked at
+
+    def register(
+        self, name: str, run_id: str, verification: Verification, tags: Mapping[str, str] | None = None
+    ) -> Version:
+        """Log the verified checkpoint as a pyfunc model of its run, and make it a version of `name`.
+
+        tags: lineage that only the sweep knows, such as its name and the git commit. A checkpoint that is a
+        version of `name` already is not registered again: that version is returned, as long as its files are there.
+        """
+        self._ensure_model(name)
+        with self._turn(name):
+            return self._find(name, verification) or self._create(name, run_id, verification, dict(tags or {}))
+
+    def import_checkpoint(
+        self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
+    ) -> Version:
+        """Register a checkpoint that no run of ours made, under a finished run in `imported`."""
+        self._ensure_model(name)
+        with self._turn(name):
+            known = self._find(name, verification)
+            if known is not None:
+                return known
+            run_id = self._imported_run(name, verification.checkpoint.folder.name)
+            return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
+
+    def promote(
+        self,
+        version: Version,
+        gates: Iterable[Gate],
+        objective: Objective,
+        dataset_root: str | Path | None = None,
+        device: str = "cpu",
+    ) -> Verdict:
+        """Make `version` champion if it passes every gate and beats the champion, else challenger.
+
+        The objective's `val/` metric is compared by its `test/` figure. Figures of another protocol or data
+        digest are not: that champion is scored again, on the dataset at `dataset_root` with the views that
+        `version` was scored on. Where the champion was deleted, `previous` stands in for it. Raises RegistryError
+        where that cannot be done, and where the files of `version` are not whole.
+        """
+        aliases = self._aliases(version.name)
+        with self._turn(version.name) as turn:
+            standing = aliases.mend(turn)
+            version = self.resolve(version.ref)
+            results = judge(gates, version.metrics)
+            if standing.champion == version.version:
+                return Verdict(version, CHAMPION, results, "it is the champion already")
+            reason, won = _shortfall(version, results, objective), False
+            if not reason:
+                self._require_files(version)
+                won, reason = self._compare(version, standing, objective, dataset_root, device)
+            aliases.require(turn, standing)
+            self._record(version, results, CHAMPION if won else CHALLENGER, reason)
+            change = aliases.crown if won else aliases.challenge
+            change(turn, standing, version.version, reason)
+        return Verdict(self.resolve(version.ref), CHAMPION if won else CHALLENGER, results, reason)
+
+    def rollback(self, name: str, reason: str = "") -> Version:
+        """Swap `champion` and `previous`; where the champion was deleted, `previous` takes its place.
+
+        Raises RegistryError when there is no previous version, or its files are not whole.
+        """
+        aliases = self._aliases(name)
+        aliases.standing()  # refuses an unknown name before anything is written
+        with self._turn(name) as turn:
+            standing = aliases.mend(turn)
+            if standing.previous is None:
+                raise RegistryError(f"{name}: expected a version with alias {PREVIOUS}, got none{_LOOK}")
+            restored = self.resolve(f"{name}/{standing.previous}")
+            self._require_files(restored)
+            aliases.restore(turn, standing, restored.version, reason or "asked for")
+        return self.resolve(restored.ref)
+
+    def history(self, name: str) -> list[Move]:
+        """Every change of the aliases of `name`, oldest first. Raises RegistryError for an unknown name."""
+        return self._standing(name).history
+
+    def vacancies(self, name: str | None = None) -> list[str]:
+        """One line for each registered model whose champion was deleted: what happened and what helps."""
+        names = {version.name for version in self.list_versions(name)} | ({name} if name else set())
+        return [vacancy for one in sorted(names) if (vacancy := self._standing(one).vacancy)]
+
+    def resolve(self, ref: str) -> Version:
+        """The version named by `name@alias`, `name/3`, or `name` alone, which means its champion."""
+        stem, slash, number = ref.partition("/")
+        name, at, alias = stem.partition("@")
+        standing = self._standing(name)
+        alias, aliases = alias if at else CHAMPION, standing.aliases
+        if not slash and alias not in aliases:
+            if alias == CHAMPION and standing.vacancy:
+                raise RegistryError(standing.vacancy)
+            known = ", ".join(sorted(aliases)) or "none"
+            hint = did_you_mean(alias, aliases) or _LOOK
+            raise RegistryError(f"{ref}: expected an alias of {name} ({known}), got {alias}{hint}")
+        wanted = number if slash else str(aliases[alias])
+        found = [item for item in self._client.search_model_versions(f"name='{name}'") if str(item.version) == wanted]
+        if not found:
+            known = ", ".join(map(str, sorted(standing.versions, reverse=True))) or "none"
+            raise RegistryError(f"{ref}: expected a version of {name} ({known}), got {wanted}{_LOOK}")
+        return _version(found[0], aliases)
+
+    def pull(self, ref: str, out: Path) -> Path:
+        """Download a version's checkpoint folder to `out`, with `lineage.json`; every hash is compared.
+
+        A folder that holds this checkpoint already is kept. Raises RegistryError when `out` holds anything
+        else, or the files are gone or are not those that were registered.
+        """
+        version, out = self.resolve(ref), Path(out)
+        if _is_free(out, version):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+                folder = download(version, Path(temporary), self._home.tracking_uri)
+                _write_lineage(folder, version)
+                if _settle(folder, out, version):
+                    return out
+        _write_lineage(out, version)
+        return out
+
+    def list_versions(self, name: str | None = None) -> list[Version]:
+        """Versions of one registered model, or of all; newest first within a name."""
+        known = {} if name is None else {name: self._standing(name).aliases}
+        if not self._home.has_store:
+            return []
+        found = self._client.search_model_versions(f"name='{name}'" if known else None)
+        known |= {other: self._standing(other).aliases for other in {item.name for item in found} - known.keys()}
+        versions = [_version(item, known[item.name]) for item in found]
+        return sorted(versions, key=lambda version: (version.name, -version.version))
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        prepare_store(self._home.tracking_uri)
+        return mlflow_client(self._home.tracking_uri)
+
+    def _aliases(self, name: str) -> Aliases:
+        if not self._home.has_store:
+            raise unknown(name, [])
+        return Aliases(self._client, name, self._clock)
+
+    def _standing(self, name: str) -> Standing:
+        return self._aliases(name).standing()
+
+    @contextlib.contextmanager
+    def _turn(self, name: str) -> Iterator[Turn]:
+        with take_turn(self._home.tracking_uri, name, TagBoard(self._client, name), signature()) as turn:
+            yield turn
+
+    def _ensure_model(self, name: str) -> None:
+        if not self._client.search_registered_models(f"name='{name}'"):
+            with _unless_it_exists():
+                self._client.create_registered_model(name)
+
+    def _find(self, name: str, verification: Verification) -> Version | None:
+        """The newest version of `name` that has these weights, and their files."""
+        sha256 = verification.checkpoint.sha256
+        same = self._client.search_model_versions(f"name='{name}' and tags.`{SHA256}` = '{sha256}'")
+        for item in sorted(same, key=lambda item: -int(item.version)):
+            version = self.resolve(f"{name}/{item.version}")
+            with contextlib.suppress(RegistryError):
+                self._require_files(version)
+                bind(self._client, item)
+                return version
+        return None
+
+    def _create(self, name: str, run_id: str, verification: Verification, tags: dict[str, str]) -> Version:
+        model = release(self._client, name, run_id, verification, self._clock)
+        facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
+        place = model.artifact_location
+        created = self._client.create_model_version(name, place, run_id, facts, model_id=model.model_id)
+        bind(self._client, created)
+        return _version(created, {})
+
+    def _require_files(self, version: Version) -> None:
+        """Raises RegistryError unless every file of the version is there and is the one that was registered."""
+        if version.ref not in self._whole:
+            with tempfile.TemporaryDirectory() as temporary:
+                download(version, Path(temporary) / "version", self._home.tracking_uri)
+            self._whole.add(version.ref)
+
+    def _imported_run(self, name: str, folder: str) -> str:
+        """A new finished run for an import; one that a killed import left running is closed."""
+        experiment_id = self._imports()
+        mine = f"tags.`{IMPORTED}.as` = '{name}' and attributes.status = 'RUNNING'"
+        for left in self._client.search_runs([experiment_id], mine):
+            self._client.set_terminated(left.info.run_id, "KILLED")
+        tags = {"source": IMPORTED, f"{IMPORTED}.as": name}
+        run = self._client.create_run(experiment_id, run_name=folder, tags=tags)
+        self._client.set_terminated(run.info.run_id, "FINISHED")
+        return run.info.run_id
+
+    def _imports(self) -> str:
+        """The id of the experiment that holds the runs of imported checkpoints."""
+        experiment = self._client.get_experiment_by_name(IMPORTED)
+        if experiment is None:
+            folder = None if is_served(self._home.tracking_uri) else (self._home.artifacts / IMPORTED).as_uri()
+            with _unless_it_exists():
+                self._client.create_experiment(IMPORTED, folder)
+            experiment = self._client.get_experiment_by_name(IMPORTED)
+        return experiment.experiment_id
+
+    def _compare(
+        self, version: Version, standing: Standing, objective: Objective, root: str | Path | None, device: str
+    ) -> tuple[bool, str]:
+        """Whether a version that passed its gates beats the champion, and why; a tie keeps the champion."""
+        number = standing.champion if standing.champion is not None else standing.previous
+        if number in (None, version.version):
+            return True, "it passed its gates"
+        rival = self.resolve(f"{version.name}/{number}")
+        metric = _test_metric(objective)
+        figure = self._figure(rival, version, metric, root, device)
+        value, role = version.metrics[metric], CHAMPION if standing.champion is not None else PREVIOUS
+        won = objective.better(value, than=figure)
+        if figure is None:
+            return won, f"it passed its gates; {metric} of the {role} {rival.ref} is {NOT_AVAILABLE}"
+        ours, theirs = apart(value, figure)
+        if not won:
+            return False, f"{metric} {ours} does not beat {theirs} of the {role} {rival.ref}"
+        return True, f"it passed its gates and {metric} {ours} beats {theirs} of the {role} {rival.ref}"
+
+    def _figure(
+        self, rival: Version, version: Version, metric: str, root: str | Path | None, device: str
+    ) -> float | None:
+        """The rival's figure by the protocol and on the data of `version`; None where it is not a number."""
+        figure = rival.metrics.get(metric) if rival.measured == version.measured else None
+        if figure is None:
+            try:
+                figure = self._score_again(rival, version, metric, root, device)
+            except (RegistryError, PipelineError) as error:
+                raise RegistryError(
+                    f"{version.ref}: expected a champion scored {_how(version)}, got {rival.ref} scored "
+                    f"{_how(rival)}, and scoring it again failed — {error}"
+                ) from error
+        return figure if figure is not None and math.isfinite(figure) else None
+
+    def _score_again(
+        self, champion: Version, version: Version, metric: str, root: str | Path | None, device: str
+    ) -> float | None:
+        if root is None:
+            raise RegistryError("no dataset was given; name its folder.")
+        dataset = open_dataset(root)
+        with tempfile.TemporaryDirectory() as temporary:
+            ours = checkpoint.inspect(download(version, Path(temporary) / "version", self._home.tracking_uri)).recipe
+            folder = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            theirs = checkpoint.inspect(folder).recipe
+            if theirs.model.kind != ours.model.kind:
+                raise RegistryError(
+                    f"it is a {theirs.model.kind}, not a {ours.model.kind}; register under another name."
+                )
+            rival = checkpoint.load(folder, device)
+        evaluation = score(rival, ours.data, dataset, "test", self._home.cache)
+        if (evaluation.protocol.id, dataset.digest) != version.measured:
+            raise RegistryError(f"{root} is not the dataset that {version.ref} was scored on; name that one.")
+        return evaluation.metrics.get(metric)
+
+    def _record(self, version: Version, results: list[GateResult], alias: str, reason: str) -> None:
+        """What was found, as one tag for the machine and one line a gate for the reader of MLflow's page."""
+        lines = {f"{GATE}{result.gate.metric}": result.line for result in results}
+        gates = json.dumps([result.as_plain() for result in results])
+        for key in [key for key in version.tags if key.startswith(GATE) and "/" in key and key not in lines]:
+            self._client.delete_model_version_tag(version.name, str(version.version), key)
+        for key, value in {GATES: gates, **lines, VERDICT: alias, REASON: reason}.items():
+            self._client.set_model_version_tag(version.name, str(version.version), key, value)
+
+
+def _test_metric(objective: Objective) -> str:
+    """The `test/` figure that answers for the sweep's objective."""
+    return f"test/{objective.metric.partition('/')[2]}"
+
+
+def _shortfall(version: Version, results: list[GateResult], objective: Objective) -> str:
+    """Why a version cannot be champion on its own account, or nothing."""
+    failed = "; ".join(result.reason for result in results if not result.passed)
+    available = math.isfinite(version.metrics.get(_test_metric(objective), math.nan))
+    return failed or ("" if available else f"{_test_metric(objective)} {NOT_AVAILABLE}")
+
+
+def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
+    return Version(
+        name=item.name,
+        version=int(item.version),
+        run_id=item.run_id or "",
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if version == int(item.version))),
+        tags=dict(item.tags),
+        source=item.source or "",
+        created=item.creation_timestamp / 1000,
+    )
+
+
+def _how(version: Version) -> str:
+    """`by protocol 1a2b on data 3c4d`."""
+    protocol, digest = version.measured
+    return f"by protocol {protocol} on data {str(digest)[:12]}"
+
+
+def _is_free(out: Path, version: Version) -> bool:
+    """True when `out` is absent or empty, False when it holds this version; RegistryError otherwise."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    with contextlib.suppress(CheckpointError):
+        if checkpoint.inspect(out).sha256 == version.sha256:
+            return False
+    raise RegistryError(f"{out}: expected no folder, or one with {version.ref}, got something else — choose another.")
+
+
+def _write_lineage(folder: Path, version: Version) -> None:
+    temporary = folder / f".{LINEAGE_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(version.as_plain(), indent=1))
+    temporary.replace(folder / LINEAGE_FILE)
+
+
+def _settle(folder: Path, out: Path, version: Version) -> bool:
+    """Rename the whole download to `out`; False when another process has put the same version there meanwhile."""
+    try:
+        folder.replace(out)
+    except OSError:
+        if _is_free(out, version):
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _unless_it_exists() -> Iterator[None]:
+    """Make something that another process may be making at this moment."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != _EXISTS:
+            raise

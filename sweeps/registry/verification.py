@@ -1,0 +1,115 @@
+"""A checkpoint earns its figures: loaded afresh it reproduces what was logged, then is scored on `test`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo, LoadedCheckpoint
+from pipeline.data.gate.checks import require_geometry
+from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.data.variants import prepared
+from pipeline.recipe import DataConfig
+from pipeline.stages import Evaluation, kind_of
+from sweeps.errors import RegistryError
+from sweeps.space.gates import NOT_AVAILABLE
+
+# The same weights on another device or kernel differ by less than this; those of another step seldom do.
+RELATIVE_TOLERANCE = 2e-3
+ABSOLUTE_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a version is registered with: a checkpoint whose hashes hold and its `test/*` figures."""
+
+    checkpoint: CheckpointInfo
+    metrics: dict[str, float]
+    protocol: str | None = None  # id of the protocol the figures were taken by
+    data_name: str | None = None
+    data_digest: str | None = None
+    parent: str | None = None  # sha256 of the weights that training started from
+    facts: dict[str, str] = field(default_factory=dict)  # what its kind of model is told apart by, such as a rig
+
+
+def verify(
+    folder: Path, dataset_root: str | Path, logged: Mapping[str, float], cache: Path, device: str = "cpu"
+) -> Verification:
+    """Re-evaluate a checkpoint folder on `val`, compare, then score it on `test`.
+
+    logged: figures logged at the checkpoint's step; those named `val/…` must come out again. cache: folder
+    for decoded frames. Raises RegistryError naming the metric, the logged and the found value;
+    CheckpointError and DataError for a damaged checkpoint or dataset.
+    """
+    loaded, dataset = checkpoint.load(folder, device), open_dataset(dataset_root)
+    expected = {name: value for name, value in logged.items() if name.startswith("val/")}
+    if expected:
+        limit = loaded.recipe.train.max_val_scenes
+        found = score(loaded, loaded.recipe.data, dataset, "val", cache, limit).metrics
+        _compare(folder, expected, found)
+    test = score(loaded, loaded.recipe.data, dataset, "test", cache)
+    return replace(
+        unverified(folder),
+        metrics=test.metrics,
+        protocol=test.protocol.id,
+        data_name=dataset.name,
+        data_digest=dataset.digest,
+    )
+
+
+def unverified(folder: Path) -> Verification:
+    """A checkpoint without figures, for imports that no dataset is at hand for. Raises CheckpointError."""
+    info = checkpoint.inspect(folder)
+    parent = _parent_hash(info.recipe.train.init_from)
+    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info.folder))
+
+
+def score(
+    loaded: LoadedCheckpoint,
+    data: DataConfig,
+    dataset: Dataset,
+    split: str,
+    cache: Path,
+    limit: int | None = None,
+) -> Evaluation:
+    """Evaluate a loaded model on views chosen by `data`, which need not be its own recipe's."""
+    recipe = replace(loaded.recipe, data=data)
+    return kind_of(recipe).evaluate(loaded.model, recipe, dataset, split, cache, limit)
+
+
+def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path) -> Evaluation:
+    """`score` on the dataset at `root`, prepared as the model's recipe has it.
+
+    Raises DataError as `prepared` and `require_geometry`.
+    """
+    data = replace(loaded.recipe.data, root=str(root))
+    dataset = prepared(data, cache)
+    require_geometry(dataset, cache, loaded.recipe.allows_inconsistent_geometry)
+    return score(loaded, data, dataset, split, cache)
+
+
+def _compare(folder: Path, logged: Mapping[str, float], found: Mapping[str, float]) -> None:
+    for name, value in logged.items():
+        again = found.get(name)
+        same = again is not None and math.isclose(value, again, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+        if not same:
+            came = NOT_AVAILABLE if again is None else f"{again:.6g}"
+            raise RegistryError(
+                f"{folder}: expected {name} {value:.6g} as logged, found {came} when evaluated again — "
+                "it is not the checkpoint or the data of that step; train again."
+            )
+
+
+def _parent_hash(source: str | None) -> str | None:
+    """Hash of the weights at `source`, or None when there are none here any more."""
+    path = Path(source) if source is not None else None
+    if path is not None and path.is_dir():
+        path = path / checkpoint.WEIGHTS
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

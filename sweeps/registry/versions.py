@@ -1,0 +1,86 @@
+"""A version of a registered model as the registry's tags tell it. Pure; knows no MLflow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.errors import RegistryError
+from sweeps.registry.verification import Verification
+
+SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
+MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
+GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, as it was when read."""
+
+    name: str
+    version: int
+    run_id: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    source: str  # where MLflow keeps its files
+    created: float  # unix seconds
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights. Raises RegistryError for a version that someone made without mouselift."""
+        if SHA256 not in self.tags:
+            raise RegistryError(
+                f"{self.ref}: expected the tag {SHA256}, got none — it was not registered by mouselift."
+            )
+        return self.tags[SHA256]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The verified `test/*` figures."""
+        return {name: float(value) for name, value in self.tags.items() if name.startswith("test/")}
+
+    @property
+    def gates(self) -> list[dict[str, Any]]:
+        """What each gate found when promotion was last asked for."""
+        return json.loads(self.tags[GATES]) if GATES in self.tags else []
+
+    @property
+    def measured(self) -> tuple[str | None, str | None]:
+        """(protocol, data digest): figures are compared only when both are the same."""
+        return self.tags.get(PROTOCOL), self.tags.get(DIGEST)
+
+    def as_plain(self) -> dict[str, Any]:
+        """The form of `mouselift model list --json`; tags hold the lineage."""
+        known = (*self.metrics, GATES)
+        return {
+            "name": self.name,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "metrics": self.metrics,
+            "gates": self.gates,
+            "run_id": self.run_id,
+            "created": self.created,
+            "tags": {key: value for key, value in self.tags.items() if key not in known},
+        }
+
+
+def lineage(verification: Verification) -> dict[str, str]:
+    """Where a version comes from and what it scored, as tags."""
+    info = verification.checkpoint
+    facts = {
+        SHA256: info.sha256,
+        STEP: str(info.step),
+        "checkpoint.parent": verification.parent,
+        "recipe.name": info.recipe.name,
+        "recipe.fingerprint": info.recipe.fingerprint,
+        "data.name": verification.data_name,
+        DIGEST: verification.data_digest,
+        PROTOCOL: verification.protocol,
+    }
+    figures = {name: f"{value!r}" for name, value in verification.metrics.items()}
+    return {key: value for key, value in facts.items() if value is not None} | verification.facts | figures

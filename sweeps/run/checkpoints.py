@@ -1,0 +1,309 @@
+"""The checkpoints of a sweep's trials, on a disk that every machine of the sweep sees, or in S3.
+
+<root>/<sweep>/t0003/step-000150/    a checkpoint folder as pipeline.checkpoint writes it
+A checkpoint is there once its index is: it comes last, by a rename or as the last file sent, and holds every
+hash. Older ones go only when a newer one has been verified.
+
+S3 is spoken by pyarrow: keys and region are taken from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION or from
+`~/.aws`, the address of a server that is not Amazon's from AWS_ENDPOINT_URL, or all from the address itself:
+`s3://bucket/prefix?endpoint_override=host:port&scheme=http&region=us-east-1`. One that does not answer is asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import psutil
+from pyarrow import fs
+
+from pipeline import checkpoint
+from pipeline.config import one_line
+from pipeline.errors import CheckpointError
+from sweeps.book.ledger import Objective
+from sweeps.errors import OutageError, StudyError
+
+_STEP = re.compile(r"step-(\d{6,})")
+_DAMAGED = ".damaged-"
+_WORK = ".work-"
+_PROBE = ".probe-"
+_GB = 1e9
+PATIENCE_SECONDS = 180.0  # with an S3 that does not answer
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 15.0
+_OUTAGES = (
+    "NETWORK_CONNECTION",
+    "UNAVAILABLE",
+    "SLOW_DOWN",
+    "THROTTLING",
+    "REQUEST_TIMEOUT",
+    "INTERNAL_FAILURE",
+    "curlCode",
+)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint that is there: its optimizer step and the figures of that step."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class Checkpoints:
+    """Those of one trial. root: a folder, or `s3://bucket/prefix` (credentials as S3 clients take them).
+
+    Raises StudyError for an address that is none, and OutageError when S3 has not answered for long.
+    """
+
+    def __init__(self, root: str, sweep: str, trial: int) -> None:
+        self.root = root
+        self._fs, base = _patiently(_open, root)
+        self.folder = f"{base}/{sweep}/t{trial:04d}"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, fs.LocalFileSystem)
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder to train in, from which `keep` takes checkpoints without copying where it can."""
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
+                yield Path(temporary)
+            return
+        self.sweep_up()
+        folder = Path(self.folder) / f"{_WORK}{socket.gethostname()}-{os.getpid()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, folder: Path) -> None:
+        """Move a checkpoint folder here."""
+        target = f"{self.folder}/{folder.name}"
+        if self.is_local:
+            shutil.rmtree(target, ignore_errors=True)
+            folder.replace(target)
+            return
+        self._delete(target)
+        index = folder / checkpoint.INDEX
+        later = index.rename(folder.with_name(f"{folder.name}.json"))
+        try:
+            _patiently(fs.copy_files, str(folder), target, fs.LocalFileSystem(), self._fs)
+            _patiently(fs.copy_files, str(later), f"{target}/{checkpoint.INDEX}", fs.LocalFileSystem(), self._fs)
+        except OutageError:
+            later.rename(index)
+            raise
+        shutil.rmtree(folder)
+        later.unlink()
+
+    def all(self) -> list[Kept]:
+        """What is there, by step."""
+        found = []
+        for info in self._listed(fs.FileSelector(self.folder, allow_not_found=True)):
+            match = _STEP.fullmatch(info.base_name)
+            if match and info.type == fs.FileType.Directory and (metrics := self._metrics(info.base_name)) is not None:
+                found.append(Kept(int(match[1]), metrics))
+        return sorted(found, key=lambda kept: kept.step)
+
+    @contextlib.contextmanager
+    def fetched(self, step: int) -> Iterator[Path]:
+        """A checkpoint as a local folder. Raises CheckpointError when it is damaged."""
+        source = f"{self.folder}/{_name(step)}"
+        if self.is_local:
+            checkpoint.inspect(source)
+            yield Path(source)
+            return
+        with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
+            folder = Path(temporary) / _name(step)
+            folder.mkdir()
+            _patiently(fs.copy_files, source, str(folder), self._fs, fs.LocalFileSystem())
+            checkpoint.inspect(folder)
+            yield folder
+
+    @contextlib.contextmanager
+    def newest(self, at_most: int) -> Iterator[tuple[Path | None, list[str]]]:
+        """The newest sound checkpoint of a step up to `at_most`, and what was wrong with newer ones, set aside."""
+        damaged: list[str] = []
+        for kept in reversed([kept for kept in self.all() if kept.step <= at_most]):
+            with contextlib.ExitStack() as stack:
+                try:
+                    folder = stack.enter_context(self.fetched(kept.step))
+                except CheckpointError as error:
+                    damaged.append(str(error))
+                    self._set_aside(kept.step)
+                    continue
+                yield folder, damaged
+                return
+        yield None, damaged
+
+    def best(self, objective: Objective) -> list[Kept]:
+        """Those with the objective's figure, the best first."""
+        sign = -1.0 if objective.mode == "max" else 1.0
+        judged = [kept for kept in self.all() if objective.better(kept.metrics.get(objective.metric, _NONE), than=None)]
+        return sorted(judged, key=lambda kept: (sign * kept.metrics[objective.metric], -kept.step))
+
+    def thin(self, objective: Objective, best: int, last: int) -> list[int]:
+        """Remove all but the best and the last few, if the newest of all is sound; the steps removed."""
+        surplus = self.surplus(objective, best, last)
+        if not surplus:
+            return []
+        try:
+            with self.fetched(self.all()[-1].step):
+                pass
+        except CheckpointError:
+            return []
+        for step in surplus:
+            self.remove(step)
+        return surplus
+
+    def surplus(self, objective: Objective, best: int, last: int) -> list[int]:
+        """The steps that `thin` would remove."""
+        kept = {item.step for item in self.best(objective)[:best]} | {item.step for item in self.all()[-last:]}
+        return [item.step for item in self.all() if item.step not in kept]
+
+    def release(self, objective: Objective, target: Path) -> Path | None:
+        """The best sound checkpoint without its optimizer state, in `target`."""
+        for kept in self.best(objective) or list(reversed(self.all())):
+            with contextlib.suppress(CheckpointError), self.fetched(kept.step) as folder:
+                return checkpoint.release(folder, target)
+        return None
+
+    def lacks_room(self, floor_gb: float) -> str:
+        """Why no checkpoint should be written now: less would stay free than the floor. Empty when there is room."""
+        if not self.is_local:
+            return ""
+        free = shutil.disk_usage(_nearest(Path(self.folder))).free
+        wanted = floor_gb * _GB + max((self.size(kept.step) for kept in self.all()[-1:]), default=0)
+        if free >= wanted:
+            return ""
+        return f"{free / _GB:.3g} GB free at {self.root}, wanted {wanted / _GB:.3g} (floor {floor_gb:g} GB)"
+
+    def size(self, step: int) -> int:
+        """Of a checkpoint, in bytes."""
+        selector = fs.FileSelector(f"{self.folder}/{_name(step)}", recursive=True, allow_not_found=True)
+        return sum(info.size or 0 for info in self._listed(selector))
+
+    def sweep_up(self) -> None:
+        """Remove what workers of this machine that live no more left half-written."""
+        for folder in Path(self.folder).glob(f"{_WORK}*"):
+            host, _, pid = folder.name.removeprefix(_WORK).rpartition("-")
+            if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self, step: int) -> None:
+        """Of one step."""
+        self._delete(f"{self.folder}/{_name(step)}")
+
+    def _metrics(self, name: str) -> dict[str, float] | None:
+        """The figures in a checkpoint's index; None where there is no index, or none that can be read."""
+        try:
+            return dict(json.loads(_patiently(self._read, f"{self.folder}/{name}/{checkpoint.INDEX}"))["metrics"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return {}
+
+    def _read(self, path: str) -> bytes:
+        with self._fs.open_input_file(path) as file:
+            return bytes(file.read())
+
+    def _listed(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        return list(_patiently(self._fs.get_file_info, selector))
+
+    def _delete(self, folder: str) -> None:
+        """The index first: what is half gone is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            _patiently(self._fs.delete_file, f"{folder}/{checkpoint.INDEX}")
+        with contextlib.suppress(FileNotFoundError):
+            _patiently(self._fs.delete_dir, folder)
+
+    def _set_aside(self, step: int) -> None:
+        if not self.is_local:
+            self._delete(f"{self.folder}/{_name(step)}")
+            return
+        aside = Path(self.folder) / f"{_DAMAGED}{_name(step)}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (Path(self.folder) / _name(step)).replace(aside)
+
+
+def try_out(address: str) -> None:
+    """Write a small object to a store and take it away again, all but the prefix.
+
+    Raises StudyError: at once for a bucket that is not there or not ours, after 2 min for a server that is silent.
+    """
+    try:
+        store, base = _open(address)
+        name = f"{base}/{_PROBE}{socket.gethostname()}-{os.getpid()}"
+        with store.open_output_stream(name) as stream:
+            stream.write(b"mouselift")
+        store.delete_file(name)
+    except OSError as error:
+        whole = one_line(error)
+        said = (whole.partition("AWS Error ")[2] or whole).partition(" (Request")[0].partition("; Details")[0]
+        raise StudyError(
+            f"MOUSELIFT_CHECKPOINTS: expected a store that takes writes at {address}, got {said[:200]} — start it, or "
+            "mend its bucket or keys."
+        ) from None
+
+
+_NONE = float("nan")
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _nearest(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:
+    """Make a call, and again with growing pauses while S3 does not answer. Raises OutageError."""
+    began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return call(*words, **options)
+        except OSError as error:
+            if not _is_outage(error):
+                raise
+            waited = time.monotonic() - began
+            if waited >= PATIENCE_SECONDS:
+                raise OutageError(
+                    f"MOUSELIFT_CHECKPOINTS: expected a store that answers, got {one_line(error)[:200]} for "
+                    f"{waited:.0f} s — mend it; `mouselift sweep resume` then goes on."
+                ) from None
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the same call may be answered later; a bucket that is not there, or not ours, is no outage."""
+    return isinstance(error, OSError) and any(word in str(error) for word in _OUTAGES)
+
+
+def _open(root: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in root:
+        return fs.LocalFileSystem(), str(Path(root).resolve())
+    try:
+        return fs.FileSystem.from_uri(root)
+    except (ValueError, OSError) as error:
+        if _is_outage(error):
+            raise
+        came = str(error).partition("\n")[0]
+        raise StudyError(
+            f"MOUSELIFT_CHECKPOINTS: expected a folder or s3://bucket/prefix, got {root} ({came}) — mend it."
+        ) from None

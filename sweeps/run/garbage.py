@@ -1,0 +1,85 @@
+"""Collecting garbage: checkpoints of a home that no trial, promotion or alias can need any more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.book.journal import Journal
+from sweeps.book.ledger import Ledger, Objective, Trial
+from sweeps.home import Home
+from sweeps.run.checkpoints import Checkpoints
+from sweeps.run.resume import known
+
+_ENDED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A checkpoint that can go: its trial, step and size, and why."""
+
+    sweep: str
+    trial: int
+    step: int
+    bytes: int
+    reason: str
+
+    def as_plain(self) -> dict[str, Any]:
+        """The form of `mouselift sweep gc --json`."""
+        return asdict(self)
+
+
+def collect(home: Home, sweep: str | None = None, dry_run: bool = False) -> list[Garbage]:
+    """Remove what `garbage` finds in one sweep, or in all of a home that nobody runs; with `dry_run` only tell it.
+
+    Raises StudyError for a sweep that does not exist.
+    """
+    names = [sweep] if sweep is not None else sorted(folder.name for folder in home.journals.glob("*"))
+    found: list[Garbage] = []
+    for name in names:
+        ledger = known(home, name)
+        if Journal(home.journal(name)).is_being_written:
+            continue
+        for item in garbage(home, ledger):
+            found.append(item)
+            if not dry_run:
+                Checkpoints(home.checkpoints, name, item.trial).remove(item.step)
+        if not dry_run:
+            _sweep_up(home, name)
+    return found
+
+
+def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
+    """Of a trial that has ended everything but the best step of the sweep's best; of others all but best and last.
+
+    What a trial released, which is what MLflow and the registry have, lies elsewhere and is not touched.
+    """
+    objective = ledger.objective or Objective("val/psnr_fg", "max")
+    retention = ledger.space.get("retention", {"best": 1, "last": 1})
+    best = ledger.best.number if ledger.best is not None else None
+    for trial in ledger.trials.values():
+        kept = Checkpoints(home.checkpoints, ledger.name, trial.number)
+        if trial.state not in _ENDED:
+            steps, reason = kept.surplus(objective, retention["best"], retention["last"]), "neither best nor last"
+        else:
+            stays = kept.best(objective)[: retention["best"]] if trial.number == best else []
+            steps = [item.step for item in kept.all() if item not in stays]
+            reason = _why(trial, best)
+        for step in steps:
+            yield Garbage(ledger.name, trial.number, step, kept.size(step), reason)
+
+
+def _why(trial: Trial, best: int | None) -> str:
+    return "not the best step" if trial.number == best else f"the trial is {trial.state}"
+
+
+def _sweep_up(home: Home, sweep: str) -> None:
+    """Half-written and damaged folders, and Ray's files, of a sweep that nobody runs."""
+    shutil.rmtree(home.ray / sweep, ignore_errors=True)
+    if "://" in home.checkpoints:
+        return
+    for folder in (Path(home.checkpoints) / sweep).glob("t*/.*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""Runs of sweeps of other homes in a shared MLflow: closed when nobody has shown for a lease that they live."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from sweeps.book.journal import Journal, RunOpened
+from sweeps.book.mlflow_writer import HEARTBEAT
+from sweeps.errors import StudyError
+from sweeps.home import Home
+from sweeps.preflight.stores import mlflow_client
+
+LEASE_SECONDS = 900.0  # thirty heartbeats
+_SEEN = "seen.json"
+_PAGE = 500
+
+
+def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str]:
+    """Close as KILLED the RUNNING sweeps, with their trials, that have been silent for a lease; a line for each.
+
+    Silent is a run whose heartbeat reads as it did when this home first looked, a lease or more ago by `clock`.
+    An MLflow that does not answer, or cannot be opened, is not waited for.
+    """
+    if not home.has_store:
+        return []
+    try:
+        client = mlflow_client(home.tracking_uri)
+        running = list(_running(client))
+    except (MlflowException, StudyError):
+        return []
+    own = _own(home)
+    strangers = [run for run in running if run.info.run_id not in own]
+    now, before = clock(), _read(home)
+    seen = {run.info.run_id: _first_seen(run, before, now) for run in strangers}
+    _write(home, seen)
+    return [_close(client, run) for run in strangers if now - seen[run.info.run_id][1] >= LEASE_SECONDS]
+
+
+def _running(client: MlflowClient) -> Iterator[Run]:
+    """The sweeps' own runs, and trials whose sweep is over."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found: dict[str, Run] = {}
+    token: str | None = None
+    while experiments:
+        where = "attributes.status = 'RUNNING' AND tags.`sweep.key` != ''"
+        page = client.search_runs(experiments, where, max_results=_PAGE, page_token=token)
+        found |= {run.info.run_id: run for run in page}
+        token = page.token
+        if not token:
+            break
+    for run in found.values():
+        if run.data.tags.get("mlflow.parentRunId") not in found:
+            yield run
+
+
+def _close(client: MlflowClient, run: Run) -> str:
+    reason = f"no heartbeat since {run.data.tags.get(HEARTBEAT, 'it began')}"
+    where = f"attributes.status = 'RUNNING' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    for trial in [*client.search_runs([run.info.experiment_id], where, max_results=_PAGE), run]:
+        word = "trial" if "trial.number" in trial.data.tags else "sweep"
+        client.set_tag(trial.info.run_id, f"{word}.state", "KILLED")
+        client.set_tag(trial.info.run_id, f"{word}.reason", reason)
+        client.set_terminated(trial.info.run_id, "KILLED")
+    return f"{run.data.tags.get('mlflow.runName', run.info.run_id)}: KILLED: {reason}"
+
+
+def _own(home: Home) -> set[str]:
+    """Runs of this home's sweeps: their journals say whether they live."""
+    events = (event for folder in home.journals.glob("*") for _, event in Journal(folder).events())
+    return {event.run_id for event in events if isinstance(event, RunOpened)}
+
+
+def _first_seen(run: Run, before: dict[str, tuple[str, float]], now: float) -> tuple[str, float]:
+    beat = run.data.tags.get(HEARTBEAT, "")
+    known = before.get(run.info.run_id)
+    return known if known is not None and known[0] == beat else (beat, now)
+
+
+def _read(home: Home) -> dict[str, tuple[str, float]]:
+    path = home.root / _SEEN
+    return {key: (beat, since) for key, (beat, since) in json.loads(path.read_text()).items()} if path.is_file() else {}
+
+
+def _write(home: Home, seen: dict[str, tuple[str, float]]) -> None:
+    path: Path = home.root / _SEEN
+    if not seen:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(json.dumps(seen))
+    unfinished.replace(path)

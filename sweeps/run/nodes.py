@@ -1,0 +1,132 @@
+"""Which machines a trial may run on, and what it asks of each: seats for its processes.
+
+A node says what it has by Ray labels, `ray start --labels gpu_memory_gb=80`: `gpu_memory_gb` is the memory of its
+smallest GPU, and any other name will do. A number that a trial needs is a least one, a text is to be the same.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config import one_line
+from sweeps.errors import StudyError
+from sweeps.space.space import SearchSpace
+
+GPU_MEMORY = "gpu_memory_gb"
+_ANSWER_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine: its name, what it has to give by Ray's names, and its labels."""
+
+    name: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(described: Mapping[str, Any]) -> Node:
+        """One of `ray.nodes()`."""
+        return Node(described["NodeManagerHostname"], described["Resources"], described.get("Labels") or {})
+
+    def has(self, needs: Mapping[str, float | str]) -> bool:
+        return all(_meets(self.labels.get(name), wanted) for name, wanted in needs.items())
+
+    def seats(self, cpus: int, gpus: float) -> int:
+        """How many processes of this size it holds at a time."""
+        rooms = [int(self.resources.get("CPU", 0) // cpus)]
+        if gpus:
+            rooms.append(int(self.resources.get("GPU", 0) // gpus))
+        return min(rooms)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What one process of a trial takes of a node; labels: Ray's selector of the nodes that will do, {} for any."""
+
+    cpus: int
+    gpus: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": float(self.cpus), "GPU": self.gpus}
+
+
+def this_machine() -> Node:
+    """What a trial on this machine could have, before Ray is asked; labels by its GPUs."""
+    import torch
+
+    count = torch.cuda.device_count()
+    memory = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
+    labels = {GPU_MEMORY: f"{min(memory) / 1e9:.0f}"} if memory else {}
+    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(count)}, labels)
+
+
+def require_cluster(address: str) -> str:
+    """What was found. Raises StudyError when nothing listens at `host:port`; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return address
+    try:
+        with socket.create_connection((host, int(port)), _ANSWER_SECONDS):
+            return f"{address} answers"
+    except OSError as error:
+        raise StudyError(
+            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {one_line(error)} — start it, or mend the address."
+        ) from None
+
+
+def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
+    """A seat for each process of a trial of `space`: the same for all of them.
+
+    Raises StudyError when the nodes that qualify could never hold a trial: it would wait for ever.
+    """
+    trials = space.trials
+    fit = [node for node in nodes if node.has(trials.needs)]
+    if not fit:
+        needs = ", ".join(f"{name} {_plain(wanted)}" for name, wanted in trials.needs.items())
+        raise StudyError(
+            f"{space.name}: expected a machine with {needs} (trials.needs), got {_having(trials.needs, nodes)} — lower "
+            f"it, or start nodes with `ray start --labels`; docs/cluster.md says how."
+        )
+    total = sum(node.resources.get("CPU", 0) for node in fit)
+    cpus = trials.cpus or max(1, int(total) // trials.concurrent)
+    each, gpus = max(1, cpus // trials.processes), trials.gpus / trials.processes
+    if sum(node.seats(each, gpus) for node in fit) < trials.processes:
+        some = "a machine" if trials.processes == 1 else f"{trials.processes} processes"
+        raise StudyError(
+            f"{space.name}: expected {some} with {each} CPUs and {gpus:g} GPUs for a trial, got none "
+            f"among {len(fit)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
+        )
+    labels = {} if len(fit) == len(nodes) else _selector(trials.needs, fit)
+    return [Seat(each, gpus, labels)] * trials.processes
+
+
+def _selector(needs: Mapping[str, float | str], fit: Sequence[Node]) -> dict[str, str]:
+    """The values that qualify, as Ray's label selectors name them."""
+    return {name: f"in({','.join(sorted({node.labels[name] for node in fit}))})" for name in needs}
+
+
+def _meets(label: str | None, wanted: float | str) -> bool:
+    if label is None:
+        return False
+    if isinstance(wanted, str):
+        return label == wanted
+    try:
+        return float(label) >= wanted
+    except ValueError:
+        return False
+
+
+def _having(needs: Mapping[str, float | str], nodes: Sequence[Node]) -> str:
+    said = [f"{node.name} {name} {node.labels.get(name, 'unknown')}" for node in nodes for name in needs]
+    return "; ".join(said[:4]) + (f" and {len(said) - 4} more" if len(said) > 4 else "")
+
+
+def _plain(wanted: float | str) -> str:
+    return wanted if isinstance(wanted, str) else f"{wanted:g}"

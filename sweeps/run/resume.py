@@ -1,0 +1,127 @@
+"""Taking up a sweep again: its space as it began, whatever its files say by now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pipeline.recipe import LOCAL_PATHS
+from sweeps.book.journal import Journal
+from sweeps.book.ledger import Ledger, read
+from sweeps.errors import StudyError
+from sweeps.home import Home
+from sweeps.space.space import SearchSpace
+
+_DATA = "data.digest"
+_SHOWN = 3  # differences, of many
+
+
+def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
+    """The space of a sweep that has not come to its end, with the recipe's values that it began with.
+
+    count: the trials it should have in all, if more than at first. Raises StudyError: no such sweep, one that runs, or
+    nothing left to do.
+    """
+    journal = Journal(home.journal(name))
+    ledger = known(home, name)
+    if journal.is_being_written:
+        raise StudyError(f"{name}: expected a sweep that nobody runs, but a process does — `mouselift sweep stop` it.")
+    space = _began_with(ledger, name)
+    if count is not None:
+        if count < space.trials.count:
+            raise StudyError(
+                f"{name}: expected at least its {space.trials.count} trials, got {count} — raise --trials."
+            )
+        space = replace(space, trials=replace(space.trials, count=count))
+    if ledger.state == "COMPLETE" and space.trials.count <= ledger.planned:
+        raise StudyError(
+            f"{name}: expected a sweep with trials left, but all {ledger.planned} ended — "
+            "ask for more with --trials, or promote its best."
+        )
+    return space
+
+
+def known(home: Home, name: str) -> Ledger:
+    """The ledger of a sweep of this home. Raises StudyError when there is none."""
+    ledger = read(Journal(home.journal(name)))
+    if not ledger.name:
+        names = sorted(folder.name for folder in home.journals.glob("*") if folder.is_dir())
+        raise StudyError(
+            f"{name}: expected a sweep of {home.root}, got none — it has {', '.join(names) or 'no sweep'}."
+        )
+    return ledger
+
+
+def steps_so_far(ledger: Ledger) -> dict[str, int]:
+    """The last step of each trial that is to go on."""
+    going = (trial for trial in ledger.trials.values() if trial.state in ("RUNNING", "WAITING", "KILLED"))
+    return {f"t{trial.number:04d}": trial.last_step for trial in going if 0 < trial.last_step < _end(ledger)}
+
+
+def _end(ledger: Ledger) -> int:
+    return int(ledger.params["train.max_steps"])
+
+
+def check_same_data(ledger: Ledger, tags: Mapping[str, str]) -> None:
+    """Raises StudyError when the dataset is no longer the one that the sweep began with."""
+    then, now = ledger.tags.get(_DATA), tags.get(_DATA)
+    if then != now:
+        raise StudyError(
+            f"{ledger.name}: expected dataset {str(then)[:12]}, with which it began, got {str(now)[:12]} — "
+            "bring that dataset back, or start a sweep under a new name."
+        )
+
+
+def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
+    """Raises StudyError for a name that a sweep has: how far that is, how it differs, and how to take it up."""
+    journal = Journal(home.journal(name))
+    ledger = read(journal)
+    if not ledger.name:
+        return
+    ended = len(ledger.trials) - len(ledger.open) - ledger.count("KILLED")
+    state = "running" if journal.is_being_written else f"{ended} of {ledger.planned} trials ended"
+    got = f"got that of a sweep ({state})"
+    differences = list(_differences(ledger, space))
+    if differences:
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        got += f" of another space: {'; '.join(differences[:_SHOWN])}{more}"
+    mend = "choose another with --name."
+    if ledger.state != "COMPLETE":
+        mend = f"`mouselift sweep resume {name}` goes on with it, another --name starts anew."
+    raise StudyError(f"{name}: expected a new name, {got} — {mend}")
+
+
+def _began_with(ledger: Ledger, name: str) -> SearchSpace:
+    plain = json.dumps({**ledger.space, "name": name})
+    space = TypeAdapter(SearchSpace).validate_json(plain, strict=True)
+    now = space.base_recipe().params
+    changed = {path: value for path, value in ledger.params.items() if path in now and now[path] != value}
+    searched = changed.keys() & space.space.keys()
+    return replace(space, fixed=space.fixed | {path: changed[path] for path in changed.keys() - searched})
+
+
+def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
+    """What another space says otherwise, `path: then -> now`."""
+    then = _flat(ledger.space, skip=("recipe", "fixed")) | _flat({"recipe": ledger.params})
+    now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base_recipe().params})
+    for path in sorted(then.keys() | now.keys()):
+        if then.get(path) != now.get(path) and path.removeprefix("recipe.") not in LOCAL_PATHS:
+            yield f"{path.removeprefix('recipe.')}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in skip:
+            continue
+        inner = isinstance(value, Mapping) and value
+        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)

@@ -1,0 +1,114 @@
+"""When a trial stops early: named rules of this domain first, then ASHA; both remember a sweep across its sessions.
+
+Ray's ASHA keeps its rungs in memory under Ray's own trial ids. Here a trial is known by its number, so that one that
+goes on after a fault stays the same, and a resumed sweep gets its rungs back by hearing the journal again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from sweeps.book.journal import Event, Reported, TrialClosed, TrialOpened
+from sweeps.space.space import SearchSpace
+
+CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+class Rules(Protocol):
+    """The rules of a space, as they watch its trials."""
+
+    def feed(self, trial: int, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Why the trial should stop after this report, its rule's name first; a step heard again changes nothing."""
+        ...
+
+    def forget(self, trial: int) -> None:
+        """A trial has ended."""
+        ...
+
+
+class SweepScheduler(FIFOScheduler):
+    """Ray Tune's scheduler for a space. `stopped` holds the reason of each trial it has stopped, by number."""
+
+    def __init__(self, space: SearchSpace, rules: Rules) -> None:
+        super().__init__()
+        self.stopped: dict[int, str] = {}
+        self._open: set[int] = set()
+        self._rules, self._asha = rules, _asha(space)
+        self._metric = space.objective.metric
+        self._max_steps = space.base_recipe().train.max_steps
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        """Accept Ray's metric and mode; the space knows its objective."""
+        return True
+
+    def hear_again(self, events: Iterable[Event]) -> None:
+        """Take in what earlier sessions of the sweep reported, as it was reported then."""
+        last: dict[int, dict[str, Any]] = {}
+        for event in events:
+            match event:
+                case TrialOpened():
+                    self._add(event.trial)
+                case Reported():
+                    result = last[event.trial] = {"step": event.step, **event.metrics}
+                    self._judge(event.trial, result)
+                case TrialClosed(state="COMPLETE" | "PRUNED"):
+                    self._completed(event.trial, last.get(event.trial, {}))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._add(_number(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return self._judge(_number(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._completed(_number(trial), result)
+
+    def _add(self, number: int) -> None:
+        self._open.add(number)
+        if self._asha is not None:
+            self._asha.on_trial_add(None, _same(number))
+
+    def _judge(self, number: int, result: dict[str, Any]) -> str:
+        if "step" not in result:
+            return CONTINUE
+        step = result["step"]
+        reason = self._rules.feed(number, step, result)
+        if self._asha is not None and self._asha.on_trial_result(None, _same(number), result) == STOP:
+            reason = reason or f"asha: {self._metric} {result[self._metric]:.4g} is among the weaker"
+        if reason is None or step >= self._max_steps:  # the last report is the trial's own end
+            return CONTINUE
+        self.stopped[number] = f"{reason}, at step {step} of {self._max_steps}"
+        return STOP
+
+    def _completed(self, number: int, result: dict[str, Any]) -> None:
+        if self._asha is not None and number in self._open:
+            self._asha.on_trial_complete(None, _same(number), result)
+        self._open.discard(number)
+        self._rules.forget(number)
+
+
+def _asha(space: SearchSpace) -> ASHAScheduler | None:
+    if space.scheduler.kind == "none":
+        return None
+    return ASHAScheduler(
+        time_attr="step",
+        metric=space.objective.metric,
+        mode=space.objective.mode,
+        # At max_t ASHA stops a trial like any other; one step more and the last report is the trial's own end.
+        max_t=space.base_recipe().train.max_steps + 1,
+        grace_period=space.scheduler.grace_steps,
+        reduction_factor=space.scheduler.reduction_factor,
+    )
+
+
+def _same(number: int) -> Any:
+    """What ASHA knows a trial by, whatever Ray calls it this time."""
+    return SimpleNamespace(trial_id=number)
+
+
+def _number(trial: Any) -> int:
+    return int(trial.config["number"])

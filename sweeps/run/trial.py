@@ -1,0 +1,138 @@
+"""One trial, in a Ray worker: params -> Recipe -> Reports -> tune.report.
+
+The worker writes checkpoints and nothing else; a report is sent when its checkpoint is where it stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from PIL import Image
+from ray import tune
+
+from pipeline import checkpoint
+from pipeline.recipe import Recipe, override
+from pipeline.train import Report, train
+from sweeps.book.ledger import Objective
+from sweeps.errors import OutageError
+from sweeps.run.checkpoints import Checkpoints
+from sweeps.run.nodes import Seat
+from sweeps.run.processes import companions
+from sweeps.space.space import Retention
+
+IMAGES = "images"  # PNG bytes by name; the driver takes them out of the result before Ray stores it
+TAGS = "tags"  # of the run, by key; likewise taken out
+CHECKPOINTING = "checkpointing"
+METRIC_GROUPS = ("train", "val", "time", "system")
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What every trial of a sweep shares and no recipe holds."""
+
+    sweep: str
+    recipe: Recipe
+    objective: Objective
+    cache: str
+    checkpoints: str
+    retention: Retention
+    seats: list[Seat]
+
+
+def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
+    """Ray Tune's function trainable.
+
+    config: `number` of the Optuna trial, its `params` by dotted path, the `attempt`, the last step that earlier ones
+    have `reported` (-1: none), and in how many `splits` each batch goes through the network.
+    """
+    gc.collect()  # what the trial before this one left in the process: `sweeps` has it looked for seldom
+    recipe = override(settings.recipe, config["params"])
+    torch.set_num_threads(settings.seats[0].cpus)
+    process, began = psutil.Process(), time.perf_counter()
+    process.cpu_percent()
+    kept = Checkpoints(settings.checkpoints, settings.sweep, config["number"])
+    splits: int = config["splits"]
+    with kept.workspace() as folder, kept.newest(at_most=config["reported"]) as (start, damaged):
+        said = _said(start, damaged)
+        step = None if start is None else checkpoint.inspect(start).step
+        work = partial(_follow, recipe, kept, step, Path(settings.cache), splits)
+        with companions(work, settings.seats) as device:
+            lacks_room = partial(kept.lacks_room, settings.retention.disk_floor_gb)
+            for report in train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room):
+                said |= _kept(kept, report, settings)
+                spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, validation and all
+                tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
+                said = {}
+
+
+def _follow(
+    recipe: Recipe, kept: Checkpoints, step: int | None, cache: Path, splits: int, device: torch.device
+) -> None:
+    """What the other processes of a trial do: the same training, from the same step; rank 0 does the talking."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mouselift-")))
+        start = None if step is None else stack.enter_context(kept.fetched(step))
+        for _ in train(recipe, folder, start, device, cache, splits):
+            pass
+
+
+def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:
+    """Where the attempt starts, and what was wrong with later checkpoints, as tags of the run."""
+    tags = {} if start is None else {"trial.resumed_from": start.name}
+    return tags | ({"checkpoint.damaged": "; ".join(damaged)} if damaged else {})
+
+
+def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[str, str]:
+    """Put the report's checkpoint where it stays, and older ones away; what that comes to, as tags of the run."""
+    if report.unsaved:
+        return {CHECKPOINTING: f"paused: {report.unsaved}"}
+    if report.checkpoint is None:
+        return {}
+    try:
+        kept.keep(report.checkpoint)
+        kept.thin(settings.objective, settings.retention.best, settings.retention.last)
+    except OutageError as error:  # the next checkpoint may find the store back; the trial is not the worse for it
+        return {CHECKPOINTING: f"paused: {error}"}
+    return {CHECKPOINTING: f"step {report.step} is kept"}
+
+
+def as_result(report: Report) -> dict[str, Any]:
+    """A Report as Ray carries it: flat metrics, the step, pictures as PNG bytes."""
+    return {"step": report.step, **report.metrics, IMAGES: {k: _png(v) for k, v in report.images.items()}}
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, float]:
+    """The figures of a result that are ours, not Ray's."""
+    return {
+        name: float(value)
+        for name, value in result.items()
+        if name.partition("/")[0] in METRIC_GROUPS and "/" in name and isinstance(value, int | float)
+    }
+
+
+def _png(picture: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _system(process: psutil.Process, device: str) -> dict[str, float]:
+    """Load of this trial's process and, where it has one, of its own GPU; MLflow's names for them."""
+    values = {
+        "system/cpu_utilization_percentage": process.cpu_percent(),
+        "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 1e6,
+    }
+    if device == "cuda":
+        values["system/gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
+        values["system/gpu_0_memory_usage_megabytes"] = torch.cuda.memory_reserved() / 1e6
+    return values

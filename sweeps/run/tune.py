@@ -1,0 +1,284 @@
+"""One sweep: Ray runs the trials, Optuna chooses them, the journal remembers; a single training is a sweep of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from sweeps.book.journal import Journal, State, SweepOpened, no_room
+from sweeps.book.ledger import Ledger, read
+from sweeps.book.mlflow_writer import Tracker
+from sweeps.book.provenance import provenance
+from sweeps.book.study import StudySearcher, open_study
+from sweeps.errors import NoRoomError, OutageError
+from sweeps.home import Home
+from sweeps.preflight.checks import Readiness
+from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
+from sweeps.run.nodes import Node, Seat, seats_of, this_machine
+from sweeps.run.processes import resources
+from sweeps.run.ray_session import Ray
+from sweeps.run.scheduler import SweepScheduler
+from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
+from sweeps.space.pruning import Watch
+from sweeps.space.space import SearchSpace
+
+_FULL = "the disk of the sweep was full"
+_DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
+
+
+@dataclass
+class Interruption:
+    """Whether something ends the sweep before its time: the user, the machine going down, or what the trials show."""
+
+    verdict: tuple[State, str] = ("KILLED", "")
+    _asked: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the sweep in good order; a second one ends it at once."""
+        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def end(self, state: State, reason: str) -> None:
+        """End the sweep in good order; the first to ask says why."""
+        if not self.asked:
+            self.verdict = state, reason
+            self._asked.set()
+            signal.raise_signal(signal.SIGUSR1)
+
+    def _stop(self, number: int, _: Any) -> None:
+        # Ray Tune ends its loop on SIGUSR1 once that loop runs; before, or when asked twice, nothing does.
+        ray_listens = callable(signal.getsignal(signal.SIGUSR1))
+        again = self.asked
+        if not again:
+            self.verdict = "KILLED", f"interrupted by {signal.Signals(number).name}"
+        self._asked.set()
+        if again or not ray_listens:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def run_sweep(
+    name: str, space: SearchSpace, ready: Readiness, home: Home, listen: Listener, started: Ray | None = None
+) -> Ledger:
+    """Run every trial of `space` as the sweep `name` and return what the journal then says.
+
+    started: a Ray that is taken over, and ended with the sweep.
+
+    A sweep of that name is taken up where it was interrupted: what has ended stays, what ran goes on from its last
+    checkpoint as the same trial and the same run. Whatever ends it, every trial and the sweep itself are closed in the
+    journal, and the tracker has delivered it or says that it has not. Raises StudyError when another process runs the
+    sweep, the study is that of another space, or the resources are not there.
+    """
+    interruption = Interruption()
+    # In this order: nothing of Ray may outlive the claim.
+    with Journal(home.journal(name)).claim() as journal, started or Ray(home) as rays, interruption.heeded():
+        vitals = rays.ready()
+        nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
+        seats = seats_of(space, nodes)
+        known = read(journal).name
+        storage, hurried = home.storage or home.optuna_journal, lambda: interruption.asked
+        study = open_study(storage, name, space, bool(known), str(home.root), hurried)
+        (journal.folder / STOP_FILE).unlink(missing_ok=True)
+        scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
+        driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end, vitals=vitals)
+        searcher = StudySearcher(study, space, driver)
+        return _remember(name, space, ready, home, driver, searcher, scheduler, seats, interruption)
+
+
+def _remember(
+    name: str,
+    space: SearchSpace,
+    ready: Readiness,
+    home: Home,
+    driver: Driver,
+    searcher: StudySearcher,
+    scheduler: SweepScheduler,
+    seats: list[Seat],
+    interruption: Interruption,
+) -> Ledger:
+    """Run the trials between an opened and a closed journal."""
+    journal, recipe = driver.journal, ready.recipe
+    tags, artifacts = provenance(journal.keep)
+    driver.write(
+        SweepOpened(name, recipe.name, space.as_plain(), tags | ready.tags, recipe.params, artifacts=artifacts)
+    )
+    tracker = Tracker(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
+    state: State = "FAIL"
+    reason = "the sweep's driver failed"
+    try:
+        driver.take_up(searcher)
+        _run_trials(space, ready, home, driver, searcher, scheduler, seats)
+        state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
+    except KeyboardInterrupt:
+        state, reason = interruption.verdict
+    except (NoRoomError, OutageError, OSError, tune.TuneError) as error:
+        found = _beneath(error, journal.folder)
+        if found is None:
+            raise
+        if not (interruption.asked and isinstance(found, OutageError)):
+            reason = _FULL if isinstance(found, NoRoomError) else str(found)
+            raise found from None
+        state, reason = interruption.verdict
+    finally:
+        with _nothing_added(sys.exception(), interruption):
+            driver.close(state, reason)
+        delivered = tracker.close(_FULL_SECONDS if isinstance(sys.exception(), NoRoomError) else _DELIVERY_SECONDS)
+        with _nothing_added(sys.exception(), interruption):
+            searcher.put_back()
+    if not delivered:
+        logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
+    return driver.ledger
+
+
+def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageError | None:
+    """The full disk or the lost database behind an error, which Ray Tune wraps in its own."""
+    while error is not None:
+        if isinstance(error, NoRoomError | OutageError):
+            return error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return no_room(folder, error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def _nothing_added(raised: BaseException | None, interruption: Interruption) -> Iterator[None]:
+    """A full disk or a lost database refuses the end of the sweep, too; what was raised of it already says all.
+
+    A study whose database is away at an interruption is put in order by whoever resumes it.
+    """
+    try:
+        yield
+    except (NoRoomError, OSError):
+        if not isinstance(raised, NoRoomError):
+            raise
+    except OutageError:
+        if not (interruption.asked or isinstance(raised, OutageError)):
+            raise
+
+
+def _run_trials(
+    space: SearchSpace,
+    ready: Readiness,
+    home: Home,
+    driver: Driver,
+    searcher: StudySearcher,
+    scheduler: SweepScheduler,
+    seats: list[Seat],
+) -> None:
+    trials, name = space.trials, driver.ledger.name
+    settings = TrialSettings(
+        name,
+        ready.recipe,
+        driver.objective,
+        str(home.cache),
+        home.checkpoints,
+        space.retention,
+        seats,
+    )
+    if Path(home.ray_storage).is_dir():  # an earlier session's, which nothing is read from
+        shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)
+    trainable = tune.with_resources(partial(run_trial, settings=settings), resources(seats))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric=space.objective.metric,
+            mode=space.objective.mode,
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher says when there are enough: a trial may need more than one of Ray's
+            max_concurrent_trials=trials.concurrent,
+            trial_name_creator=_ray_name,
+            trial_dirname_creator=_ray_name,
+            reuse_actors=not trials.gpus,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=home.ray_storage,
+            verbose=0,
+            callbacks=[_DriverCallback(driver)],
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    tuner.fit()
+
+
+def _ray_name(trial: Any) -> str:
+    return f"t{trial.config['number']:04d}-{trial.config['attempt']}"
+
+
+def _forget_figures(trial: Any) -> None:
+    """Ray keeps statistics of every figure of every trial: most of what the driver of a long sweep would grow by."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+
+
+class _DriverCallback(tune.Callback):
+    """Brings Ray's news to the driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._trials: list[Any] = []
+        driver.broken = self._broken
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray keeps callbacks with the experiment; ours lives and dies with the driver
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._trials = trials
+        self._driver.watch(self._kill)
+        if self._driver.vitals.lost:
+            raise KeyboardInterrupt  # at once: what Ray does at the end of a sweep would wait for the dead
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._driver.opened(trial.trial_id, trial.config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        pictures: Mapping[str, bytes] = result.pop(IMAGES, {})
+        tags: dict[str, str] = result.pop(TAGS, {})
+        if "step" in result:
+            self._driver.reported(trial.config["number"], result["step"], metrics_of(result), pictures, tags)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _forget_figures(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _forget_figures(trial)
+
+    def _broken(self, ray_trial_id: str) -> Broken:
+        trial = next(trial for trial in reversed(self._trials) if trial.trial_id == ray_trial_id)
+        file = trial.error_file
+        traceback = Path(file).read_text() if file and Path(file).is_file() else ""
+        # All that it says, for its words: Ray looks for the error itself where it has not yet put it.
+        return Broken(trial.config, tune.TuneError(traceback), traceback)
+
+    def _kill(self, number: int) -> None:
+        for trial in reversed(self._trials):
+            actor = trial.temporary_state.ray_actor
+            if trial.config["number"] == number and actor is not None:
+                ray.kill(actor)
+                return

@@ -1,0 +1,310 @@
+"""Search spaces: YAML to checked distributions over the paths of a recipe, refused before any trial starts.
+
+    space:
+      optim.lr: {float: [1.0e-6, 1.0e-4], log: true}
+      loss.masked: {choice: [true, false]}
+      loss.background: {float: [0.0, 0.5], when: {loss.masked: true}}
+
+A parameter whose `when` does not hold is not searched: the recipe's own value stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import Field, TypeAdapter
+
+from pipeline import config
+from pipeline.config import Layers, did_you_mean
+from pipeline.errors import RecipeError
+from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, load_recipe, override, strict
+from sweeps.errors import RegistryError, SpaceError
+from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
+from sweeps.space.faults import Faults
+from sweeps.space.gates import parse_gates
+from sweeps.space.pruning import Pruning, problems, usual
+from sweeps.space.resources import Trials
+
+FOLDER = Path(__file__).parents[1] / "spaces"
+# Which way each metric is better.
+METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask_iou": "max"}
+# Of generated view sets alone: whether they agree on one shape, and foreground PSNR less what that costs.
+METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
+# What figures depend on beside the model: trials that differ in these could not be compared.
+SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
+NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
+_KINDS: dict[str, Any] = {"float": FloatRange, "int": IntRange, "choice": Choice}
+_KEYS = {*_KINDS, "log", "step", "when"}
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The figure to improve: a validation metric of held-out views, at the last step."""
+
+    metric: str = "val/psnr_fg"
+    mode: Literal["max", "min"] = "max"
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How the next parameters are chosen; tpe and gp draw their first `startup_trials` at random."""
+
+    kind: Literal["tpe", "random", "grid", "gp"] = "tpe"
+    seed: Count = 0
+    startup_trials: Positive = 10
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """When weak trials stop: asha compares them at grace_steps × reduction_factor^k optimizer steps."""
+
+    kind: Literal["asha", "none"] = "none"
+    grace_steps: Positive = 1
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Which checkpoints of a trial stay, and how much of the disk is left to others; below that none is written."""
+
+    best: Positive = 1
+    last: Positive = 1
+    disk_floor_gb: Weight = 1.0
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """A sweep as its YAML says it; what it leaves out makes a sweep of one."""
+
+    name: str
+    recipe: str
+    fixed: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Distribution] = field(default_factory=dict)
+    objective: Objective = field(default_factory=Objective)
+    sampler: Sampler = field(default_factory=Sampler)
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
+    trials: Trials = field(default_factory=Trials)
+    faults: Faults = field(default_factory=Faults)
+    retention: Retention = field(default_factory=Retention)
+    gates: dict[str, str] = field(default_factory=dict)
+
+    def base_recipe(self) -> Recipe:
+        """The recipe with the fixed values. Raises RecipeError."""
+        return override(load_recipe(self.recipe), self.fixed)
+
+    def standing_recipe(self) -> Recipe:
+        """The base recipe on data that some trial uses: where data.normalise is searched, on its first choice."""
+        return override(self.base_recipe(), self._on_some_data)
+
+    def located(self) -> SearchSpace:
+        """The same with the recipe's local paths made absolute: they hold wherever a trial or `promote` runs."""
+        known = self.base_recipe().params
+        paths = {path: known[path] for path in LOCAL_PATHS if known.get(path) is not None and path not in self.space}
+        return replace(self, fixed=self.fixed | {path: str(Path(value).resolve()) for path, value in paths.items()})
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The paths, each after those its conditions ask about."""
+        graph = {path: found.when for path, found in self.space.items()}
+        return tuple(TopologicalSorter(graph).static_order())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the trials of a study have in common: recipe, ranges, objective."""
+        plain = self.as_plain()
+        common = {key: plain[key] for key in ("space", "objective")}
+        return config.fingerprint({"recipe": self.base_recipe().fingerprint, **common})
+
+    def as_plain(self) -> dict[str, Any]:
+        """Every value as its YAML would have it, defaults included."""
+        values: dict[str, Any] = TypeAdapter(SearchSpace).dump_python(self, mode="json", by_alias=True)
+        del values["name"]
+        return values
+
+    def extremes(self) -> Iterator[dict[str, Scalar]]:
+        """Both ends and every choice of each parameter (the last key), after what its conditions need."""
+        for path, found in self.space.items():
+            for value in found.ends:
+                yield self._on_some_data | self._conditions_met(path) | {path: value}
+
+    @property
+    def _on_some_data(self) -> dict[str, Scalar]:
+        searched = self.space.get(NORMALISE)
+        return {} if searched is None else {NORMALISE: searched.ends[0]}
+
+    def _conditions_met(self, path: str) -> dict[str, Scalar]:
+        met: dict[str, Scalar] = {}
+        for parent, allowed in self.space[path].when.items():
+            met |= self._conditions_met(parent) | {parent: allowed[0]}
+        return met
+
+
+def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
+    """A search space by name (sweeps/spaces) or path to YAML, with `key=value` overrides, checked in full.
+
+    Raises SpaceError, naming file and key: anything unknown, mistyped, impossible, or refused by the recipe.
+    """
+    try:
+        path = config.find_yaml(str(name), FOLDER)
+        layers = config.load_layers(path, FOLDER, overrides)
+        space = _decode(layers, path.stem)
+    except RecipeError as error:
+        raise SpaceError(str(error)) from None
+    for where, problem in _problems(space):
+        _refuse(layers, where, problem)
+    return space if "pruning" in layers.values else replace(space, pruning=usual(space.base_recipe()))
+
+
+def _refuse(layers: Layers, where: str, problem: str) -> NoReturn:
+    raise SpaceError(f"{layers.source(where)}: {where}: {problem}")
+
+
+def _decode(layers: Layers, name: str) -> SearchSpace:
+    values = dict(layers.values)
+    if "name" in values:
+        _refuse(layers, "name", "unknown key — a space is named by its file; remove it.")
+    raw = values.pop("space", None)
+    if not isinstance(raw, Mapping) or not raw:
+        _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
+    values["name"] = name
+    if isinstance(values.get("fixed"), Mapping):
+        values["fixed"] = config.flatten(values["fixed"])
+    if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
+        values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
+    found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
+    return replace(config.decode(Layers(values, layers.sources), SearchSpace), space=found)
+
+
+def _by_path(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Raw distributions by the dotted path of their recipe field."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        holds_paths = isinstance(value, Mapping) and not _KEYS & value.keys()
+        found |= _by_path(value, f"{prefix}{key}.") if holds_paths else {f"{prefix}{key}": value}
+    return found
+
+
+def _distribution(path: str, raw: Any, layers: Layers) -> Distribution:
+    where = f"space.{path}"
+    if not isinstance(raw, Mapping):
+        mend = did_you_mean(path, _KINDS) or " — write it so."
+        _refuse(layers, where, f"expected a range like {{float: [1.0e-6, 1.0e-4]}}, got {raw!r}{mend}")
+    kinds = [kind for kind in _KINDS if kind in raw]
+    if len(kinds) != 1:
+        strange = [key for key in raw if key not in _KEYS]
+        mend = (did_you_mean(strange[0], _KINDS) if strange else "") or " — name one."
+        _refuse(layers, where, f"expected one of float, int and choice, got {', '.join(raw)}{mend}")
+    values = dict(raw)
+    if isinstance(when := values.get("when"), Mapping):
+        flat = config.flatten(when)
+        values["when"] = {key: value if isinstance(value, list) else [value] for key, value in flat.items()}
+    kind: Any = _KINDS[kinds[0]]
+    # The mappings around it are what makes an error say where it is.
+    wrapped = config.decode(Layers({"space": {path: values}}, layers.sources), dict[str, dict[str, kind]])
+    if problem := range_problem(wrapped["space"][path]):
+        _refuse(layers, f"{where}.{kinds[0]}", problem)
+    return wrapped["space"][path]
+
+
+def _problems(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    """Dotted path and problem; a later check relies on the earlier ones having found nothing."""
+    for check in (_of_recipe, _of_paths, _of_conditions, _of_values, _of_metrics, _of_plan):
+        yield from check(space)
+
+
+def _of_recipe(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    where = "recipe"
+    try:
+        recipe = load_recipe(space.recipe)
+        where = "fixed"
+        override(recipe, space.fixed)
+    except RecipeError as error:
+        yield where, str(error)
+
+
+def _of_paths(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    known = space.base_recipe().params
+    for path in space.space:
+        if path not in known:
+            mend = did_you_mean(path, known) or f" — `mouselift check {space.recipe}` lists them."
+            yield f"space.{path}", f"expected a path of recipe {space.recipe}, got an unknown one{mend}"
+        if path in space.fixed:
+            yield f"space.{path}", f"expected it once, got it in fixed too ({space.fixed[path]}) — drop one."
+        if path in SAME_FOR_ALL:
+            yield f"space.{path}", "expected one value, or trials cannot be compared — move it to fixed."
+
+
+def _of_conditions(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    known = space.base_recipe().params
+    for path, found in space.space.items():
+        for parent, allowed in found.when.items():
+            where = f"space.{path}.when.{parent}"
+            if parent not in space.space:
+                mend = " — add it to the space." if parent in known else did_you_mean(parent, space.space)
+                yield (
+                    where,
+                    f"expected another path of this space, got none of that name{mend or ' — drop it.'}",
+                )
+            elif not allowed or not set(allowed) <= set(space.space[parent].points or ()):
+                yield where, f"expected values that {parent} can take, got {list(allowed)} — mend them."
+    try:
+        _ = space.order
+    except CycleError as error:
+        circle = " <- ".join(error.args[1])
+        yield "space", f"expected conditions without a circle, got {circle} — drop one."
+
+
+def _of_values(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    base = space.base_recipe()
+    for params in space.extremes():
+        try:
+            override(base, params)
+        except RecipeError as error:
+            yield f"space.{list(params)[-1]}", str(error)
+
+
+def _of_metrics(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    metric, mode = space.objective.metric, space.objective.mode
+    of_sets = METRICS_OF_SETS if space.base_recipe().model.kind == "mvdiffusion" else {}
+    ways = METRICS | of_sets
+    group, _, name = metric.partition("/")
+    if group != "val" or name not in ways:
+        yield "objective.metric", _unknown_metric(metric, [f"val/{known}" for known in ways])
+    elif mode != ways[name]:
+        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — turn it."
+    known = [f"test/{role}{name}" for role in ("", "input/") for name in METRICS] + [f"test/{name}" for name in of_sets]
+    for gated in space.gates:
+        if gated not in known:
+            yield f"gates.{gated}", _unknown_metric(gated, known)
+    try:
+        parse_gates(space.gates, "gates")
+    except RegistryError as error:
+        yield "gates", str(error).removeprefix("gates: ")
+
+
+def _unknown_metric(metric: str, known: list[str]) -> str:
+    return f"expected one of {', '.join(known)}, got {metric}{did_you_mean(metric, known) or ' — name one.'}"
+
+
+def _of_plan(space: SearchSpace) -> Iterator[tuple[str, str]]:
+    """Sampler, scheduler, pruning and resources."""
+    for path, found in space.space.items():
+        if space.sampler.kind == "grid" and found.points is None:
+            yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."
+    steps, grace = space.base_recipe().train.max_steps, space.scheduler.grace_steps
+    if space.scheduler.kind == "asha" and grace >= steps:
+        yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
+    for name, problem in problems(space.pruning, space.base_recipe()):
+        yield f"pruning.{name}", problem
+    recipes = [space.base_recipe(), *(override(space.base_recipe(), params) for params in space.extremes())]
+    yield from space.trials.problems(recipes)

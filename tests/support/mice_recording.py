@@ -1,0 +1,83 @@
+"""A procedural mouse filmed by the real rig, in the raw layout of real recordings: for tests and demos."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import rmtree
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from pipeline.cameras import Cameras, mouse_rig
+from pipeline.data.mice.mice import FPS, MouseSequence
+from pipeline.data.mice.render import render_mouse
+from pipeline.data.recording.calibration import PIXEL_CENTRE
+from pipeline.data.recording.recording import CALIBRATIONS, KEYPOINTS, MASKS, VIDEOS
+from pipeline.data.recording.video import VideoWriter
+from pipeline.errors import DataError
+
+ARENA_GREY = (148, 144, 138)
+MASK_CRF = 23  # libx264's default: rings around silhouettes as real masks do
+
+
+def write_recording(
+    out: Path, frames: int, seed: int = 0, fps: int = 100, scale: float = 1.0, keypoints: bool = True
+) -> Path:
+    """Film `frames` frames of a wandering mouse with the six cameras of the real rig and return the folder.
+
+    scale: of the images, 1 is 1152×1024 (sides are rounded to even numbers). keypoints: write ten joints too.
+    The folder appears whole. Raises DataError when there is one already.
+    """
+    if out.exists():
+        raise DataError(f"{out}: expected no folder yet, found one — choose another.")
+    cameras, mouse = _rig(scale), MouseSequence(seed)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    rmtree(temporary, ignore_errors=True)
+    for part in (VIDEOS, MASKS, KEYPOINTS) if keypoints else (VIDEOS, MASKS):
+        (temporary / part).mkdir(parents=True)
+    moments = [FPS * frame / fps for frame in range(frames)]
+    with ExitStack() as stack:
+        colour, grey = (
+            [stack.enter_context(VideoWriter(temporary / part / f"{view}.mp4", fps, crf)) for view in range(6)]
+            for part, crf in ((VIDEOS, 18), (MASKS, MASK_CRF))
+        )
+        for moment in moments:
+            for view, image in enumerate(render_mouse(mouse.mesh(moment), cameras)):
+                colour[view].write(_in_the_arena(image))
+                grey[view].write(np.repeat(image[..., 3:], 3, -1))
+    _write_calibration(temporary / CALIBRATIONS[0], cameras)
+    if keypoints:
+        _write_keypoints(temporary / KEYPOINTS, cameras, np.stack([mouse.joints(moment) for moment in moments]))
+    temporary.replace(out)
+    return out
+
+
+def _rig(scale: float) -> Cameras:
+    real = mouse_rig().to(torch.float64)
+    return real.resize(2 * round(scale * real.width / 2), 2 * round(scale * real.height / 2))
+
+
+def _in_the_arena(image: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
+    alpha = image[..., 3:] / 255
+    return np.rint(image[..., :3] * alpha + np.array(ARENA_GREY) * (1 - alpha)).astype(np.uint8)
+
+
+def _write_calibration(path: Path, cameras: Cameras) -> None:
+    """As the published one: pixel centres at whole numbers, T now (3,), now (3, 1)."""
+    K, w2c = cameras.K.numpy(), cameras.w2c.numpy()
+    K[:, :2, 2] -= PIXEL_CENTRE
+    entries = [{"K": K[i], "R": w2c[i, :3, :3], "T": w2c[i, :3, 3:] if i % 2 else w2c[i, :3, 3]} for i in range(len(K))]
+    path.write_bytes(pickle.dumps(entries))
+
+
+def _write_keypoints(folder: Path, cameras: Cameras, joints: np.ndarray) -> None:
+    """joints: [frames, n, 3] in mm; every one is seen, confidence 1."""
+    frames, count = joints.shape[:2]
+    pixels, _ = cameras.project(torch.from_numpy(joints).reshape(-1, 3).expand(len(cameras.c2w), -1, -1))
+    for view, seen in enumerate(pixels.numpy() - PIXEL_CENTRE):
+        full = np.concatenate([seen.reshape(frames, count, 2), np.ones((frames, count, 1))], -1)
+        (folder / f"result_view_{view}.pkl").write_bytes(pickle.dumps(full))

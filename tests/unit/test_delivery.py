@@ -1,0 +1,36 @@
+"""What a drain says of itself when its thread breaks."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
+from sqlalchemy.exc import OperationalError
+
+from sweeps.book.delivery import Drain, RefusedError, UnansweredError
+from sweeps.book.journal import Journal, SweepClosed
+from sweeps.book.mlflow_writer import _as_drain_errors
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_broke_the_thread_has_not_arrived(tmp_path):
+    def connect():
+        raise ZeroDivisionError
+
+    with Journal(tmp_path) as journal:
+        journal.append(SweepClosed("COMPLETE"))
+        assert not Drain(journal, "nobody", connect).start().close(10)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OperationalError("SELECT 1", {}, Exception("no route to host")), UnansweredError),
+        (MlflowException("QueuePool limit of size 5 overflow 10 reached", BAD_REQUEST), UnansweredError),
+        (MlflowException("no such metric", BAD_REQUEST), RefusedError),
+    ],
+)
+def test_a_database_that_is_away_or_busy_is_asked_again(error, kind):
+    with pytest.raises(UnansweredError) as caught, _as_drain_errors():
+        raise error
+    assert type(caught.value) is kind
