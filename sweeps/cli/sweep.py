@@ -218,7 +218,7 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
         _say_reaped(reap(home))
         progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
         with progress.shown():
-            ledger = run_sweep(name, space, ready, home, progress, *started)
+            ledger = run_sweep(name, space, ready.recipe, ready.tags, home, progress, *started)
     _report(ledger, home, as_json)
     if ledger.state == "KILLED":
         raise typer.Exit(INTERRUPTED)

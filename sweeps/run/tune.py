@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from pipeline.recipe import Recipe
 from sweeps.book.journal import Journal, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger, read
 from sweeps.book.mlflow_writer import Tracker
@@ -25,7 +26,6 @@ from sweeps.book.provenance import provenance
 from sweeps.book.study import StudySearcher, open_study
 from sweeps.errors import NoRoomError, OutageError
 from sweeps.home import Home
-from sweeps.preflight.checks import Readiness
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import Node, Seat, seats_of, this_machine
 from sweeps.run.processes import resources
@@ -80,11 +80,18 @@ class Interruption:
 
 
 def run_sweep(
-    name: str, space: SearchSpace, ready: Readiness, home: Home, listen: Listener, started: Ray | None = None
+    name: str,
+    space: SearchSpace,
+    recipe: Recipe,
+    tags: Mapping[str, str],
+    home: Home,
+    listen: Listener,
+    started: Ray | None = None,
 ) -> Ledger:
     """Run every trial of `space` as the sweep `name` and return what the journal then says.
 
-    started: a Ray that is taken over, and ended with the sweep.
+    recipe: what a trial's parameters change, with the fixed values and local paths. tags: what preflight found out
+    about its data and artefacts. started: a Ray that is taken over, and ended with the sweep.
 
     A sweep of that name is taken up where it was interrupted: what has ended stays, what ran goes on from its last
     checkpoint as the same trial and the same run. Whatever ends it, every trial and the sweep itself are closed in the
@@ -102,15 +109,16 @@ def run_sweep(
         study = open_study(storage, name, space, bool(known), str(home.root), hurried)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
-        driver = Driver(journal, space, ready.recipe, home, scheduler, listen, interruption.end, vitals=vitals)
+        driver = Driver(journal, space, recipe, home, scheduler, listen, interruption.end, vitals=vitals)
         searcher = StudySearcher(study, space, driver)
-        return _remember(name, space, ready, home, driver, searcher, scheduler, seats, interruption)
+        return _remember(name, space, recipe, tags, home, driver, searcher, scheduler, seats, interruption)
 
 
 def _remember(
     name: str,
     space: SearchSpace,
-    ready: Readiness,
+    recipe: Recipe,
+    tags: Mapping[str, str],
     home: Home,
     driver: Driver,
     searcher: StudySearcher,
@@ -119,17 +127,17 @@ def _remember(
     interruption: Interruption,
 ) -> Ledger:
     """Run the trials between an opened and a closed journal."""
-    journal, recipe = driver.journal, ready.recipe
-    tags, artifacts = provenance(journal.keep)
+    journal = driver.journal
+    origin, artifacts = provenance(journal.keep)
     driver.write(
-        SweepOpened(name, recipe.name, space.as_plain(), tags | ready.tags, recipe.params, artifacts=artifacts)
+        SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, recipe.params, artifacts=artifacts)
     )
     tracker = Tracker(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
     state: State = "FAIL"
     reason = "the sweep's driver failed"
     try:
         driver.take_up(searcher)
-        _run_trials(space, ready, home, driver, searcher, scheduler, seats)
+        _run_trials(space, recipe, home, driver, searcher, scheduler, seats)
         state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
@@ -181,7 +189,7 @@ def _nothing_added(raised: BaseException | None, interruption: Interruption) -> 
 
 def _run_trials(
     space: SearchSpace,
-    ready: Readiness,
+    recipe: Recipe,
     home: Home,
     driver: Driver,
     searcher: StudySearcher,
@@ -191,7 +199,7 @@ def _run_trials(
     trials, name = space.trials, driver.ledger.name
     settings = TrialSettings(
         name,
-        ready.recipe,
+        recipe,
         driver.objective,
         str(home.cache),
         home.checkpoints,
