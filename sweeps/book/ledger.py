@@ -6,11 +6,10 @@ gives the same again. The tracker, the status command and the reports all count 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 from sweeps.book.journal import (
     AttemptFailed,
@@ -24,23 +23,10 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.errors import StudyError
+from sweeps.space.objective import Objective
 
 _ENDINGS_KEPT = 100
 _OPEN = ("RUNNING", "WAITING")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The metric a sweep improves, and which way is better."""
-
-    metric: str
-    mode: Literal["max", "min"]
-
-    def better(self, value: float, than: float | None) -> bool:
-        """Whether `value` beats what was best so far; a value that is not finite never does."""
-        if not math.isfinite(value):
-            return False
-        return than is None or (value > than if self.mode == "max" else value < than)
 
 
 @dataclass(frozen=True)

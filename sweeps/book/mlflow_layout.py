@@ -30,7 +30,8 @@ import yaml
 from PIL import Image
 
 from sweeps.book.journal import Reported, TrialOpened
-from sweeps.book.ledger import Ledger, Objective
+from sweeps.book.ledger import Ledger
+from sweeps.space.objective import Objective
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 _VIEW_TAG = "mlflow.sharedViewState."

@@ -24,6 +24,7 @@ from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
 from sweeps.preflight.stores import mlflow_client
 from sweeps.run.resume import known
+from sweeps.space.objective import Objective
 
 _PAGE = 500
 
@@ -36,7 +37,7 @@ class Sweep:
     recipe: str
     state: str
     started: float
-    objective: ledger.Objective | None
+    objective: Objective | None
     experiment_id: str
     run_id: str
     ui_path: str  # follows the address of `mouselift ui`
@@ -133,7 +134,7 @@ def _best(book: ledger.Ledger) -> dict[str, Any]:
     }
 
 
-def _trials(uri: str, sweep: str) -> tuple[ledger.Objective | None, list[TrialRun]]:
+def _trials(uri: str, sweep: str) -> tuple[Objective | None, list[TrialRun]]:
     """The newest sweep of this name: its objective, and its trials in no particular order."""
     parent = next((found for found in sweeps(uri) if found.name == sweep), None)
     if parent is None:
@@ -168,7 +169,7 @@ def _sweep(run: Run, experiment: str) -> Sweep:
     )
 
 
-def _trial(run: Run, objective: ledger.Objective | None) -> TrialRun:
+def _trial(run: Run, objective: Objective | None) -> TrialRun:
     tags, metrics = run.data.tags, run.data.metrics
     best = f"best/{objective.metric}" if objective is not None else ""
     return TrialRun(

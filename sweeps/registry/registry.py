@@ -25,7 +25,6 @@ from pipeline import checkpoint
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, PipelineError
-from sweeps.book.ledger import Objective
 from sweeps.book.mlflow_writer import prepare_store
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
@@ -37,6 +36,7 @@ from sweeps.registry.release import bind, download, release
 from sweeps.registry.verification import Verification, score
 from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
+from sweeps.space.objective import Objective
 
 LINEAGE_FILE = "lineage.json"
 IMPORTED = "imported"

@@ -30,8 +30,8 @@ from pyarrow import fs
 from pipeline import checkpoint
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
-from sweeps.book.ledger import Objective
 from sweeps.errors import OutageError, StudyError
+from sweeps.space.objective import Objective
 
 _STEP = re.compile(r"step-(\d{6,})")
 _DAMAGED = ".damaged-"

@@ -21,7 +21,6 @@ from sweeps.book.journal import (
     TrialClosed,
     TrialOpened,
 )
-from sweeps.book.ledger import Objective as Goal
 from sweeps.book.ledger import Trial, fold, read
 from sweeps.book.study import Ending, Result, Ruling, StudySearcher, verdict
 from sweeps.home import Home
@@ -30,6 +29,7 @@ from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.scheduler import SweepScheduler
 from sweeps.run.vitals import Vitals
 from sweeps.space.faults import fault_of, remedy, run_of_failures
+from sweeps.space.objective import Objective
 from sweeps.space.space import SearchSpace
 
 STOP_FILE = "stop"
@@ -92,8 +92,8 @@ class Driver:
         return [number for number, trial in self.ledger.trials.items() if trial.state == "RUNNING"]
 
     @property
-    def objective(self) -> Goal:
-        return Goal(self._space.objective.metric, self._space.objective.mode)
+    def objective(self) -> Objective:
+        return self._space.objective
 
     def write(self, event: Event) -> None:
         """Into the journal, and then to whoever listens."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.book.journal import Journal
-from sweeps.book.ledger import Ledger, Objective, Trial
+from sweeps.book.ledger import Ledger, Trial
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.resume import known
+from sweeps.space.objective import Objective
 
 _ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
@@ -57,7 +58,7 @@ def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
 
     What a trial released, which is what MLflow and the registry have, lies elsewhere and is not touched.
     """
-    objective = ledger.objective or Objective("val/psnr_fg", "max")
+    objective = ledger.objective or Objective()
     retention = ledger.space.get("retention", {"best": 1, "last": 1})
     best = ledger.best.number if ledger.best is not None else None
     for trial in ledger.trials.values():

@@ -23,11 +23,11 @@ from ray import tune
 from pipeline import checkpoint
 from pipeline.recipe import Recipe, override
 from pipeline.train import Report, train
-from sweeps.book.ledger import Objective
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
 from sweeps.run.processes import companions
+from sweeps.space.objective import Objective
 from sweeps.space.space import Retention
 
 IMAGES = "images"  # PNG bytes by name; the driver takes them out of the result before Ray stores it

@@ -19,26 +19,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from statistics import median
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from pipeline.recipe import Count, Positive, Rate, Recipe, TrainConfig, Weight, strict
+from sweeps.space.objective import Objective
 
 Metrics = Mapping[str, float]
 Share = Annotated[float, Field(ge=0, lt=1)]
 # What a rule holds against a trial at a step, in figures, or None. It sees every report of one trial, once, in order.
 Judge = Callable[[int, Metrics], str | None]
-
-
-class Objective(Protocol):
-    """The metric a sweep improves, and which way is better."""
-
-    @property
-    def metric(self) -> str: ...
-
-    @property
-    def mode(self) -> Literal["max", "min"]: ...
 
 
 class Rule(ABC):

@@ -26,6 +26,7 @@ from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
+from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Trials
 
@@ -39,15 +40,6 @@ SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
 NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
 _KINDS: dict[str, Any] = {"float": FloatRange, "int": IntRange, "choice": Choice}
 _KEYS = {*_KINDS, "log", "step", "when"}
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """The figure to improve: a validation metric of held-out views, at the last step."""
-
-    metric: str = "val/psnr_fg"
-    mode: Literal["max", "min"] = "max"
 
 
 @strict

@@ -22,8 +22,8 @@ from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe, load_recipe
 from pipeline.train import Report, learning_rate, parameter_groups, percentile_95, train
+from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
-from sweeps.space.space import Objective
 
 SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
 BUSY = ("loss.ssim=0.5", "data.brightness=[0.8, 1.2]")  # views and jitter are drawn anew each step

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline import checkpoint
-from sweeps.book.ledger import Objective
 from sweeps.errors import StudyError
 from sweeps.run.checkpoints import Checkpoints
+from sweeps.space.objective import Objective
 
 GOAL = Objective("val/psnr_fg", "max")
 

@@ -15,8 +15,9 @@ import yaml
 
 from pipeline.recipe import load_recipe
 from sweeps.errors import SpaceError
+from sweeps.space.objective import Objective
 from sweeps.space.pruning import USUAL, GradNorm, MaskIoU, NoGain, Pruning, SkipRate, Watch, WhiteCollapse, usual
-from sweeps.space.space import Objective, SearchSpace, load_space
+from sweeps.space.space import SearchSpace, load_space
 
 Curve = list[tuple[int, Mapping[str, float]]]
 EVERY = Pruning(

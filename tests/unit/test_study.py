@@ -14,7 +14,8 @@ from pipeline.recipe import override
 from sweeps.book.study import StudySearcher, open_study, put_back
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Choice, FloatRange, IntRange
-from sweeps.space.space import Objective, Sampler, SearchSpace, Trials
+from sweeps.space.objective import Objective
+from sweeps.space.space import Sampler, SearchSpace, Trials
 
 STEPS = 100
 METRIC = "val/psnr_fg"
