@@ -1,6 +1,6 @@
-"""Handing a growing journal on, in a thread, to somebody who may not answer: nobody waits, nothing is lost.
+"""A growing journal handed on, in a thread, to a receiver that may not answer: no trial waits, no event is lost.
 
-What has been delivered stands beside the journal in `delivered.json`, written after each batch. A kill
+How much has been delivered stands beside the journal, in a file for each receiver, written after each batch. A kill
 between the two sends the batch again: the receiver must be able to take an event twice.
 """
 
@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Self
 
+from pipeline.files import write_whole
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, fold, read
 from sweeps.errors import SweepError
 
 Send = Callable[[Ledger, Iterable[Event]], Ledger]
-_DELIVERED = "delivered.json"
+DELIVERED = "delivered.json"  # of MLflow, which the status command asks about
 _BATCH_EVENTS = 200
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -28,9 +29,9 @@ _MOST_REFUSALS = 3
 _log = logging.getLogger(__name__)
 
 
-def delivered(journal: Journal) -> int:
-    """How many bytes of a journal its receiver has."""
-    path = journal.folder / _DELIVERED
+def delivered(journal: Journal, file: str = DELIVERED) -> int:
+    """How many bytes of a journal the receiver has whose file this is."""
+    path = journal.folder / file
     return int(json.loads(path.read_text())["offset"]) if path.is_file() else 0
 
 
@@ -42,10 +43,10 @@ class RefusedError(UnansweredError):
     """The receiver finds a batch wrong; an event refused alone, time and again, is left out."""
 
 
-class Drain:
+class Delivery:
     """Delivers `journal` to what `connect` gives: a function of the ledger so far and the events after it.
 
-    `receiver` is its name in log messages; `clock` gives unix seconds.
+    `receiver` is its name in log messages; `clock` gives unix seconds; `file` keeps how much was delivered.
     """
 
     def __init__(
@@ -54,26 +55,27 @@ class Drain:
         receiver: str,
         connect: Callable[[], Send],
         clock: Callable[[], float] = time.time,
+        file: str = DELIVERED,
     ) -> None:
         self._journal = journal
         self._receiver = receiver
         self._connect = connect
         self._clock = clock
-        self._delivered = journal.folder / _DELIVERED
+        self._file = file
         self._closing, self._abandoned = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"delivery to {receiver}", daemon=True)
         self._damage: SweepError | None = None
         self._arrived = False
 
     def start(self) -> Self:
-        """Begin where an earlier drain of this journal stopped."""
+        """Begin where an earlier delivery of this journal stopped."""
         self._thread.start()
         return self
 
     def close(self, timeout: float = 60.0) -> bool:
         """Deliver what the journal holds, for at most `timeout` seconds; whether everything arrived.
 
-        What did not arrive is delivered by the next drain of this journal.
+        What did not arrive is delivered by the next one of this journal.
         Raises StudyError when the journal is damaged.
         """
         self._closing.set()
@@ -84,7 +86,7 @@ class Drain:
         return self._arrived
 
     def idle(self) -> None:
-        """Called about twice a second, between batches, from the drain's thread."""
+        """Called about twice a second, between batches, from the delivery's thread."""
 
     def caught_up(self, seconds: float) -> None:
         """Called when the receiver takes the news again after so long a time."""
@@ -97,7 +99,7 @@ class Drain:
 
     def _deliver_all(self) -> None:
         """Batch after batch; after a failure event by event, until one gets through."""
-        offset = delivered(self._journal)
+        offset = delivered(self._journal, self._file)
         ledger, send, trouble = read(self._journal, until=offset), None, _Trouble(self._receiver)
         while not self._abandoned.is_set():
             last_round = self._closing.is_set()
@@ -113,6 +115,7 @@ class Drain:
                 send = send or self._connect()
                 ledger = send(ledger, [event for _, event in batch])
             except UnansweredError as error:
+                send = None  # what it knew of the receiver may no longer hold
                 trouble.note(error, self._clock())
                 if trouble.refusals <= _MOST_REFUSALS:
                     self._abandoned.wait(trouble.pause)
@@ -126,10 +129,13 @@ class Drain:
             self._store(offset)
 
     def _store(self, offset: int) -> None:
-        unfinished = self._delivered.with_name(f".{self._delivered.name}")
         with contextlib.suppress(OSError):  # a full disk: what follows is sent again, and changes nothing
-            unfinished.write_text(json.dumps({"offset": offset}))
-            unfinished.replace(self._delivered)
+            write_whole(self._journal.folder / self._file, json.dumps({"offset": offset}))
+
+
+def pause_after(failures: int, first: float, longest: float) -> float:
+    """Seconds to wait before the next try: twice as many after each failure in a row."""
+    return min(longest, first * 2 ** min(failures - 1, 10))
 
 
 class _Trouble:
@@ -143,7 +149,7 @@ class _Trouble:
     @property
     def pause(self) -> float:
         """In seconds."""
-        return min(_LONGEST_PAUSE_SECONDS, _POLL_SECONDS * 2 ** min(self.failures - 1, 10))
+        return pause_after(self.failures, _POLL_SECONDS, _LONGEST_PAUSE_SECONDS)
 
     def note(self, error: UnansweredError, now: float) -> None:
         if not self.failures:

@@ -1,9 +1,9 @@
-"""The journal of a sweep: what happened, in order, on disk before anything else is done about it.
+"""The journal of a sweep: what happened, in order, on disk before anything else is done about it. The one book.
 
 A sweep's folder holds `journal.jsonl`, one event a line, only ever appended to and synced to disk after each,
 and `blobs/`, small files named by their content. One process writes (from any thread), any number read.
-It binds the number of a trial to its Ray trial, its attempts and its MLflow run, and everything else that is
-written about the sweep (MLflow, status, leaderboard) can be derived from it.
+Everything else that is known of the sweep is derived from it and can be thrown away: the ledger, the study that
+chooses the next trial, MLflow's runs, Optuna's storage, ASHA's rungs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,38 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import numpy as np
 
+from pipeline.files import whole
 from sweeps.errors import NoRoomError, StudyError
 
-State = Literal["COMPLETE", "PRUNED", "FAIL", "KILLED"]
 _HASH_LENGTH = 16
 _LONGEST_ENDING = 65536  # bytes of a SweepClosed
+
+
+class State(StrEnum):
+    """How a trial or a sweep stands, in Optuna's words; KILLED: interrupted, and can be taken up again."""
+
+    WAITING = "WAITING"  # for its first attempt, or for another one
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+    KILLED = "KILLED"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no end is written."""
+        return self in (State.WAITING, State.RUNNING)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a trial in this state never goes on."""
+        return self in (State.COMPLETE, State.PRUNED, State.FAIL)
 
 
 @dataclass(frozen=True)
@@ -45,6 +67,21 @@ class SweepOpened(Event):
     tags: dict[str, str]
     params: dict[str, Any]  # the recipe's values by dotted path, before any trial changes them
     artifacts: dict[str, str] = field(default_factory=dict)  # path below the run's artifacts -> blob
+
+
+@dataclass(frozen=True)
+class TrialProposed(Event):
+    """The sampler chose values. They are run as a trial of this number, unless `repeats` or `refused` says why not.
+
+    repeats: the trial that runs or ran the same recipe, as which this one ends. refused: what the recipe says against
+    the values.
+    """
+
+    trial: int
+    params: dict[str, Any]
+    fingerprint: str = ""
+    repeats: int | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +127,16 @@ class TrialClosed(Event):
     trial: int
     state: State
     reason: str = ""
-    artifacts: dict[str, str] = field(default_factory=dict)  # folder below the run's artifacts -> local path
+    artifacts: dict[str, str] = field(default_factory=dict)  # of sweeps before there was CheckpointReleased
     cause: str = ""  # of a FAIL: one of faults.Cause
+
+
+@dataclass(frozen=True)
+class CheckpointReleased(Event):
+    """The best checkpoint of a trial that is COMPLETE lies without its training state in the local folder `path`."""
+
+    trial: int
+    path: str
 
 
 @dataclass(frozen=True)
@@ -169,12 +214,11 @@ class Journal:
         path = self.folder / blob
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
             try:
-                unfinished.write_bytes(content)
+                with whole(path) as unfinished:
+                    unfinished.write_bytes(content)
             except OSError as error:
                 raise no_room(self.folder, error) from error
-            unfinished.replace(path)
         return blob
 
     def blob(self, name: str) -> Path:
@@ -240,15 +284,16 @@ class Journal:
 
 
 def append_whole(file: IO[bytes], content: bytes) -> None:
-    """All of it, safe on disk, or nothing: a full disk takes a part, and what is cut off would spoil the next line."""
-    size = os.fstat(file.fileno()).st_size
+    """All of it, safe on disk, or nothing: a full disk or a signal may take a part, which would spoil the next line."""
+    size, written = os.fstat(file.fileno()).st_size, False
     try:
         while content:
             content = content[os.write(file.fileno(), content) :]
         os.fsync(file.fileno())
-    except OSError:
-        os.ftruncate(file.fileno(), size)
-        raise
+        written = True
+    finally:
+        if not written:
+            os.ftruncate(file.fileno(), size)
 
 
 def no_room(folder: Path, error: OSError) -> NoRoomError:

@@ -1,11 +1,12 @@
 """What the journal adds up to: the state of a sweep and of its trials, by folding one event after the other.
 
 Pure: `fold(ledger, event)` gives a new ledger, and folding a stretch of the journal twice from the same one
-gives the same again. The tracker, the status command and the reports all count with it.
+gives the same again. The study, MLflow, the status command and the reports all count with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -13,20 +14,23 @@ from typing import Any
 
 from sweeps.book.journal import (
     AttemptFailed,
+    CheckpointReleased,
     Event,
     Journal,
     Reported,
     RunOpened,
+    State,
     SweepClosed,
     SweepOpened,
     TrialClosed,
     TrialOpened,
+    TrialProposed,
 )
 from sweeps.errors import StudyError
+from sweeps.home import Home
 from sweeps.space.objective import Objective
 
 _ENDINGS_KEPT = 100
-_OPEN = ("RUNNING", "WAITING")
 
 
 @dataclass(frozen=True)
@@ -34,24 +38,41 @@ class Trial:
     """One trial, over all its attempts."""
 
     number: int
-    attempt: int = 1
-    state: str = "RUNNING"  # or WAITING, for another attempt, or one of journal.State
+    attempt: int = 0  # 0: proposed, and never begun
+    state: State = State.WAITING
     reason: str = ""
     params: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     run_id: str | None = None
+    ray_trial_id: str = ""
     last_step: int = -1
     resumed_at: int = -1  # the last step an earlier attempt had reported
     best_value: float | None = None
     best_step: int | None = None
     last_value: float | None = None  # the objective when it was last reported
+    curve: tuple[tuple[int, float], ...] = ()  # step and objective, as first reported, where finite
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
+    released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
     heard: float = 0.0  # unix seconds of the last news
+
+    @property
+    def begun(self) -> bool:
+        return self.attempt > 0
 
     @property
     def splits(self) -> int:
         """Parts in which each batch goes through the network, after running out of memory so often."""
         return 2 ** self.faults.count("halve")
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A proposal that is no trial: it repeats the trial `first`, or the recipe refuses it for `reason`."""
+
+    number: int
+    params: dict[str, Any]
+    first: int | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class Ledger:
     name: str = ""
     recipe: str = ""
     opened: float = 0.0
-    state: str = "RUNNING"  # or one of journal.State
+    state: State = State.RUNNING
     reason: str = ""
     objective: Objective | None = None
     searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
@@ -69,6 +90,7 @@ class Ledger:
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
+    not_run: dict[int, NotRun] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
@@ -78,7 +100,7 @@ class Ledger:
     def best(self) -> Trial | None:
         """The finished trial with the best objective; before any has finished, the best so far."""
         judged = [trial for trial in self.ranked if trial.best_value is not None]
-        finished = [trial for trial in judged if trial.state == "COMPLETE"]
+        finished = [trial for trial in judged if trial.state == State.COMPLETE]
         return next(iter(finished or judged), None)
 
     @property
@@ -91,9 +113,14 @@ class Ledger:
     @property
     def open(self) -> set[int]:
         """Numbers of the trials whose end is not written."""
-        return {number for number, trial in self.trials.items() if trial.state in _OPEN}
+        return {number for number, trial in self.trials.items() if trial.state.is_open}
 
-    def count(self, state: str) -> int:
+    @property
+    def next_number(self) -> int:
+        """What the next proposal is called: one more than every number that was ever given."""
+        return 1 + max((*self.trials, *self.not_run), default=-1)
+
+    def count(self, state: State | str) -> int:
         """How many trials are in this state."""
         return sum(trial.state == state for trial in self.trials.values())
 
@@ -101,6 +128,17 @@ class Ledger:
 def read(journal: Journal, until: int | None = None) -> Ledger:
     """The ledger of a whole journal, or of its first `until` bytes."""
     return fold_all(Ledger(), (event for end, event in journal.events() if until is None or end <= until))
+
+
+def ledger_of(home: Home, name: str) -> Ledger:
+    """The ledger of a sweep of this home. Raises StudyError when there is none."""
+    ledger = read(Journal(home.journal(name)))
+    if not ledger.name:
+        names = sorted(folder.name for folder in home.journals.glob("*") if folder.is_dir())
+        raise StudyError(
+            f"{name}: expected a sweep of {home.root}, got none — it has {', '.join(names) or 'no sweep'}."
+        )
+    return ledger
 
 
 def fold_all(ledger: Ledger, events: Iterable[Event]) -> Ledger:
@@ -116,21 +154,9 @@ def fold(ledger: Ledger, event: Event) -> Ledger:
 def _folded(ledger: Ledger, event: Event) -> Ledger:
     match event:
         case SweepOpened():
-            return replace(
-                ledger,
-                name=event.sweep,
-                recipe=event.recipe,
-                opened=ledger.opened or event.time,
-                state="RUNNING",
-                reason="",
-                objective=_objective(event.space),
-                tags=event.tags,
-                searched=tuple(event.space["space"]) if "space" in event.space else (),
-                planned=event.space["trials"]["count"] if "trials" in event.space else 1,
-                params=event.params,
-                space=event.space,
-                endings=(),  # whoever takes the sweep up has mended what made its trials fail
-            )
+            return _opened(ledger, event)
+        case TrialProposed():
+            return _proposed(ledger, event)
         case TrialOpened():
             earlier = ledger.trials.get(event.trial, Trial(event.trial))
             return _with(ledger, _reopened(earlier, event))
@@ -138,26 +164,55 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
             return _with(ledger, _reported(_trial(ledger, event.trial), event, ledger.objective))
         case AttemptFailed():
             broken = _trial(ledger, event.trial)
-            state = "WAITING" if event.action in ("retry", "halve") else broken.state
+            state = State.WAITING if event.action in ("retry", "halve") else broken.state
             return _with(ledger, replace(broken, state=state, faults=(*broken.faults, event.action)))
         case TrialClosed():
-            ended = _with(ledger, replace(_trial(ledger, event.trial), state=event.state, reason=event.reason))
-            if event.state == "KILLED":
-                return ended
-            return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:])
+            return _closed(ledger, event)
+        case CheckpointReleased():
+            return _with(ledger, replace(_trial(ledger, event.trial), released=event.path))
         case RunOpened(trial=None):
             return replace(ledger, run_id=event.run_id)
         case RunOpened(trial=int(number)):
             return _with(ledger, replace(_trial(ledger, number), run_id=event.run_id))
         case SweepClosed():
-            return replace(
-                ledger, state=event.state, reason=event.reason, trials={n: _ended(t) for n, t in ledger.trials.items()}
-            )
+            trials = {number: _ended_with_the_sweep(trial) for number, trial in ledger.trials.items()}
+            return replace(ledger, state=State(event.state), reason=event.reason, trials=trials)
     return ledger
+
+
+def _opened(ledger: Ledger, event: SweepOpened) -> Ledger:
+    return replace(
+        ledger,
+        name=event.sweep,
+        recipe=event.recipe,
+        opened=ledger.opened or event.time,
+        state=State.RUNNING,
+        reason="",
+        objective=_objective(event.space),
+        tags=event.tags,
+        searched=tuple(event.space["space"]) if "space" in event.space else (),
+        planned=event.space["trials"]["count"] if "trials" in event.space else 1,
+        params=event.params,
+        space=event.space,
+        endings=(),  # what made trials fail may have been put right since
+        trials={number: _taken_up(trial) for number, trial in ledger.trials.items()},
+    )
+
+
+def _taken_up(trial: Trial) -> Trial:
+    """What ran when the session before this one ended, in good order or not, is to go on."""
+    return trial if trial.state.is_final else replace(trial, state=State.WAITING, reason="")
 
 
 def _objective(space: dict[str, Any]) -> Objective | None:
     return Objective(space["objective"]["metric"], space["objective"]["mode"]) if "objective" in space else None
+
+
+def _proposed(ledger: Ledger, event: TrialProposed) -> Ledger:
+    if event.repeats is None and not event.refused:
+        return _with(ledger, Trial(event.trial, params=event.params, fingerprint=event.fingerprint))
+    one = NotRun(event.trial, event.params, event.repeats, event.refused)
+    return replace(ledger, not_run={**ledger.not_run, event.trial: one})
 
 
 def _trial(ledger: Ledger, number: int) -> Trial:
@@ -177,10 +232,11 @@ def _reopened(trial: Trial, event: TrialOpened) -> Trial:
     return replace(
         trial,
         attempt=event.attempt,
-        state="RUNNING",
+        state=State.RUNNING,
         reason="",
         params=event.params,
         fingerprint=event.fingerprint,
+        ray_trial_id=event.ray_trial_id,
         resumed_at=trial.last_step,
         heard=event.time,
     )
@@ -188,19 +244,32 @@ def _reopened(trial: Trial, event: TrialOpened) -> Trial:
 
 def _reported(trial: Trial, event: Reported, objective: Objective | None) -> Trial:
     trial = replace(trial, heard=event.time)
-    if event.step <= trial.resumed_at:  # an earlier attempt reported it, and that word stands
+    if event.step <= trial.resumed_at:  # an earlier attempt reported it, and that report stands
         return trial
     trial = replace(trial, last_step=max(trial.last_step, event.step))
     if objective is None or objective.metric not in event.metrics:
         return trial
     value = event.metrics[objective.metric]
     trial = replace(trial, last_value=value)
+    if math.isfinite(value) and event.step not in dict(trial.curve):
+        trial = replace(trial, curve=(*trial.curve, (event.step, value)))
     if objective.better(value, than=trial.best_value):
         return replace(trial, best_value=value, best_step=event.step)
     return trial
 
 
-def _ended(trial: Trial) -> Trial:
-    if trial.state not in _OPEN:
+def _closed(ledger: Ledger, event: TrialClosed) -> Ledger:
+    trial, state = _trial(ledger, event.trial), State(event.state)
+    if trial.state.is_final:  # an end stands, whatever an interruption wrote after it
+        return ledger
+    released = event.artifacts.get("checkpoint", trial.released)
+    ended = _with(ledger, replace(trial, state=state, reason=event.reason, released=released))
+    if state == State.KILLED:
+        return ended
+    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:])
+
+
+def _ended_with_the_sweep(trial: Trial) -> Trial:
+    if not (trial.begun and trial.state.is_open):
         return trial
-    return replace(trial, state="KILLED", reason="the sweep ended before this trial did")
+    return replace(trial, state=State.KILLED, reason="the sweep ended before this trial did")

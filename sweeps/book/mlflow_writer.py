@@ -29,9 +29,10 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import one_line
-from sweeps.book.delivery import Drain, RefusedError, Send, UnansweredError
+from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
 from sweeps.book.journal import (
     AttemptFailed,
+    CheckpointReleased,
     Event,
     Journal,
     Reported,
@@ -69,7 +70,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Tracker(Drain):
+class MLflowDelivery(Delivery):
     """Brings a journal to MLflow while it grows.
 
     Files go below `artifact_root` where `tracking_uri` is a database; a server decides for itself.
@@ -89,7 +90,7 @@ class Tracker(Drain):
         self._beaten = 0.0
 
         def connect() -> Send:
-            with _as_drain_errors():
+            with _as_delivery_errors():
                 prepare_store(tracking_uri)
                 self._writer = _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id)
                 return self._writer.send
@@ -129,12 +130,12 @@ class _Writer:
     def say(self, tags: Mapping[str, str]) -> None:
         """Set tags of the sweep's own run, once it has one. Raises UnansweredError and RefusedError."""
         if None in self._runs:
-            with _as_drain_errors():
+            with _as_delivery_errors():
                 self._log(self._runs[None], tags=tags)
 
     def send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
         """The ledger after these events, which follow `ledger`. Raises UnansweredError and RefusedError."""
-        with _as_drain_errors():
+        with _as_delivery_errors():
             return self._send(ledger, events)
 
     def _send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
@@ -155,6 +156,8 @@ class _Writer:
                     self._note_fault(event)
                 case TrialClosed():
                     self._close_trial(ledger, event)
+                case CheckpointReleased():
+                    self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
                 case SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()
@@ -247,7 +250,7 @@ class _Writer:
         self._client.set_terminated(self._runs[trial.number], STATUS[trial.state], _milliseconds(when))
 
     def _close_sweep(self, before: Ledger, ledger: Ledger, event: SweepClosed) -> None:
-        for number in sorted(before.open):
+        for number in sorted(before.open & self._runs.keys()):  # the others were proposed and never begun
             self._end_trial(ledger.trials[number], event.time)
         stamp = _milliseconds(event.time)
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
@@ -353,7 +356,7 @@ def prepare_store(tracking_uri: str) -> None:
 
 
 @contextmanager
-def _as_drain_errors() -> Iterator[None]:
+def _as_delivery_errors() -> Iterator[None]:
     """Tell a request or file that is wrong, and stays so, from an MLflow or disk that may answer later."""
     try:
         yield

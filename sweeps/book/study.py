@@ -1,91 +1,112 @@
-"""The Optuna study of a sweep, and the Searcher by which Ray Tune asks it and tells it what really happened.
+"""The Optuna study of a sweep, built in memory from the ledger whenever it is asked, and what it proposes next.
 
-COMPLETE: trained to the last step. PRUNED: stopped before it. FAIL: an error, or no finite objective.
-WAITING: interrupted, or broken and to be tried again; it is the next to be suggested, and the same trial goes on.
-The study on disk is the only state: whoever opens it by its name carries on.
+The study is a function of the ledger and the space, and a proposal is a function of these and of the trial's number.
+A driver that was killed and its successor therefore propose the same, and no study can disagree with the journal.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search import Searcher
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import TypeAdapter
 
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, override
-from sweeps.book.storage import never, open_storage
-from sweeps.errors import StudyError
-from sweeps.home import name_taken
+from sweeps.book.journal import State, TrialProposed
+from sweeps.book.ledger import Ledger, NotRun, Trial
 from sweeps.space.distributions import Scalar
 from sweeps.space.space import SearchSpace
 
-# User attributes of a trial; one without RAY_TRIAL was never run.
-RAY_TRIAL, FINGERPRINT, FAIL_REASON, REUSED_FROM = "ray_trial_id", "fingerprint", "fail_reason", "reused_from"
-SPACE, OWNER = "space_fingerprint", "home"  # user attributes of a study
-Ending = Literal["COMPLETE", "PRUNED", "FAIL"]
-Result = Mapping[str, Any]
-_MAX_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched
+# User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
+RAY_TRIAL, FINGERPRINT, REASON, REPEATS = "ray_trial_id", "fingerprint", "reason", "repeats"
+# To Optuna a trial that is to go on still runs: it would hand a WAITING one out again by itself.
+_STATES = dict.fromkeys((State.WAITING, State.RUNNING, State.KILLED), TrialState.RUNNING) | {
+    state: TrialState[state] for state in (State.COMPLETE, State.PRUNED, State.FAIL)
+}
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@dataclass(frozen=True)
-class Ruling:
-    """How an attempt at a trial ended; WAITING: it is to go on."""
-
-    state: Literal["COMPLETE", "PRUNED", "FAIL", "WAITING"]
-    reason: str = ""
-
-
-class Conductor(Protocol):
-    """Who decides what becomes of trials, and writes it down before the study is told."""
-
-    def continuation(self, number: int) -> dict[str, Any]:
-        """What a trial about to start must know beside its params, such as where it goes on."""
-        ...
-
-    def ended(self, number: int, ray_trial_id: str, result: Result | None, error: bool) -> Ruling:
-        """What becomes of a trial whose attempt ended with this last report."""
-        ...
+def space_of(ledger: Ledger) -> SearchSpace:
+    """The space of a sweep with the recipe's values that it began with, whatever its files say by now."""
+    plain = json.dumps({**ledger.space, "name": ledger.name})
+    space = TypeAdapter(SearchSpace).validate_json(plain, strict=True)
+    now = space.base_recipe().params
+    changed = {path: value for path, value in ledger.params.items() if path in now and now[path] != value}
+    searched = changed.keys() & space.space.keys()
+    return replace(space, fixed=space.fixed | {path: changed[path] for path in changed.keys() - searched})
 
 
-def open_study(
-    storage: str | Path,
-    name: str,
-    space: SearchSpace,
-    resume: bool = False,
-    owner: str = "",
-    hurried: Callable[[], bool] = never,
-) -> optuna.Study:
-    """A new study, or with `resume` the one that has the name.
-
-    storage: a file for Optuna's journal, or the URL of a database. owner: the home that asks. hurried: as in
-    `open_storage`.
-    Raises StudyError: no such database; a name that is taken, unknown, or belongs to another space.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened = open_storage(str(storage), hurried)
-    study = _load_study(opened, name, space) if resume else _create_study(opened, name, space, owner)
-    study.sampler = _sampler(space, study)
+def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
+    """Every proposal of a sweep as Optuna has it, numbers kept. Trials that wait or run are RUNNING."""
+    study = optuna.create_study(direction=direction(space))
+    study.add_trials(frozen_trial(ledger, space, number) for number in range(ledger.next_number))
     return study
 
 
-def put_back(storage: str | Path, name: str) -> None:
-    """Make the trials of a study that nobody runs WAITING; a study that does not exist stays so."""
-    opened = open_storage(str(storage))
-    with suppress(KeyError):
-        study = optuna.load_study(storage=opened, study_name=name)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            opened.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial:
+    """A proposal as the study has it."""
+    if number in ledger.trials:
+        trial = ledger.trials[number]
+        return _frozen(trial, trial.params, space, _attributes(trial))
+    if number in ledger.not_run:
+        one = ledger.not_run[number]
+        return _frozen(_ending_of(ledger, one), one.params, space, _reasons(one))
+    return create_trial(state=TrialState.FAIL)  # journals of older versions do not name what was not run
+
+
+def direction(space: SearchSpace) -> str:
+    """As Optuna spells it."""
+    return "maximize" if space.objective.mode == "max" else "minimize"
+
+
+def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
+    """Whether the sweep needs no further proposal: it has as many trials as it asks for, or its grid has no more."""
+    if space.sampler.kind == "grid" and ledger.next_number >= math.prod(map(len, _points(space).values())):
+        return True
+    return len(ledger.trials) >= space.trials.count
+
+
+class Proposals:
+    """What a sweep tries next; holds no more than a memory of what was computed before."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space, self._base = space, space.base_recipe()
+        self._drawing = optuna.create_study(sampler=_drawing_sampler(space))
+        self._draws: list[dict[str, Scalar]] = []
+
+    def next(self, ledger: Ledger) -> TrialProposed:
+        """The proposal that follows `ledger`: values to run, or values that are not run and why."""
+        number = ledger.next_number
+        params = self._params(ledger, number)
+        try:
+            fingerprint = override(self._base, params).fingerprint
+        except RecipeError as error:
+            return TrialProposed(number, params, refused=str(error))
+        return TrialProposed(number, params, fingerprint, repeats=_first(ledger, fingerprint, params))
+
+    def _params(self, ledger: Ledger, number: int) -> dict[str, Scalar]:
+        if self._space.sampler.kind in ("random", "grid"):
+            return self._draw(number)
+        study = study_of(ledger, self._space)
+        if _is_startup(study, self._space):
+            return self._draw(number)
+        study.sampler = _model_sampler(self._space, number)
+        return suggest(study.ask(), self._space)
+
+    def _draw(self, number: int) -> dict[str, Scalar]:
+        """What a sampler that learns nothing gives the trial `number`: its draws follow each other from the seed."""
+        while len(self._draws) <= number:
+            self._draws.append(suggest(self._drawing.ask(), self._space))
+        return self._draws[number]
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
@@ -98,247 +119,92 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
     return chosen
 
 
-def verdict(result: Result | None, error: bool, metric: str, max_steps: int) -> tuple[Ending, str]:
-    """How a trial with this last report ended, and why it did not complete."""
-    step, value = _reading(result, metric)
-    if error:
-        return "FAIL", "the trial raised an error"
+def verdict(step: int | None, value: float | None, metric: str, max_steps: int) -> tuple[State, str]:
+    """How a trial whose last report had this step and objective ended, and why it did not complete."""
     if step is None:
-        return "FAIL", "stopped before its first report"
+        return State.FAIL, "stopped before its first report"
     if value is not None and not math.isfinite(value):
-        return "FAIL", f"{metric} was {value} at step {step}"
+        return State.FAIL, f"{metric} was {value} at step {step}"
     if step < max_steps:
         figure = "without a figure" if value is None else f"with {metric} {value:.4g}"
-        return "PRUNED", f"stopped by the scheduler at step {step} of {max_steps} {figure}"
+        return State.PRUNED, f"stopped by the scheduler at step {step} of {max_steps} {figure}"
     if value is None:
-        return "FAIL", f"{metric} was not reported at step {step}"
-    return "COMPLETE", ""
+        return State.FAIL, f"{metric} was not reported at step {step}"
+    return State.COMPLETE, ""
 
 
-class StudySearcher(Searcher):
-    """Ray Tune's search algorithm over a study from `open_study`.
-
-    A proposal that repeats a trial's recipe is not run: it ends as that trial does, `reused_from` names it.
-    """
-
-    def __init__(self, study: optuna.Study, space: SearchSpace, conductor: Conductor | None = None) -> None:
-        super().__init__()  # without a metric: Ray would refuse every report that lacks it
-        self.study, self.space, self.base = study, space, space.base_recipe()
-        self._conductor = conductor or _Unconducted(space.objective.metric, self.base.train.max_steps)
-        self._over: set[str] = set()  # Ray's ids of attempts that ended
-
-    def save(self, checkpoint_path: str) -> None:
-        """Ray keeps this with the experiment, and nothing reads it: all is in the study."""
-        Path(checkpoint_path).write_text(self.study.study_name)
-
-    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
-        """Accept Ray's metric and mode; the space knows its objective."""
-        return True
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """`{"number": the trial's in the study, "params": {path: value}}` and the conductor's word; FINISHED when
-        nothing is left to run, and None while that depends on a trial that runs.
-        """
-        self._reclaim()
-        for _ in range(_MAX_REPEATS):
-            if self._is_spent():
-                break
-            trial = self.study.ask()
-            goes_on = RAY_TRIAL in trial.user_attrs
-            params = suggest(trial, self.space)
-            if goes_on or self._is_new(trial, params):
-                trial.set_user_attr(RAY_TRIAL, trial_id)
-                return {"number": trial.number, "params": params, **self._conductor.continuation(trial.number)}
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return None if any(RAY_TRIAL in trial.user_attrs for trial in running) else str(Searcher.FINISHED)
-
-    def on_trial_result(self, trial_id: str, result: Result) -> None:
-        """Record the objective at the report's step, where it has one."""
-        trial = self._running(trial_id)
-        if trial is not None:
-            self._record(trial, result)
-
-    def on_trial_complete(self, trial_id: str, result: Result | None = None, error: bool = False) -> None:
-        """Close the trial as the conductor rules, with those that repeat it."""
-        trial = self._running(trial_id)
-        self._over.add(trial_id)
-        if trial is None:
-            return
-        ruling = self._conductor.ended(trial.number, trial_id, result, error)
-        self._record(trial, result)
-        if ruling.state == "WAITING":
-            self._put_back(trial.number)
-            return
-        value = _reading(result, self.space.objective.metric)[1]
-        self._close(trial.number, TrialState[ruling.state], value, ruling.reason)
-        self._share(trial.number)
-
-    def put_back(self) -> None:
-        """Make every trial that still runs WAITING: nobody runs it any more."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._put_back(trial.number)
-
-    def tell(self, number: int, state: Ending, value: float | None, curve: Mapping[int, float], reason: str) -> None:
-        """What the journal knows of a trial that ended and the study has not heard; a finished one stays so."""
-        known = self.study.get_trials(deepcopy=False)[number]
-        if known.state.is_finished():
-            return
-        for step in curve.keys() - known.intermediate_values.keys():
-            self._set_intermediate(number, step, curve[step])
-        self._close(number, TrialState[state], value, reason)
-        self._share(number)
-
-    def _reclaim(self) -> None:
-        """Let trials wait that a database which went away began, and nobody got: now none is between ask and start."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            known = trial.user_attrs
-            if REUSED_FROM not in known and known.get(RAY_TRIAL, "") in ("", *self._over):
-                self._put_back(trial.number)
-
-    def _put_back(self, number: int) -> None:
-        storage, trial_id = self._stored(number)
-        with suppress(UpdateFinishedTrialError):
-            storage.set_trial_state_values(trial_id, TrialState.WAITING)
-
-    def _is_spent(self) -> bool:
-        trials = self.study.get_trials(deepcopy=False)
-        if any(trial.state is TrialState.WAITING for trial in trials):
-            return False
-        points = math.prod(len(points) for points in _points(self.space).values())
-        if self.space.sampler.kind == "grid" and len(trials) >= points:
-            return True
-        return sum(RAY_TRIAL in trial.user_attrs for trial in trials) >= self.space.trials.count
-
-    def _is_new(self, trial: optuna.Trial, params: Mapping[str, Scalar]) -> bool:
-        """Whether to run the proposal; otherwise it fails here, or ends as the trial that it repeats."""
-        try:
-            fingerprint = override(self.base, params).fingerprint
-        except RecipeError as error:
-            self._close(trial.number, TrialState.FAIL, None, str(error))
-            return False
-        trial.set_user_attr(FINGERPRINT, fingerprint)
-        first = self._first(trial.number, fingerprint, params)
-        if first is not None:
-            trial.set_user_attr(REUSED_FROM, first.number)
-            self._share(first.number)
-        return first is None
-
-    def _first(self, number: int, fingerprint: str, params: Mapping[str, Scalar]) -> FrozenTrial | None:
-        """The trial that runs this recipe on these files, or ran it without failing."""
-        for trial in self.study.get_trials(deepcopy=False):
-            known = trial.user_attrs
-            if trial.number == number or RAY_TRIAL not in known or known[FINGERPRINT] != fingerprint:
-                continue
-            if trial.state is TrialState.FAIL:
-                continue
-            if all(trial.params.get(path) == params.get(path) for path in LOCAL_PATHS):
-                return trial
-        return None
-
-    def _share(self, number: int) -> None:
-        """If the trial has ended, let those that repeat it end likewise."""
-        trials = self.study.get_trials(deepcopy=False)
-        first = trials[number]
-        if not first.state.is_finished():
-            return
-        for trial in trials:
-            if trial.state is TrialState.RUNNING and trial.user_attrs.get(REUSED_FROM) == number:
-                for step, value in first.intermediate_values.items():
-                    self._set_intermediate(trial.number, step, value)
-                self._close(trial.number, first.state, first.value, f"repeats trial {number}, which failed")
-
-    def _running(self, ray_trial_id: str) -> FrozenTrial | None:
-        """The trial that Ray calls so, unless it has ended already."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return next((trial for trial in running if trial.user_attrs.get(RAY_TRIAL) == ray_trial_id), None)
-
-    def _record(self, trial: FrozenTrial, result: Result | None) -> None:
-        step, value = _reading(result, self.space.objective.metric)
-        if step is None or value is None or not math.isfinite(value):
-            return
-        if step not in trial.intermediate_values:  # a restarted trial repeats steps
-            self._set_intermediate(trial.number, step, value)
-
-    def _set_intermediate(self, number: int, step: int, value: float) -> None:
-        storage, trial_id = self._stored(number)
-        with suppress(UpdateFinishedTrialError):  # another process closed the trial: its word stands
-            storage.set_trial_intermediate_value(trial_id, step, value)
-
-    def _close(self, number: int, state: TrialState, value: float | None, reason: str) -> None:
-        if state is TrialState.FAIL:
-            storage, trial_id = self._stored(number)
-            with suppress(UpdateFinishedTrialError):
-                storage.set_trial_user_attr(trial_id, FAIL_REASON, reason)
-        told = value if state is TrialState.COMPLETE else None
-        self.study.tell(number, told, state, skip_if_finished=True)
-
-    def _stored(self, number: int) -> tuple[BaseStorage, int]:
-        # Optuna's public way needs the Trial object that was asked, and after a resume there is none.
-        storage, study_id = self.study._storage, self.study._study_id
-        return storage, storage.get_trial_id_from_study_id_trial_number(study_id, number)
+def importance_of(ledger: Ledger) -> dict[str, float]:
+    """How much each param of a sweep decides its objective."""
+    return importance(study_of(ledger, space_of(ledger)))
 
 
-class _Unconducted:
-    """Trials that end as `verdict` has it and are never tried again."""
-
-    def __init__(self, metric: str, max_steps: int) -> None:
-        self._metric, self._max_steps = metric, max_steps
-
-    def continuation(self, number: int) -> dict[str, Any]:
+def importance(study: optuna.Study) -> dict[str, float]:
+    """How much each param decides the objective: sums to 1, largest first; empty while it is unclear."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return {}
-
-    def ended(self, number: int, ray_trial_id: str, result: Result | None, error: bool) -> Ruling:
-        return Ruling(*verdict(result, error, self._metric, self._max_steps))
-
-
-class _Grid(GridSampler):
-    """Optuna's grid without its call to end `Study.optimize`, which nobody runs here."""
-
-    def after_trial(self, *told: Any) -> None:
-        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            return optuna.importance.get_param_importances(study)
+        except UserWarning:  # too few trials: optuna would call all params equal
+            return {}
 
 
-def _create_study(storage: BaseStorage, name: str, space: SearchSpace, owner: str) -> optuna.Study:
-    directions = optuna.study.StudyDirection
-    direction = directions.MAXIMIZE if space.objective.mode == "max" else directions.MINIMIZE
-    try:
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
-    except DuplicatedStudyError:
-        study = optuna.load_study(storage=storage, study_name=name)
-        # Ours, from a driver that was killed before it wrote anything else.
-        if not owner or study.user_attrs.get(OWNER) not in (None, owner) or study.get_trials(deepcopy=False):
-            raise name_taken(name) from None
-    study.set_user_attr(OWNER, owner)
-    study.set_user_attr(SPACE, space.fingerprint)
-    return study
+def _frozen(trial: Trial, params: Mapping[str, Any], space: SearchSpace, attributes: dict[str, Any]) -> FrozenTrial:
+    state = _STATES[trial.state]
+    value = trial.last_value if state is TrialState.COMPLETE else None
+    if state is TrialState.PRUNED and trial.curve:  # what Optuna itself takes for the value of a pruned trial
+        value = trial.curve[-1][1]
+    return create_trial(
+        state=state,
+        value=value,
+        params=dict(params),
+        distributions={path: space.space[path].distribution for path in params},
+        intermediate_values=dict(trial.curve),
+        user_attrs=attributes,
+    )
 
 
-def _load_study(storage: BaseStorage, name: str, space: SearchSpace) -> optuna.Study:
-    try:
-        study = optuna.load_study(storage=storage, study_name=name)
-    except KeyError:
-        raise StudyError(
-            f"{name}: expected the name of a sweep, got an unknown one — `mouselift sweep run` starts one."
-        ) from None
-    if study.user_attrs.get(SPACE) != space.fingerprint:
-        raise StudyError(
-            f"{name}: expected the recipe, ranges and objective it began with, got others — "
-            "undo the change, or start a sweep under a new name."
-        )
-    return study
+def _attributes(trial: Trial) -> dict[str, Any]:
+    known = {RAY_TRIAL: trial.ray_trial_id, FINGERPRINT: trial.fingerprint, REASON: trial.reason}
+    return {key: value for key, value in known.items() if value}
 
 
-def _sampler(space: SearchSpace, study: optuna.Study) -> BaseSampler:
-    """The sampler of the space, seeded so that it does not draw a resumed study's trials again."""
-    seed = space.sampler.seed + len(study.get_trials(deepcopy=False))
-    startup = space.sampler.startup_trials
-    match space.sampler.kind:
-        case "random":
-            return RandomSampler(seed=seed)
-        case "grid":
-            return _Grid(_points(space), seed=space.sampler.seed)  # it goes by trial number
-        case "gp":
-            return GPSampler(seed=seed, n_startup_trials=startup)
+def _reasons(one: NotRun) -> dict[str, Any]:
+    return {REASON: one.reason} if one.first is None else {REPEATS: one.first}
+
+
+def _ending_of(ledger: Ledger, one: NotRun) -> Trial:
+    """A repeat stands as the trial that it repeats does; refused values fail."""
+    return Trial(one.number, state=State.FAIL) if one.first is None else ledger.trials[one.first]
+
+
+def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> int | None:
+    """The trial that runs this recipe on these files, or ran it without failing."""
+    for number, trial in ledger.trials.items():
+        same = trial.fingerprint == fingerprint and trial.state != State.FAIL
+        if same and all(trial.params.get(path) == params.get(path) for path in LOCAL_PATHS):
+            return number
+    return None
+
+
+def _is_startup(study: optuna.Study, space: SearchSpace) -> bool:
+    """Whether too little is known for a model, as Optuna's own samplers count it."""
+    learnt = (TrialState.COMPLETE,) if space.sampler.kind == "gp" else (TrialState.COMPLETE, TrialState.PRUNED)
+    return len(study.get_trials(deepcopy=False, states=learnt)) < space.sampler.startup_trials
+
+
+def _drawing_sampler(space: SearchSpace) -> BaseSampler:
+    if space.sampler.kind == "grid":
+        return GridSampler(_points(space), seed=space.sampler.seed)
+    return RandomSampler(seed=space.sampler.seed)
+
+
+def _model_sampler(space: SearchSpace, number: int) -> BaseSampler:
+    """The sampler for one trial; each has a seed of its own, so that its chance does not depend on who asked before."""
+    seed, startup = space.sampler.seed + number, space.sampler.startup_trials
+    if space.sampler.kind == "gp":
+        return GPSampler(seed=seed, n_startup_trials=startup)
     conditional = any(found.when for found in space.space.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
@@ -347,9 +213,3 @@ def _sampler(space: SearchSpace, study: optuna.Study) -> BaseSampler:
 
 def _points(space: SearchSpace) -> dict[str, tuple[Scalar, ...]]:
     return {path: found.points or () for path, found in space.space.items()}
-
-
-def _reading(result: Result | None, metric: str) -> tuple[int | None, float | None]:
-    """Step and objective of a report, as far as it has them."""
-    step, value = (result or {}).get("step"), (result or {}).get(metric)
-    return None if step is None else int(step), None if value is None else float(value)

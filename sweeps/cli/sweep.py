@@ -15,7 +15,6 @@ from pipeline.cli import Overrides, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
-from sweeps.errors import OutageError, StudyError
 
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
@@ -108,13 +107,13 @@ def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
 def sweep_stop(name: Sweep) -> None:
     """End a running sweep in good order, wherever its driver runs; `resume` goes on with it."""
     from sweeps.book.journal import Journal
+    from sweeps.book.ledger import ledger_of
     from sweeps.run.driver import STOP_FILE
     from sweeps.run.orphans import reap
-    from sweeps.run.resume import known
 
     home = terminal.home()
     journal = Journal(home.journal(name))
-    known(home, name)
+    ledger_of(home, name)
     if not journal.is_being_written:
         _say_reaped(reap(home))
         typer.echo(f"{name}: nobody runs it", err=True)
@@ -126,7 +125,7 @@ def sweep_stop(name: Sweep) -> None:
             typer.echo(f"{name}: asked to stop, and still running after {_STOP_SECONDS:.0f} s", err=True)
             raise typer.Exit(1)
         time.sleep(0.2)
-    typer.echo(f"{name}: {known(home, name).state}")
+    typer.echo(f"{name}: {ledger_of(home, name).state}")
 
 
 @sweep.command("list")
@@ -228,12 +227,10 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.book import queries
+    from sweeps.book.study import importance_of
     from sweeps.cli.progress import describe
 
-    importance: dict[str, float] = {}
-    if len(ledger.trials) > 1:
-        with contextlib.suppress(StudyError, OutageError):  # the database may be why the sweep has ended
-            importance = queries.importance_of(home, ledger.name)
+    importance = importance_of(ledger) if len(ledger.trials) > 1 else {}
     if as_json:
         status = queries.status(home, ledger.name)
         typer.echo(json.dumps(status | {"importance": importance}))

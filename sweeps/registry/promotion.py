@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import checkpoint
 from pipeline.data.variants import prepared
 from pipeline.recipe import Recipe
-from sweeps.book.journal import Journal, Reported, SweepOpened, TrialClosed
+from sweeps.book.journal import Journal, Reported, SweepOpened
 from sweeps.book.ledger import Ledger, Trial, read
 from sweeps.errors import RegistryError, StudyError
 from sweeps.home import Home
@@ -63,12 +63,11 @@ def candidate(home: Home, sweep: str, number: int | None = None) -> Candidate:
         state = "none" if trial is None else f"t{trial.number:04d} {trial.state}"
         raise RegistryError(f"{sweep}: expected a finished trial to register, got {state} — name one with --trial.")
     events = [event for _, event in journal.events()]
-    closed = [e for e in events if isinstance(e, TrialClosed) and e.trial == trial.number and e.artifacts]
-    if not closed or trial.run_id is None:
+    if trial.released is None or trial.run_id is None:
         raise RegistryError(
             f"{sweep}: expected a checkpoint and a run of t{trial.number:04d}, got none — run it again."
         )
-    info = checkpoint.inspect(closed[-1].artifacts["checkpoint"])
+    info = checkpoint.inspect(trial.released)
     reports = [e for e in events if isinstance(e, Reported) and e.trial == trial.number and e.step == info.step]
     opened = next(event for event in events if isinstance(event, SweepOpened))
     logged = reports[-1].metrics if reports else {}

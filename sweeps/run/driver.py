@@ -1,18 +1,21 @@
-"""The driver of a sweep: hears what Ray says of the trials, decides what becomes of them, and writes that down first.
+"""The driver of a sweep: it hears of the trials from Ray, decides what becomes of them, and writes that down first.
 
-Knows no Ray: it is told of Ray's trials by their ids and asks for their errors.
+It knows no Ray: it is given Ray's trials by their ids and asks for their errors. What it knows of the sweep is the
+ledger; beside that it holds only which proposals Ray was given and has not begun.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pipeline.recipe import Recipe, override
 from sweeps.book.journal import (
     AttemptFailed,
+    CheckpointReleased,
     Event,
     Journal,
     Reported,
@@ -22,20 +25,23 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.ledger import Trial, fold, read
-from sweeps.book.study import Ending, Result, Ruling, StudySearcher, verdict
+from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.home import Home
 from sweeps.preflight.checks import data_tags
-from sweeps.run.checkpoints import Checkpoints
+from sweeps.run.ray_session import Vitals
+from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler
-from sweeps.run.vitals import Vitals
 from sweeps.space.faults import fault_of, remedy, run_of_failures
 from sweeps.space.objective import Objective
 from sweeps.space.space import SearchSpace
 
 STOP_FILE = "stop"
-ENDED = ("COMPLETE", "PRUNED", "FAIL")  # for good; a KILLED trial may be taken up again
 _NAP_SECONDS = 60.0  # between two looks: nobody was there to hear the trials, who are then given time anew
 _NO_FIGURE = "objective"  # the cause of a FAIL that is no fault of the trial's process
+_MOST_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched, for now
+_RELEASE_SECONDS = 10.0  # for checkpoints that are being released when the sweep is interrupted
+E = TypeVar("E", bound=Event)
+Result = Mapping[str, Any]
 
 
 class Listener(Protocol):
@@ -83,37 +89,56 @@ class Driver:
         self.vitals = vitals or Vitals()
         self._watched, self._awake = clock(), 0.0  # when it last looked, and since when without a pause
         self.broken: Callable[[str], Broken] = _unheard
+        self._proposals = Proposals(space)
+        self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
+        self._searched_at = -1  # trials that had ended when nothing new was proposed
+        self._writing = threading.RLock()
+        place = journal.folder / "checkpoints"
+        self.releases = Releases(home, journal.folder.name, space.objective, place, self._released)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray keeps what it is given with the experiment; a driver lives and dies with its process
 
     @property
     def running(self) -> list[int]:
-        return [number for number, trial in self.ledger.trials.items() if trial.state == "RUNNING"]
+        return [number for number, trial in self.ledger.trials.items() if trial.state == State.RUNNING]
 
     @property
     def objective(self) -> Objective:
         return self._space.objective
 
-    def write(self, event: Event) -> None:
-        """Into the journal, and then to whoever listens."""
-        event = self.journal.append(event)
-        self.ledger = fold(self.ledger, event)
-        self._listen(event)
+    def write(self, event: E) -> E:
+        """Into the journal, and then to the listener; from any thread."""
+        with self._writing:
+            event = self.journal.append(event)
+            self.ledger = fold(self.ledger, event)
+            self._listen(event)
+        return event
 
-    def checkpoints(self, number: int) -> Checkpoints:
-        return Checkpoints(self._home.checkpoints, self.ledger.name, number)
+    def next_trial(self, ray_trial_id: str) -> dict[str, Any] | None:
+        """The config of the trial to start: one that is to go on, or a new proposal; None where there is neither.
 
-    def continuation(self, number: int) -> dict[str, Any]:
-        """What a trial's worker must know: which attempt this is, and from where it goes on."""
-        trial = self.ledger.trials.get(number)
-        if trial is None:
-            return {"attempt": 1, "reported": -1, "splits": 1}
-        return {"attempt": trial.attempt + 1, "reported": trial.last_step, "splits": trial.splits}
+        `number`, `params` by dotted path, which `attempt` it is, the last step `reported`, parts of a batch (`splits`).
+        """
+        number = self._waiting()
+        if number is None:
+            number = self._propose()
+        if number is None:
+            return None
+        self._given[ray_trial_id] = number
+        trial = self.ledger.trials[number]
+        goes_on = {"attempt": trial.attempt + 1, "reported": trial.last_step, "splits": trial.splits}
+        return {"number": number, "params": trial.params, **goes_on}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no trial has still to come to its end, when none is left to start."""
+        return not self.ledger.open
 
     def opened(self, ray_trial_id: str, config: Mapping[str, Any]) -> None:
         """An attempt at a trial starts."""
         number, params = int(config["number"]), config["params"]
+        self._given.pop(ray_trial_id, None)
         self._hung.discard(number)  # an attempt before this one hung
         recipe = override(self._recipe, params)
         tags = data_tags(recipe, self._home.cache)
@@ -129,21 +154,23 @@ class Driver:
         kept = {name: self.journal.keep(f"{name}.png", png) for name, png in images.items()}
         self.write(Reported(number, step, metrics, kept, tags))
 
-    def ended(self, number: int, ray_trial_id: str, result: Result | None, error: bool) -> Ruling:
-        """What becomes of a trial whose attempt ended; written down already when this returns."""
-        if error and self.vitals.lost:  # no fault of the trial
-            return Ruling("WAITING")
+    def ended(self, ray_trial_id: str, result: Result | None, error: bool) -> None:
+        """Ray ended an attempt, with this last report: decide what becomes of its trial, and write it down."""
+        number = self._number_of(ray_trial_id)
+        if number is None or (error and self.vitals.lost):  # what Ray's own end takes with it is no fault of a trial
+            return
         if error:
             broken = self.broken(ray_trial_id)
             if number not in self.running:  # its process never came up
                 self.opened(ray_trial_id, broken.config)
-            return self._broke(self.ledger.trials[number], broken)
-        if number not in self.running:
-            return Ruling("WAITING")
-        state, reason = verdict(result, False, self._space.objective.metric, self._recipe.train.max_steps)
-        if state == "PRUNED":
-            reason = self._scheduler.stopped.get(number, reason)
-        return self._close(number, state, reason, _NO_FIGURE if state == "FAIL" else "")
+            self._broke(self.ledger.trials[number], broken)
+        elif number in self.running:
+            step, value = _reading(result, self.objective.metric)
+            state, reason = verdict(step, value, self.objective.metric, self._recipe.train.max_steps)
+            if state == State.PRUNED:
+                reason = self._scheduler.stopped.get(number, reason)
+            self._close(number, state, reason, _NO_FIGURE if state == State.FAIL else "")
+        self._given.pop(ray_trial_id, None)
 
     def watch(self, kill: Callable[[int], None]) -> None:
         """Called often: end trials that have not been heard of for too long, and the sweep when somebody asked."""
@@ -157,78 +184,96 @@ class Driver:
                 kill(number)
         if lost := self.vitals.lost:
             resume = f"`mouselift sweep resume {self.ledger.name}` goes on with it"
-            self._end("FAIL", f"Ray died: its {lost} ended — {resume}")
+            self._end(State.FAIL, f"Ray died: its {lost} ended — {resume}")
         if (self.journal.folder / STOP_FILE).exists():
-            self._end("KILLED", "stopped by `mouselift sweep stop`")
+            self._end(State.KILLED, "stopped by `mouselift sweep stop`")
 
-    def take_up(self, searcher: StudySearcher) -> None:
-        """Make journal, scheduler and study agree after whatever ended the session before this one."""
-        events = [event for _, event in self.journal.events()]
-        self._scheduler.hear_again(events)
-        for number, trial in self.ledger.trials.items():
-            if trial.state not in ENDED:
-                self._decide(number, trial)
-        curves = _curves(events, self._space.objective.metric)
-        for number, trial in self.ledger.trials.items():
-            if trial.state in ENDED:
-                ending: Any = trial.state
-                searcher.tell(number, ending, trial.last_value, curves.get(number, {}), trial.reason)
-        searcher.put_back()
+    def take_up(self) -> None:
+        """Go on from the journal after whatever ended the session before this one."""
+        self._scheduler.hear_again(event for _, event in self.journal.events())
+        for trial in list(self.ledger.trials.values()):
+            if trial.begun and not trial.state.is_final:
+                self._decide(trial)
+            elif trial.state == State.COMPLETE and trial.released is None:
+                self.releases.add(trial.number)
 
     def close(self, state: State, reason: str) -> None:
         """The end of the session: what still runs is KILLED, and can be taken up again."""
+        self.releases.close(_RELEASE_SECONDS)
+        self.ledger = read(self.journal)  # a signal may have come between the journal and the ledger
         why = reason or "the sweep ended before this trial did"
-        for number in sorted(self.ledger.open):
-            self.write(TrialClosed(number, "KILLED", why))
+        for number, trial in sorted(self.ledger.trials.items()):
+            if trial.begun and trial.state.is_open:
+                self.write(TrialClosed(number, State.KILLED, why))
         self.write(SweepClosed(state, reason))
 
-    def _decide(self, number: int, trial: Trial) -> None:
-        """Close a trial whose end was reached or decided, but not written down."""
-        metric, max_steps = self._space.objective.metric, self._recipe.train.max_steps
-        if number in self._scheduler.stopped:
-            self._close(number, "PRUNED", self._scheduler.stopped[number])
-        elif trial.last_step >= max_steps:
-            result = {"step": trial.last_step} | ({} if trial.last_value is None else {metric: trial.last_value})
-            self._close(number, *verdict(result, False, metric, max_steps))
+    def _waiting(self) -> int | None:
+        """The first trial that is to go on, or that was proposed and never begun."""
+        given = self._given.values()
+        waiting = (n for n, t in self.ledger.trials.items() if t.state == State.WAITING)
+        return min((number for number in waiting if number not in given), default=None)
 
-    def _broke(self, trial: Trial, broken: Broken) -> Ruling:
+    def _propose(self) -> int | None:
+        """A new trial; None when the sweep has enough, or, until another one ends, nothing new is found."""
+        ended = sum(trial.state.is_final for trial in self.ledger.trials.values())
+        if ended == self._searched_at:
+            return None
+        for _ in range(_MOST_REPEATS):
+            if is_spent(self.ledger, self._space):
+                return None
+            proposed = self.write(self._proposals.next(self.ledger))
+            if proposed.trial in self.ledger.trials:
+                return proposed.trial
+        self._searched_at = ended
+        return None
+
+    def _number_of(self, ray_trial_id: str) -> int | None:
+        """The trial that Ray calls so in this session, as long as it has not ended."""
+        if ray_trial_id in self._given:
+            return self._given[ray_trial_id]
+        trials = self.ledger.trials.values()
+        return next((t.number for t in trials if t.ray_trial_id == ray_trial_id and t.state == State.RUNNING), None)
+
+    def _decide(self, trial: Trial) -> None:
+        """Close a trial whose end was reached or decided, but not written down."""
+        if trial.number in self._scheduler.stopped:
+            self._close(trial.number, State.PRUNED, self._scheduler.stopped[trial.number])
+        elif trial.last_step >= self._recipe.train.max_steps:
+            ending = verdict(trial.last_step, trial.last_value, self.objective.metric, self._recipe.train.max_steps)
+            self._close(trial.number, *ending)
+
+    def _broke(self, trial: Trial, broken: Broken) -> None:
         hung = self._space.faults.hang_minutes if trial.number in self._hung else None
         self._hung.discard(trial.number)
         fault = fault_of(broken.error, broken.last_line, hung)
         batch_size = override(self._recipe, trial.params).train.batch_size
         retries = trial.faults.count("retry")
-        found = remedy(self._space.faults, fault, retries, batch_size, trial.splits)
+        chosen = remedy(self._space.faults, fault, retries, batch_size, trial.splits)
         blob = self.journal.keep("traceback.txt", broken.traceback.encode()) if broken.traceback else None
-        self.write(AttemptFailed(trial.number, trial.attempt, fault.cause, found.action, fault.reason, blob))
-        match found.action:
-            case "retry" | "halve":
-                return Ruling("WAITING")
+        self.write(AttemptFailed(trial.number, trial.attempt, fault.cause, chosen.action, fault.reason, blob))
+        match chosen.action:
             case "prune":
-                return self._close(trial.number, "PRUNED", found.reason)
-        return self._close(trial.number, "FAIL", found.reason, fault.cause)
+                self._close(trial.number, State.PRUNED, chosen.reason)
+            case "fail":
+                self._close(trial.number, State.FAIL, chosen.reason, fault.cause)
 
-    def _close(self, number: int, state: Ending, reason: str, cause: str = "") -> Ruling:
-        artifacts = self._release(number) if state == "COMPLETE" else {}
-        self.write(TrialClosed(number, state, reason, artifacts, cause))
+    def _close(self, number: int, state: State, reason: str, cause: str = "") -> None:
+        self.write(TrialClosed(number, state, reason, cause=cause))
+        if state == State.COMPLETE:
+            self.releases.add(number)
         shared = run_of_failures(self.ledger.endings, self._space.faults.same_cause)
-        if state == "FAIL" and shared is not None:
-            self._end("FAIL", f"{self._space.faults.same_cause} trials in a row failed; the last: {reason}")
-        return Ruling(state, reason)
+        if state == State.FAIL and shared is not None:
+            reason = f"{self._space.faults.same_cause} trials in a row failed; the last: {reason}"
+            self._end(State.FAIL, reason)
 
-    def _release(self, number: int) -> dict[str, str]:
-        """The best checkpoint without its optimizer state, in the journal's folder: what MLflow and users get."""
-        target = self.journal.folder / "checkpoints" / f"t{number:04d}"
-        released: Path | None = self.checkpoints(number).release(self.objective, target)
-        return {} if released is None else {"checkpoint": str(released)}
+    def _released(self, number: int, folder: Path) -> None:
+        self.write(CheckpointReleased(number, str(folder)))
 
 
-def _curves(events: list[Event], metric: str) -> dict[int, dict[int, float]]:
-    """The objective of each trial by step, as first reported."""
-    found: dict[int, dict[int, float]] = {}
-    for event in events:
-        if isinstance(event, Reported) and metric in event.metrics:
-            found.setdefault(event.trial, {}).setdefault(event.step, event.metrics[metric])
-    return found
+def _reading(result: Result | None, metric: str) -> tuple[int | None, float | None]:
+    """Step and objective of a report, as far as it has them."""
+    step, value = (result or {}).get("step"), (result or {}).get(metric)
+    return None if step is None else int(step), None if value is None else float(value)
 
 
 def _unheard(ray_trial_id: str) -> Broken:

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.book.journal import Journal
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger, Trial, ledger_of
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
-from sweeps.run.resume import known
 from sweeps.space.objective import Objective
-
-_ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def collect(home: Home, sweep: str | None = None, dry_run: bool = False) -> list
     names = [sweep] if sweep is not None else sorted(folder.name for folder in home.journals.glob("*"))
     found: list[Garbage] = []
     for name in names:
-        ledger = known(home, name)
+        ledger = ledger_of(home, name)
         if Journal(home.journal(name)).is_being_written:
             continue
         for item in garbage(home, ledger):
@@ -63,7 +60,7 @@ def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
     best = ledger.best.number if ledger.best is not None else None
     for trial in ledger.trials.values():
         kept = Checkpoints(home.checkpoints, ledger.name, trial.number)
-        if trial.state not in _ENDED:
+        if not trial.state.is_final:
             steps, reason = kept.surplus(objective, retention["best"], retention["last"]), "neither best nor last"
         else:
             stays = kept.best(objective)[: retention["best"]] if trial.number == best else []

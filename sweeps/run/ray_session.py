@@ -9,15 +9,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+import psutil
 import ray
 
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
-from sweeps.run.vitals import Vitals, children
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "false",  # one for every core, and trials take none of them
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # their children stay ours
 }
+_NEEDED = ("raylet", "gcs_server")
+_SECONDS = 10.0
 
 
 class Ray(contextlib.AbstractContextManager["Ray"]):
@@ -137,3 +139,51 @@ def _leave() -> None:
 def _told(error: BaseException) -> str:
     """The last words of what Ray says, in which the cause stands."""
     return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__
+
+
+class Vitals:
+    """The processes that a sweep cannot do without, of the Ray that this process has started; of a cluster none.
+
+    When one of them dies, Ray neither says so nor ends: trials fail for no fault of theirs, or nothing happens any
+    more. What becomes of a driver that loses a cluster's own, Ray decides.
+
+    earlier: processes that this one had started before.
+    """
+
+    def __init__(self, earlier: Iterable[psutil.Process] = ()) -> None:
+        self._earlier = {process.pid for process in earlier}
+        self._needed = {name: child for child in psutil.Process().children() if (name := _name(child)) in _NEEDED}
+
+    @property
+    def lost(self) -> str:
+        """Which has ended; empty while all live."""
+        return next((name for name, process in self._needed.items() if not _lives(process)), "")
+
+    def end_children(self) -> None:
+        """Kill what Ray left: all of it, when it has lost a process and would not end when asked; else what trials that
+        were killed had started, which Ray makes children of this process.
+        """
+        left = [child for child in children() if child.pid not in self._earlier]
+        for child in left:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        psutil.wait_procs(left, _SECONDS)
+
+
+def children() -> list[psutil.Process]:
+    """Every process that this one has started, and those that they have."""
+    return list(psutil.Process().children(recursive=True))
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from pipeline.recipe import LOCAL_PATHS
-from sweeps.book.journal import Journal
-from sweeps.book.ledger import Ledger, read
+from sweeps.book.journal import Journal, State
+from sweeps.book.ledger import Ledger, ledger_of, read
+from sweeps.book.study import space_of
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
@@ -27,17 +26,17 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
     nothing left to do.
     """
     journal = Journal(home.journal(name))
-    ledger = known(home, name)
+    ledger = ledger_of(home, name)
     if journal.is_being_written:
         raise StudyError(f"{name}: expected a sweep that nobody runs, but a process does — `mouselift sweep stop` it.")
-    space = _began_with(ledger, name)
+    space = space_of(ledger)
     if count is not None:
         if count < space.trials.count:
             raise StudyError(
                 f"{name}: expected at least its {space.trials.count} trials, got {count} — raise --trials."
             )
         space = replace(space, trials=replace(space.trials, count=count))
-    if ledger.state == "COMPLETE" and space.trials.count <= ledger.planned:
+    if ledger.state == State.COMPLETE and space.trials.count <= ledger.planned:
         raise StudyError(
             f"{name}: expected a sweep with trials left, but all {ledger.planned} ended — "
             "ask for more with --trials, or promote its best."
@@ -45,20 +44,9 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
     return space
 
 
-def known(home: Home, name: str) -> Ledger:
-    """The ledger of a sweep of this home. Raises StudyError when there is none."""
-    ledger = read(Journal(home.journal(name)))
-    if not ledger.name:
-        names = sorted(folder.name for folder in home.journals.glob("*") if folder.is_dir())
-        raise StudyError(
-            f"{name}: expected a sweep of {home.root}, got none — it has {', '.join(names) or 'no sweep'}."
-        )
-    return ledger
-
-
 def steps_so_far(ledger: Ledger) -> dict[str, int]:
     """The last step of each trial that is to go on."""
-    going = (trial for trial in ledger.trials.values() if trial.state in ("RUNNING", "WAITING", "KILLED"))
+    going = (trial for trial in ledger.trials.values() if not trial.state.is_final)
     return {f"t{trial.number:04d}": trial.last_step for trial in going if 0 < trial.last_step < _end(ledger)}
 
 
@@ -82,7 +70,7 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
     ledger = read(journal)
     if not ledger.name:
         return
-    ended = len(ledger.trials) - len(ledger.open) - ledger.count("KILLED")
+    ended = len(ledger.trials) - len(ledger.open) - ledger.count(State.KILLED)
     state = "running" if journal.is_being_written else f"{ended} of {ledger.planned} trials ended"
     got = f"got that of a sweep ({state})"
     differences = list(_differences(ledger, space))
@@ -90,18 +78,9 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         got += f" of another space: {'; '.join(differences[:_SHOWN])}{more}"
     mend = "choose another with --name."
-    if ledger.state != "COMPLETE":
+    if ledger.state != State.COMPLETE:
         mend = f"`mouselift sweep resume {name}` goes on with it, another --name starts anew."
     raise StudyError(f"{name}: expected a new name, {got} — {mend}")
-
-
-def _began_with(ledger: Ledger, name: str) -> SearchSpace:
-    plain = json.dumps({**ledger.space, "name": name})
-    space = TypeAdapter(SearchSpace).validate_json(plain, strict=True)
-    now = space.base_recipe().params
-    changed = {path: value for path, value in ledger.params.items() if path in now and now[path] != value}
-    searched = changed.keys() & space.space.keys()
-    return replace(space, fixed=space.fixed | {path: changed[path] for path in changed.keys() - searched})
 
 
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:

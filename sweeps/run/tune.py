@@ -17,13 +17,14 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.search import Searcher
 
 from pipeline.recipe import Recipe
 from sweeps.book.journal import Journal, State, SweepOpened, no_room
-from sweeps.book.ledger import Ledger, read
-from sweeps.book.mlflow_writer import Tracker
+from sweeps.book.ledger import Ledger
+from sweeps.book.mlflow_writer import MLflowDelivery
+from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
-from sweeps.book.study import StudySearcher, open_study
 from sweeps.errors import NoRoomError, OutageError
 from sweeps.home import Home
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
@@ -37,13 +38,14 @@ from sweeps.space.space import SearchSpace
 
 _FULL = "the disk of the sweep was full"
 _DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
+_COPY_SECONDS = 5.0  # for Optuna's storage
 
 
 @dataclass
 class Interruption:
     """Whether something ends the sweep before its time: the user, the machine going down, or what the trials show."""
 
-    verdict: tuple[State, str] = ("KILLED", "")
+    verdict: tuple[State, str] = (State.KILLED, "")
     _asked: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -72,7 +74,7 @@ class Interruption:
         ray_listens = callable(signal.getsignal(signal.SIGUSR1))
         again = self.asked
         if not again:
-            self.verdict = "KILLED", f"interrupted by {signal.Signals(number).name}"
+            self.verdict = State.KILLED, f"interrupted by {signal.Signals(number).name}"
         self._asked.set()
         if again or not ray_listens:
             raise KeyboardInterrupt
@@ -96,7 +98,7 @@ def run_sweep(
     A sweep of that name is taken up where it was interrupted: what has ended stays, what ran goes on from its last
     checkpoint as the same trial and the same run. Whatever ends it, every trial and the sweep itself are closed in the
     journal, and the tracker has delivered it or says that it has not. Raises StudyError when another process runs the
-    sweep, the study is that of another space, or the resources are not there.
+    sweep, or the resources are not there.
     """
     interruption = Interruption()
     # In this order: nothing of Ray may outlive the claim.
@@ -104,14 +106,10 @@ def run_sweep(
         vitals = rays.ready()
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
-        known = read(journal).name
-        storage, hurried = home.storage or home.optuna_journal, lambda: interruption.asked
-        study = open_study(storage, name, space, bool(known), str(home.root), hurried)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
         driver = Driver(journal, space, recipe, home, scheduler, listen, interruption.end, vitals=vitals)
-        searcher = StudySearcher(study, space, driver)
-        return _remember(name, space, recipe, tags, home, driver, searcher, scheduler, seats, interruption)
+        return _remember(name, space, recipe, tags, home, driver, scheduler, seats, interruption)
 
 
 def _remember(
@@ -121,7 +119,6 @@ def _remember(
     tags: Mapping[str, str],
     home: Home,
     driver: Driver,
-    searcher: StudySearcher,
     scheduler: SweepScheduler,
     seats: list[Seat],
     interruption: Interruption,
@@ -132,36 +129,39 @@ def _remember(
     driver.write(
         SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, recipe.params, artifacts=artifacts)
     )
-    tracker = Tracker(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
-    state: State = "FAIL"
-    reason = "the sweep's driver failed"
+    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
+    optuna = OptunaDelivery(journal, home).start()
+    state, reason = State.FAIL, "the sweep's driver failed"
     try:
-        driver.take_up(searcher)
-        _run_trials(space, recipe, home, driver, searcher, scheduler, seats)
-        state, reason = interruption.verdict if interruption.asked else ("COMPLETE", "")
+        driver.take_up()
+        _run_trials(space, recipe, home, driver, scheduler, seats)
+        if not interruption.asked:
+            driver.releases.finish()
+        state, reason = interruption.verdict if interruption.asked else (State.COMPLETE, "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
     except (NoRoomError, OutageError, OSError, tune.TuneError) as error:
         found = _beneath(error, journal.folder)
         if found is None:
             raise
-        if not (interruption.asked and isinstance(found, OutageError)):
-            reason = _FULL if isinstance(found, NoRoomError) else str(found)
-            raise found from None
-        state, reason = interruption.verdict
+        reason = _FULL if isinstance(found, NoRoomError) else str(found)
+        raise found from None
     finally:
-        with _nothing_added(sys.exception(), interruption):
+        with _nothing_added(sys.exception()):
             driver.close(state, reason)
-        delivered = tracker.close(_FULL_SECONDS if isinstance(sys.exception(), NoRoomError) else _DELIVERY_SECONDS)
-        with _nothing_added(sys.exception(), interruption):
-            searcher.put_back()
+        full = isinstance(sys.exception(), NoRoomError)
+        delivered = mlflow.close(_FULL_SECONDS if full else _DELIVERY_SECONDS)
+        copied = optuna.close(_COPY_SECONDS)
+    log = logging.getLogger(__name__)
     if not delivered:
-        logging.getLogger(__name__).warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
+        log.warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
+    if not copied:
+        log.warning("Optuna's storage did not take everything; the next `mouselift sweep status` writes the rest.")
     return driver.ledger
 
 
 def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageError | None:
-    """The full disk or the lost database behind an error, which Ray Tune wraps in its own."""
+    """The full disk or the lost store behind an error, which Ray Tune wraps in its own."""
     while error is not None:
         if isinstance(error, NoRoomError | OutageError):
             return error
@@ -172,18 +172,12 @@ def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageE
 
 
 @contextlib.contextmanager
-def _nothing_added(raised: BaseException | None, interruption: Interruption) -> Iterator[None]:
-    """A full disk or a lost database refuses the end of the sweep, too; what was raised of it already says all.
-
-    A study whose database is away at an interruption is put in order by whoever resumes it.
-    """
+def _nothing_added(raised: BaseException | None) -> Iterator[None]:
+    """A full disk refuses the end of the sweep, too; what was raised of it already says all."""
     try:
         yield
     except (NoRoomError, OSError):
         if not isinstance(raised, NoRoomError):
-            raise
-    except OutageError:
-        if not (interruption.asked or isinstance(raised, OutageError)):
             raise
 
 
@@ -192,7 +186,6 @@ def _run_trials(
     recipe: Recipe,
     home: Home,
     driver: Driver,
-    searcher: StudySearcher,
     scheduler: SweepScheduler,
     seats: list[Seat],
 ) -> None:
@@ -214,7 +207,7 @@ def _run_trials(
         tune_config=tune.TuneConfig(
             metric=space.objective.metric,
             mode=space.objective.mode,
-            search_alg=searcher,
+            search_alg=_Searcher(driver),
             scheduler=scheduler,
             num_samples=-1,  # the searcher says when there are enough: a trial may need more than one of Ray's
             max_concurrent_trials=trials.concurrent,
@@ -241,6 +234,31 @@ def _forget_figures(trial: Any) -> None:
     """Ray keeps statistics of every figure of every trial: most of what the driver of a long sweep would grow by."""
     trial.metric_analysis.clear()
     trial.metric_n_steps.clear()
+
+
+class _Searcher(Searcher):
+    """Ray Tune's way to ask the driver for trials, and to say that one ended."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()  # without a metric: Ray would refuse every report that lacks it
+        self._driver = driver
+
+    def save(self, checkpoint_path: str) -> None:
+        """Ray keeps this with the experiment, and nothing reads it: all is in the journal."""
+        Path(checkpoint_path).touch()
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        """Accept Ray's metric and mode; the space knows its objective."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The config of a trial; FINISHED when none is left, None while that depends on a trial that runs."""
+        config = self._driver.next_trial(trial_id)
+        return str(Searcher.FINISHED) if config is None and self._driver.is_over else config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Let the driver decide what becomes of the trial."""
+        self._driver.ended(trial_id, result, error)
 
 
 class _DriverCallback(tune.Callback):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import AfterValidator, Field
 
 from pipeline.recipe import Positive, Rate, strict
@@ -44,6 +45,11 @@ class FloatRange:
         count = round((high - low) / self.step) + 1
         return tuple(round(low + i * self.step, _DECIMALS) for i in range(count))
 
+    @property
+    def distribution(self) -> BaseDistribution:
+        """As `suggest` asks for it."""
+        return FloatDistribution(*self.ends, log=self.log, step=self.step)
+
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         value = trial.suggest_float(path, *self.ends, log=self.log, step=self.step)
         return value if self.step is None else round(value, _DECIMALS)
@@ -63,6 +69,11 @@ class IntRange:
     def points(self) -> tuple[int, ...]:
         return tuple(range(self.ends[0], self.ends[1] + 1, self.step or 1))
 
+    @property
+    def distribution(self) -> BaseDistribution:
+        """As `suggest` asks for it."""
+        return IntDistribution(*self.ends, log=self.log, step=self.step or 1)
+
     def suggest(self, trial: optuna.Trial, path: str) -> int:
         return trial.suggest_int(path, *self.ends, log=self.log, step=self.step or 1)
 
@@ -78,6 +89,11 @@ class Choice:
     @property
     def points(self) -> tuple[Scalar, ...]:
         return self.ends
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """As `suggest` asks for it."""
+        return CategoricalDistribution(self.ends)
 
     def suggest(self, trial: optuna.Trial, path: str) -> Scalar:
         return trial.suggest_categorical(path, self.ends)

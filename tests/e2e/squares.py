@@ -15,7 +15,7 @@ from pipeline import GSLRM, checkpoint, load_recipe
 from pipeline.cameras import facelift_six
 from pipeline.data.scenes import Manifest, write_manifest, write_scene
 from sweeps.book.journal import Journal, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.mlflow_writer import Tracker
+from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.home import Home
 from sweeps.registry.registry import Registry
 from sweeps.registry.verification import Verification, verify
@@ -136,4 +136,4 @@ def write_sweep(home, name, folders, gates=None):
             journal.append(Reported(number, 1, {"val/psnr": 1.0}))
             journal.append(TrialClosed(number, "COMPLETE", "", {"checkpoint": str(folder)}))
         journal.append(SweepClosed("COMPLETE"))
-        assert Tracker(journal, home.tracking_uri, home.artifacts).start().close(240)
+        assert MLflowDelivery(journal, home.tracking_uri, home.artifacts).start().close(240)

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.book.study import open_storage
+from sweeps.book.optuna_copy import open_storage
 from tests.e2e.conftest import COMMAND, SMALL, Seat, finish, write_space
 
 TOO_LARGE = 1.0e30  # a learning rate after which no weight is finite
@@ -59,7 +59,7 @@ def test_its_run_says_why_and_keeps_the_traceback(broken):
 
 def test_the_study_pruned_that_trial_and_only_that(broken):
     seat, _ = broken
-    study = optuna.load_study(storage=open_storage(str(seat.home.optuna_journal)), study_name="two")
+    study = optuna.load_study(storage=open_storage(seat.home), study_name="two")
     assert {trial.number: trial.state.name for trial in study.trials} == {
         number: trial.state for number, trial in seat.ledger("two").trials.items()
     }

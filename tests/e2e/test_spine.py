@@ -20,7 +20,7 @@ from pipeline.cameras import Cameras
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
 from sweeps.book.mlflow_layout import STATUS
-from sweeps.book.study import open_storage
+from sweeps.book.optuna_copy import open_storage
 from tests.e2e.conftest import SMALL
 
 STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered"]
@@ -104,7 +104,7 @@ def test_status_has_the_keys_that_other_programs_read(spine, trials):
 
 
 def test_the_study_says_of_each_trial_what_the_journal_says(spine, trials):
-    storage = open_storage(str(spine.seat.home.optuna_journal))
+    storage = open_storage(spine.seat.home)
     study = optuna.load_study(storage=storage, study_name="spine")
     assert {trial.number: trial.state.name for trial in study.trials} == {n: t.state for n, t in trials.items()}
     for trial in study.trials:

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
@@ -28,9 +27,8 @@ from PIL import Image
 from pipeline.recipe import load_recipe
 from sweeps.book import mlflow_layout, queries
 from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.mlflow_writer import Tracker, prepare_store
+from sweeps.book.mlflow_writer import MLflowDelivery, prepare_store
 from sweeps.book.provenance import provenance
-from sweeps.errors import StudyError
 
 RECIPE = load_recipe("gslrm_tiny")
 SPACE = {
@@ -88,7 +86,7 @@ def whole_sweep(journal: Journal, checkpoint: Path, name: str = "mice") -> None:
 
 
 def drained(journal: Journal, uri: str, artifacts: Path, **options: str) -> None:
-    assert Tracker(journal, uri, artifacts, **options).start().close(120)
+    assert MLflowDelivery(journal, uri, artifacts, **options).start().close(120)
 
 
 def runs(uri: str, name: str = "mice") -> tuple[Run, list[Run]]:
@@ -271,24 +269,10 @@ def test_a_run_made_just_before_a_kill_is_found_and_not_made_again(store: tuple[
     assert everything(uri) == before
 
 
-def test_queries_tell_sweeps_trials_and_leaderboard(store: tuple[str, Path]) -> None:
+def test_queries_tell_the_sweeps_of_a_store(store: tuple[str, Path]) -> None:
     (sweep,) = queries.sweeps(store[0])
     assert (sweep.name, sweep.recipe, sweep.state) == ("mice", "gslrm_tiny", "COMPLETE")
     assert sweep.ui_path == mlflow_layout.ui_path(sweep.experiment_id, "mice")
-    assert [trial.state for trial in queries.trials(store[0], "mice")] == [state for state, _ in ENDS]
-    best, *_ = board = queries.leaderboard(store[0], "mice")
-    assert [(trial.number, trial.value) for trial in board] == [(3, 23.0), (2, 22.0), (1, 21.0), (0, 20.0)]
-    assert (best.step, best.params["loss.ssim"], best.reason, best.fingerprint) == (
-        1,
-        0.5,
-        "SIGINT",
-        "print3",
-    )
-
-
-def test_the_leaderboard_of_an_unknown_sweep_is_refused(store: tuple[str, Path]) -> None:
-    with pytest.raises(StudyError, match="mise: expected a sweep in sqlite"):
-        queries.leaderboard(store[0], "mise")
 
 
 def test_a_retried_trial_keeps_its_run_and_repeats_no_step(uri: str, tmp_path: Path) -> None:
@@ -381,20 +365,13 @@ def test_a_store_behind_a_link_and_a_question_mark_is_made_where_the_link_points
 def test_tracking_says_nothing_on_stdout_and_stderr(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from sweeps.book.journal import *; from sweeps.book.mlflow_writer import Tracker\n"
+        "from sweeps.book.journal import *; from sweeps.book.mlflow_writer import MLflowDelivery\n"
         "root = Path(sys.argv[1]); journal = Journal(root / 'journal')\n"
         "journal.append(SweepOpened('s', 'r', {}, {}, {})); journal.append(SweepClosed('COMPLETE'))\n"
-        "assert Tracker(journal, f'sqlite:///{root}/mlflow.db', root / 'artifacts').start().close(100)\n"
+        "assert MLflowDelivery(journal, f'sqlite:///{root}/mlflow.db', root / 'artifacts').start().close(100)\n"
     )
     answer = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert (answer.stdout, answer.stderr) == ("", "")
-
-
-def test_importance_names_the_param_that_decides() -> None:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    assert queries.importance(study) == {}
-    study.optimize(lambda trial: trial.suggest_float("a", 0, 1) + 0.01 * trial.suggest_float("b", 0, 1), n_trials=30)
-    assert next(iter(queries.importance(study))) == "a"
 
 
 @contextmanager
@@ -462,7 +439,7 @@ def test_a_server_killed_in_mid_drain_and_restarted_has_every_event_once(
     uri = f"http://127.0.0.1:{port}"
     journal = Journal(tmp_path / "journal", clock=itertools.count(1.7e9, 0.5).__next__)
     whole_sweep(journal, tmp_path / "checkpoint")
-    tracker = Tracker(journal, uri, tmp_path / "artifacts")
+    tracker = MLflowDelivery(journal, uri, tmp_path / "artifacts")
     with server(tmp_path, port) as kill:
         tracker.start()
         while sum(isinstance(event, RunOpened) for _, event in journal.events()) < 3:

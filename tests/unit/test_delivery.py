@@ -7,9 +7,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from sqlalchemy.exc import OperationalError
 
-from sweeps.book.delivery import Drain, RefusedError, UnansweredError
+from sweeps.book.delivery import Delivery, RefusedError, UnansweredError
 from sweeps.book.journal import Journal, SweepClosed
-from sweeps.book.mlflow_writer import _as_drain_errors
+from sweeps.book.mlflow_writer import _as_delivery_errors
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -19,7 +19,7 @@ def test_what_broke_the_thread_has_not_arrived(tmp_path):
 
     with Journal(tmp_path) as journal:
         journal.append(SweepClosed("COMPLETE"))
-        assert not Drain(journal, "nobody", connect).start().close(10)
+        assert not Delivery(journal, "nobody", connect).start().close(10)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_what_broke_the_thread_has_not_arrived(tmp_path):
     ],
 )
 def test_a_database_that_is_away_or_busy_is_asked_again(error, kind):
-    with pytest.raises(UnansweredError) as caught, _as_drain_errors():
+    with pytest.raises(UnansweredError) as caught, _as_delivery_errors():
         raise error
     assert type(caught.value) is kind

@@ -6,14 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
-from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from pipeline.errors import NonFiniteError
 from pipeline.recipe import load_recipe
 from sweeps.book.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import read
-from sweeps.book.study import StudySearcher, open_study
+from sweeps.book.study import study_of
 from sweeps.home import Home
 from sweeps.run.driver import STOP_FILE, Broken, Driver
 from sweeps.run.scheduler import SweepScheduler
@@ -62,8 +60,6 @@ class Desk:
         if hasattr(self, "journal"):
             self.journal.close()
         self.journal = Journal(self.home.journal("s"), lambda: self.now).claim()
-        resume = bool(read(self.journal).name)
-        self.study = open_study(self.home.optuna_journal, "s", self.space, resume)
         self.scheduler = SweepScheduler(self.space, NoRules())
         recipe = self.space.base_recipe()
         self.driver = Driver(
@@ -76,14 +72,13 @@ class Desk:
             lambda *why: self.ends.append(why),
             lambda: self.now,
         )
-        self.searcher = StudySearcher(self.study, self.space, self.driver)
         self.driver.write(SweepOpened("s", recipe.name, self.space.as_plain(), {}, recipe.params))
-        self.driver.take_up(self.searcher)
+        self.driver.take_up()
         self.broken = {}
         self.driver.broken = self.broken.__getitem__
 
     def start(self, ray_id):
-        config = self.searcher.suggest(ray_id)
+        config = self.driver.next_trial(ray_id)
         assert isinstance(config, dict), config
         trial = _Trial(ray_id, config)
         self.scheduler.on_trial_add(None, trial)
@@ -93,7 +88,6 @@ class Desk:
     def report(self, trial, step, value=None):
         result = {"step": step} | ({} if value is None else {METRIC: value})
         decision = self.scheduler.on_trial_result(None, trial, result)
-        self.searcher.on_trial_result(trial.trial_id, result)
         metrics = {} if value is None else {METRIC: value}
         self.driver.reported(trial.config["number"], step, metrics, {}, {})
         trial.last = result
@@ -103,17 +97,21 @@ class Desk:
 
     def end(self, trial):
         self.scheduler.on_trial_complete(None, trial, trial.last)
-        self.searcher.on_trial_complete(trial.trial_id, trial.last)
+        self.driver.ended(trial.trial_id, trial.last, error=False)
 
     def fail(self, trial, error, traceback=None):
         self.broken[trial.trial_id] = Broken(trial.config, error, traceback or f"x\n{type(error).__name__}: {error}")
-        self.searcher.on_trial_complete(trial.trial_id, error=True)
+        self.driver.ended(trial.trial_id, None, error=True)
 
     def states(self):
         return {number: trial.state for number, trial in self.driver.ledger.trials.items()}
 
+    @property
+    def study(self):
+        return study_of(self.driver.ledger, self.space)
+
     def study_states(self):
-        return {trial.number: trial.state.name for trial in self.study.get_trials(deepcopy=False)}
+        return {trial.number: trial.state.name for trial in self.study.trials}
 
     def events(self, kind):
         return [event for _, event in self.journal.events() if isinstance(event, kind)]
@@ -142,17 +140,17 @@ def test_a_trial_of_all_steps_is_complete_in_journal_and_study(desk):
     assert (found.states(), found.study_states()) == ({0: "COMPLETE"}, {0: "COMPLETE"})
 
 
-def test_the_journal_has_the_end_before_the_study(desk, monkeypatch):
+def test_an_end_that_was_written_down_stands_whatever_an_interruption_writes_after_it(desk):
     found = desk()
     trial = found.start("a")
     found.report(trial, STEPS, 20.0)
-    monkeypatch.setattr(found.searcher, "_close", lambda *_: (_ for _ in ()).throw(SystemExit))
-    with pytest.raises(SystemExit):
-        found.end(trial)
-    assert found.events(TrialClosed)[0].state == "COMPLETE"
-    found.session()
-    assert found.study_states() == {0: "COMPLETE"}
-    assert found.study.trials[0].value == 20.0
+    found.end(trial)
+    before = replace(found.driver.ledger.trials[0], state=State.RUNNING)  # as if the signal had come before the ledger
+    found.driver.ledger = replace(found.driver.ledger, trials={0: before})
+    found.driver.close("KILLED", "interrupted by SIGINT")
+    assert [event.state for event in found.events(TrialClosed)] == ["COMPLETE"]
+    found.journal.append(TrialClosed(0, "KILLED", "a word too many"))
+    assert read(found.journal).trials[0].state == "COMPLETE"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +180,7 @@ def test_a_lost_worker_is_tried_again_as_the_same_trial_from_what_was_reported(d
     trial = found.start("a")
     found.report(trial, 4, 20.0)
     found.fail(trial, ActorDiedError("gone"))
-    assert (found.states(), found.study_states()) == ({0: "WAITING"}, {0: "WAITING"})
+    assert (found.states(), found.study_states()) == ({0: "WAITING"}, {0: "RUNNING"})
     again = found.start("b")
     assert again.config | {"params": None} == {"number": 0, "params": None, "attempt": 2, "reported": 4, "splits": 1}
     assert again.config["params"] == trial.config["params"]
@@ -283,7 +281,7 @@ def test_a_trial_is_not_blamed_for_the_silence_of_a_driver_that_slept(desk):
 
 def test_a_process_that_never_came_up_counts_as_an_attempt(desk):
     found = desk(faults=Faults(retries=0))
-    config = found.searcher.suggest("a")
+    config = found.driver.next_trial("a")
     found.fail(_Trial("a", config), ActorDiedError("its constructor raised"))
     assert found.states() == {0: "FAIL"}
 
@@ -302,18 +300,18 @@ def test_what_ran_when_the_driver_died_goes_on_and_what_ended_stays(desk):
     found.end(done)
     found.report(running, 4, 21.0)
     found.session()
-    assert found.study_states() == {0: "COMPLETE", 1: "WAITING"}
+    assert found.study_states() == {0: "COMPLETE", 1: "RUNNING"}
     again = found.start("c")
     assert (again.config["number"], again.config["attempt"], again.config["reported"]) == (1, 2, 4)
     found.start("d")
-    assert [found.searcher.suggest(ray_id) for ray_id in "ef"] == [None, None]
+    assert [found.driver.next_trial(ray_id) for ray_id in "ef"] == [None, None]
 
 
 def test_the_count_of_trials_is_honoured_once_over_any_number_of_sessions(desk):
     found = desk()
     for session in range(4):
         for ray_id in (f"{session}a", f"{session}b"):
-            if isinstance(config := found.searcher.suggest(ray_id), dict):
+            if isinstance(config := found.driver.next_trial(ray_id), dict):
                 found.driver.opened(ray_id, config)
         found.session()
     assert sorted(found.states()) == [0, 1]
@@ -321,7 +319,7 @@ def test_the_count_of_trials_is_honoured_once_over_any_number_of_sessions(desk):
         trial = found.start(ray_id)
         found.report(trial, STEPS, 20.0)
         found.end(trial)
-    assert found.searcher.suggest("late") == Searcher.FINISHED
+    assert found.driver.next_trial("late") is None and found.driver.is_over
     assert found.states() == dict.fromkeys(range(3), "COMPLETE")
 
 
@@ -329,8 +327,7 @@ def test_a_sweep_closed_in_good_order_leaves_its_trials_waiting(desk):
     found = desk()
     found.start("a")
     found.driver.close("KILLED", "interrupted by SIGTERM")
-    found.searcher.put_back()
-    assert (found.states(), found.study_states()) == ({0: "KILLED"}, {0: "WAITING"})
+    assert (found.states(), found.study_states()) == ({0: "KILLED"}, {0: "RUNNING"})
     found.session()
     assert found.start("b").config["attempt"] == 2
 
@@ -345,7 +342,7 @@ def test_an_interrupted_sweep_prunes_the_trials_that_an_unbroken_one_prunes(tmp_
             if turn in breaks:
                 found.session()
                 running = {}
-            while len(running) < 2 and isinstance(config := found.searcher.suggest(f"{turn}-{len(running)}"), dict):
+            while len(running) < 2 and isinstance(config := found.driver.next_trial(f"{turn}-{len(running)}"), dict):
                 trial = _Trial(f"{turn}-{len(running)}", config)
                 found.scheduler.on_trial_add(None, trial)
                 found.driver.opened(trial.trial_id, config)
@@ -368,7 +365,7 @@ def test_an_interrupted_sweep_prunes_the_trials_that_an_unbroken_one_prunes(tmp_
 def test_a_decision_to_stop_that_was_not_written_down_is_taken_again(desk):
     found = desk()
     found.report(found.start("a"), 4, 20.0)
-    config = found.searcher.suggest("b")
+    config = found.driver.next_trial("b")
     found.driver.opened("b", config)
     found.driver.reported(1, 4, {METRIC: 10.0}, {}, {})  # and then the driver died
     found.session()
@@ -402,5 +399,5 @@ def test_recipes_of_the_driver_are_those_the_study_fingerprints(desk):
     opened = found.events(TrialOpened)[0]
     assert opened.fingerprint == found.study.trials[0].user_attrs["fingerprint"]
     assert opened.params == trial.config["params"] and opened.tags["data.geometry"] == "exact"
-    assert found.study.trials[0].state is TrialState.RUNNING
+    assert found.study_states() == {0: "RUNNING"}
     assert load_recipe("gslrm_tiny").params.keys() == opened.recipe_params.keys()

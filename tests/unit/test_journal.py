@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.recipe import load_recipe
 from sweeps.book import ledger, mlflow_layout, provenance, queries
-from sweeps.book.delivery import Drain, RefusedError, UnansweredError
+from sweeps.book.delivery import Delivery, RefusedError, UnansweredError
 from sweeps.book.journal import (
     AttemptFailed,
     Event,
@@ -321,15 +321,15 @@ STEPS = (OPENED, trial_opened(0), *(reported(0, step, 1.0) for step in range(5))
 
 def test_what_a_receiver_does_not_take_is_sent_again(tmp_path: Path) -> None:
     receiver = Receiver(UnansweredError("down"))
-    assert Drain(filled(tmp_path, *STEPS), "receiver", lambda: receiver.send).start().close(10)
+    assert Delivery(filled(tmp_path, *STEPS), "receiver", lambda: receiver.send).start().close(10)
     assert receiver.steps == [0, 1, 2, 3, 4]
 
 
 def test_a_drain_goes_on_where_the_one_before_it_stopped(tmp_path: Path) -> None:
     journal, first, second = filled(tmp_path, *STEPS), Receiver(), Receiver()
-    assert Drain(journal, "receiver", lambda: first.send).start().close(10)
+    assert Delivery(journal, "receiver", lambda: first.send).start().close(10)
     journal.append(reported(0, 5, 1.0))
-    assert Drain(journal, "receiver", lambda: second.send).start().close(10)
+    assert Delivery(journal, "receiver", lambda: second.send).start().close(10)
     assert (first.steps, second.steps) == ([0, 1, 2, 3, 4], [5])
 
 
@@ -346,20 +346,20 @@ def test_an_event_refused_time_and_again_is_left_out_and_the_rest_arrives(
             return super().send(book, events)
 
     fussy = Fussy()
-    assert Drain(filled(tmp_path, *STEPS), "receiver", lambda: fussy.send).start().close(30)
+    assert Delivery(filled(tmp_path, *STEPS), "receiver", lambda: fussy.send).start().close(30)
     assert fussy.steps == [0, 1, 3, 4]
 
 
 def test_a_receiver_that_never_answers_holds_up_close_for_its_timeout_only(tmp_path: Path) -> None:
     receiver = Receiver(*[UnansweredError("down")] * 100)
-    assert not Drain(filled(tmp_path, *STEPS), "receiver", lambda: receiver.send).start().close(0.3)
+    assert not Delivery(filled(tmp_path, *STEPS), "receiver", lambda: receiver.send).start().close(0.3)
 
 
 def test_a_damaged_journal_is_told_when_the_drain_closes(tmp_path: Path) -> None:
     journal = filled(tmp_path, OPENED)
     journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
     with pytest.raises(StudyError, match=r"journal\.jsonl:1"):
-        Drain(journal, "receiver", lambda: Receiver().send).start().close(10)
+        Delivery(journal, "receiver", lambda: Receiver().send).start().close(10)
 
 
 def test_an_event_of_which_a_full_disk_took_a_part_has_not_happened(tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ from sweeps.run.orphans import reap
 pytest.importorskip("psycopg", reason="needs psycopg, of the extra `dev`")
 
 
-def test_a_dead_sweep_whose_study_cannot_be_reached_waits_for_the_next_look(tmp_path):
+def test_a_dead_sweep_is_closed_although_the_database_of_optuna_cannot_be_reached(tmp_path):
     nobody = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
     home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path), "MOUSELIFT_STORAGE": nobody})
     with Journal(home.journal("dead")) as journal:
         journal.append(SweepOpened("dead", "gslrm_tiny", {}, {}, {}))
     (line,) = reap(home)
-    assert line.startswith("dead: its driver died; last heard of at ") and "and it is not closed yet: MOUSELIFT" in line
-    assert read(Journal(home.journal("dead"))).state == "RUNNING"
+    assert line.startswith("dead: KILLED: its driver died; last heard of at ")
+    assert read(Journal(home.journal("dead"))).state == "KILLED"

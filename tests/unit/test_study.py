@@ -1,18 +1,18 @@
-"""The study and its searcher, driven as Ray Tune drives them: trials end in Optuna as they really ended."""
+"""The study that the ledger adds up to, and what it proposes: the same whoever asks, and whenever."""
 
 from __future__ import annotations
 
 import math
-import pickle
+from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from pipeline.recipe import override
-from sweeps.book.study import StudySearcher, open_study, put_back
-from sweeps.errors import StudyError
+from sweeps.book.journal import Event, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.ledger import Ledger, fold
+from sweeps.book.study import Proposals, importance_of, is_spent, space_of, study_of, suggest, verdict
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
 from sweeps.space.space import Sampler, SearchSpace, Trials
@@ -21,9 +21,16 @@ STEPS = 100
 METRIC = "val/psnr_fg"
 LR = FloatRange(ends=(1e-4, 1e-2), log=True)
 MASKED = Choice(ends=(True, False))
+BACKGROUND = FloatRange(ends=(0.0, 0.5), when={"loss.masked": (True,)})
+SPACES = {
+    "one": {"optim.lr": LR},
+    "mixed": {"optim.lr": LR, "data.num_input_views": IntRange(ends=(2, 4)), "loss.ssim": Choice(ends=(0.0, 0.2, 0.5))},
+    "stepped": {"loss.alpha": FloatRange(ends=(0.0, 1.0), step=0.1), "loss.masked": MASKED},
+    "conditional": {"optim.lr": LR, "loss.masked": MASKED, "loss.background": BACKGROUND},
+}
 
 
-def space_of(space=None, metric=METRIC, mode="max", count=50, **sampler) -> SearchSpace:
+def space_for(space=None, metric=METRIC, mode="max", count=50, **sampler) -> SearchSpace:
     return SearchSpace(
         name="mine",
         recipe="gslrm_tiny",
@@ -35,360 +42,333 @@ def space_of(space=None, metric=METRIC, mode="max", count=50, **sampler) -> Sear
     )
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def storage(request, tmp_path):
-    return tmp_path / "optuna.log" if request.param == "journal" else f"sqlite:///{tmp_path / 'optuna.db'}"
+class Book:
+    """A ledger that is written as a driver writes it, without a driver."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space, self.ledger = space, Ledger()
+        self.events: list[Event] = []
+        self.proposals = Proposals(space)
+        base = space.base_recipe()
+        self.write(SweepOpened("mine", base.name, space.as_plain(), {}, base.params))
+
+    def write(self, event: Event) -> None:
+        self.events.append(event)
+        self.ledger = fold(self.ledger, event)
+
+    def propose(self):
+        """The next proposal, written down and, if it is a trial, begun."""
+        proposed = self.proposals.next(self.ledger)
+        self.write(proposed)
+        if proposed.trial in self.ledger.trials:
+            recipe = {"optim.lr": 0.0}
+            self.write(
+                TrialOpened(proposed.trial, f"ray-{proposed.trial}", 1, proposed.params, recipe, proposed.fingerprint)
+            )
+        return proposed
+
+    def end(self, number: int, value: float, state: str = "COMPLETE", steps: tuple[int, ...] = (10, STEPS)) -> None:
+        for step in steps:
+            self.write(Reported(number, step, {self.space.objective.metric: value - (STEPS - step) / STEPS}))
+        self.write(TrialClosed(number, state))
+
+    def run_all(self, most: int = 50) -> list[dict]:
+        """Trials one after the other until the space is spent."""
+        for _ in range(most):
+            if is_spent(self.ledger, self.space):
+                break
+            proposed = self.propose()
+            if proposed.trial in self.ledger.trials:
+                self.end(proposed.trial, figure(proposed.params))
+        return [trial.params for trial in self.ledger.trials.values()]
+
+    @property
+    def study(self) -> optuna.Study:
+        return study_of(self.ledger, self.space)
 
 
-@pytest.fixture
-def journal(tmp_path):
-    return tmp_path / "optuna.log"
+def figure(params: dict) -> float:
+    """An objective with a best place, so that there is something to learn."""
+    distance = abs(math.log10(params.get("optim.lr", 1e-3)) + 3) + abs(params.get("loss.alpha", 0.5) - 0.7)
+    return 20 - distance + params.get("loss.background", 0.0) - (0.5 if params.get("loss.masked") is False else 0.0)
 
 
-def search(storage, space, name="sweep") -> StudySearcher:
-    return StudySearcher(open_study(storage, name, space), space)
+def lived_through(space: SearchSpace, upto: int) -> Book:
+    """A sweep two trials at a time, with a pruned, a failed, a broken and a running trial in it."""
+    book = Book(space)
+    running: list[int] = []
+    while book.ledger.next_number < upto:
+        proposed = book.propose()
+        if proposed.trial in book.ledger.trials:
+            running.append(proposed.trial)
+        if len(running) == 2:
+            number = running.pop(0)
+            if number % 5 == 3:
+                book.end(number, figure(book.ledger.trials[number].params) - 3, "PRUNED", steps=(10,))
+            elif number % 7 == 4:
+                book.write(TrialClosed(number, "FAIL", "the trial raised an error", cause="exception"))
+            else:
+                book.end(number, figure(book.ledger.trials[number].params))
+    return book
 
 
-def report(step: int, value: float | None = None, metric: str = METRIC) -> dict:
-    return {"step": step, "train/mse": 0.1} | ({} if value is None else {metric: value})
+@pytest.mark.parametrize("kind", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("shape", SPACES)
+def test_a_successor_proposes_what_the_driver_before_it_would_have(shape, kind):
+    """At any time, with finished, pruned, failed and running trials, and whatever was asked for before."""
+    space = space_for(SPACES[shape], kind=kind, seed=3, startup_trials=4)
+    lived = lived_through(space, upto=13)
+    ledger = Ledger()
+    for event in lived.events:
+        if type(event).__name__ == "TrialProposed":
+            again = Proposals(space).next(ledger)  # by a process that knows the journal alone
+            assert (again.trial, again.params, again.repeats) == (event.trial, event.params, event.repeats)
+        ledger = fold(ledger, event)
+    assert ledger == lived.ledger
 
 
-def run(searcher: StudySearcher, ray_id: str, value: float = 20.0, steps: int = STEPS) -> dict | str:
-    """One trial as Ray reports it: the last report arrives only with the end."""
-    config = searcher.suggest(ray_id)
-    if config != Searcher.FINISHED:
-        searcher.on_trial_result(ray_id, report(10, value - 1))
-        searcher.on_trial_complete(ray_id, report(steps, value))
-    return config
+@pytest.mark.parametrize("shape", SPACES)
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_the_draws_at_the_start_are_those_of_a_stock_study_of_the_same_seed(shape, kind):
+    space = space_for(SPACES[shape], kind=kind, seed=7, startup_trials=6)
+    samplers = optuna.samplers
+    stock = samplers.RandomSampler(seed=7) if kind == "random" else samplers.TPESampler(seed=7, n_startup_trials=6)
+    study = optuna.create_study(direction="maximize", sampler=stock)
+    drawn = [suggest(study.ask(), space) for _ in range(6)]
+    book = Book(space)
+    assert [book.propose().params for _ in range(6)] == drawn
 
 
-def run_all(searcher: StudySearcher, prefix: str = "t") -> list[dict]:
-    found = []
-    while (config := run(searcher, f"{prefix}{len(found)}", value=20 + len(found))) != Searcher.FINISHED:
-        found.append(config["params"])
-    return found
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+@pytest.mark.parametrize("shape", SPACES)
+def test_a_model_proposes_what_it_does_on_a_stock_study_that_lived_through_it_all(shape, kind):
+    """A study of Optuna's own that was asked and told as the trials went; the sampler has the trial's own seed."""
+    space = space_for(SPACES[shape], kind=kind, seed=3, startup_trials=4)
+    book = lived_through(space, upto=12)
+    stock = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = {}
+    for event in book.events:
+        match event.__class__.__name__:
+            case "TrialProposed":
+                stock.enqueue_trial(event.params)
+                trials[event.trial] = stock.ask()
+                suggest(trials[event.trial], space)
+                assert trials[event.trial].number == event.trial
+            case "Reported":
+                trials[event.trial].report(event.metrics[METRIC], event.step)
+            case "TrialClosed":
+                value = event.state == "COMPLETE" and book.ledger.trials[event.trial].last_value
+                stock.tell(event.trial, value or None, state=TrialState[event.state])
+    for number, one in book.ledger.not_run.items():  # a repeat ends as its first; stock knows no repeats
+        first = book.ledger.trials[one.first]
+        if first.state.is_final:
+            for step, value in first.curve:
+                trials[number].report(value, step)
+            stock.tell(number, first.last_value if first.state == "COMPLETE" else None, TrialState[first.state])
+    own, number = book.study, book.ledger.next_number
+    assert [t.state for t in own.trials] == [t.state for t in stock.trials]
+    assert [t.value for t in own.trials] == [t.value for t in stock.trials]
+    assert [t.intermediate_values for t in own.trials] == [t.intermediate_values for t in stock.trials]
+    conditional = shape == "conditional"
+    kinds = {
+        "tpe": lambda: optuna.samplers.TPESampler(
+            seed=3 + number, n_startup_trials=4, multivariate=True, group=conditional, constant_liar=True
+        ),
+        "gp": lambda: optuna.samplers.GPSampler(seed=3 + number, n_startup_trials=4),
+    }
+    stock.sampler = kinds[kind]()
+    assert book.proposals.next(book.ledger).params == suggest(stock.ask(), space)
 
 
-def states(searcher: StudySearcher) -> list[str]:
-    return [trial.state.name for trial in searcher.study.trials]
-
-
-def test_a_trial_of_all_steps_is_complete_with_its_curve(storage):
-    searcher = search(storage, space_of())
-    config = run(searcher, "a", value=21.5)
-    trial = searcher.study.trials[0]
-    assert (trial.state, trial.value) == (TrialState.COMPLETE, 21.5)
-    assert trial.intermediate_values == {10: 20.5, STEPS: 21.5}
-    assert config == {"number": 0, "params": trial.params}
-
-
-def test_a_trial_the_scheduler_stopped_is_pruned_with_its_last_value(storage):
-    searcher = search(storage, space_of())
-    run(searcher, "a", value=12.0, steps=50)
-    trial = searcher.study.trials[0]
-    assert (trial.state, trial.value) == (TrialState.PRUNED, 12.0)
-    assert trial.intermediate_values == {10: 11.0, 50: 12.0}
+def test_a_study_keeps_numbers_states_values_and_curves():
+    book = lived_through(space_for(SPACES["conditional"], startup_trials=3, seed=1), upto=9)
+    for trial in book.study.trials:
+        known = book.ledger.trials[trial.number]
+        assert trial.params == known.params
+        assert trial.intermediate_values == dict(known.curve)
+        assert trial.state.name == ("RUNNING" if known.state.is_open else known.state)
+        assert trial.user_attrs["ray_trial_id"] == f"ray-{trial.number}"
+        if known.state == "COMPLETE":
+            assert trial.value == known.last_value
+        if known.state == "PRUNED":
+            assert trial.value == known.curve[-1][1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_trial_that_ends_on_no_finite_number_fails_and_says_so(storage, value):
-    searcher = search(storage, space_of())
-    run(searcher, "a", value=value)
-    trial = searcher.study.trials[0]
-    assert trial.state is TrialState.FAIL
-    assert trial.user_attrs["fail_reason"] == f"val/psnr_fg was {value} at step 100"
-    assert trial.intermediate_values == {}
+def test_a_value_that_is_not_finite_is_in_no_curve(value):
+    book = Book(space_for())
+    book.propose()
+    book.write(Reported(0, STEPS, {METRIC: value}))
+    book.write(TrialClosed(0, *verdict(STEPS, value, METRIC, STEPS)))
+    (trial,) = book.study.trials
+    assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {})
+    assert trial.user_attrs["reason"] == f"val/psnr_fg was {value} at step 100"
 
 
 @pytest.mark.parametrize(
-    ("result", "error", "reason"),
+    ("step", "value", "state", "reason"),
     [
-        (None, True, "the trial raised an error"),
-        (report(STEPS, 20.0), True, "the trial raised an error"),
-        (None, False, "stopped before its first report"),
-        ({"trial_id": "a", "done": True}, False, "stopped before its first report"),
-        (report(STEPS), False, "val/psnr_fg was not reported at step 100"),
-        (report(50, math.nan), False, "val/psnr_fg was nan at step 50"),
+        (None, None, "FAIL", "stopped before its first report"),
+        (STEPS, None, "FAIL", "val/psnr_fg was not reported at step 100"),
+        (50, math.nan, "FAIL", "val/psnr_fg was nan at step 50"),
+        (50, 12.0, "PRUNED", "stopped by the scheduler at step 50 of 100 with val/psnr_fg 12"),
+        (50, None, "PRUNED", "stopped by the scheduler at step 50 of 100 without a figure"),
+        (STEPS, 12.0, "COMPLETE", ""),
     ],
 )
-def test_a_trial_without_a_result_fails_and_says_why(journal, result, error, reason):
-    searcher = search(journal, space_of())
-    searcher.suggest("a")
-    searcher.on_trial_complete("a", result, error)
-    trial = searcher.study.trials[0]
-    assert (trial.state, trial.user_attrs["fail_reason"]) == (TrialState.FAIL, reason)
+def test_how_a_trial_ended_follows_from_its_last_report(step, value, state, reason):
+    assert verdict(step, value, METRIC, STEPS) == (state, reason)
 
 
-def test_reports_without_the_objective_leave_no_value(journal):
-    searcher = search(journal, space_of())
-    searcher.suggest("a")
-    for result in (report(1), report(2, math.nan), {"done": False}):
-        searcher.on_trial_result("a", result)
-    assert searcher.study.trials[0].intermediate_values == {}
+def test_min_makes_the_smallest_value_the_best():
+    book = Book(space_for(metric="val/lpips", mode="min"))
+    for value in (0.3, 0.1, 0.2):
+        book.end(book.propose().trial, value, steps=(STEPS,))
+    assert (book.study.best_value, book.study.best_trial.number) == (0.1, 1)
 
 
-def test_a_step_that_a_restarted_trial_repeats_keeps_its_first_value(storage):
-    searcher = search(storage, space_of())
-    searcher.suggest("a")
-    searcher.on_trial_result("a", report(10, 15.0))
-    searcher.on_trial_result("a", report(10, 16.0))
-    assert searcher.study.trials[0].intermediate_values == {10: 15.0}
-
-
-def test_news_of_a_finished_or_unknown_trial_changes_nothing(storage):
-    searcher = search(storage, space_of())
-    run(searcher, "a", value=20.0)
-    searcher.on_trial_result("a", report(20, 99.0))
-    searcher.on_trial_complete("a", report(STEPS, 99.0))
-    searcher.on_trial_complete("a", error=True)
-    searcher.on_trial_complete("stranger", report(STEPS, 99.0))
-    assert states(searcher) == ["COMPLETE"]
-    assert searcher.study.best_value == 20.0
-
-
-def test_a_trial_carries_its_ray_trial_and_the_fingerprint_of_its_recipe(journal):
-    space = space_of()
-    searcher = search(journal, space)
-    config = searcher.suggest("ray-7")
-    recipe = override(space.base_recipe(), config["params"])
-    assert searcher.study.trials[0].user_attrs == {
-        "ray_trial_id": "ray-7",
-        "fingerprint": recipe.fingerprint,
-    }
-
-
-def test_min_makes_the_smallest_value_the_best(journal):
-    searcher = search(journal, space_of(metric="val/lpips", mode="min"))
-    for ray_id, value in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
-        searcher.suggest(ray_id)
-        searcher.on_trial_complete(ray_id, report(STEPS, value, "val/lpips"))
-    assert (searcher.study.best_value, searcher.study.best_trial.number) == (0.1, 1)
-
-
-def test_a_conditional_parameter_is_asked_only_where_its_condition_holds(journal):
-    background = FloatRange(ends=(0.0, 0.5), when={"loss.masked": (True,)})
-    space = space_of({"loss.background": background, "loss.masked": MASKED}, count=20)
-    found = run_all(search(journal, space))
+def test_a_conditional_parameter_is_asked_only_where_its_condition_holds():
+    found = Book(space_for(SPACES["conditional"], count=20)).run_all()
     assert {params["loss.masked"] for params in found} == {True, False}
     assert all(("loss.background" in params) == params["loss.masked"] for params in found)
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random"])
-def test_no_more_trials_are_suggested_than_the_space_counts(journal, kind):
-    searcher = search(journal, space_of(count=4, kind=kind, startup_trials=3))
-    assert len(run_all(searcher)) == 4
-    assert states(searcher) == ["COMPLETE"] * 4
-    assert searcher.suggest("late") == Searcher.FINISHED
+def test_no_more_trials_are_proposed_than_the_space_counts(kind):
+    book = Book(space_for(count=4, kind=kind, startup_trials=3))
+    assert len(book.run_all()) == 4
+    assert is_spent(book.ledger, book.space)
 
 
-def test_trials_that_still_run_count_too(journal):
-    searcher = search(journal, space_of(count=2))
-    assert [isinstance(searcher.suggest(ray_id), dict) for ray_id in "abc"] == [True, True, False]
+def test_trials_that_still_run_count_too():
+    book = Book(space_for(count=2))
+    book.propose()
+    assert not is_spent(book.ledger, book.space)
+    book.propose()
+    assert is_spent(book.ledger, book.space)
 
 
-def test_a_grid_is_tried_point_by_point_and_then_over(journal):
+def test_a_grid_is_tried_point_by_point_and_then_over():
     space = {"data.num_input_views": IntRange(ends=(2, 4)), "loss.alpha": FloatRange(ends=(0, 0.2), step=0.1)}
-    found = run_all(search(journal, space_of(space, kind="grid")))
+    found = Book(space_for(space, kind="grid")).run_all()
     points = {(params["data.num_input_views"], params["loss.alpha"]) for params in found}
     assert points == {(views, alpha) for views in (2, 3, 4) for alpha in (0.0, 0.1, 0.2)}
     assert len(found) == 9
 
 
+def test_a_grid_goes_on_with_the_points_that_are_left():
+    space = space_for({"data.num_input_views": IntRange(ends=(2, 4)), "loss.masked": MASKED}, kind="grid")
+    whole = Book(space).run_all()
+    book = Book(space)
+    book.run_all(most=4)
+    book.proposals = Proposals(space)  # a new process
+    assert book.run_all() == whole
+
+
 @pytest.mark.parametrize("kind", ["tpe", "random", "grid", "gp"])
-def test_the_same_seed_proposes_the_same_trials(tmp_path, kind):
+def test_the_same_seed_proposes_the_same_trials(kind):
     space = {"loss.alpha": FloatRange(ends=(0.0, 1.0), step=0.1), "loss.ssim": Choice(ends=(0.0, 0.5))}
     first, again, other = (
-        run_all(search(tmp_path / f"{i}.log", space_of(space, kind=kind, seed=seed, count=5, startup_trials=4)))
-        for i, seed in enumerate((0, 0, 1))
+        Book(space_for(space, kind=kind, seed=seed, count=5, startup_trials=4)).run_all() for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
 
 
-def test_a_recipe_that_ran_already_is_not_run_again(journal):
-    searcher = search(journal, space_of({"loss.masked": MASKED}, kind="random", count=10))
-    found = run_all(searcher)
-    assert sorted(params["loss.masked"] for params in found) == [False, True]
-    repeats = [trial for trial in searcher.study.trials if "reused_from" in trial.user_attrs]
-    assert repeats
-    for trial in repeats:
-        first = searcher.study.trials[trial.user_attrs["reused_from"]]
-        assert (trial.state, trial.value, trial.params) == (TrialState.COMPLETE, first.value, first.params)
-        assert trial.intermediate_values == first.intermediate_values
+def test_a_recipe_that_ran_already_is_not_run_again():
+    book = Book(space_for({"loss.masked": MASKED}, kind="random", count=10))
+    assert sorted(params["loss.masked"] for params in book.run_all(most=12)) == [False, True]
+    assert book.ledger.not_run
+    for number, one in book.ledger.not_run.items():
+        repeat, first = book.study.trials[number], book.study.trials[one.first]
+        assert (repeat.state, repeat.value, repeat.params) == (TrialState.COMPLETE, first.value, first.params)
+        assert repeat.intermediate_values == first.intermediate_values
+        assert repeat.user_attrs == {"repeats": one.first}
 
 
-def test_equal_recipes_count_as_one_whatever_their_params(journal):
+def test_equal_recipes_count_as_one_whatever_their_params():
     """The recipe's own num_input_views is 4, so leaving it out and choosing 4 is the same recipe."""
     views = Choice(ends=(2, 4), when={"loss.masked": (True,)})
-    space = space_of({"loss.masked": MASKED, "data.num_input_views": views}, kind="grid")
-    found = run_all(search(journal, space))
-    assert len(found) == 3
+    assert len(Book(space_for({"loss.masked": MASKED, "data.num_input_views": views}, kind="grid")).run_all()) == 3
 
 
-@pytest.mark.parametrize(
-    ("result", "error", "state"),
-    [(report(STEPS, 20.0), False, "COMPLETE"), (report(50, 9.0), False, "PRUNED"), (None, True, "FAIL")],
-)
-def test_a_repeat_of_a_running_trial_waits_and_ends_as_it_does(journal, result, error, state):
-    searcher = search(journal, space_of({"loss.masked": MASKED}, kind="random", count=10))
-    assert [searcher.suggest(ray_id) is None for ray_id in "abc"] == [False, False, True]
-    assert set(states(searcher)) == {"RUNNING"}
-    for ray_id in "ab":
-        searcher.on_trial_complete(ray_id, result, error)
-    assert set(states(searcher)) == {state}
+@pytest.mark.parametrize("state", ["COMPLETE", "PRUNED", "FAIL"])
+def test_a_repeat_of_a_running_trial_runs_and_ends_as_it_does(state):
+    book = Book(space_for({"loss.masked": MASKED}, kind="random", count=10))
+    while not book.ledger.not_run:
+        book.propose()
+    assert {trial.state for trial in book.study.trials} == {TrialState.RUNNING}
+    for number in list(book.ledger.trials):
+        book.end(number, 20.0, state)
+    assert {trial.state.name for trial in book.study.trials} == {state}
 
 
-def test_a_recipe_whose_trial_failed_is_run_again(journal):
-    searcher = search(journal, space_of({"loss.masked": MASKED}, kind="random", count=3))
-    for ray_id in "abc":
-        assert searcher.suggest(ray_id) != Searcher.FINISHED
-        searcher.on_trial_complete(ray_id, error=True)
-    assert len({trial.params["loss.masked"] for trial in searcher.study.trials}) < 3
+def test_a_recipe_whose_trial_failed_is_run_again():
+    book = Book(space_for({"loss.masked": MASKED}, kind="random", count=3))
+    for _ in range(3):
+        book.write(TrialClosed(book.propose().trial, "FAIL", "the trial raised an error"))
+    assert len({str(trial.params) for trial in book.ledger.trials.values()}) < 3
 
 
-def test_recipes_that_differ_in_a_file_alone_are_both_run(journal):
+def test_recipes_that_differ_in_a_file_alone_are_both_run():
     files = Choice(ends=("human.pt", "mouse.pt"))
-    assert len(run_all(search(journal, space_of({"train.init_from": files}, kind="grid")))) == 2
+    assert len(Book(space_for({"train.init_from": files}, kind="grid")).run_all()) == 2
 
 
-def test_params_that_the_recipe_refuses_together_fail_without_a_run(journal):
+def test_params_that_the_recipe_refuses_together_fail_without_a_run():
     space = {"data.num_views": Choice(ends=(2, 6)), "data.num_input_views": Choice(ends=(1, 4))}
-    base = space_of(space, kind="grid")
-    searcher = search(journal, base)
-    assert len(run_all(searcher)) == 3
-    (refused,) = [trial for trial in searcher.study.trials if trial.state is TrialState.FAIL]
+    book = Book(space_for(space, kind="grid"))
+    assert len(book.run_all()) == 3
+    (refused,) = [trial for trial in book.study.trials if trial.state is TrialState.FAIL]
     assert refused.params == {"data.num_views": 2, "data.num_input_views": 4}
-    assert "expected at most data.num_views 2, got 4" in refused.user_attrs["fail_reason"]
+    assert "expected at most data.num_views 2, got 4" in refused.user_attrs["reason"]
 
 
-def test_an_interrupted_sweep_leaves_no_trial_running(storage):
-    searcher = search(storage, space_of())
-    run(searcher, "a")
-    searcher.suggest("b")
-    searcher.suggest("c")
-    searcher.put_back()
-    assert states(searcher) == ["COMPLETE", "WAITING", "WAITING"]
+def test_a_proposal_names_the_recipe_that_its_values_make():
+    book = Book(space_for())
+    proposed = book.propose()
+    assert proposed.fingerprint == override(book.space.base_recipe(), proposed.params).fingerprint
 
 
-def test_a_study_that_nobody_runs_is_put_back_by_name_and_one_that_is_not_there_stays_so(storage):
-    searcher = search(storage, space_of())
-    searcher.suggest("a")
-    put_back(storage, "sweep")
-    put_back(storage, "another")
-    assert states(searcher) == ["WAITING"]
-
-
-def test_a_trial_that_waits_is_the_next_with_its_params_and_its_curve(storage):
-    searcher = search(storage, space_of())
-    first = searcher.suggest("a")
-    searcher.on_trial_result("a", report(10, 15.0))
-    searcher.put_back()
-    resumed = StudySearcher(open_study(storage, "sweep", space_of(), resume=True), space_of())
-    assert resumed.suggest("b") == first
-    resumed.on_trial_complete("b", report(STEPS, 20.0))
-    assert resumed.study.trials[0].intermediate_values == {10: 15.0, STEPS: 20.0}
-    assert states(resumed) == ["COMPLETE"]
-
-
-def test_a_trial_asked_for_when_the_driver_died_is_asked_for_again(storage):
-    searcher = search(storage, space_of(count=1))
-    searcher.study.ask()
-    searcher.put_back()
-    config = searcher.suggest("a")
-    assert config["number"] == 0 and config["params"]
-    assert searcher.suggest("b") is None
-
-
-def test_a_pickled_searcher_carries_on_in_the_same_study(storage):
-    searcher = search(storage, space_of(count=3))
-    run(searcher, "a")
-    searcher.suggest("b")
-    restored = pickle.loads(pickle.dumps(searcher))
-    restored.on_trial_complete("b", report(STEPS, 30.0))
-    run(restored, "c", value=10.0)
-    assert restored.suggest("d") == Searcher.FINISHED
-    assert states(searcher) == ["COMPLETE"] * 3
-    assert restored.study.best_trial.number == 1
-
-
-@pytest.mark.parametrize("kind", ["tpe", "random", "grid"])
-def test_a_resumed_study_proposes_new_trials(journal, kind):
-    space = space_of({"loss.alpha": FloatRange(ends=(0.0, 0.9), step=0.1)}, kind=kind, count=5)
-    first = run_all(search(journal, space))
-    more = space_of(space.space, kind=kind, count=8)
-    rest = run_all(StudySearcher(open_study(journal, "sweep", more, resume=True), more), prefix="again")
+def test_more_trials_asked_for_are_new_ones():
+    space = space_for({"loss.alpha": FloatRange(ends=(0.0, 0.9), step=0.1)}, kind="random", count=5)
+    book = Book(space)
+    first = book.run_all()
+    book.write(SweepClosed("COMPLETE"))
+    book.space = replace(space, trials=Trials(count=8))
+    book.proposals = Proposals(book.space)
+    rest = book.run_all()[len(first) :]
     assert len(rest) == 3
     assert not {params["loss.alpha"] for params in first} & {params["loss.alpha"] for params in rest}
 
 
-def test_a_new_sweep_under_a_taken_name_is_refused(storage):
-    search(storage, space_of())
-    with pytest.raises(StudyError) as error:
-        open_study(storage, "sweep", space_of())
-    assert str(error.value) == (
-        "sweep: expected a new name, got that of an earlier sweep — choose another with --name."
-    )
+def test_a_journal_that_does_not_name_what_was_not_run_has_its_numbers_all_the_same():
+    """Older versions kept repeats in Optuna's storage alone."""
+    book = Book(space_for())
+    for number in (0, 3):
+        book.write(TrialOpened(number, f"ray-{number}", 1, {"optim.lr": 1e-3}, {}, "0123"))
+        book.end(number, 20.0)
+    assert [trial.state.name for trial in book.study.trials] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    assert book.propose().trial == 4
 
 
-def test_an_unknown_sweep_is_not_resumed(storage):
-    with pytest.raises(StudyError) as error:
-        open_study(storage, "sweep", space_of(), resume=True)
-    assert str(error.value) == (
-        "sweep: expected the name of a sweep, got an unknown one — `mouselift sweep run` starts one."
-    )
+def test_the_space_of_a_ledger_is_the_one_it_began_with():
+    space = space_for(SPACES["conditional"], kind="gp", seed=5)
+    again = space_of(Book(space).ledger)
+    assert again.base_recipe() == space.base_recipe()
+    assert replace(again, fixed={}) == replace(space, fixed={})
 
 
-@pytest.mark.parametrize(
-    "other", [{"mode": "min", "metric": "val/lpips"}, {"space": {"optim.lr": FloatRange(ends=(1e-4, 1e-3))}}]
-)
-def test_a_study_is_not_resumed_with_another_space(journal, other):
-    open_study(journal, "sweep", space_of())
-    with pytest.raises(StudyError) as error:
-        open_study(journal, "sweep", space_of(**other), resume=True)
-    assert str(error.value) == (
-        "sweep: expected the recipe, ranges and objective it began with, got others — "
-        "undo the change, or start a sweep under a new name."
-    )
+def test_importance_names_the_param_that_decides():
+    book = Book(space_for(SPACES["mixed"], kind="random", count=20))
+    assert importance_of(book.ledger) == {}
+    book.run_all()
+    assert next(iter(importance_of(book.ledger))) == "optim.lr"
 
 
-def test_a_storage_that_is_no_database_is_refused_in_one_line():
-    with pytest.raises(StudyError, match=r"^MOUSELIFT_STORAGE: expected the URL of a database, got .* — mend it\.$"):
-        open_study("nonsense://x", "sweep", space_of())
-
-
-def test_two_sweeps_share_a_storage_without_mixing(journal):
-    one, two = search(journal, space_of(), "one"), search(journal, space_of(), "two")
-    run(one, "a")
-    run(two, "a")
-    run(two, "b")
-    assert (len(one.study.trials), len(two.study.trials)) == (1, 2)
-
-
-def test_ray_gets_no_metric_to_insist_on(journal):
-    searcher = search(journal, space_of())
-    assert searcher.metric is None
-    assert searcher.set_search_properties(METRIC, "max", {}) is True
-
-
-def test_the_samplers_are_those_the_space_names(journal):
-    samplers = optuna.samplers
-    kinds = {
-        "tpe": samplers.TPESampler,
-        "random": samplers.RandomSampler,
-        "grid": samplers.GridSampler,
-        "gp": samplers.GPSampler,
-    }
-    for kind, sampler in kinds.items():
-        study = open_study(journal, kind, space_of({"loss.masked": MASKED}, kind=kind))
-        assert isinstance(study.sampler, sampler)
-
-
-def test_a_line_cut_off_in_the_file_of_studies_spoils_nothing_that_follows(journal):
-    space = space_of()
-    searcher = search(journal, space)
-    run(searcher, "a")
-    with journal.open("ab") as file:
-        file.write(b'{"op_code":4,"worker_i')
-    run(StudySearcher(open_study(journal, "sweep", space, resume=True), space), "b")
-    study = open_study(journal, "sweep", space, resume=True)
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+def test_every_state_of_a_trial_has_one_in_the_study():
+    for state in State:
+        book = Book(space_for())
+        book.propose()
+        book.ledger = replace(book.ledger, trials={0: replace(book.ledger.trials[0], state=state, last_value=1.0)})
+        assert book.study.trials[0].state.name == ("RUNNING" if state.is_open or state == "KILLED" else state)

@@ -9,12 +9,13 @@ from mlflow import MlflowClient
 
 from sweeps.book.journal import Journal, Reported, TrialOpened
 from sweeps.book.mlflow_layout import STATUS
-from sweeps.book.study import RAY_TRIAL, open_storage
+from sweeps.book.optuna_copy import open_storage
+from sweeps.book.study import RAY_TRIAL
 
 
 @dataclass
 class Books:
-    """What the three books of a sweep say together; nothing is wrong where every list is empty."""
+    """What the journal of a sweep and what is derived from it say; nothing is wrong where every list is empty."""
 
     lost: list[str] = field(default_factory=list)  # trials that began and have no end, or were never run
     doubled: list[str] = field(default_factory=list)  # trials with two runs, or more trials than asked for
@@ -30,7 +31,7 @@ class Books:
 
 
 def check(seat, name: str, ended: bool = True) -> Books:
-    """Compare journal, study and MLflow of a sweep. ended: all its trials should have come to their own end."""
+    """Compare journal, Optuna's copy and MLflow of a sweep. ended: all its trials should have come to their own end."""
     journal, ledger, books = Journal(seat.home.journal(name)), seat.ledger(name), Books()
     client = MlflowClient(seat.home.tracking_uri)
     books.states = {number: trial.state for number, trial in sorted(ledger.trials.items())}
@@ -55,12 +56,12 @@ def check(seat, name: str, ended: bool = True) -> Books:
 def _compare_trials(books, ledger, children, ended) -> None:
     for number, trial in ledger.trials.items():
         runs = children.get(number, [])
-        if len(runs) != 1:
+        if len(runs) != trial.begun:
             (books.doubled if runs else books.lost).append(f"t{number:04d} has {len(runs)} runs")
-        elif runs[0].info.status != STATUS.get(trial.state, trial.state):
+        elif runs and runs[0].info.status != STATUS.get(trial.state, trial.state):
             books.differing.append(f"t{number:04d} {trial.state} and {runs[0].info.status} in MLflow")
     books.lost += [f"t{number:04d}" for number in children.keys() - ledger.trials.keys()]
-    books.running += [f"t{number:04d} in the journal" for number in ledger.open]
+    books.running += [f"t{number:04d} in the journal" for number in ledger.open if ledger.trials[number].begun]
     if ledger.state == "RUNNING":
         books.running.append("the sweep in the journal")
     if ended:
@@ -72,14 +73,20 @@ def _compare_trials(books, ledger, children, ended) -> None:
 
 
 def _compare_study(books, seat, name, ledger, ended) -> None:
-    storage = open_storage(str(seat.home.storage or seat.home.optuna_journal))
+    storage = open_storage(seat.home)
     trials = optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)
+    numbers = ledger.trials.keys() | ledger.not_run.keys()
+    if [trial.number for trial in trials] != sorted(numbers):
+        books.lost.append(f"{len(trials)} of {len(numbers)} proposals are in the study")
     ran = {trial.number: trial for trial in trials if RAY_TRIAL in trial.user_attrs}
     books.running += [f"t{trial.number:04d} in the study" for trial in trials if trial.state.name == "RUNNING"]
     for number, trial in ledger.trials.items():
         if number not in ran:
-            books.lost.append(f"t{number:04d} is not in the study")
+            if trial.begun:
+                books.lost.append(f"t{number:04d} is not in the study")
             continue
+        if ran[number].intermediate_values != dict(trial.curve):
+            books.differing.append(f"t{number:04d} has another curve in the study")
         expected = "WAITING" if trial.state == "KILLED" else trial.state
         if ran[number].state.name != expected:
             books.differing.append(f"t{number:04d} {trial.state} and {ran[number].state.name} in the study")
@@ -101,6 +108,8 @@ def _compare_metrics(books, client, journal, ledger) -> None:
                 first.setdefault(event.trial, {}).setdefault((metric, event.step), value)
     for number, trial in ledger.trials.items():
         expected = first.get(number, {})
+        if not trial.begun:
+            continue
         metrics = {metric for metric, _ in expected if metric.startswith(("train/loss", "val/psnr", "time/"))}
         for metric in metrics:
             history = client.get_metric_history(trial.run_id, metric)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from sweeps.book.journal import Journal
 from tests.e2e.faults.patches import at_step, hold_at
 
 pytestmark = pytest.mark.faults
@@ -34,7 +35,7 @@ def test_kill_9_of_the_driver_at_random_instants(bench, note):
 def test_kill_9_of_the_driver_before_its_first_report(bench, note):
     hurt = bench(trials={"count": 2, "concurrent": 2})
     hurt.start()
-    hurt.until(lambda: hurt.seat.home.optuna_journal.exists() and b'"op_code":4' in _log(hurt), "a trial is asked for")
+    hurt.until(lambda: b'"TrialProposed"' in _journal(hurt), "a trial is proposed")
     hurt.kill()
     hurt.resume()
     assert hurt.finish() == 0, hurt.said
@@ -79,5 +80,6 @@ def test_a_driver_that_died_is_closed_by_status_and_a_living_one_is_not(bench, n
     note("`kill -9` of the driver, never resumed", hurt.check(ended=False), "closed as KILLED by `sweep status`")
 
 
-def _log(hurt) -> bytes:
-    return hurt.seat.home.optuna_journal.read_bytes()
+def _journal(hurt) -> bytes:
+    path = Journal(hurt.seat.home.journal("hurt")).path
+    return path.read_bytes() if path.is_file() else b""

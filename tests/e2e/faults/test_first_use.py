@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sweeps.book.mlflow_writer import prepare_store
-from sweeps.book.storage import open_storage
+from sweeps.book.optuna_copy import open_storage
 from sweeps.home import Home
 from tests.e2e.conftest import COMMAND, finish, stop
 from tests.e2e.faults import commands
@@ -23,7 +23,7 @@ def use(root: str, number: int) -> None:
     home = Home.from_environment({"MOUSELIFT_HOME": root})
     prepare_store(home.tracking_uri)
     MlflowClient(home.tracking_uri).search_experiments()
-    optuna.create_study(storage=open_storage(str(home.optuna_journal)), study_name=f"study-{number}").ask()
+    optuna.create_study(storage=open_storage(home), study_name=f"study-{number}")
 
 
 @pytest.mark.faults
@@ -45,6 +45,6 @@ def test_sixteen_processes_on_an_empty_home(bench, note):
         stop(other)
     with sqlite3.connect(seat.home.root / "mlflow.db") as database:
         assert len(database.execute("SELECT * FROM alembic_version").fetchall()) == 1
-    assert len(optuna.get_all_study_names(open_storage(str(seat.home.optuna_journal)))) == PROCESSES + 2
+    assert len(optuna.get_all_study_names(open_storage(seat.home))) == PROCESSES + 2
     assert check(seat, "other").wrong == []
     note("16 processes, two of them sweeps, start on an empty home at once", hurt.check(), "one migration; none fails")

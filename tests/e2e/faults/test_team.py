@@ -25,7 +25,7 @@ from ray import tune
 
 from pipeline import checkpoint
 from sweeps.book.journal import Journal, Reported, TrialClosed, TrialOpened
-from sweeps.book.study import open_storage
+from sweeps.book.optuna_copy import open_storage
 from sweeps.run.nodes import Node, seats_of
 from sweeps.run.processes import resources
 from sweeps.space.resources import Trials
@@ -184,7 +184,7 @@ def test_the_server_has_every_run_finished(swept, servers) -> None:
 
 
 def test_optuna_has_every_trial_complete(swept, databases) -> None:  # noqa: F811
-    study = optuna.load_study(storage=open_storage(databases.optuna), study_name="team")
+    study = optuna.load_study(storage=open_storage(swept.home), study_name="team")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
 
 

@@ -1,4 +1,7 @@
-"""Runs of sweeps of other homes in a shared MLflow: closed when nobody has shown for a lease that they live."""
+"""Runs of sweeps of other homes in a shared MLflow: closed as KILLED when their heartbeat has stood still for a lease.
+
+The lease is measured by our own clock between two looks, so that clocks which differ close no run that lives.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipeline.files import write_whole
 from sweeps.book.journal import Journal, RunOpened
 from sweeps.book.mlflow_writer import HEARTBEAT
 from sweeps.errors import StudyError
@@ -94,6 +98,4 @@ def _write(home: Home, seen: dict[str, tuple[str, float]]) -> None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps(seen))
-    unfinished.replace(path)
+    write_whole(path, json.dumps(seen))

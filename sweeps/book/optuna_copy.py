@@ -1,0 +1,195 @@
+"""A copy of the study in Optuna's storage, for optuna-dashboard and for scripts; the sweep itself never reads it.
+
+A thread of its own brings it up to the ledger, so a database that is away delays the copy and nothing else. What is
+missing, the whole study included, is written again by the next session of the sweep.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from pipeline.config import one_line
+from sweeps.book.delivery import Delivery, Send, UnansweredError
+from sweeps.book.journal import (
+    AttemptFailed,
+    Event,
+    Journal,
+    Reported,
+    State,
+    SweepClosed,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+    TrialProposed,
+    append_whole,
+)
+from sweeps.book.ledger import Ledger, fold_all
+from sweeps.book.study import direction, frozen_trial, space_of
+from sweeps.errors import StudyError
+from sweeps.home import Home
+from sweeps.space.space import SearchSpace
+
+COPIED = "copied.json"  # beside the journal: how much of it is in the copy
+OWNER = "sweep"  # a user attribute of the study: which sweep of which home it is
+_OF_TRIALS = (TrialProposed, TrialOpened, Reported, AttemptFailed, TrialClosed)
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 60  # for a PostgreSQL whose machine is gone without a word
+
+
+class OptunaDelivery(Delivery):
+    """Brings a journal to Optuna's storage while it grows."""
+
+    def __init__(self, journal: Journal, home: Home) -> None:
+        def connect() -> Send:
+            with _as_unanswered():
+                return _Writer(open_storage(home), home).send
+
+        super().__init__(journal, "Optuna's storage", connect, file=COPIED)
+
+
+def open_storage(home: Home) -> BaseStorage:
+    """The file of Optuna's journal in the home, or the database of MOUSELIFT_STORAGE. Raises StudyError."""
+    if home.storage is None:
+        home.optuna_journal.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(_WholeLines(home.optuna_journal))
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.CRITICAL)  # the delivery says what is refused
+    try:
+        return get_storage(RDBStorage(home.storage, engine_kwargs=_engine(home.storage)))
+    except (ImportError, ArgumentError) as error:
+        raise StudyError(
+            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — correct it."
+        ) from None
+
+
+class _Writer:
+    """Makes the study equal to the ledger, by calls that may be made again without harm."""
+
+    def __init__(self, storage: BaseStorage, home: Home) -> None:
+        self._storage, self._home = storage, home
+        self._study: int | None = None
+        self._space: SearchSpace | None = None
+
+    def send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
+        """The ledger after these events. Raises UnansweredError."""
+        news = list(events)
+        ledger = fold_all(ledger, news)
+        with _as_unanswered():
+            if self._space is None or any(isinstance(event, SweepOpened) for event in news):
+                space = space_of(ledger)
+                self._study = self._opened(ledger, space)
+                self._write(ledger, space, range(ledger.next_number))
+                self._space = space
+            else:
+                self._write(ledger, self._space, _touched(ledger, news))
+        return ledger
+
+    def _write(self, ledger: Ledger, space: SearchSpace, numbers: Iterable[int]) -> None:
+        """Bring trials, in the order of their numbers, to what the ledger says of them."""
+        stored = self._storage.get_all_trials(self._study, deepcopy=False)
+        for number in numbers:
+            trial = frozen_trial(ledger, space, number)
+            trial.state = _shown_state(ledger, number, trial.state)
+            if number >= len(stored):
+                self._storage.create_new_trial(self._study, template_trial=trial)
+            elif not stored[number].state.is_finished():
+                self._update(stored[number], trial)
+
+    def _opened(self, ledger: Ledger, space: SearchSpace) -> int:
+        """The id of the sweep's study; where another home has one of that name, ours also says when it began."""
+        owner = f"{self._home.root} {ledger.opened:.3f}"
+        for name in (ledger.name, f"{ledger.name}@{ledger.opened:.3f}"):
+            with suppress(DuplicatedStudyError):
+                optuna.create_study(storage=self._storage, study_name=name, direction=direction(space))
+            study = self._storage.get_study_id_from_name(name)
+            known = self._storage.get_study_user_attrs(study)
+            if known.get(OWNER, owner) == owner:
+                self._storage.set_study_user_attr(study, OWNER, owner)
+                break
+        return study
+
+    def _update(self, stored: FrozenTrial, wanted: FrozenTrial) -> None:
+        number = self._storage.get_trial_id_from_study_id_trial_number(self._study, stored.number)
+        for key in wanted.user_attrs.keys() - stored.user_attrs.keys():
+            self._storage.set_trial_user_attr(number, key, wanted.user_attrs[key])
+        for step in sorted(wanted.intermediate_values.keys() - stored.intermediate_values.keys()):
+            self._storage.set_trial_intermediate_value(number, step, wanted.intermediate_values[step])
+        if wanted.state != stored.state:
+            with suppress(UpdateFinishedTrialError):  # an answer that was lost: it had been done
+                self._storage.set_trial_state_values(number, wanted.state, wanted.values)
+
+
+def _touched(ledger: Ledger, events: Iterable[Event]) -> list[int]:
+    """The trials that these events are about, and those that repeat them."""
+    numbers = {event.trial for event in events if isinstance(event, _OF_TRIALS)}
+    if any(isinstance(event, SweepClosed) for event in events):  # it closes what still ran
+        numbers |= ledger.trials.keys()
+    repeats = {number for number, one in ledger.not_run.items() if one.first in numbers}
+    return sorted(numbers | repeats)
+
+
+def _shown_state(ledger: Ledger, number: int, state: TrialState) -> TrialState:
+    """What others see of a trial that has no end: whether somebody is at it."""
+    trial = ledger.trials.get(number)
+    if state is TrialState.RUNNING and trial is not None and trial.state != State.RUNNING:
+        return TrialState.WAITING
+    return state
+
+
+class _WholeLines(JournalFileBackend):
+    """Optuna's file of lines. Its own way lets a line that a kill or a full disk cut off spoil the one that follows,
+    and with it every study in the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._one_at_a_time = path, JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), self._one_at_a_time)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._one_at_a_time.acquire()
+        try:
+            with self._path.open("r+b", buffering=0) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                if size and file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+                file.seek(0, os.SEEK_END)
+                append_whole(file, content)
+        finally:
+            self._one_at_a_time.release()
+
+
+def _engine(url: str) -> dict[str, Any]:
+    """Connections are tried before they are used, and a machine that says nothing is not waited for."""
+    kind, driver = make_url(url).get_backend_name(), make_url(url).get_driver_name()
+    limits: dict[str, Any] = {}
+    if kind == "postgresql" and driver.startswith("psycopg"):
+        limits = {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": _ANSWER_SECONDS * 1000}
+    elif kind == "mysql":
+        limits = {"connect_timeout": _CONNECT_SECONDS}
+    return {"pool_pre_ping": True, "connect_args": limits}
+
+
+@contextmanager
+def _as_unanswered() -> Iterator[None]:
+    """What a storage says of itself, or of its file, as the delivery's own error: it is asked again."""
+    try:
+        yield
+    except (StudyError, StorageInternalError, SQLAlchemyError, OSError, KeyError, ValueError) as error:
+        cause = one_line(error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error)
+        raise UnansweredError(cause.partition(" [SQL")[0].partition(" (Background")[0][:200]) from error
