@@ -123,7 +123,7 @@ class StudySearcher(Searcher):
 
     def __init__(self, study: optuna.Study, space: SearchSpace, conductor: Conductor | None = None) -> None:
         super().__init__()  # without a metric: Ray would refuse every report that lacks it
-        self.study, self.space, self.base = study, space, space.base_recipe()
+        self.study, self.space, self.base = study, space, space.base
         self._conductor = conductor or _Unconducted(space.objective.metric, self.base.train.max_steps)
         self._over: set[str] = set()  # Ray's ids of attempts that ended
 

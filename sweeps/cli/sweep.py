@@ -47,7 +47,7 @@ def train(
         standing = load_recipe(recipe).params
         changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
         taken = float(terminal.has_gpu()) if gpus is None else gpus
-        space = SearchSpace(name=resolved.name, recipe=recipe, fixed=changed, trials=Trials(gpus=taken))
+        space = SearchSpace(name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Trials(gpus=taken))
         _start(space, name or terminal.timed(resolved.name), as_json, process)
 
 

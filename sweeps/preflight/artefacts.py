@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import checkpoint
@@ -60,14 +60,14 @@ def check_resumed(recipe: Recipe, resumed: Mapping[str, int]) -> None:
 
 def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
     """`train.init_from: NAME@ALIAS` becomes the folder that version is pulled to."""
-    source = space.base_recipe().train.init_from
+    source = space.base.train.init_from
     if source is None or Path(source).exists() or "@" not in source:
         return space
     from sweeps.registry.registry import Registry
 
     version = Registry(home).resolve(source)
     folder = Registry(home).pull(version.ref, home.root / "models" / version.ref)
-    return replace(space, fixed=space.fixed | {_START: str(folder)})
+    return space.with_fixed({_START: str(folder)})
 
 
 def _read(path: Path, cache: Path) -> tuple[str, int | None]:

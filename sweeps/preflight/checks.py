@@ -76,7 +76,7 @@ def preflight(
     """
     _tags_once.cache_clear()  # the files may have changed since an earlier sweep of this process
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
-    variants = [recipe, *(override(space.base_recipe(), params) for params in space.extremes())]
+    variants = [recipe, *(override(space.base, params) for params in space.extremes())]
     with _unmade_on_refusal(cache), process or DryRun() as process:
         rehearsal = Rehearsal(space, cache, _threads(space, home), process)
         rehearsal.begin()

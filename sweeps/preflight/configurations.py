@@ -34,14 +34,13 @@ def largest_of(space: SearchSpace) -> dict[str, Scalar]:
 
 def _chosen(space: SearchSpace, start: Mapping[str, Scalar], pick: Callable[[Candidates], Scalar]) -> dict[str, Scalar]:
     """A value for each path whose conditions hold; those not yet reached stand as in `start`."""
-    base = space.base_recipe()
     chosen: dict[str, Scalar] = {}
     for path in space.order:
         conditions = space.space[path].when.items()
         if not all(parent in chosen and chosen[parent] in allowed for parent, allowed in conditions):
             continue
         others = {other: value for other, value in start.items() if other != path} | chosen
-        candidates = _accepted(base, others, path, space.space[path].ends)
+        candidates = _accepted(space.base, others, path, space.space[path].ends)
         if candidates:
             chosen[path] = pick(candidates)
     return chosen

@@ -36,11 +36,10 @@ class Rehearsal:
     """
 
     def __init__(self, space: SearchSpace, cache: Path, threads: int, process: DryRun) -> None:
-        base = space.base_recipe()
         self.first, self.largest = first_of(space), largest_of(space)
         self._space, self._cache, self._process = space, cache, process
         named = {"first": self.first} | ({"largest": self.largest} if self.largest != self.first else {})
-        self._recipes = {name: override(base, params) for name, params in named.items()}
+        self._recipes = {name: override(space.base, params) for name, params in named.items()}
         self._gpu = bool(space.trials.gpus)
         self._possible = torch.cuda.is_available() or not self._gpu
         self._threads = threads

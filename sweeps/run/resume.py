@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from pipeline.recipe import LOCAL_PATHS
+from pipeline import config
+from pipeline.recipe import LOCAL_PATHS, Recipe, override
 from sweeps.book.journal import Journal
 from sweeps.book.ledger import Ledger, read
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.space.space import SearchSpace
+from sweeps.space.space import SearchSpace, space_of
 
 _DATA = "data.digest"
 _SHOWN = 3  # differences, of many
@@ -96,18 +95,27 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
 
 
 def _began_with(ledger: Ledger, name: str) -> SearchSpace:
-    plain = json.dumps({**ledger.space, "name": name})
-    space = TypeAdapter(SearchSpace).validate_json(plain, strict=True)
-    now = space.base_recipe().params
-    changed = {path: value for path, value in ledger.params.items() if path in now and now[path] != value}
-    searched = changed.keys() & space.space.keys()
-    return replace(space, fixed=space.fixed | {path: changed[path] for path in changed.keys() - searched})
+    """Raises RecipeError where this version of the project knows other settings than the sweep began with."""
+    return space_of(ledger.space, name, _recipe_of(ledger.recipe, ledger.params))
+
+
+def _recipe_of(name: str, params: Mapping[str, Any]) -> Recipe:
+    """The recipe that `Recipe.params` was asked of."""
+    values: dict[str, Any] = {"name": name}
+    for path, value in params.items():
+        *parents, leaf = path.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = value
+    recipe = config.decode(config.Layers(values, {"": f"the journal of {name}"}), Recipe)
+    return override(recipe, {})  # which checks what fields say together
 
 
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     """What another space says otherwise, `path: then -> now`."""
     then = _flat(ledger.space, skip=("recipe", "fixed")) | _flat({"recipe": ledger.params})
-    now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base_recipe().params})
+    now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base.params})
     for path in sorted(then.keys() | now.keys()):
         if then.get(path) != now.get(path) and path.removeprefix("recipe.") not in LOCAL_PATHS:
             yield f"{path.removeprefix('recipe.')}: {_shown(then.get(path))} -> {_shown(now.get(path))}"

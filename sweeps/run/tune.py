@@ -130,7 +130,7 @@ def _remember(
     journal = driver.journal
     origin, artifacts = provenance(journal.keep)
     driver.write(
-        SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, recipe.params, artifacts=artifacts)
+        SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, space.base.params, artifacts=artifacts)
     )
     tracker = Tracker(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
     state: State = "FAIL"

@@ -11,7 +11,8 @@ from sweeps.home import Home
 from sweeps.preflight import disk_and_memory
 from sweeps.preflight.disk_and_memory import disk_needs, require_checkpoints, require_disk, require_home, require_memory
 from sweeps.preflight.dry_run_process import Measured
-from sweeps.space.space import Retention, SearchSpace, Trials
+from sweeps.space.space import Retention, Trials
+from tests.support.spaces import space_with
 
 MEASURED = Measured(
     step_seconds=0.5,
@@ -21,7 +22,7 @@ MEASURED = Measured(
     release=1_000_000_000,
     figures=("val/psnr_fg",),
 )
-SPACE = SearchSpace(name="forty", recipe="gslrm_tiny", trials=Trials(count=40, concurrent=2))
+SPACE = space_with(name="forty", recipe="gslrm_tiny", trials=Trials(count=40, concurrent=2))
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from sweeps.run.driver import STOP_FILE, Broken, Driver
 from sweeps.run.scheduler import SweepScheduler
 from sweeps.space.distributions import FloatRange
 from sweeps.space.faults import Faults
-from sweeps.space.space import Scheduler, SearchSpace, Trials
+from sweeps.space.space import Scheduler, Trials
+from tests.support.spaces import space_with
 
 METRIC = "val/psnr_fg"
 STEPS = 12
@@ -45,7 +46,7 @@ class Desk:
             "data.root": str(mice_folder),
         }
         fixed |= {"optim.warmup_steps": 2}
-        self.space = SearchSpace(
+        self.space = space_with(
             name="mine",
             recipe="gslrm_tiny",
             fixed=fixed | {"data.image_size": 32},
@@ -65,7 +66,7 @@ class Desk:
         resume = bool(read(self.journal).name)
         self.study = open_study(self.home.optuna_journal, "s", self.space, resume)
         self.scheduler = SweepScheduler(self.space, NoRules())
-        recipe = self.space.base_recipe()
+        recipe = self.space.base
         self.driver = Driver(
             self.journal,
             self.space,

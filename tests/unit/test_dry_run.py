@@ -73,7 +73,7 @@ def test_a_verdict_on_the_same_recipes_and_data_needs_no_process(space, tmp_path
 def test_other_data_or_another_recipe_is_tried_anew(space, tmp_path, changed):
     rehearse(space, tmp_path, FakeProcess(FOUND, FOUND))
     process = FakeProcess(FOUND, FOUND)
-    other = replace(space, fixed={"model.dim": 128}) if changed == "recipe" else space
+    other = space.with_fixed({"model.dim": 128}) if changed == "recipe" else space
     rehearse(other, tmp_path, process, "d2" if changed == "data" else "d1")
     assert len(process.jobs) == 2
 

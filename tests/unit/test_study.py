@@ -16,6 +16,7 @@ from sweeps.errors import StudyError
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
 from sweeps.space.space import Sampler, SearchSpace, Trials
+from tests.support.spaces import space_with
 
 STEPS = 100
 METRIC = "val/psnr_fg"
@@ -24,7 +25,7 @@ MASKED = Choice(ends=(True, False))
 
 
 def space_of(space=None, metric=METRIC, mode="max", count=50, **sampler) -> SearchSpace:
-    return SearchSpace(
+    return space_with(
         name="mine",
         recipe="gslrm_tiny",
         fixed={"train.max_steps": STEPS},
@@ -150,7 +151,7 @@ def test_a_trial_carries_its_ray_trial_and_the_fingerprint_of_its_recipe(journal
     space = space_of()
     searcher = search(journal, space)
     config = searcher.suggest("ray-7")
-    recipe = override(space.base_recipe(), config["params"])
+    recipe = override(space.base, config["params"])
     assert searcher.study.trials[0].user_attrs == {
         "ray_trial_id": "ray-7",
         "fingerprint": recipe.fingerprint,

@@ -29,9 +29,9 @@ from sweeps.book.study import open_storage
 from sweeps.run.nodes import Node, seats_of
 from sweeps.run.processes import resources
 from sweeps.space.resources import Trials
-from sweeps.space.space import SearchSpace
 from tests.e2e.conftest import Seat, stop, write_space
 from tests.e2e.test_postgres import databases  # noqa: F401 — a fixture
+from tests.support.spaces import space_with
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3, of the extra `dev`")
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the extra `dev`")
@@ -168,7 +168,7 @@ def nodes(servers) -> Iterator[list[dict[str, Any]]]:
 
 def test_a_trial_that_needs_a_large_gpu_runs_where_one_is(nodes, tmp_path) -> None:
     trials = Trials(count=3, cpus=1, needs={"gpu_memory_gb": 40})
-    seats = seats_of(SearchSpace(name="large", recipe="gslrm_tiny", trials=trials), [Node.of(node) for node in nodes])
+    seats = seats_of(space_with(name="large", recipe="gslrm_tiny", trials=trials), [Node.of(node) for node in nodes])
     ran = tune.Tuner(
         tune.with_resources(where, resources(seats)),
         tune_config=tune.TuneConfig(num_samples=3, metric="node", mode="max", reuse_actors=False),
