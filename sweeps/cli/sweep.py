@@ -41,13 +41,16 @@ def train(
     """Train one recipe: a sweep of one, logged like any other."""
     with _importing() as process:
         from pipeline.recipe import load_recipe
-        from sweeps.space.space import SearchSpace, Trials
+        from sweeps.space.resources import Resources
+        from sweeps.space.space import SearchSpace
 
         resolved = load_recipe(recipe, split_overrides(overrides) + terminal.root(data))
         standing = load_recipe(recipe).params
         changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
         taken = float(terminal.has_gpu()) if gpus is None else gpus
-        space = SearchSpace(name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Trials(gpus=taken))
+        space = SearchSpace(
+            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=taken)
+        )
         _start(space, name or terminal.timed(resolved.name), as_json, process)
 
 

@@ -29,7 +29,7 @@ from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, problems, usual
-from sweeps.space.resources import Trials
+from sweeps.space.resources import Resources
 
 FOLDER = Path(__file__).parents[1] / "spaces"
 # Which way each metric is better.
@@ -85,7 +85,7 @@ class SpaceConfig:
     sampler: Sampler = field(default_factory=Sampler)
     scheduler: Scheduler = field(default_factory=Scheduler)
     pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
-    trials: Trials = field(default_factory=Trials)
+    trials: Resources = field(default_factory=Resources)
     faults: Faults = field(default_factory=Faults)
     retention: Retention = field(default_factory=Retention)
     gates: dict[str, str] = field(default_factory=dict)

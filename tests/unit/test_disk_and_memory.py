@@ -11,7 +11,8 @@ from sweeps.home import Home
 from sweeps.preflight import disk_and_memory
 from sweeps.preflight.disk_and_memory import disk_needs, require_checkpoints, require_disk, require_home, require_memory
 from sweeps.preflight.dry_run_process import Measured
-from sweeps.space.space import Retention, Trials
+from sweeps.space.resources import Resources
+from sweeps.space.space import Retention
 from tests.support.spaces import space_with
 
 MEASURED = Measured(
@@ -22,7 +23,7 @@ MEASURED = Measured(
     release=1_000_000_000,
     figures=("val/psnr_fg",),
 )
-SPACE = space_with(name="forty", recipe="gslrm_tiny", trials=Trials(count=40, concurrent=2))
+SPACE = space_with(name="forty", recipe="gslrm_tiny", trials=Resources(count=40, concurrent=2))
 
 
 @pytest.fixture
@@ -108,18 +109,18 @@ def test_trials_that_do_not_fit_the_memory_together_are_refused():
 
 
 def test_one_trial_at_a_time_needs_the_memory_once():
-    alone = replace(SPACE, trials=Trials(count=40, concurrent=1))
+    alone = replace(SPACE, trials=Resources(count=40, concurrent=1))
     assert require_memory(alone, MEASURED, 7_500_000_000) == "1 trial × 4 GB; 7.5 GB free"
 
 
 def test_a_trial_that_does_not_fit_its_share_of_the_gpu_is_refused():
-    half = replace(SPACE, trials=Trials(count=40, concurrent=2, gpus=0.5))
+    half = replace(SPACE, trials=Resources(count=40, concurrent=2, gpus=0.5))
     found = replace(MEASURED, memory=30_000_000_000, memory_total=48_000_000_000)
     assert refusal(require_memory, half, found, 0) == (
         "forty: expected the largest trial to fit 24 GB, its share of the GPU at trials.gpus 0.5, got 30 GB — raise "
         "trials.gpus, or lower train.batch_size, data.num_views or data.image_size."
     )
-    whole = replace(SPACE, trials=Trials(count=40, gpus=1.0))
+    whole = replace(SPACE, trials=Resources(count=40, gpus=1.0))
     assert require_memory(whole, found, 0) == "30 GB of a trial's 48 GB on the GPU"
 
 

@@ -15,7 +15,8 @@ from sweeps.book.study import StudySearcher, open_study, put_back
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
-from sweeps.space.space import Sampler, SearchSpace, Trials
+from sweeps.space.resources import Resources
+from sweeps.space.space import Sampler, SearchSpace
 from tests.support.spaces import space_with
 
 STEPS = 100
@@ -32,7 +33,7 @@ def space_of(space=None, metric=METRIC, mode="max", count=50, **sampler) -> Sear
         space={"optim.lr": LR} if space is None else space,
         objective=Objective(metric=metric, mode=mode),
         sampler=Sampler(**sampler),
-        trials=Trials(count=count),
+        trials=Resources(count=count),
     )
 
 
