@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,8 @@ import yaml
 
 from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
+from sweeps.cli import terminal
+from sweeps.cli.terminal import Data
 
 if TYPE_CHECKING:
     from sweeps.preflight.checks import Readiness
@@ -24,7 +25,7 @@ _FILE_WIDTH = 200  # of a table that goes to a file or another program
 def check(
     name: Annotated[str, typer.Argument(help="A recipe or a search space, by name or YAML file.")],
     overrides: Overrides = None,
-    data: Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")] = None,
+    data: Data = None,
     as_space: Annotated[
         bool | None, typer.Option("--space/--recipe", help="What a name is that a recipe and a space have.")
     ] = None,
@@ -36,23 +37,18 @@ def check(
     with `recipe` or `space` in it is a space. Of a space, everything that `sweep run` would refuse is looked for:
     files, data, stores, memory, disk, and two real steps of the first and of the largest configuration.
     """
-    from sweeps.datasets import resolve
-    from sweeps.home import Home
-
-    home = Home.from_environment(os.environ)
-    root = [] if data is None else [f"data.root={resolve(home, data)}"]
+    home, root = terminal.home(), terminal.root(data)
     if not (_is_space(name) if as_space is None else as_space):
         show_recipe(name, split_overrides(overrides) + root, as_json)
         return
     from rich.console import Console
 
-    from sweeps.preflight.artefacts import with_registered_start
     from sweeps.preflight.checks import preflight
     from sweeps.space.space import load_space
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])
     with Console(stderr=True).status(f"checking {space.name}"):
-        ready = preflight(with_registered_start(space, home).located(), home)
+        ready = preflight(terminal.with_registered_start(space).located(), home)
     _show(space.name, ready, as_json)
 
 

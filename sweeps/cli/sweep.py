@@ -167,11 +167,10 @@ def sweep_gc(
 
 def _start(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
     """A new sweep."""
-    from sweeps.preflight.artefacts import with_registered_start
     from sweeps.run.resume import check_is_new
 
     home = terminal.home()
-    located = with_registered_start(space, home).located()
+    located = terminal.with_registered_start(space).located()
     check_is_new(home, name, located)
     _run(located, name, as_json, process)
 

@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from sweeps.home import Home
+    from sweeps.space.space import SearchSpace
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
@@ -57,6 +58,19 @@ def registry() -> Any:
     from sweeps.registry.registry import Registry
 
     return Registry(home())
+
+
+def with_registered_start(space: SearchSpace) -> SearchSpace:
+    """The space with `train.init_from: NAME@ALIAS` as the folder that this version is pulled to.
+
+    Raises RegistryError for a model, version or alias that is not there.
+    """
+    source = space.base.train.init_from
+    if source is None or Path(source).exists() or "@" not in source:
+        return space
+    version = registry().resolve(source)
+    folder = registry().pull(version.ref, home().root / "models" / version.ref)
+    return space.with_fixed({"train.init_from": str(folder)})
 
 
 def timed(stem: str) -> str:

@@ -11,11 +11,8 @@ from pipeline import checkpoint
 from pipeline.data.hashes import sha256_of
 from pipeline.errors import CheckpointError
 from pipeline.recipe import LOCAL_PATHS, Recipe, check_artefacts
-from sweeps.home import Home
-from sweeps.space.space import SearchSpace
 
 _DATA = "data.root"  # has a digest of its own
-_START = "train.init_from"
 
 
 @dataclass(frozen=True)
@@ -56,18 +53,6 @@ def check_resumed(recipe: Recipe, resumed: Mapping[str, int]) -> None:
             raise CheckpointError(
                 f"{trial}: expected a step below train.max_steps {recipe.train.max_steps}, got {step} — it is finished."
             )
-
-
-def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
-    """`train.init_from: NAME@ALIAS` becomes the folder that version is pulled to."""
-    source = space.base.train.init_from
-    if source is None or Path(source).exists() or "@" not in source:
-        return space
-    from sweeps.registry.registry import Registry
-
-    version = Registry(home).resolve(source)
-    folder = Registry(home).pull(version.ref, home.root / "models" / version.ref)
-    return space.with_fixed({_START: str(folder)})
 
 
 def _read(path: Path, cache: Path) -> tuple[str, int | None]:

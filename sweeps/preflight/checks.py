@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from pipeline.data.gate.checks import require_geometry
@@ -19,6 +18,7 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.recipe import DataConfig, Recipe, override
 from pipeline.stages import kind_of
+from sweeps import datasets
 from sweeps.home import Home
 from sweeps.preflight.artefacts import Artefact, artefacts_of, check_resumed
 from sweeps.preflight.disk_and_memory import (
@@ -74,7 +74,7 @@ def preflight(
     Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
     not there then.
     """
-    _tags_once.cache_clear()  # the files may have changed since an earlier sweep of this process
+    datasets.forget_tags()  # the files may have changed since an earlier sweep of this process
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
     variants = [recipe, *(override(space.base, params) for params in space.extremes())]
     with _unmade_on_refusal(cache), process or DryRun() as process:
@@ -87,7 +87,7 @@ def preflight(
         tags = _of_data(variants, cache, tally)
         check_resumed(recipe, resumed or {})
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
-        rehearsal.ask(artefacts, lambda recipe: data_tags(recipe, cache)["data.digest"])
+        rehearsal.ask(artefacts, lambda recipe: datasets.data_tags(recipe, cache)["data.digest"])
         if home.ray_address is not None:
             tally.note("cluster", require_cluster(home.ray_address))
         available = available_bytes()
@@ -130,7 +130,7 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
     opened: dict[DataConfig, Dataset] = {}
     found = []
     for variant in variants:
-        kind = _kind_of_data(variant)
+        kind = datasets.kind_of_data(variant)
         if kind not in opened:
             opened[kind] = prepared(variant.data, cache)
         dataset = opened[kind]
@@ -139,8 +139,8 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
         tally.note("geometry", f"{geometry.verdict}, {geometry.reprojection_px_p95:.2g} px")
         for finding in kind_of(variant).check(variant, dataset, cache):
             tally.note(*finding)
-        found.append(data_tags(variant, cache))
-    return found[0] if all(tags == found[0] for tags in found) else _named(source)
+        found.append(datasets.data_tags(variant, cache))
+    return found[0] if all(tags == found[0] for tags in found) else datasets.named(source)
 
 
 def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
@@ -169,36 +169,6 @@ def _described(space: SearchSpace) -> str:
 def _threads(space: SearchSpace, home: Home) -> int:
     """Of a trial's process; on a cluster nobody knows them yet."""
     return space.trials.cpus or 1 if home.ray_address else seats_of(space, [this_machine()])[0].cpus
-
-
-def data_tags(recipe: Recipe, cache: Path) -> dict[str, str]:
-    """What a run says of the dataset it trains on: the normalised variant, where the recipe asks for one."""
-    return dict(_tags_once(_kind_of_data(recipe), cache))
-
-
-def _kind_of_data(recipe: Recipe) -> DataConfig:
-    """With only that left in it which decides what data it is: trials that differ in views share an answer."""
-    data = recipe.data
-    return DataConfig(
-        root=data.root,
-        normalise=data.normalise,
-        zoom=data.zoom,
-        allow_inconsistent_geometry=recipe.allows_inconsistent_geometry,
-        image_size=data.image_size,
-        num_views=1,
-        num_input_views=1,
-    )
-
-
-@lru_cache(maxsize=64)
-def _tags_once(data: DataConfig, cache: Path) -> tuple[tuple[str, str], ...]:
-    dataset = prepared(data, cache)
-    geometry = require_geometry(dataset, cache, data.allow_inconsistent_geometry)
-    return tuple((_named(dataset) | {"data.geometry": geometry.verdict}).items())
-
-
-def _named(dataset: Dataset) -> dict[str, str]:
-    return {"data.name": dataset.name, "data.digest": dataset.digest}
 
 
 @contextlib.contextmanager

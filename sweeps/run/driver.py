@@ -23,8 +23,8 @@ from sweeps.book.journal import (
 )
 from sweeps.book.ledger import Trial, fold, read
 from sweeps.book.study import Ending, Result, Ruling, StudySearcher, verdict
+from sweeps.datasets import data_tags
 from sweeps.home import Home
-from sweeps.preflight.checks import data_tags
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.scheduler import SweepScheduler
 from sweeps.run.vitals import Vitals
