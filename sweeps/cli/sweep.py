@@ -20,7 +20,7 @@ from sweeps.errors import OutageError, StudyError
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
     from sweeps.home import Home
-    from sweeps.preflight.dry_run_process import DryRun
+    from sweeps.preflight.dry_run_process import DryRunProcess
     from sweeps.run.ray_session import Ray
     from sweeps.space.space import SearchSpace
 
@@ -165,7 +165,7 @@ def sweep_gc(
     typer.echo(f"{verb} {sum(item.bytes for item in found) / 1e9:.2f} GB", err=True)
 
 
-def _start(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
+def _start(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -> None:
     """A new sweep."""
     from sweeps.run.resume import check_is_new
 
@@ -176,16 +176,16 @@ def _start(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> Non
 
 
 @contextlib.contextmanager
-def _importing() -> Iterator[DryRun]:
+def _importing() -> Iterator[DryRunProcess]:
     """The process of the two steps, which imports for seconds, as this one does, and on a core of its own."""
-    from sweeps.preflight.dry_run_process import DryRun
+    from sweeps.preflight.dry_run_process import DryRunProcess
 
-    with DryRun() as process:
+    with DryRunProcess() as process:
         process.start()
         yield process
 
 
-def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
+def _run(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -> None:
     """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
     from rich.console import Console
 

@@ -29,8 +29,8 @@ from sweeps.preflight.disk_and_memory import (
     require_home,
     require_memory,
 )
-from sweeps.preflight.dry_run import Rehearsal
-from sweeps.preflight.dry_run_process import DryRun
+from sweeps.preflight.dry_run import DryRun
+from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.run.nodes import require_cluster, seats_of, this_machine
 from sweeps.space.space import Scalar, SearchSpace
 
@@ -63,7 +63,7 @@ def preflight(
     home: Home,
     resumed: Mapping[str, int] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
-    process: DryRun | None = None,
+    process: DryRunProcess | None = None,
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
@@ -77,9 +77,9 @@ def preflight(
     datasets.forget_tags()  # the files may have changed since an earlier sweep of this process
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
     variants = [recipe, *(override(space.base, params) for params in space.extremes())]
-    with _unmade_on_refusal(cache), process or DryRun() as process:
-        rehearsal = Rehearsal(space, cache, _threads(space, home), process)
-        rehearsal.begin()
+    with _unmade_on_refusal(cache), process or DryRunProcess() as process:
+        dry_run = DryRun(space, cache, _threads(space, home), process)
+        dry_run.begin()
         tally.note("space", _described(space))
         tally.note("home", require_home(home))
         artefacts = artefacts_of(variants, cache)
@@ -87,21 +87,21 @@ def preflight(
         tags = _of_data(variants, cache, tally)
         check_resumed(recipe, resumed or {})
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
-        rehearsal.ask(artefacts, lambda recipe: datasets.data_tags(recipe, cache)["data.digest"])
+        dry_run.ask(artefacts, lambda recipe: datasets.data_tags(recipe, cache)["data.digest"])
         if home.ray_address is not None:
             tally.note("cluster", require_cluster(home.ray_address))
         available = available_bytes()
         meanwhile()
         _of_stores(home, tally, needs_tracking=resumed is None)
-        measured = rehearsal.outcome()
-        tally.note("two steps", rehearsal.told)
+        measured = dry_run.outcome()
+        tally.note("two steps", dry_run.told)
         if measured is not None:
             tally.note("memory", require_memory(space, measured, available))
             for need in disk_needs(space, home, measured):
                 tally.note("disk", require_disk(space, need))
-            rehearsal.remember()
+            dry_run.remember()
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
-    return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, rehearsal.configurations)
+    return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, dry_run.configurations)
 
 
 class _Tally:

@@ -54,7 +54,7 @@ class Fault:
     text: str
 
 
-class DryRun:
+class DryRunProcess:
     """The process, which takes jobs one after the other; started early, it imports while others work."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class DryRun:
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
 
-    def __enter__(self) -> DryRun:
+    def __enter__(self) -> DryRunProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
