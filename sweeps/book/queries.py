@@ -19,10 +19,10 @@ from mlflow.tracking import MlflowClient
 from sweeps.book import ledger, mlflow_layout
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal
+from sweeps.book.mlflow_client import mlflow_client
 from sweeps.book.storage import open_storage
 from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
-from sweeps.preflight.stores import mlflow_client
 from sweeps.run.resume import known
 from sweeps.space.objective import Objective
 
