@@ -15,7 +15,7 @@ from pipeline.cli import Overrides, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
-from sweeps.errors import OutageError, StudyError
+from sweeps.errors import OutageError, StudyError, counted
 
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
@@ -85,7 +85,7 @@ def sweep_resume(
 
 @sweep.command("status")
 def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
-    """Say how far a sweep is; one whose driver died is closed first."""
+    """Say how far a sweep is. A sweep whose driver died is closed first."""
     from sweeps.book import queries
     from sweeps.run.orphans import reap
 
@@ -102,7 +102,7 @@ def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     if found["undelivered"]:
-        typer.echo(f"{found['undelivered']} events are not in MLflow yet; they wait in the journal", err=True)
+        typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED") and found["trials"]["waiting"]:
         typer.echo(f"go on: mouselift sweep resume {name}", err=True)
 
@@ -120,7 +120,7 @@ def sweep_stop(name: Sweep) -> None:
     known(home, name)
     if not journal.is_being_written:
         _say_reaped(reap(home))
-        typer.echo(f"{name}: nobody runs it", err=True)
+        typer.echo(f"{name}: it is not running", err=True)
         return
     (journal.folder / STOP_FILE).touch()
     deadline = time.monotonic() + _STOP_SECONDS
@@ -150,7 +150,7 @@ def sweep_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and leave it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove checkpoints that nobody needs: never the sweep's best, or the last of a trial that may go on."""
+    """Remove checkpoints, but for the sweep's best and the last of each trial that may go on."""
     from sweeps.run.garbage import collect
 
     found = collect(terminal.home(), name, dry_run)
@@ -177,7 +177,7 @@ def _start(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess)
 
 @contextlib.contextmanager
 def _importing() -> Iterator[DryRunProcess]:
-    """The process of the two steps, which imports for seconds, as this one does, and on a core of its own."""
+    """The process of the two steps, started first: it and this one import for seconds, each on a core of its own."""
     from sweeps.preflight.dry_run_process import DryRunProcess
 
     with DryRunProcess() as process:
@@ -198,19 +198,19 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -
     home = terminal.home()
     earlier = read(Journal(home.journal(name)))
     with contextlib.ExitStack() as stack:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all in good order, as Ctrl-C does
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: in good order
         stack.callback(signal.signal, signal.SIGTERM, before)
         started: list[Ray] = []
 
         def start_ray() -> None:
-            """It takes seconds, and so do the two steps and these imports."""
+            """Ray, and what runs trials, while the two steps run: each of the three takes seconds."""
             from sweeps.run.ray_session import Ray
 
             started.append(stack.enter_context(Ray(home)))
             import sweeps.run.tune  # noqa: F401
 
         ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
-        typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
+        typer.echo(f"preflight: {counted(len(ready.rows), 'check')} passed in {ready.seconds:.1f} s", err=True)
         started[0].ready()
         from sweeps.run.orphans import reap  # imports MLflow and Ray
         from sweeps.run.tune import run_sweep
@@ -234,7 +234,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
 
     importance: dict[str, float] = {}
     if len(ledger.trials) > 1:
-        with contextlib.suppress(StudyError, OutageError):  # the database may be why the sweep has ended
+        with contextlib.suppress(StudyError, OutageError):  # a sweep may have ended because the database is away
             importance = queries.importance_of(home, ledger.name)
     if as_json:
         status = queries.status(home, ledger.name)

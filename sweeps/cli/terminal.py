@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweeps.home import Home
     from sweeps.space.space import SearchSpace
 
@@ -22,7 +24,6 @@ _FILE_WIDTH = 200  # of a table that goes to a file or another program
 
 def table(columns: list[str], rows: list[list[str]]) -> None:
     """Show rows on the standard output."""
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
@@ -30,8 +31,14 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
         shown.add_column(column, no_wrap=column != "params", overflow="fold")
     for row in rows:
         shown.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
-    console.print(shown, highlight=False)
+    console().print(shown, highlight=False)
+
+
+def console() -> Console:
+    """The standard output: as wide as the terminal, and wide enough for any table where there is none."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
 
 
 def root(data: str | None) -> list[str]:

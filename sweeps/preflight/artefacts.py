@@ -1,4 +1,4 @@
-"""What a recipe reads beside its data: found, and named by the hash of its content."""
+"""The files that a recipe reads beside its data: found on this machine, and known by the hash of their content."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def artefacts_of(recipes: Iterable[Recipe], cache: Path) -> list[Artefact]:
 
 
 def check_resumed(recipe: Recipe, resumed: Mapping[str, int]) -> None:
-    """Refuse trials (name -> step) that are to go on and have no step left. Raises CheckpointError."""
+    """Raises CheckpointError for a trial (name -> step) that is to go on and has no step left."""
     for trial, step in resumed.items():
         if step >= recipe.train.max_steps:
             raise CheckpointError(

@@ -1,7 +1,7 @@
-"""Everything that can be refused before a machine is taken, as a list of named checks.
+"""Every check that is made before a sweep starts, in the order in which they are made.
 
-Files first, then the data under every end and choice of the space, the stores, and at last two real steps of the first
-and of the largest configuration, which tell what the sweep needs of memory and disk.
+Files come first, then the data under every end and choice of the space, then the stores. At last two real steps of the
+first and of the largest configuration show how much memory and disk the sweep needs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipeline.data.variants import prepared
 from pipeline.recipe import DataConfig, Recipe, override
 from pipeline.stages import kind_of
 from sweeps import datasets
+from sweeps.errors import counted
 from sweeps.home import Home
 from sweeps.preflight.artefacts import Artefact, artefacts_of, check_resumed
 from sweeps.preflight.disk_and_memory import (
@@ -46,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Readiness:
-    """The verdict: a recipe that can run, what is known about the data it runs on, and the checks that said so."""
+    """The verdict: a recipe that can run, the tags of its data and artefacts, and the checks that were passed."""
 
     recipe: Recipe
     tags: dict[str, str]
@@ -67,12 +68,12 @@ def preflight(
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
-    space: with local paths made absolute, `SearchSpace.located`. resumed: steps of trials that are to go on, by name;
-    a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called while
-    the two steps run in a process of their own, when all files are known to be good. process: that one, where it has
-    been started already; it ends here.
-    Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
-    not there then.
+    space: with local paths made absolute, `SearchSpace.located`. resumed: for a sweep that goes on, the last step of
+    each trial that is not done, by name; MLflow is then not asked, because the journal keeps what it does not take.
+    meanwhile: called while the two steps run in their process, once all files are known to be good. process: that
+    process, if the caller has started it already; it ends here.
+    Raises PipelineError or SweepError for the first check that fails; folders that were made for the checks are then
+    removed.
     """
     datasets.forget_tags()  # the files may have changed since an earlier sweep of this process
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
@@ -105,7 +106,7 @@ def preflight(
 
 
 class _Tally:
-    """The rows so far. What one check finds in several configurations is one row, its seconds added up."""
+    """The rows so far. A check that is made for several configurations has one row, with the sum of their seconds."""
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, None]] = {}
@@ -125,7 +126,7 @@ class _Tally:
 
 
 def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str, str]:
-    """See that every variant can train on its data, decoded once for all of them; what all have in common."""
+    """Check that every variant can train on its data. Returns the tags that hold for all of them."""
     source = open_dataset(str(variants[0].data.root))
     opened: dict[DataConfig, Dataset] = {}
     found = []
@@ -155,25 +156,24 @@ def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
 def _steps(recipe: Recipe, artefacts: Sequence[Artefact], resumed: Mapping[str, int]) -> str:
     steps = recipe.train.max_steps
     if resumed:
-        return f"{len(resumed)} trials go on, the furthest at {max(resumed.values())} of {steps}"
+        return f"{counted(len(resumed), 'trial')} to go on with, the furthest at {max(resumed.values())} of {steps}"
     known = [one.step for one in artefacts if one.setting == "train.init_from" and one.step]
     return f"0 of {steps}" + (f", from weights of step {', '.join(map(str, known))}" if known else "")
 
 
 def _described(space: SearchSpace) -> str:
-    count = len(space.space)
-    searched = f"{count} parameter{'' if count == 1 else 's'}" if count else "one configuration"
-    return f"{searched} over {space.recipe}, {space.trials.count} trials"
+    searched = counted(len(space.space), "parameter") if space.space else "one configuration"
+    return f"{searched} over {space.recipe}, {counted(space.trials.count, 'trial')}"
 
 
 def _threads(space: SearchSpace, home: Home) -> int:
-    """Of a trial's process; on a cluster nobody knows them yet."""
+    """Threads of a trial's process. On a cluster they are not known yet: one, unless the space says trials.cpus."""
     return space.trials.cpus or 1 if home.ray_address else seats_of(space, [this_machine()])[0].cpus
 
 
 @contextlib.contextmanager
 def _unmade_on_refusal(folder: Path) -> Iterator[None]:
-    """Unless the block ends well, the folder and its parents are taken away again, as far as they were made for it."""
+    """When the block raises, remove the folder and those of its parents that were not there before."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     passed = False
     try:

@@ -36,9 +36,11 @@ FOLDER = Path(__file__).parents[1] / "spaces"
 METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask_iou": "max"}
 # Of generated view sets alone: whether they agree on one shape, and foreground PSNR less what that costs.
 METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
-# What figures depend on beside the model: trials that differ in these could not be compared.
+# Trials that differ in these settings cannot be compared: their figures are measured in another way.
 SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
-NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
+# Where a space searches this, the dataset as it lies may be one that no trial can train on (in millimetres, say), so
+# every check is made on the first choice.
+NORMALISE = "data.normalise"
 _KINDS: dict[str, Any] = {"float": FloatRange, "int": IntRange, "choice": Choice}
 _KEYS = {*_KINDS, "log", "step", "when"}
 
@@ -243,7 +245,7 @@ def _distribution(path: str, raw: Any, layers: Layers) -> Distribution:
 
 
 def _problems(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    """Dotted path and problem; a later check relies on the earlier ones having found nothing."""
+    """Dotted path and problem. The caller stops at the first: a later check assumes that the earlier ones passed."""
     yield from _of_paths(space)
     yield from _of_conditions(space)
     recipes = yield from _of_values(space)
@@ -275,7 +277,10 @@ def _of_conditions(space: SearchSpace) -> Iterator[tuple[str, str]]:
                     f"expected another path of this space, got none of that name{mend or ' — drop it.'}",
                 )
             elif not allowed or not set(allowed) <= set(space.space[parent].points or ()):
-                yield where, f"expected values that {parent} can take, got {list(allowed)} — mend them."
+                yield (
+                    where,
+                    f"expected values that {parent} can take, got {list(allowed)} — list only values that it takes.",
+                )
     try:
         _ = space.order
     except CycleError as error:
@@ -302,7 +307,7 @@ def _of_metrics(space: SearchSpace) -> Iterator[tuple[str, str]]:
     if group != "val" or name not in ways:
         yield "objective.metric", _unknown_metric(metric, [f"val/{known}" for known in ways])
     elif mode != ways[name]:
-        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — turn it."
+        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — write {ways[name]}."
     known = [f"test/{role}{name}" for role in ("", "input/") for name in METRICS] + [f"test/{name}" for name in of_sets]
     for gated in space.gates:
         if gated not in known:

@@ -101,7 +101,7 @@ def test_a_process_that_hangs_is_a_refusal(job, monkeypatch):
     with DryRunProcess() as process:
         assert refusal(process, [job]) == (
             "small: the first configuration: expected 2 steps within 0.001 min, got none — it hangs, or is too large "
-            "for this machine; make it smaller."
+            "for this machine; lower train.batch_size, data.num_views or data.image_size."
         )
         child = process._process
     assert child.exitcode == -signal.SIGKILL
@@ -113,7 +113,8 @@ def test_a_full_disk_is_told(job, monkeypatch, tmp_path):
 
     monkeypatch.setattr(dry_run_steps, "measure", full)
     assert attempt(job, tmp_path).text == (
-        "expected files that can be read and written, got [Errno 28] No space left on device — mend that, or make room."
+        "expected files that can be read and written, got [Errno 28] No space left on device — make room, or make "
+        "them writable."
     )
 
 

@@ -266,7 +266,7 @@ REFUSALS = {
     ),
     "one choice twice": (
         {"space": {"loss.ssim": {"choice": [0.5, 0.5]}}},
-        "mine.yaml: space.loss.ssim.choice: expected two or more different values, got [0.5, 0.5] — mend them.",
+        "mine.yaml: space.loss.ssim.choice: expected two or more different values, got [0.5, 0.5] — change the list.",
     ),
     "a path both searched and fixed": (
         {"fixed": {"optim.lr": 1e-3}},
@@ -298,7 +298,8 @@ REFUSALS = {
                 "loss.alpha": {"float": [0.0, 1.0], "when": {"loss.ssim": 0.7}},
             }
         },
-        "mine.yaml: space.loss.alpha.when.loss.ssim: expected values that loss.ssim can take, got [0.7] — mend them.",
+        "mine.yaml: space.loss.alpha.when.loss.ssim: expected values that loss.ssim can take, got [0.7] — list only "
+        "values that it takes.",
     ),
     "conditions in a circle": (
         {
@@ -316,7 +317,7 @@ REFUSALS = {
     ),
     "the wrong way of a metric": (
         {"objective": {"metric": "val/lpips", "mode": "max"}},
-        "mine.yaml: objective.mode: expected min, the better way of val/lpips, got max — turn it.",
+        "mine.yaml: objective.mode: expected min, the better way of val/lpips, got max — write min.",
     ),
     "an unknown sampler": (
         {"sampler": {"kind": "cmaes"}},
