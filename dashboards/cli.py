@@ -30,7 +30,7 @@ def ui(
 ) -> None:
     """Open MLflow's UI on the store of this home, and say where each sweep is found in it."""
     from sweeps.book import queries
-    from sweeps.book.mlflow_writer import prepare_store
+    from sweeps.book.mlflow_client import prepare_store
     from sweeps.home import Home, is_served
 
     home = Home.from_environment(os.environ)

@@ -1,18 +1,22 @@
-"""Datasets by name: what `--data NAME` means in this installation, and that it still is what was registered."""
+"""Datasets by name and by content: what `--data NAME` means in this installation, and the tags of a run's data."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import config
+from pipeline.data.gate.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.recipe import strict
+from pipeline.data.variants import prepared
+from pipeline.files import write_whole
+from pipeline.recipe import DataConfig, Recipe, strict
 from sweeps.errors import RegistryError
 from sweeps.home import Home, check_name
 
@@ -59,7 +63,7 @@ def forget(home: Home, name: str) -> None:
 def resolve(home: Home, name_or_path: str | Path) -> Path:
     """The folder of `--data`: a folder as it stands, or a registered name whose content is what it was.
 
-    Raises RegistryError for a name nobody registered and for data that was changed since.
+    Raises RegistryError for a name that is not registered, and for data that changed since it was.
     """
     path, known = Path(name_or_path), registered(home)
     if path.exists() or str(name_or_path) not in known:
@@ -85,16 +89,55 @@ def registered(home: Home) -> dict[str, Registered]:
         values = json.dumps(yaml.safe_load(path.read_text()) or [])
         entries = TypeAdapter(list[Registered]).validate_json(values, strict=True)
     except (yaml.YAMLError, TypeError, ValidationError) as error:
-        raise RegistryError(f"{path}: expected a list of datasets, got {config.one_line(error)} — mend it.") from None
+        raise RegistryError(
+            f"{path}: expected a list of datasets, got {config.one_line(error)} — correct it, or register anew."
+        ) from None
     return {entry.name: entry for entry in entries}
+
+
+def data_tags(recipe: Recipe, cache: Path) -> dict[str, str]:
+    """What a run says of the dataset it trains on: the normalised variant, where the recipe asks for one.
+
+    Each kind of data is looked at once, until `forget_tags`. Raises DataError.
+    """
+    return dict(_tags_once(kind_of_data(recipe), cache))
+
+
+def forget_tags() -> None:
+    """Have `data_tags` look at the files again, which may have changed."""
+    _tags_once.cache_clear()
+
+
+def kind_of_data(recipe: Recipe) -> DataConfig:
+    """With only that left in it which decides what data it is: trials that differ in views share an answer."""
+    data = recipe.data
+    return DataConfig(
+        root=data.root,
+        normalise=data.normalise,
+        zoom=data.zoom,
+        allow_inconsistent_geometry=recipe.allows_inconsistent_geometry,
+        image_size=data.image_size,
+        num_views=1,
+        num_input_views=1,
+    )
+
+
+def named(dataset: Dataset) -> dict[str, str]:
+    """Name and digest, as tags of a run."""
+    return {"data.name": dataset.name, "data.digest": dataset.digest}
+
+
+@lru_cache(maxsize=64)
+def _tags_once(data: DataConfig, cache: Path) -> tuple[tuple[str, str], ...]:
+    dataset = prepared(data, cache)
+    geometry = require_geometry(dataset, cache, data.allow_inconsistent_geometry)
+    return tuple((named(dataset) | {"data.geometry": geometry.verdict}).items())
 
 
 def _write(home: Home, entries: dict[str, Registered]) -> None:
     path = _file(home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump([config.as_plain(entry) for entry in entries.values()], sort_keys=False))
-    temporary.replace(path)
+    write_whole(path, yaml.safe_dump([config.as_plain(entry) for entry in entries.values()], sort_keys=False))
 
 
 def _file(home: Home) -> Path:

@@ -33,3 +33,8 @@ class NoRoomError(SweepError):
 
 class OutageError(SweepError):
     """A server that was there when a sweep began stayed away for too long; not the user's mistake: exit code 1."""
+
+
+def counted(number: int, word: str) -> str:
+    """A number in a message: `1 trial`, `2 trials`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

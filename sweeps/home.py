@@ -102,7 +102,7 @@ def store_file(tracking_uri: str) -> Path | None:
 
 
 def is_made(store: Path) -> bool:
-    """Whether somebody has begun to use a SQLite file: opening it makes an empty one."""
+    """Whether a SQLite file holds something: opening one that is not there makes an empty one."""
     return store.exists() and store.stat().st_size > 0
 
 

@@ -16,10 +16,10 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.files import write_whole
 from sweeps.book.journal import Journal, RunOpened
+from sweeps.book.mlflow_client import mlflow_client
 from sweeps.book.mlflow_writer import HEARTBEAT
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.preflight.stores import mlflow_client
 
 LEASE_SECONDS = 900.0  # thirty heartbeats
 _SEEN = "seen.json"

@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,6 +41,7 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.mlflow_client import environment, prepare_store
 from sweeps.book.mlflow_layout import (
     STATUS,
     best_metrics,
@@ -55,8 +54,7 @@ from sweeps.book.mlflow_layout import (
     sweep_tags,
     trial_tags,
 )
-from sweeps.home import is_made, is_served, store_file
-from sweeps.preflight.stores import environment
+from sweeps.home import is_served
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
@@ -327,32 +325,6 @@ class _Writer:
             self._client.log_batch(run_id, metrics=some)
         if tags:
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-def prepare_store(tracking_uri: str) -> None:
-    """Make a SQLite store where there is none, whole or not at all; one that is there is left to MLflow.
-
-    MLflow would make it in place: whoever looks at it meanwhile makes it, too, and a kill leaves one that never opens.
-    """
-    database = store_file(tracking_uri)
-    if database is None or is_made(database):
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    # Without a folder, MLflow's own experiment Default would lie in `mlruns` of whoever comes first.
-    artifacts = (database.parent / "artifacts").resolve().as_uri()
-    database = database.resolve()  # a link stays one
-    with database.with_name(f"{database.name}.lock").open("w") as file:
-        flock(file, LOCK_EX)
-        if is_made(database):
-            return
-        unfinished = database.with_name(f".{database.name}")
-        for part in ("", "-journal", "-wal", "-shm"):
-            unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
-        SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
-        if is_made(database):  # by somebody else, who has not asked for the lock
-            unfinished.unlink()
-        else:
-            unfinished.replace(database)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from sweeps.book.journal import (
     append_whole,
 )
 from sweeps.book.ledger import Ledger, fold_all
-from sweeps.book.study import direction, frozen_trial, space_of
+from sweeps.book.study import direction, frozen_trial, began_with
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
@@ -89,7 +89,7 @@ class _Writer:
         ledger = fold_all(ledger, news)
         with _as_unanswered():
             if self._space is None or any(isinstance(event, SweepOpened) for event in news):
-                space = space_of(ledger)
+                space = began_with(ledger)
                 self._study = self._opened(ledger, space)
                 self._write(ledger, space, range(ledger.next_number))
                 self._space = space

@@ -17,8 +17,8 @@ from sweeps.book import mlflow_layout
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
+from sweeps.book.mlflow_client import mlflow_client
 from sweeps.home import Home, is_made, store_file
-from sweeps.preflight.stores import mlflow_client
 from sweeps.space.objective import Objective
 
 _PAGE = 500

@@ -6,25 +6,22 @@ A driver that was killed and its successor therefore propose the same, and no st
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import TypeAdapter
-
 from pipeline.errors import RecipeError
-from pipeline.recipe import LOCAL_PATHS, override
+from pipeline.recipe import LOCAL_PATHS
+from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import State, TrialProposed
 from sweeps.book.ledger import Ledger, NotRun, Trial
 from sweeps.space.distributions import Scalar
-from sweeps.space.space import SearchSpace
+from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
 RAY_TRIAL, FINGERPRINT, REASON, REPEATS = "ray_trial_id", "fingerprint", "reason", "repeats"
@@ -35,14 +32,12 @@ _STATES = dict.fromkeys((State.WAITING, State.RUNNING, State.KILLED), TrialState
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def space_of(ledger: Ledger) -> SearchSpace:
-    """The space of a sweep with the recipe's values that it began with, whatever its files say by now."""
-    plain = json.dumps({**ledger.space, "name": ledger.name})
-    space = TypeAdapter(SearchSpace).validate_json(plain, strict=True)
-    now = space.base_recipe().params
-    changed = {path: value for path, value in ledger.params.items() if path in now and now[path] != value}
-    searched = changed.keys() & space.space.keys()
-    return replace(space, fixed=space.fixed | {path: changed[path] for path in changed.keys() - searched})
+def began_with(ledger: Ledger) -> SearchSpace:
+    """The space of a sweep with the recipe's values that it began with, whatever its files say by now.
+
+    Raises RecipeError where this version of the project knows other settings than the sweep began with.
+    """
+    return space_of(ledger.space, ledger.name, recipe_of(ledger.recipe, ledger.params))
 
 
 def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
@@ -79,7 +74,7 @@ class Proposals:
     """What a sweep tries next; holds no more than a memory of what was computed before."""
 
     def __init__(self, space: SearchSpace) -> None:
-        self._space, self._base = space, space.base_recipe()
+        self._space, self._base = space, space.base
         self._drawing = optuna.create_study(sampler=_drawing_sampler(space))
         self._draws: list[dict[str, Scalar]] = []
 
@@ -135,7 +130,7 @@ def verdict(step: int | None, value: float | None, metric: str, max_steps: int) 
 
 def importance_of(ledger: Ledger) -> dict[str, float]:
     """How much each param of a sweep decides its objective."""
-    return importance(study_of(ledger, space_of(ledger)))
+    return importance(study_of(ledger, began_with(ledger)))
 
 
 def importance(study: optuna.Study) -> dict[str, float]:

@@ -1,10 +1,8 @@
-"""`mouselift check`: what a recipe resolves to, or whether a sweep of a space can start."""
+"""`mouselift check`: the values of a recipe, or whether a sweep of a space can start."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,46 +11,43 @@ import yaml
 
 from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
+from sweeps.cli import terminal
+from sweeps.cli.terminal import Data
 
 if TYPE_CHECKING:
     from sweeps.preflight.checks import Readiness
 
 _SPACE_KEYS = {"recipe", "space"}
-_FILE_WIDTH = 200  # of a table that goes to a file or another program
 
 
 def check(
     name: Annotated[str, typer.Argument(help="A recipe or a search space, by name or YAML file.")],
     overrides: Overrides = None,
-    data: Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")] = None,
+    data: Data = None,
     as_space: Annotated[
         bool | None, typer.Option("--space/--recipe", help="What a name is that a recipe and a space have.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe with its fingerprint, or try whether a sweep of a space can start; or say what is wrong.
+    """Show a recipe with its fingerprint, or try whether a sweep of a space can start.
 
     A name that both a recipe and a space have is the recipe's, as for `train`; --space means the space. A YAML file
-    with `recipe` or `space` in it is a space. Of a space, everything that `sweep run` would refuse is looked for:
-    files, data, stores, memory, disk, and two real steps of the first and of the largest configuration.
+    with `recipe` or `space` in it is a space. A space is
+    checked as `sweep run` checks it: files, data, stores, memory, disk, and two real steps of the first and of the
+    largest configuration.
     """
-    from sweeps.datasets import resolve
-    from sweeps.home import Home
-
-    home = Home.from_environment(os.environ)
-    root = [] if data is None else [f"data.root={resolve(home, data)}"]
+    home, root = terminal.home(), terminal.root(data)
     if not (_is_space(name) if as_space is None else as_space):
         show_recipe(name, split_overrides(overrides) + root, as_json)
         return
     from rich.console import Console
 
-    from sweeps.preflight.artefacts import with_registered_start
     from sweeps.preflight.checks import preflight
     from sweeps.space.space import load_space
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])
     with Console(stderr=True).status(f"checking {space.name}"):
-        ready = preflight(with_registered_start(space, home).located(), home)
+        ready = preflight(terminal.with_registered_start(space).located(), home)
     _show(space.name, ready, as_json)
 
 
@@ -78,7 +73,7 @@ def _is_space(name: str) -> bool:
 
 
 def _has_keys_of_a_space(path: Path) -> bool:
-    """A file that cannot be read is nobody's; whoever loads it says why."""
+    """False for a file that is no YAML: it is then loaded as a recipe, and that says what is wrong with it."""
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -92,16 +87,16 @@ def _show(name: str, ready: Readiness, as_json: bool) -> None:
         verdict = {"space": name, "passed": True, "checks": checks, "tags": ready.tags}
         typer.echo(json.dumps(verdict | {key: dict(params) for key, params in ready.configurations.items()}))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from sweeps.errors import counted
 
     table = Table("", "check", "found", "seconds", box=None, pad_edge=False)
     table.columns[3].justify = "right"
     for row in ready.rows:
         table.add_row("✓", row.check, row.found, f"{row.seconds:.1f}")
-    console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
-    console.print(table, highlight=False, markup=False)
+    terminal.console().print(table, highlight=False, markup=False)
     largest = ", ".join(f"{path} {value}" for path, value in ready.configurations["largest"].items())
-    typer.echo(f"{name} can be swept: {len(ready.rows)} checks in {ready.seconds:.1f} s")
+    typer.echo(f"{name} can be swept: {counted(len(ready.rows), 'check')} in {ready.seconds:.1f} s")
     if largest:
         typer.echo(f"largest configuration: {largest}", err=True)

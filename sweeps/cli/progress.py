@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sweeps.book.journal import AttemptFailed, Event, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.errors import counted
 
 STYLES = {
     "COMPLETE": "green",
@@ -61,7 +62,8 @@ class Progress:
             case SweepOpened():
                 ended = len(self._ledger.trials) - len(self._ledger.open) - self._ledger.count("KILLED")
                 so_far = f" ({ended} ended)" if self._ledger.trials else ""
-                return f"{seconds} sweep {event.sweep}: recipe {event.recipe}, {self._ledger.planned} trials{so_far}"
+                planned = counted(self._ledger.planned, "trial")
+                return f"{seconds} sweep {event.sweep}: recipe {event.recipe}, {planned}{so_far}"
             case TrialOpened():
                 again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
                 return f"{seconds} t{event.trial:04d} starts{again}: {describe(event.params)}"
@@ -94,7 +96,8 @@ class Progress:
             table.add_row(*self._row(trial))
         done = len(self._ledger.trials) - len(self._ledger.open)
         elapsed = time.monotonic() - self._started
-        return Group(Text(f"{self._ledger.name}: {done}/{self._ledger.planned} trials, {elapsed:.0f} s"), table)
+        planned = counted(self._ledger.planned, "trial")
+        return Group(Text(f"{self._ledger.name}: {done}/{planned}, {elapsed:.0f} s"), table)
 
     def _row(self, trial: Trial) -> list[RenderableType]:
         value = "" if trial.best_value is None else f"{trial.best_value:.3f}"

@@ -15,11 +15,12 @@ from pipeline.cli import Overrides, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
+from sweeps.errors import counted
 
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
     from sweeps.home import Home
-    from sweeps.preflight.dry_run_process import DryRun
+    from sweeps.preflight.dry_run_process import DryRunProcess
     from sweeps.run.ray_session import Ray
     from sweeps.space.space import SearchSpace
 
@@ -40,13 +41,16 @@ def train(
     """Train one recipe: a sweep of one, logged like any other."""
     with _importing() as process:
         from pipeline.recipe import load_recipe
-        from sweeps.space.space import SearchSpace, Trials
+        from sweeps.space.resources import Resources
+        from sweeps.space.space import SearchSpace
 
         resolved = load_recipe(recipe, split_overrides(overrides) + terminal.root(data))
         standing = load_recipe(recipe).params
         changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
         taken = float(terminal.has_gpu()) if gpus is None else gpus
-        space = SearchSpace(name=resolved.name, recipe=recipe, fixed=changed, trials=Trials(gpus=taken))
+        space = SearchSpace(
+            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=taken)
+        )
         _start(space, name or terminal.timed(resolved.name), as_json, process)
 
 
@@ -81,7 +85,7 @@ def sweep_resume(
 
 @sweep.command("status")
 def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
-    """Say how far a sweep is; one whose driver died is closed first."""
+    """Say how far a sweep is. A sweep whose driver died is closed first."""
     from sweeps.book import queries
     from sweeps.run.orphans import reap
 
@@ -98,7 +102,7 @@ def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     if found["undelivered"]:
-        typer.echo(f"{found['undelivered']} events are not in MLflow yet; they wait in the journal", err=True)
+        typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED") and found["trials"]["waiting"]:
         typer.echo(f"go on: mouselift sweep resume {name}", err=True)
 
@@ -116,7 +120,7 @@ def sweep_stop(name: Sweep) -> None:
     ledger_of(home, name)
     if not journal.is_being_written:
         _say_reaped(reap(home))
-        typer.echo(f"{name}: nobody runs it", err=True)
+        typer.echo(f"{name}: it is not running", err=True)
         return
     (journal.folder / STOP_FILE).touch()
     deadline = time.monotonic() + _STOP_SECONDS
@@ -146,7 +150,7 @@ def sweep_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and leave it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove checkpoints that nobody needs: never the sweep's best, or the last of a trial that may go on."""
+    """Remove checkpoints, but for the sweep's best and the last of each trial that may go on."""
     from sweeps.run.garbage import collect
 
     found = collect(terminal.home(), name, dry_run)
@@ -161,28 +165,27 @@ def sweep_gc(
     typer.echo(f"{verb} {sum(item.bytes for item in found) / 1e9:.2f} GB", err=True)
 
 
-def _start(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
+def _start(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -> None:
     """A new sweep."""
-    from sweeps.preflight.artefacts import with_registered_start
     from sweeps.run.resume import check_is_new
 
     home = terminal.home()
-    located = with_registered_start(space, home).located()
+    located = terminal.with_registered_start(space).located()
     check_is_new(home, name, located)
     _run(located, name, as_json, process)
 
 
 @contextlib.contextmanager
-def _importing() -> Iterator[DryRun]:
-    """The process of the two steps, which imports for seconds, as this one does, and on a core of its own."""
-    from sweeps.preflight.dry_run_process import DryRun
+def _importing() -> Iterator[DryRunProcess]:
+    """The process of the two steps, started first: it and this one import for seconds, each on a core of its own."""
+    from sweeps.preflight.dry_run_process import DryRunProcess
 
-    with DryRun() as process:
+    with DryRunProcess() as process:
         process.start()
         yield process
 
 
-def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
+def _run(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -> None:
     """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
     from rich.console import Console
 
@@ -195,19 +198,19 @@ def _run(space: SearchSpace, name: str, as_json: bool, process: DryRun) -> None:
     home = terminal.home()
     earlier = read(Journal(home.journal(name)))
     with contextlib.ExitStack() as stack:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all in good order, as Ctrl-C does
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: in good order
         stack.callback(signal.signal, signal.SIGTERM, before)
         started: list[Ray] = []
 
         def start_ray() -> None:
-            """It takes seconds, and so do the two steps and these imports."""
+            """Ray, and what runs trials, while the two steps run: each of the three takes seconds."""
             from sweeps.run.ray_session import Ray
 
             started.append(stack.enter_context(Ray(home)))
             import sweeps.run.tune  # noqa: F401
 
         ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
-        typer.echo(f"preflight: {len(ready.rows)} checks passed in {ready.seconds:.1f} s", err=True)
+        typer.echo(f"preflight: {counted(len(ready.rows), 'check')} passed in {ready.seconds:.1f} s", err=True)
         started[0].ready()
         from sweeps.run.orphans import reap  # imports MLflow and Ray
         from sweeps.run.tune import run_sweep

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweeps.home import Home
+    from sweeps.space.space import SearchSpace
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
@@ -21,7 +24,6 @@ _FILE_WIDTH = 200  # of a table that goes to a file or another program
 
 def table(columns: list[str], rows: list[list[str]]) -> None:
     """Show rows on the standard output."""
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
@@ -29,8 +31,14 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
         shown.add_column(column, no_wrap=column != "params", overflow="fold")
     for row in rows:
         shown.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
-    console.print(shown, highlight=False)
+    console().print(shown, highlight=False)
+
+
+def console() -> Console:
+    """The standard output: as wide as the terminal, and wide enough for any table where there is none."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
 
 
 def root(data: str | None) -> list[str]:
@@ -57,6 +65,19 @@ def registry() -> Any:
     from sweeps.registry.registry import Registry
 
     return Registry(home())
+
+
+def with_registered_start(space: SearchSpace) -> SearchSpace:
+    """The space with `train.init_from: NAME@ALIAS` as the folder that this version is pulled to.
+
+    Raises RegistryError for a model, version or alias that is not there.
+    """
+    source = space.base.train.init_from
+    if source is None or Path(source).exists() or "@" not in source:
+        return space
+    version = registry().resolve(source)
+    folder = registry().pull(version.ref, home().root / "models" / version.ref)
+    return space.with_fixed({"train.init_from": str(folder)})
 
 
 def timed(stem: str) -> str:

@@ -1,1 +1,1 @@
-"""What is refused before a machine is taken: files, data, stores, disk, memory, and two real steps."""
+"""What is checked before a sweep starts: files, data, stores, disk, memory, and two real steps."""

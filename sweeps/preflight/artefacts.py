@@ -1,21 +1,18 @@
-"""What a recipe reads beside its data: found, and named by the hash of its content."""
+"""The files that a recipe reads beside its data: found on this machine, and known by the hash of their content."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import checkpoint
 from pipeline.data.hashes import sha256_of
 from pipeline.errors import CheckpointError
 from pipeline.recipe import LOCAL_PATHS, Recipe, check_artefacts
-from sweeps.home import Home
-from sweeps.space.space import SearchSpace
 
 _DATA = "data.root"  # has a digest of its own
-_START = "train.init_from"
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,12 @@ def artefacts_of(recipes: Iterable[Recipe], cache: Path) -> list[Artefact]:
 
 
 def check_resumed(recipe: Recipe, resumed: Mapping[str, int]) -> None:
-    """Refuse trials (name -> step) that are to go on and have no step left. Raises CheckpointError."""
+    """Raises CheckpointError for a trial (name -> step) that is to go on and has no step left."""
     for trial, step in resumed.items():
         if step >= recipe.train.max_steps:
             raise CheckpointError(
                 f"{trial}: expected a step below train.max_steps {recipe.train.max_steps}, got {step} — it is finished."
             )
-
-
-def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
-    """`train.init_from: NAME@ALIAS` becomes the folder that version is pulled to."""
-    source = space.base_recipe().train.init_from
-    if source is None or Path(source).exists() or "@" not in source:
-        return space
-    from sweeps.registry.registry import Registry
-
-    version = Registry(home).resolve(source)
-    folder = Registry(home).pull(version.ref, home.root / "models" / version.ref)
-    return replace(space, fixed=space.fixed | {_START: str(folder)})
 
 
 def _read(path: Path, cache: Path) -> tuple[str, int | None]:

@@ -1,7 +1,7 @@
-"""Everything that can be refused before a machine is taken, as a list of named checks.
+"""Every check that is made before a sweep starts, in the order in which they are made.
 
-Files first, then the data under every end and choice of the space, the stores, and at last two real steps of the first
-and of the largest configuration, which tell what the sweep needs of memory and disk.
+Files come first, then the data under every end and choice of the space, then the stores. At last two real steps of the
+first and of the largest configuration show how much memory and disk the sweep needs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from pipeline.data.gate.checks import require_geometry
@@ -19,6 +18,8 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.recipe import DataConfig, Recipe, override
 from pipeline.stages import kind_of
+from sweeps import datasets
+from sweeps.errors import counted
 from sweeps.home import Home
 from sweeps.preflight.artefacts import Artefact, artefacts_of, check_resumed
 from sweeps.preflight.disk_and_memory import (
@@ -29,8 +30,8 @@ from sweeps.preflight.disk_and_memory import (
     require_home,
     require_memory,
 )
-from sweeps.preflight.dry_run import Rehearsal
-from sweeps.preflight.dry_run_process import DryRun
+from sweeps.preflight.dry_run import DryRun
+from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.run.nodes import require_cluster, seats_of, this_machine
 from sweeps.space.space import Scalar, SearchSpace
 
@@ -46,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Readiness:
-    """The verdict: a recipe that can run, what is known about the data it runs on, and the checks that said so."""
+    """The verdict: a recipe that can run, the tags of its data and artefacts, and the checks that were passed."""
 
     recipe: Recipe
     tags: dict[str, str]
@@ -63,23 +64,23 @@ def preflight(
     home: Home,
     resumed: Mapping[str, int] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
-    process: DryRun | None = None,
+    process: DryRunProcess | None = None,
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
-    space: with local paths made absolute, `SearchSpace.located`. resumed: steps of trials that are to go on, by name;
-    a sweep that goes on needs no MLflow that answers, because its news wait in the journal. meanwhile: is called while
-    the two steps run in a process of their own, when all files are known to be good. process: that one, where it has
-    been started already; it ends here.
-    Raises PipelineError or SweepError: the first thing that would have stopped a trial. What was not there before is
-    not there then.
+    space: with local paths made absolute, `SearchSpace.located`. resumed: for a sweep that goes on, the last step of
+    each trial that is not done, by name; MLflow is then not asked, because the journal keeps what it does not take.
+    meanwhile: called while the two steps run in their process, once all files are known to be good. process: that
+    process, if the caller has started it already; it ends here.
+    Raises PipelineError or SweepError for the first check that fails; folders that were made for the checks are then
+    removed.
     """
-    _tags_once.cache_clear()  # the files may have changed since an earlier sweep of this process
+    datasets.forget_tags()  # the files may have changed since an earlier sweep of this process
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
-    variants = [recipe, *(override(space.base_recipe(), params) for params in space.extremes())]
-    with _unmade_on_refusal(cache), process or DryRun() as process:
-        rehearsal = Rehearsal(space, cache, _threads(space, home), process)
-        rehearsal.begin()
+    variants = [recipe, *(override(space.base, params) for params in space.extremes())]
+    with _unmade_on_refusal(cache), process or DryRunProcess() as process:
+        dry_run = DryRun(space, cache, _threads(space, home), process)
+        dry_run.begin()
         tally.note("space", _described(space))
         tally.note("home", require_home(home))
         artefacts = artefacts_of(variants, cache)
@@ -87,25 +88,25 @@ def preflight(
         tags = _of_data(variants, cache, tally)
         check_resumed(recipe, resumed or {})
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
-        rehearsal.ask(artefacts, lambda recipe: data_tags(recipe, cache)["data.digest"])
+        dry_run.ask(artefacts, lambda recipe: datasets.data_tags(recipe, cache)["data.digest"])
         if home.ray_address is not None:
             tally.note("cluster", require_cluster(home.ray_address))
         available = available_bytes()
         meanwhile()
         _of_stores(home, tally, needs_tracking=resumed is None)
-        measured = rehearsal.outcome()
-        tally.note("two steps", rehearsal.told)
+        measured = dry_run.outcome()
+        tally.note("two steps", dry_run.told)
         if measured is not None:
             tally.note("memory", require_memory(space, measured, available))
             for need in disk_needs(space, home, measured):
                 tally.note("disk", require_disk(space, need))
-            rehearsal.remember()
+            dry_run.remember()
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
-    return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, rehearsal.configurations)
+    return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, dry_run.configurations)
 
 
 class _Tally:
-    """The rows so far. What one check finds in several configurations is one row, its seconds added up."""
+    """The rows so far. A check that is made for several configurations has one row, with the sum of their seconds."""
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, None]] = {}
@@ -125,12 +126,12 @@ class _Tally:
 
 
 def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str, str]:
-    """See that every variant can train on its data, decoded once for all of them; what all have in common."""
+    """Check that every variant can train on its data. Returns the tags that hold for all of them."""
     source = open_dataset(str(variants[0].data.root))
     opened: dict[DataConfig, Dataset] = {}
     found = []
     for variant in variants:
-        kind = _kind_of_data(variant)
+        kind = datasets.kind_of_data(variant)
         if kind not in opened:
             opened[kind] = prepared(variant.data, cache)
         dataset = opened[kind]
@@ -139,8 +140,8 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
         tally.note("geometry", f"{geometry.verdict}, {geometry.reprojection_px_p95:.2g} px")
         for finding in kind_of(variant).check(variant, dataset, cache):
             tally.note(*finding)
-        found.append(data_tags(variant, cache))
-    return found[0] if all(tags == found[0] for tags in found) else _named(source)
+        found.append(datasets.data_tags(variant, cache))
+    return found[0] if all(tags == found[0] for tags in found) else datasets.named(source)
 
 
 def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
@@ -155,55 +156,24 @@ def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
 def _steps(recipe: Recipe, artefacts: Sequence[Artefact], resumed: Mapping[str, int]) -> str:
     steps = recipe.train.max_steps
     if resumed:
-        return f"{len(resumed)} trials go on, the furthest at {max(resumed.values())} of {steps}"
+        return f"{counted(len(resumed), 'trial')} to go on with, the furthest at {max(resumed.values())} of {steps}"
     known = [one.step for one in artefacts if one.setting == "train.init_from" and one.step]
     return f"0 of {steps}" + (f", from weights of step {', '.join(map(str, known))}" if known else "")
 
 
 def _described(space: SearchSpace) -> str:
-    count = len(space.space)
-    searched = f"{count} parameter{'' if count == 1 else 's'}" if count else "one configuration"
-    return f"{searched} over {space.recipe}, {space.trials.count} trials"
+    searched = counted(len(space.space), "parameter") if space.space else "one configuration"
+    return f"{searched} over {space.recipe}, {counted(space.trials.count, 'trial')}"
 
 
 def _threads(space: SearchSpace, home: Home) -> int:
-    """Of a trial's process; on a cluster nobody knows them yet."""
+    """Threads of a trial's process. On a cluster they are not known yet: one, unless the space says trials.cpus."""
     return space.trials.cpus or 1 if home.ray_address else seats_of(space, [this_machine()])[0].cpus
-
-
-def data_tags(recipe: Recipe, cache: Path) -> dict[str, str]:
-    """What a run says of the dataset it trains on: the normalised variant, where the recipe asks for one."""
-    return dict(_tags_once(_kind_of_data(recipe), cache))
-
-
-def _kind_of_data(recipe: Recipe) -> DataConfig:
-    """With only that left in it which decides what data it is: trials that differ in views share an answer."""
-    data = recipe.data
-    return DataConfig(
-        root=data.root,
-        normalise=data.normalise,
-        zoom=data.zoom,
-        allow_inconsistent_geometry=recipe.allows_inconsistent_geometry,
-        image_size=data.image_size,
-        num_views=1,
-        num_input_views=1,
-    )
-
-
-@lru_cache(maxsize=64)
-def _tags_once(data: DataConfig, cache: Path) -> tuple[tuple[str, str], ...]:
-    dataset = prepared(data, cache)
-    geometry = require_geometry(dataset, cache, data.allow_inconsistent_geometry)
-    return tuple((_named(dataset) | {"data.geometry": geometry.verdict}).items())
-
-
-def _named(dataset: Dataset) -> dict[str, str]:
-    return {"data.name": dataset.name, "data.digest": dataset.digest}
 
 
 @contextlib.contextmanager
 def _unmade_on_refusal(folder: Path) -> Iterator[None]:
-    """Unless the block ends well, the folder and its parents are taken away again, as far as they were made for it."""
+    """When the block raises, remove the folder and those of its parents that were not there before."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     passed = False
     try:

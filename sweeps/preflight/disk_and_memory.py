@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.config import one_line
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, counted
 from sweeps.home import Home, is_served
 from sweeps.preflight.dry_run_process import Measured
 from sweeps.space.space import SearchSpace
@@ -20,9 +20,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What a sweep puts on a disk at most: every trial with its kept checkpoints and, complete, its releases.
+    """What a sweep puts on a disk at most: the kept checkpoints of every trial, and the releases of complete ones.
 
-    Bytes; variable is what says where `folder` is. While a checkpoint is written, the oldest kept one is still there.
+    Sizes are bytes. variable: the environment variable that says where `folder` is. While a trial writes a checkpoint,
+    the oldest one that it keeps is still there, so each running trial needs room for one more.
     """
 
     variable: str
@@ -42,11 +43,11 @@ class DiskNeed:
     def __str__(self) -> str:
         parts = []
         if self.kept:
-            parts.append(f"{_count(self.kept, 'checkpoint')} of {_bytes(self.checkpoint)}")
+            parts.append(f"{counted(self.kept, 'checkpoint')} of {_bytes(self.checkpoint)}")
         if self.copies:
             copies = "a release" if self.copies == 1 else f"{self.copies} releases"
             parts.append(f"{copies} of {_bytes(self.release)}")
-        return f"{_bytes(self.total)} for {_count(self.trials, 'trial')} × ({' + '.join(parts)})"
+        return f"{_bytes(self.total)} for {counted(self.trials, 'trial')} × ({' + '.join(parts)})"
 
 
 def require_home(home: Home) -> str:
@@ -67,7 +68,7 @@ def require_checkpoints(home: Home) -> str:
 
 
 def disk_needs(space: SearchSpace, home: Home, measured: Measured) -> list[DiskNeed]:
-    """One for each disk, at most: no trial is stopped early. Checkpoints may have a disk of their own, or be in S3.
+    """The need of each disk if no trial is stopped early. Checkpoints may have a disk of their own, or be in S3.
 
     A tracking store that is no server keeps its copy of a release in the home, too.
     """
@@ -97,9 +98,9 @@ def require_disk(space: SearchSpace, need: DiskNeed) -> str:
 
 
 def require_memory(space: SearchSpace, measured: Measured, available: int) -> str:
-    """What was found. Raises StudyError when the largest trials, as many as run at a time, do not fit.
+    """What was found. Raises StudyError when as many of the largest trial as run at a time do not fit.
 
-    available: bytes of this machine, `available_bytes`, before anything of the sweep takes some.
+    available: `available_bytes` of this machine, measured before the sweep takes any.
     """
     trials = space.trials
     if measured.memory_total is not None:
@@ -114,10 +115,10 @@ def require_memory(space: SearchSpace, measured: Measured, available: int) -> st
     concurrent = min(trials.count, trials.concurrent)
     if measured.memory * concurrent > available:
         raise StudyError(
-            f"{space.name}: expected memory for {_count(concurrent, 'trial')} at a time of {_bytes(measured.memory)} "
+            f"{space.name}: expected memory for {counted(concurrent, 'trial')} at a time of {_bytes(measured.memory)} "
             f"each, got {_bytes(available)} — lower trials.concurrent, train.batch_size or data.image_size."
         )
-    return f"{_count(concurrent, 'trial')} × {_bytes(measured.memory)}; {_bytes(available)} free"
+    return f"{counted(concurrent, 'trial')} × {_bytes(measured.memory)}; {_bytes(available)} free"
 
 
 def free_bytes(folder: Path) -> int:
@@ -148,7 +149,8 @@ def require_folder(variable: str, folder: Path) -> None:
             file.write(b"0" * 4096)
     except OSError as error:
         raise StudyError(
-            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {folder} — mend it."
+            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {folder} — "
+            "make it writable, or name another folder."
         ) from None
 
 
@@ -161,7 +163,3 @@ def _bytes(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}" if number < 100 * size else f"{number / size:.0f} {unit}"
     return f"{number / 1e3:.0f} kB"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

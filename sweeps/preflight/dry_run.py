@@ -1,16 +1,15 @@
-"""The dry run of a sweep: of its first and its largest configuration, unless their verdict is remembered.
+"""The dry run of a sweep: two steps of its first and of its largest configuration, which this module chooses.
 
-A verdict is kept by what could change it: the recipes, the content of their data and artefacts, the code of the
-science, torch, and the machine.
+A verdict is remembered under the hash of all that could change it: the recipes, the content of their data and
+artefacts, the code of the science, torch, and the machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,29 +17,40 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 import pipeline
-from pipeline.recipe import Recipe, override
+from pipeline.errors import RecipeError
+from pipeline.files import write_whole
+from pipeline.recipe import GSLRMConfig, LossConfig, MVDiffusionConfig, Recipe, override
 from sweeps.errors import StudyError
 from sweeps.preflight.artefacts import Artefact
-from sweeps.preflight.configurations import first_of, largest_of
-from sweeps.preflight.dry_run_process import DryRun, Job, Measured
+from sweeps.preflight.dry_run_process import DryRunProcess, Job, Measured
 from sweeps.space.space import Scalar, SearchSpace
 
 _DIGITS = 16
 _CODE = Path(pipeline.__file__).parent
+_OPTIMIZER = 3  # numbers kept for a trained weight beside it: its gradient and AdamW's two moments
+_PER_LAYER = 20  # numbers of a token's width that a transformer layer keeps for the backward pass
+_PER_GAUSSIAN = 60  # numbers of a Gaussian before and after activation, and as it is drawn
+_PER_PIXEL = 12  # numbers of a rendered pixel: colour, opacity, target, mask
+_OF_VGG = 400  # numbers of a pixel that a VGG keeps
+_UNET = 866e6  # weights of Stable Diffusion 2.1's
+_UNET_WIDTH, _UNET_DEPTH = 640, 32  # of such a UNet, about
+
+Candidates = list[tuple[Scalar, Recipe]]
 
 
-class Rehearsal:
-    """Two steps of the first and of the largest configuration: begun early, asked once files are known to be good.
+class DryRun:
+    """Two steps of the first and of the largest configuration of a space.
 
-    Where the trials want a GPU that this machine has not, as the driver of a cluster may, nothing is rehearsed.
+    Call in this order: `begin`, as early as possible, because the process imports for seconds; `ask`, once the files
+    are known to be good; `outcome`; and `remember`, if the sweep can run. Where the trials need a GPU and this machine
+    has none, as the driver of a cluster may, no step is taken.
     """
 
-    def __init__(self, space: SearchSpace, cache: Path, threads: int, process: DryRun) -> None:
-        base = space.base_recipe()
+    def __init__(self, space: SearchSpace, cache: Path, threads: int, process: DryRunProcess) -> None:
         self.first, self.largest = first_of(space), largest_of(space)
         self._space, self._cache, self._process = space, cache, process
         named = {"first": self.first} | ({"largest": self.largest} if self.largest != self.first else {})
-        self._recipes = {name: override(base, params) for name, params in named.items()}
+        self._recipes = {name: override(space.base, params) for name, params in named.items()}
         self._gpu = bool(space.trials.gpus)
         self._possible = torch.cuda.is_available() or not self._gpu
         self._threads = threads
@@ -55,7 +65,10 @@ class Rehearsal:
             self._process.start()
 
     def ask(self, artefacts: Iterable[Artefact], digest_of: Callable[[Recipe], str]) -> None:
-        """Send the configurations, unless what they read, by these hashes, was rehearsed before."""
+        """Send the configurations, unless a verdict on the same files and data is remembered.
+
+        digest_of: the digest of the data that a recipe trains on.
+        """
         if not self._possible:
             return
         data = [digest_of(recipe) for recipe in self._recipes.values()]
@@ -66,9 +79,9 @@ class Rehearsal:
             self._process.send([self._job(recipe) for recipe in self._recipes.values()])
 
     def outcome(self) -> Measured | None:
-        """What the configurations need, each figure that of the neediest; None where nothing is rehearsed.
+        """What the configurations need, each figure that of the neediest; None where no step is taken.
 
-        Raises StudyError for one that does not come through its steps.
+        Raises StudyError for a configuration that fails, or that does not report the objective.
         """
         if not self._possible:
             return None
@@ -101,12 +114,11 @@ class Rehearsal:
         return ", ".join(figures) + (", as measured before" if self._remembered else "")
 
     def remember(self) -> None:
-        """Keep the verdict of configurations that came through."""
+        """Keep the verdict, so that the same configurations need no process next time."""
         if self._file is not None and self._remembered is None:
             self._cache.mkdir(parents=True, exist_ok=True)
-            temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-            temporary.write_text(json.dumps({name: asdict(found) for name, found in self._measured.items()}, indent=1))
-            temporary.replace(self._file)
+            verdict = {name: asdict(measured) for name, measured in self._measured.items()}
+            write_whole(self._file, json.dumps(verdict, indent=1))
 
     def _job(self, recipe: Recipe) -> Job:
         return Job(recipe, str(self._cache), self._threads, self._gpu)
@@ -121,6 +133,107 @@ class Rehearsal:
         yield f"{platform.node()} {torch.__version__} gpu {self._gpu} threads {self._threads}"
         for path in sorted([*_CODE.rglob("*.py"), Path(__file__).with_name("dry_run_steps.py")]):
             yield hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def first_of(space: SearchSpace) -> dict[str, Scalar]:
+    """Each parameter whose conditions hold at the first of its ends or choices that the recipe takes."""
+    return _chosen(space, {}, lambda candidates: candidates[0][0])
+
+
+def largest_of(space: SearchSpace) -> dict[str, Scalar]:
+    """Each parameter at that end or choice with which a training step needs most memory, by `footprint`.
+
+    Parameter after parameter, from the first configuration on, and again until nothing changes, so that one may grow
+    where another made room. Of values that cost the same the last is taken: with the first configuration, both ends
+    are then seen.
+    """
+    chosen = first_of(space)
+    for _ in range(len(space.space) + 1):
+        before, chosen = chosen, _chosen(space, chosen, _costliest)
+        if chosen == before:
+            break
+    return chosen
+
+
+def footprint(recipe: Recipe) -> float:
+    """Roughly the bytes of one training step: weights, what the optimizer keeps of them, activations.
+
+    Good for comparing recipes only: more views, pixels, scenes a batch, layers, trained weights and loss terms make it
+    larger; activation checkpointing, half precision and frozen parts smaller.
+    """
+    model = recipe.model
+    numbers = _of_gslrm(recipe, model) if isinstance(model, GSLRMConfig) else _of_mvdiffusion(recipe, model)
+    weights, activations = numbers
+    return 4 * weights + (4 if recipe.train.precision == "fp32" else 2) * recipe.train.batch_size * activations
+
+
+def _chosen(space: SearchSpace, start: Mapping[str, Scalar], pick: Callable[[Candidates], Scalar]) -> dict[str, Scalar]:
+    """A value for each path whose conditions hold; those not yet reached stand as in `start`."""
+    chosen: dict[str, Scalar] = {}
+    for path in space.order:
+        conditions = space.space[path].when.items()
+        if not all(parent in chosen and chosen[parent] in allowed for parent, allowed in conditions):
+            continue
+        others = {other: value for other, value in start.items() if other != path} | chosen
+        candidates = _accepted(space.base, others, path, space.space[path].ends)
+        if candidates:
+            chosen[path] = pick(candidates)
+    return chosen
+
+
+def _accepted(base: Recipe, others: Mapping[str, Scalar], path: str, values: tuple[Scalar, ...]) -> Candidates:
+    """The values that go together with the others, each with its recipe."""
+    found: Candidates = []
+    for value in values:
+        try:
+            found.append((value, override(base, {**others, path: value})))
+        except RecipeError:
+            continue
+    return found
+
+
+def _costliest(candidates: Candidates) -> Scalar:
+    """The last of those that cost most."""
+    costs = [footprint(recipe) for _, recipe in candidates]
+    return candidates[max(range(len(costs)), key=lambda index: (costs[index], index))][0]
+
+
+def _of_gslrm(recipe: Recipe, model: GSLRMConfig) -> tuple[float, float]:
+    """Numbers kept of weights, and of each scene."""
+    data, loss, frozen = recipe.data, recipe.loss, recipe.optim.freeze
+    assert isinstance(loss, LossConfig)
+    layer, patches = 12 * model.dim**2, model.dim * model.patch_size**2 * 20
+    trained = layer * (model.num_layers - frozen.num_layers) + patches * (1 if frozen.patch_embedder else 2)
+    weights = layer * model.num_layers + 2 * patches + _OPTIMIZER * trained
+    pixels = data.image_size**2
+    tokens = data.num_input_views * pixels / model.patch_size**2 + model.num_free_gaussians
+    graph = model.num_layers - (frozen.num_layers if frozen.patch_embedder else 0)
+    group = model.checkpoint_layers
+    kept = _PER_LAYER * graph if not group else graph / group + _PER_LAYER * min(group, graph)
+    networks = bool(loss.perceptual) + bool(loss.lpips)
+    terms = sum(bool(weight) for weight in loss.weights.values())
+    drawn = data.num_views * pixels * (_PER_PIXEL + terms + _OF_VGG * networks)
+    return weights, tokens * model.dim * kept + data.num_input_views * pixels * _PER_GAUSSIAN + drawn
+
+
+def _of_mvdiffusion(recipe: Recipe, model: MVDiffusionConfig) -> tuple[float, float]:
+    """Numbers kept of weights, and of each object."""
+    scratch, views = model.scratch, model.num_views
+    all_of_them = _UNET if model.base is not None else sum(40 * width**2 for width in scratch.channels) * scratch.layers
+    if model.lora_rank:
+        trained = all_of_them * min(1.0, 4e-4 * model.lora_rank)
+    else:
+        trained = all_of_them * (0.2 * len(model.trainable) if 0 < len(model.trainable) < 5 else 1.0)
+    mean = 1 if model.ema_decay and not model.ema_on_cpu else 0
+    side = recipe.data.image_size / (8 if model.base is not None else scratch.patch_size)
+    width = _UNET_WIDTH if model.base is not None else max(scratch.channels)
+    depth = _UNET_DEPTH if model.base is not None else 4 * len(scratch.channels) * scratch.layers
+    kept = depth * (2 if model.gradient_checkpointing else _PER_LAYER)
+    read = {"off": 1, "sparse": 2, "dense": views}[model.attention]  # views whose tokens each token attends to
+    sampled = (
+        views * side**2 * width * (4 if any(g != 1 for g in (model.sampling.guidance, *model.sampling.compared)) else 2)
+    )
+    return all_of_them + (_OPTIMIZER + mean) * trained, views * side**2 * width * (kept + 2 * read) + sampled
 
 
 def _read(file: Path) -> dict[str, Measured] | None:

@@ -1,7 +1,8 @@
-"""A process that takes two real steps of a recipe, so that no memory of them stays, on the GPU or off it.
+"""The process that takes two real steps of a recipe, as its parent sees it. What runs in it is `dry_run_steps`.
 
-Here is what its parent needs, which is no torch: the process imports while others do. What a crash leaves is taken
-away by the parent.
+The steps have a process of their own because its memory, on the GPU too, is free again when it ends. This module
+imports no torch, so that the process and its parent can import torch at the same time. The parent removes the files
+of a process that crashes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Fault:
     text: str
 
 
-class DryRun:
+class DryRunProcess:
     """The process, which takes jobs one after the other; started early, it imports while others work."""
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class DryRun:
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
 
-    def __enter__(self) -> DryRun:
+    def __enter__(self) -> DryRunProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -103,7 +104,7 @@ class DryRun:
             if not self._connection.poll(_LONGEST_SECONDS):
                 raise StudyError(
                     f"{where}: expected {STEPS} steps within {_LONGEST_SECONDS / 60:g} min, got none — it hangs, or "
-                    "is too large for this machine; make it smaller."
+                    "is too large for this machine; lower train.batch_size, data.num_views or data.image_size."
                 )
             outcome: Measured | Fault = self._connection.recv()
         except (EOFError, ConnectionError):
@@ -114,7 +115,7 @@ class DryRun:
 
     def _end_of_process(self) -> str:
         self._process.join()
-        code = self._process.exitcode  # None: nobody knows the codes of children while Ray comes up
+        code = self._process.exitcode  # None while Ray starts: it has the system throw exit codes away
         log = self._folder / "log"
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
         if code is None and any(line.startswith("Traceback ") for line in lines):

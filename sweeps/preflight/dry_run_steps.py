@@ -24,7 +24,7 @@ from sweeps.preflight.dry_run_process import STEPS, Fault, Job, Measured
 
 
 def warm_up() -> None:
-    """Have torch import what the first step would import, for a second or more."""
+    """Have torch import now what the first step would import, which takes a second or more."""
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
@@ -32,7 +32,7 @@ def shortened(recipe: Recipe) -> Recipe:
     """The recipe with two steps, a validation of one scene after them, and every loss term from the first on.
 
     One pass a step whatever train.accumulate says. The learning rate is too small to do harm: whether the recipe's
-    own is too large is for a trial to find out.
+    own is too large is not decided here.
     """
     changes: dict[str, Any] = {
         "train.max_steps": STEPS,
@@ -69,7 +69,7 @@ def measure(job: Job, folder: Path) -> Measured:
 
 
 def attempt(job: Job, folder: Path) -> Measured | Fault:
-    """`measure`, or what the user can do about what stood in its way."""
+    """`measure`, or why it failed and what the user can do about it."""
     with tempfile.TemporaryDirectory(dir=folder) as workdir:
         try:
             return measure(job, Path(workdir))
@@ -82,7 +82,8 @@ def attempt(job: Job, folder: Path) -> Measured | Fault:
             )
         except OSError as error:
             return Fault(
-                f"expected files that can be read and written, got {one_line(error)} — mend that, or make room."
+                f"expected files that can be read and written, got {one_line(error)} — make room, "
+                "or make them writable."
             )
 
 

@@ -25,10 +25,9 @@ from pipeline import checkpoint
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, PipelineError
-from sweeps.book.mlflow_writer import prepare_store
+from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
-from sweeps.preflight.stores import mlflow_client
 from sweeps.registry.aliases import Aliases, Standing, TagBoard, unknown
 from sweeps.registry.history import CHALLENGER, CHAMPION, PREVIOUS, Move, signature
 from sweeps.registry.lock import Turn, take_turn

@@ -26,8 +26,8 @@ from sweeps.book.journal import (
 )
 from sweeps.book.ledger import Trial, fold, read
 from sweeps.book.study import Proposals, is_spent, verdict
+from sweeps.datasets import data_tags
 from sweeps.home import Home
-from sweeps.preflight.checks import data_tags
 from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
-from sweeps.book.study import space_of
+from sweeps.book.study import began_with
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
@@ -29,7 +29,7 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
     ledger = ledger_of(home, name)
     if journal.is_being_written:
         raise StudyError(f"{name}: expected a sweep that nobody runs, but a process does — `mouselift sweep stop` it.")
-    space = space_of(ledger)
+    space = began_with(ledger)
     if count is not None:
         if count < space.trials.count:
             raise StudyError(
@@ -86,7 +86,7 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     """What another space says otherwise, `path: then -> now`."""
     then = _flat(ledger.space, skip=("recipe", "fixed")) | _flat({"recipe": ledger.params})
-    now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base_recipe().params})
+    now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base.params})
     for path in sorted(then.keys() | now.keys()):
         if then.get(path) != now.get(path) and path.removeprefix("recipe.") not in LOCAL_PATHS:
             yield f"{path.removeprefix('recipe.')}: {_shown(then.get(path))} -> {_shown(now.get(path))}"

@@ -39,7 +39,7 @@ class SweepScheduler(FIFOScheduler):
         self._open: set[int] = set()
         self._rules, self._asha = rules, _asha(space)
         self._metric = space.objective.metric
-        self._max_steps = space.base_recipe().train.max_steps
+        self._max_steps = space.base.train.max_steps
 
     def set_search_properties(self, *args: Any, **spec: Any) -> bool:
         """Accept Ray's metric and mode; the space knows its objective."""
@@ -99,7 +99,7 @@ def _asha(space: SearchSpace) -> ASHAScheduler | None:
         metric=space.objective.metric,
         mode=space.objective.mode,
         # At max_t ASHA stops a trial like any other; one step more and the last report is the trial's own end.
-        max_t=space.base_recipe().train.max_steps + 1,
+        max_t=space.base.train.max_steps + 1,
         grace_period=space.scheduler.grace_steps,
         reduction_factor=space.scheduler.reduction_factor,
     )

@@ -127,7 +127,7 @@ def _remember(
     journal = driver.journal
     origin, artifacts = provenance(journal.keep)
     driver.write(
-        SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, recipe.params, artifacts=artifacts)
+        SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, space.base.params, artifacts=artifacts)
     )
     mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
     optuna = OptunaDelivery(journal, home).start()

@@ -1,4 +1,4 @@
-"""What a path of a recipe is searched over: a range or a list, with the conditions under which it is."""
+"""What the sampler may choose for a path of a recipe: a range or a list, and the conditions under which it chooses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FloatRange:
 
     @property
     def points(self) -> tuple[float, ...] | None:
-        """Every value, or None where there is no end of them."""
+        """Every value, or None where there is no step and so no end of them."""
         if self.step is None:
             return None
         low, high = self.ends
@@ -103,10 +103,10 @@ Distribution = FloatRange | IntRange | Choice
 
 
 def range_problem(found: Distribution) -> str | None:
-    """What is wrong with a distribution by itself."""
+    """What is wrong with a distribution, whatever its recipe; None if nothing is."""
     if isinstance(found, Choice):
         good = len(found.ends) > 1 and len(set(map(repr, found.ends))) == len(found.ends)
-        return None if good else f"expected two or more different values, got {list(found.ends)} — mend them."
+        return None if good else f"expected two or more different values, got {list(found.ends)} — change the list."
     low, high = found.ends
     if low > high:
         return f"expected [low, high], got [{low}, {high}] — swap them."
@@ -120,5 +120,5 @@ def range_problem(found: Distribution) -> str | None:
 
 
 def is_whole(number: float) -> bool:
-    """Whether a number is a whole one, but for rounding."""
+    """Whether a number is whole, within rounding."""
     return abs(number - round(number)) < 1e-6

@@ -1,4 +1,4 @@
-"""What can befall a trial, and what is then done about it. Pure: knows no Ray; errors are told by their class names."""
+"""The faults that a trial can have, and what is done about each. Pure: knows no Ray; errors are known by class name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Cause = Literal[
 Action = Literal["retry", "halve", "prune", "fail"]
 _LONGEST_REASON = 400
 
-# Class names, the most telling first; an error is what its class or one of its bases is called.
+# By the name of an error's class or of one of its bases; of several that fit, the first in this order is the cause.
 _BY_CLASS: dict[str, Cause] = {
     "NonFiniteError": "diverged",
     "DataError": "data",
     "NodeDiedError": "node_lost",
     "OutageError": "store",
 }
-# Then what the message says, in lower case: torch and Ray have no classes of their own for these everywhere.
+# Then by words of the message, in lower case: torch and Ray do not have a class for each of these in every version.
 _BY_WORDS: tuple[tuple[str, Cause], ...] = (
     ("cuda out of memory", "out_of_memory"),
     ("running low on memory", "host_out_of_memory"),
@@ -32,7 +32,7 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
     ("the actor never ran", "worker_lost"),
     ("the actor died", "worker_lost"),
     ("the actor is dead", "worker_lost"),
-    ("the actor is temporarily unavailable", "worker_lost"),  # its node may be gone; nobody knows yet
+    ("the actor is temporarily unavailable", "worker_lost"),  # its node may be gone, too, but Ray does not know yet
 )
 _BY_CLASS_LAST: dict[str, Cause] = {
     "OutOfMemoryError": "out_of_memory",
@@ -71,7 +71,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Fault:
-    """What befell an attempt at a trial."""
+    """Why an attempt at a trial ended before its time."""
 
     cause: Cause
     reason: str  # one line
@@ -79,7 +79,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Remedy:
-    """What is done about a fault, with the reason that a trial which ends gets."""
+    """What is done about a fault, and the reason that is written down if it ends the trial."""
 
     action: Action
     reason: str
@@ -115,6 +115,6 @@ def remedy(faults: Faults, fault: Fault, earlier: int, batch_size: int, splits: 
 
 
 def run_of_failures(causes: Iterable[str], limit: int) -> str | None:
-    """The cause that the last `limit` trials that ended have in common; a trial that did not fail has cause ''."""
+    """The cause that the last `limit` trials to end have in common, or None; a trial that did not fail has cause ''."""
     last = list(causes)[-limit:]
     return last[0] if len(last) == limit and last[0] and len(set(last)) == 1 else None

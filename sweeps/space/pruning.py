@@ -1,4 +1,4 @@
-"""When a trial is not worth its GPU any more: rules over what it reports, beside the scheduler that compares trials.
+"""Rules that end a trial by what it reports of itself; the scheduler, beside them, compares trials with each other.
 
     pruning:
       skip_rate: {above: 0.3, window_steps: 200}
@@ -7,7 +7,7 @@
       grad_norm: {p95_above: 100.0, window_steps: 200}
       no_gain: {window_steps: 2000, min_gain: 0.05}
 
-A rule that is not named is off. Pure: what a trial reported decides, and the journal's reports fed again decide so too.
+A rule that is not named is off. Pure: the reports decide, so that the journal's reports, fed again, decide the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sweeps.space.objective import Objective
 
 Metrics = Mapping[str, float]
 Share = Annotated[float, Field(ge=0, lt=1)]
-# What a rule holds against a trial at a step, in figures, or None. It sees every report of one trial, once, in order.
+# Why a rule would end a trial at a step, in figures, or None. It is given every report of one trial, once, in order.
 Judge = Callable[[int, Metrics], str | None]
 
 
@@ -36,7 +36,7 @@ class Rule(ABC):
     """One reason to end a trial."""
 
     kinds: ClassVar[tuple[str, ...]] = ("gslrm", "mvdiffusion")  # of models that report what it needs
-    sooner: ClassVar[str] = "window_steps or train.report_every"  # what to lower for it to act earlier
+    sooner: ClassVar[str] = "window_steps or train.report_every"  # the settings to lower for it to act earlier
 
     @abstractmethod
     def earliest(self, train: TrainConfig) -> int:
@@ -298,7 +298,7 @@ class _Gain:
 
 
 def _reading(metrics: Metrics, name: str) -> float | None:
-    """A finite figure of a report, or None: one that is no number tells nothing here, the loop itself stops on it."""
+    """A finite figure of a report, or None. On a figure that is not finite the training loop stops by itself."""
     value = metrics.get(name)
     return value if value is not None and math.isfinite(value) else None
 

@@ -12,7 +12,7 @@ from pipeline.recipe import Positive, Rate, Recipe, Weight, strict
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Trials:
+class Resources:
     """How many trials run, how many at a time, and what each of them occupies."""
 
     count: Positive = 1

@@ -10,8 +10,9 @@ A parameter whose `when` does not hold is not searched: the recipe's own value s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -28,16 +29,18 @@ from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, problems, usual
-from sweeps.space.resources import Trials
+from sweeps.space.resources import Resources
 
 FOLDER = Path(__file__).parents[1] / "spaces"
 # Which way each metric is better.
 METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask_iou": "max"}
 # Of generated view sets alone: whether they agree on one shape, and foreground PSNR less what that costs.
 METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
-# What figures depend on beside the model: trials that differ in these could not be compared.
+# Trials that differ in these settings cannot be compared: their figures are measured in another way.
 SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
-NORMALISE = "data.normalise"  # a recipe without it may be on data that no trial of the space could train on
+# Where a space searches this, the dataset as it lies may be one that no trial can train on (in millimetres, say), so
+# every check is made on the first choice.
+NORMALISE = "data.normalise"
 _KINDS: dict[str, Any] = {"float": FloatRange, "int": IntRange, "choice": Choice}
 _KEYS = {*_KINDS, "log", "step", "when"}
 
@@ -74,35 +77,46 @@ class Retention:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class SearchSpace:
+class SpaceConfig:
     """A sweep as its YAML says it; what it leaves out makes a sweep of one."""
 
-    name: str
-    recipe: str
+    recipe: str  # a name or a file, as the user wrote it
     fixed: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Distribution] = field(default_factory=dict)
     objective: Objective = field(default_factory=Objective)
     sampler: Sampler = field(default_factory=Sampler)
     scheduler: Scheduler = field(default_factory=Scheduler)
     pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
-    trials: Trials = field(default_factory=Trials)
+    trials: Resources = field(default_factory=Resources)
     faults: Faults = field(default_factory=Faults)
     retention: Retention = field(default_factory=Retention)
     gates: dict[str, str] = field(default_factory=dict)
 
-    def base_recipe(self) -> Recipe:
-        """The recipe with the fixed values. Raises RecipeError."""
-        return override(load_recipe(self.recipe), self.fixed)
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace(SpaceConfig):
+    """A named sweep with its recipe.
+
+    base: `recipe` with the values of `fixed`, read once when the space is made. Whoever keeps a space keeps
+    `as_plain()` and `base.params`, because the recipe's file may change.
+    """
+
+    name: str
+    base: Recipe
 
     def standing_recipe(self) -> Recipe:
         """The base recipe on data that some trial uses: where data.normalise is searched, on its first choice."""
-        return override(self.base_recipe(), self._on_some_data)
+        return override(self.base, self._on_some_data) if self._on_some_data else self.base
 
     def located(self) -> SearchSpace:
         """The same with the recipe's local paths made absolute: they hold wherever a trial or `promote` runs."""
-        known = self.base_recipe().params
-        paths = {path: known[path] for path in LOCAL_PATHS if known.get(path) is not None and path not in self.space}
-        return replace(self, fixed=self.fixed | {path: str(Path(value).resolve()) for path, value in paths.items()})
+        values = self.base.params
+        paths = {path: values[path] for path in LOCAL_PATHS if values.get(path) is not None and path not in self.space}
+        return self.with_fixed({path: str(Path(value).resolve()) for path, value in paths.items()})
+
+    def with_fixed(self, values: Mapping[str, Any]) -> SearchSpace:
+        """The same with further values fixed, by dotted path. Raises RecipeError for one that the recipe refuses."""
+        return replace(self, fixed=self.fixed | dict(values), base=override(self.base, values)) if values else self
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -115,12 +129,11 @@ class SearchSpace:
         """Hash of what the trials of a study have in common: recipe, ranges, objective."""
         plain = self.as_plain()
         common = {key: plain[key] for key in ("space", "objective")}
-        return config.fingerprint({"recipe": self.base_recipe().fingerprint, **common})
+        return config.fingerprint({"recipe": self.base.fingerprint, **common})
 
     def as_plain(self) -> dict[str, Any]:
-        """Every value as its YAML would have it, defaults included."""
-        values: dict[str, Any] = TypeAdapter(SearchSpace).dump_python(self, mode="json", by_alias=True)
-        del values["name"]
+        """Every value as its YAML would have it, defaults included; `space_of` is the way back."""
+        values: dict[str, Any] = TypeAdapter(SpaceConfig).dump_python(self, mode="json", by_alias=True)
         return values
 
     def extremes(self) -> Iterator[dict[str, Scalar]]:
@@ -149,32 +162,55 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     try:
         path = config.find_yaml(str(name), FOLDER)
         layers = config.load_layers(path, FOLDER, overrides)
-        space = _decode(layers, path.stem)
+        written = _decode(layers)
     except RecipeError as error:
         raise SpaceError(str(error)) from None
+    space = _named(written, path.stem, _resolved(written, layers))
     for where, problem in _problems(space):
         _refuse(layers, where, problem)
-    return space if "pruning" in layers.values else replace(space, pruning=usual(space.base_recipe()))
+    return space if "pruning" in layers.values else replace(space, pruning=usual(space.base))
+
+
+def space_of(plain: Mapping[str, Any], name: str, base: Recipe) -> SearchSpace:
+    """The space that `as_plain()` was asked of, with its recipe, which has the fixed values already.
+
+    Nothing is checked again but the types. Raises pydantic's ValidationError for what `as_plain` never gave.
+    """
+    return _named(TypeAdapter(SpaceConfig).validate_json(json.dumps(plain), strict=True), name, base)
+
+
+def _named(written: SpaceConfig, name: str, base: Recipe) -> SearchSpace:
+    return SearchSpace(name=name, base=base, **{item.name: getattr(written, item.name) for item in fields(written)})
+
+
+def _resolved(written: SpaceConfig, layers: Layers) -> Recipe:
+    """The recipe with the fixed values. Raises SpaceError."""
+    where = "recipe"
+    try:
+        recipe = load_recipe(written.recipe)
+        where = "fixed"
+        return override(recipe, written.fixed) if written.fixed else recipe
+    except RecipeError as error:
+        _refuse(layers, where, str(error))
 
 
 def _refuse(layers: Layers, where: str, problem: str) -> NoReturn:
     raise SpaceError(f"{layers.source(where)}: {where}: {problem}")
 
 
-def _decode(layers: Layers, name: str) -> SearchSpace:
+def _decode(layers: Layers) -> SpaceConfig:
     values = dict(layers.values)
     if "name" in values:
         _refuse(layers, "name", "unknown key — a space is named by its file; remove it.")
     raw = values.pop("space", None)
     if not isinstance(raw, Mapping) or not raw:
         _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
-    values["name"] = name
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
     if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
         values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
-    return replace(config.decode(Layers(values, layers.sources), SearchSpace), space=found)
+    return replace(config.decode(Layers(values, layers.sources), SpaceConfig), space=found)
 
 
 def _by_path(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -209,23 +245,16 @@ def _distribution(path: str, raw: Any, layers: Layers) -> Distribution:
 
 
 def _problems(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    """Dotted path and problem; a later check relies on the earlier ones having found nothing."""
-    for check in (_of_recipe, _of_paths, _of_conditions, _of_values, _of_metrics, _of_plan):
-        yield from check(space)
-
-
-def _of_recipe(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    where = "recipe"
-    try:
-        recipe = load_recipe(space.recipe)
-        where = "fixed"
-        override(recipe, space.fixed)
-    except RecipeError as error:
-        yield where, str(error)
+    """Dotted path and problem. The caller stops at the first: a later check assumes that the earlier ones passed."""
+    yield from _of_paths(space)
+    yield from _of_conditions(space)
+    recipes = yield from _of_values(space)
+    yield from _of_metrics(space)
+    yield from _of_plan(space, recipes)
 
 
 def _of_paths(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    known = space.base_recipe().params
+    known = space.base.params
     for path in space.space:
         if path not in known:
             mend = did_you_mean(path, known) or f" — `mouselift check {space.recipe}` lists them."
@@ -237,7 +266,7 @@ def _of_paths(space: SearchSpace) -> Iterator[tuple[str, str]]:
 
 
 def _of_conditions(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    known = space.base_recipe().params
+    known = space.base.params
     for path, found in space.space.items():
         for parent, allowed in found.when.items():
             where = f"space.{path}.when.{parent}"
@@ -248,7 +277,10 @@ def _of_conditions(space: SearchSpace) -> Iterator[tuple[str, str]]:
                     f"expected another path of this space, got none of that name{mend or ' — drop it.'}",
                 )
             elif not allowed or not set(allowed) <= set(space.space[parent].points or ()):
-                yield where, f"expected values that {parent} can take, got {list(allowed)} — mend them."
+                yield (
+                    where,
+                    f"expected values that {parent} can take, got {list(allowed)} — list only values that it takes.",
+                )
     try:
         _ = space.order
     except CycleError as error:
@@ -256,24 +288,26 @@ def _of_conditions(space: SearchSpace) -> Iterator[tuple[str, str]]:
         yield "space", f"expected conditions without a circle, got {circle} — drop one."
 
 
-def _of_values(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    base = space.base_recipe()
+def _of_values(space: SearchSpace) -> Generator[tuple[str, str], None, list[Recipe]]:
+    """Returns the recipe of each extreme, so that none is made twice."""
+    recipes = []
     for params in space.extremes():
         try:
-            override(base, params)
+            recipes.append(override(space.base, params))
         except RecipeError as error:
             yield f"space.{list(params)[-1]}", str(error)
+    return recipes
 
 
 def _of_metrics(space: SearchSpace) -> Iterator[tuple[str, str]]:
     metric, mode = space.objective.metric, space.objective.mode
-    of_sets = METRICS_OF_SETS if space.base_recipe().model.kind == "mvdiffusion" else {}
+    of_sets = METRICS_OF_SETS if space.base.model.kind == "mvdiffusion" else {}
     ways = METRICS | of_sets
     group, _, name = metric.partition("/")
     if group != "val" or name not in ways:
         yield "objective.metric", _unknown_metric(metric, [f"val/{known}" for known in ways])
     elif mode != ways[name]:
-        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — turn it."
+        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — write {ways[name]}."
     known = [f"test/{role}{name}" for role in ("", "input/") for name in METRICS] + [f"test/{name}" for name in of_sets]
     for gated in space.gates:
         if gated not in known:
@@ -288,15 +322,14 @@ def _unknown_metric(metric: str, known: list[str]) -> str:
     return f"expected one of {', '.join(known)}, got {metric}{did_you_mean(metric, known) or ' — name one.'}"
 
 
-def _of_plan(space: SearchSpace) -> Iterator[tuple[str, str]]:
+def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, str]]:
     """Sampler, scheduler, pruning and resources."""
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."
-    steps, grace = space.base_recipe().train.max_steps, space.scheduler.grace_steps
+    steps, grace = space.base.train.max_steps, space.scheduler.grace_steps
     if space.scheduler.kind == "asha" and grace >= steps:
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
-    for name, problem in problems(space.pruning, space.base_recipe()):
+    for name, problem in problems(space.pruning, space.base):
         yield f"pruning.{name}", problem
-    recipes = [space.base_recipe(), *(override(space.base_recipe(), params) for params in space.extremes())]
-    yield from space.trials.problems(recipes)
+    yield from space.trials.problems([space.base, *recipes])

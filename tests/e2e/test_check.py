@@ -210,11 +210,11 @@ def test_where_weights_came_from_is_told_by_hash_and_step(say, mice_folder, tmp_
 def measured(monkeypatch):
     """No process: the steps take what this says."""
     found = dry_run_process.Measured(0.1, 10_000_000_000, None, 2_000_000_000, 1_000_000_000, ("val/psnr_fg",))
-    monkeypatch.setattr(dry_run_process.DryRun, "start", lambda self: None)
-    monkeypatch.setattr(dry_run_process.DryRun, "send", lambda self, jobs: None)
+    monkeypatch.setattr(dry_run_process.DryRunProcess, "start", lambda self: None)
+    monkeypatch.setattr(dry_run_process.DryRunProcess, "send", lambda self, jobs: None)
 
     def answer(**changes):
-        monkeypatch.setattr(dry_run_process.DryRun, "receive", lambda self, where: replace(found, **changes))
+        monkeypatch.setattr(dry_run_process.DryRunProcess, "receive", lambda self, where: replace(found, **changes))
 
     answer()
     return answer

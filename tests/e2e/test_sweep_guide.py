@@ -46,7 +46,7 @@ def test_the_guide_ends_with_a_champion_of_the_resumed_sweep(followed):
 def test_status_tells_how_far_the_sweep_is(followed):
     _, said = followed
     assert said["mouselift sweep status lr"].stdout.startswith("lr: COMPLETE; 2 complete")
-    assert "nobody runs it" in said["mouselift sweep stop lr"].stderr
+    assert "it is not running" in said["mouselift sweep stop lr"].stderr
 
 
 def test_what_gc_would_remove_it_removes(followed):

@@ -27,7 +27,8 @@ from PIL import Image
 from pipeline.recipe import load_recipe
 from sweeps.book import mlflow_layout, queries
 from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.mlflow_writer import MLflowDelivery, prepare_store
+from sweeps.book.mlflow_client import prepare_store
+from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.book.provenance import provenance
 
 RECIPE = load_recipe("gslrm_tiny")
@@ -332,7 +333,7 @@ def test_an_artifact_that_is_gone_does_not_keep_its_trial_open(uri: str, tmp_pat
 
 def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = "import sys; from sweeps.book.mlflow_writer import prepare_store; prepare_store(sys.argv[1])"
+    program = "import sys; from sweeps.book.mlflow_client import prepare_store; prepare_store(sys.argv[1])"
     several = [subprocess.Popen([sys.executable, "-c", program, uri]) for _ in range(3)]
     assert [process.wait(120) for process in several] == [0, 0, 0]
     assert MlflowClient(uri).create_experiment("works")
@@ -340,7 +341,7 @@ def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Pa
 
 def test_a_store_whose_making_is_killed_is_made_anew(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = "import sys; from sweeps.book.mlflow_writer import prepare_store; prepare_store(sys.argv[1])"
+    program = "import sys; from sweeps.book.mlflow_client import prepare_store; prepare_store(sys.argv[1])"
     begun = tmp_path / ".mlflow.db"
     with subprocess.Popen([sys.executable, "-c", program, uri]) as process:
         while not (begun.exists() and begun.stat().st_size):

@@ -4,8 +4,7 @@ import pytest
 import yaml
 
 from pipeline.recipe import load_recipe, override
-from sweeps.preflight.configurations import first_of, largest_of
-from sweeps.preflight.footprint import footprint
+from sweeps.preflight.dry_run import first_of, footprint, largest_of
 from sweeps.space.space import load_space
 
 

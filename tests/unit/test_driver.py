@@ -17,7 +17,9 @@ from sweeps.run.driver import STOP_FILE, Broken, Driver
 from sweeps.run.scheduler import SweepScheduler
 from sweeps.space.distributions import FloatRange
 from sweeps.space.faults import Faults
-from sweeps.space.space import Scheduler, SearchSpace, Trials
+from sweeps.space.resources import Resources
+from sweeps.space.space import Scheduler
+from tests.support.spaces import space_with
 
 METRIC = "val/psnr_fg"
 STEPS = 12
@@ -43,12 +45,12 @@ class Desk:
             "data.root": str(mice_folder),
         }
         fixed |= {"optim.warmup_steps": 2}
-        self.space = SearchSpace(
+        self.space = space_with(
             name="mine",
             recipe="gslrm_tiny",
             fixed=fixed | {"data.image_size": 32},
             space={"optim.lr": FloatRange(ends=(1e-4, 1e-2), log=True)},
-            trials=Trials(count=3, concurrent=2),
+            trials=Resources(count=3, concurrent=2),
             scheduler=Scheduler(kind="asha", grace_steps=4, reduction_factor=2),
         )
         self.space = replace(self.space, **changes)
@@ -61,7 +63,7 @@ class Desk:
             self.journal.close()
         self.journal = Journal(self.home.journal("s"), lambda: self.now).claim()
         self.scheduler = SweepScheduler(self.space, NoRules())
-        recipe = self.space.base_recipe()
+        recipe = self.space.base
         self.driver = Driver(
             self.journal,
             self.space,
@@ -218,7 +220,7 @@ def test_a_halved_batch_is_no_retry(desk):
 
 
 def test_failures_before_a_resume_do_not_end_the_sweep_again(desk):
-    found = desk(trials=Trials(count=9))
+    found = desk(trials=Resources(count=9))
     for ray_id in "abc":
         found.fail(found.start(ray_id), ValueError("bad"))
     assert len(found.ends) == 1
@@ -238,7 +240,7 @@ def test_a_diverged_trial_is_pruned_with_term_step_and_norm(desk):
 
 
 def test_three_trials_in_a_row_with_one_cause_end_the_sweep_and_others_do_not(desk):
-    found = desk(trials=Trials(count=9))
+    found = desk(trials=Resources(count=9))
     for ray_id, error in zip("abcde", [ValueError, ValueError, None, ValueError, ValueError], strict=True):
         trial = found.start(ray_id)
         if error is None:
@@ -336,7 +338,7 @@ def test_an_interrupted_sweep_prunes_the_trials_that_an_unbroken_one_prunes(tmp_
     curves = {0: [20.0, 21, 22], 1: [19.0, 25, 30], 2: [21.0, 20, 20], 3: [22.0, 26, 27], 4: [18.0, 30, 31]}
 
     def run(root, breaks):
-        found = Desk(tmp_path / root, mice_folder, trials=Trials(count=5))
+        found = Desk(tmp_path / root, mice_folder, trials=Resources(count=5))
         running = {}
         for turn in range(12):
             if turn in breaks:

@@ -10,7 +10,7 @@ import torch
 
 from sweeps.errors import StudyError
 from sweeps.preflight import dry_run_process, dry_run_steps
-from sweeps.preflight.dry_run_process import DryRun, Job, Measured
+from sweeps.preflight.dry_run_process import DryRunProcess, Job, Measured
 from sweeps.preflight.dry_run_steps import attempt, shortened
 
 
@@ -34,7 +34,7 @@ def test_a_shortened_recipe_takes_two_steps_with_every_term(tiny_recipe):
 @pytest.fixture(scope="module")
 def seen(job):
     """One process that meets a sound job, one whose data is gone, and a sound one again; then it is let go."""
-    with DryRun() as process:
+    with DryRunProcess() as process:
         broken = replace(job, recipe=replace(job.recipe, data=replace(job.recipe.data, root="/nowhere")))
         process.send([job, broken, job])
         first = process.receive("small: the first configuration")
@@ -79,7 +79,7 @@ def told(request):
 
 
 def test_a_process_that_is_killed_is_a_refusal_that_says_so(job, told):
-    with DryRun() as process:
+    with DryRunProcess() as process:
         process.start()
         os.kill(process._process.pid, signal.SIGKILL)
         assert refusal(process, [job]) == (
@@ -90,7 +90,7 @@ def test_a_process_that_is_killed_is_a_refusal_that_says_so(job, told):
 
 @pytest.mark.usefixtures("told")
 def test_a_process_that_crashes_is_a_refusal_with_its_last_words(job):
-    with DryRun() as process:
+    with DryRunProcess() as process:
         said = refusal(process, [replace(job, recipe=None)])
     assert said.startswith("small: the first configuration: expected 2 steps, got a process that ended with 1 — Attrib")
     assert "\n" not in said
@@ -98,10 +98,10 @@ def test_a_process_that_crashes_is_a_refusal_with_its_last_words(job):
 
 def test_a_process_that_hangs_is_a_refusal(job, monkeypatch):
     monkeypatch.setattr(dry_run_process, "_LONGEST_SECONDS", 0.06)
-    with DryRun() as process:
+    with DryRunProcess() as process:
         assert refusal(process, [job]) == (
             "small: the first configuration: expected 2 steps within 0.001 min, got none — it hangs, or is too large "
-            "for this machine; make it smaller."
+            "for this machine; lower train.batch_size, data.num_views or data.image_size."
         )
         child = process._process
     assert child.exitcode == -signal.SIGKILL
@@ -113,7 +113,8 @@ def test_a_full_disk_is_told(job, monkeypatch, tmp_path):
 
     monkeypatch.setattr(dry_run_steps, "measure", full)
     assert attempt(job, tmp_path).text == (
-        "expected files that can be read and written, got [Errno 28] No space left on device — mend that, or make room."
+        "expected files that can be read and written, got [Errno 28] No space left on device — make room, or make "
+        "them writable."
     )
 
 

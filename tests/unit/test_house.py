@@ -51,7 +51,7 @@ DOORS = {
     "mlflow": (
         "sweeps/book/mlflow_writer.py",
         "sweeps/run/leases.py",
-        "sweeps/preflight/stores.py",
+        "sweeps/book/mlflow_client.py",
         "sweeps/registry/registry.py",
         "sweeps/registry/release.py",
         "sweeps/registry/aliases.py",

@@ -6,8 +6,9 @@ import pytest
 
 from sweeps.errors import SpaceError, StudyError
 from sweeps.run.nodes import Node, Seat, seats_of, this_machine
-from sweeps.space.resources import Trials
+from sweeps.space.resources import Resources
 from sweeps.space.space import SearchSpace, load_space
+from tests.support.spaces import space_with
 
 SMALL = Node("small", {"CPU": 8.0, "GPU": 2.0}, {"gpu_memory_gb": "24", "ray.io/accelerator-type": "A10G"})
 LARGE = Node("large", {"CPU": 16.0, "GPU": 4.0}, {"gpu_memory_gb": "80", "ray.io/accelerator-type": "H100"})
@@ -15,7 +16,7 @@ PLAIN = Node("plain", {"CPU": 4.0})
 
 
 def space(**trials: object) -> SearchSpace:
-    return SearchSpace(name="mine", recipe="gslrm_tiny", trials=Trials(**trials))
+    return space_with(name="mine", recipe="gslrm_tiny", trials=Resources(**trials))
 
 
 def refusal(nodes: list[Node], **trials: object) -> str:
@@ -48,7 +49,7 @@ def test_where_every_node_will_do_nothing_is_asked_for() -> None:
 def test_several_gpus_are_as_many_seats_which_may_stand_on_several_nodes() -> None:
     assert seats_of(space(gpus=2, cpus=4), [SMALL]) == [Seat(2, 1.0)] * 2
     assert (
-        len(seats_of(SearchSpace(name="six", recipe="mvdiffusion_mouse", trials=Trials(gpus=4, cpus=4)), [SMALL] * 2))
+        len(seats_of(space_with(name="six", recipe="mvdiffusion_mouse", trials=Resources(gpus=4, cpus=4)), [SMALL] * 2))
         == 4
     )
 

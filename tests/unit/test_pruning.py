@@ -17,7 +17,8 @@ from pipeline.recipe import load_recipe
 from sweeps.errors import SpaceError
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import USUAL, GradNorm, MaskIoU, NoGain, Pruning, SkipRate, Watch, WhiteCollapse, usual
-from sweeps.space.space import SearchSpace, load_space
+from sweeps.space.space import load_space
+from tests.support.spaces import space_with
 
 Curve = list[tuple[int, Mapping[str, float]]]
 EVERY = Pruning(
@@ -349,7 +350,7 @@ def test_an_empty_mapping_is_no_rule(tmp_path: Path) -> None:
 
 
 def test_a_training_of_its_own_is_not_pruned() -> None:
-    assert SearchSpace(name="one", recipe="gslrm_tiny").pruning == Pruning()
+    assert space_with(name="one", recipe="gslrm_tiny").pruning == Pruning()
 
 
 def test_the_usual_rules_are_those_that_can_act_on_the_recipe() -> None:

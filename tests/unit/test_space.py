@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline import config
 from sweeps.errors import SpaceError
 from sweeps.space.distributions import Choice, FloatRange, IntRange
-from sweeps.space.space import FOLDER, SearchSpace, load_space
+from sweeps.space.space import FOLDER, load_space, space_of
+from tests.support.spaces import space_with
 
 PLAIN = """
 recipe: gslrm_tiny
@@ -64,11 +67,11 @@ def test_a_space_reads_as_its_yaml_says(write):
         "loss.masked": Choice(ends=(True, False)),
         "loss.background": FloatRange(ends=(0.0, 0.5), when={"loss.masked": (True,)}),
     }
-    assert space.base_recipe().train.max_steps == 100
+    assert space.base.train.max_steps == 100
 
 
 def test_what_a_space_leaves_out_makes_a_sweep_of_one():
-    space = SearchSpace(name="one", recipe="gslrm_tiny")
+    space = space_with(name="one", recipe="gslrm_tiny")
     assert (space.trials.count, space.scheduler.kind, space.trials.cpus) == (1, "none", None)
 
 
@@ -109,7 +112,7 @@ def test_where_the_normalisation_is_searched_no_check_is_made_on_the_data_as_it_
     """The source may be in millimetres: no trial trains on it, so no end of the space is tried on it."""
     ranges = {"data.normalise": {"choice": ["zoom_exact", "pixel_based"]}, "optim.lr": {"float": [1.0e-4, 1.0e-3]}}
     space = load_space(write(space=ranges))
-    assert space.base_recipe().data.normalise is None
+    assert space.base.data.normalise is None
     assert space.standing_recipe().data.normalise == "zoom_exact"
     assert [params["data.normalise"] for params in space.extremes()] == ["zoom_exact", "pixel_based"] + [
         "zoom_exact"
@@ -129,6 +132,54 @@ def test_the_fingerprint_changes_with_ranges_and_recipe_but_not_with_the_number_
     ]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+def test_the_fingerprint_of_a_committed_space_is_what_it_was():
+    assert load_space("gslrm_losses").fingerprint == "dc859df0633a"
+    assert load_space("gslrm_normalise").fingerprint == "21e1b3ff779b"
+
+
+def counted(monkeypatch, module, name):
+    """The first argument of each call of a function of a module from now on."""
+    calls, function = [], getattr(module, name)
+
+    def count(first, *others):
+        calls.append(first)
+        return function(first, *others)
+
+    monkeypatch.setattr(module, name, count)
+    return calls
+
+
+def test_a_space_is_read_once_and_its_recipe_once(monkeypatch):
+    read, decoded = counted(monkeypatch, config, "_read_yaml"), counted(monkeypatch, config, "decode")
+    space = load_space("gslrm_losses")
+    assert [path.stem for path in read] == ["gslrm_losses", "gslrm_mouse", "gslrm"]  # a recipe's base is a file, too
+    extremes = len(list(space.extremes()))
+    assert len(decoded) <= extremes + len(space.space) + 3  # each range, the space, its recipe, its fixed values
+    read.clear()
+    _ = space.located().standing_recipe(), space.fingerprint, space.as_plain()
+    assert read == []
+
+
+def test_what_is_fixed_later_is_fixed_in_the_recipe_too(write):
+    space = load_space(write()).with_fixed({"optim.grad_clip_norm": 3.0})
+    assert space.fixed["optim.grad_clip_norm"] == space.base.optim.grad_clip_norm == 3.0
+    assert space.fixed["train.max_steps"] == space.base.train.max_steps == 100
+
+
+def test_local_paths_are_made_absolute_in_what_is_fixed_and_in_the_recipe(write):
+    space = load_space(write(), ["fixed.data.root=mice"]).located()
+    assert space.fixed["data.root"] == space.base.data.root == str(Path("mice").resolve())
+
+
+def test_a_space_comes_back_from_its_plain_form_and_its_recipe_and_reads_no_file(write, monkeypatch):
+    space = load_space(write()).located()
+    plain = json.loads(json.dumps(space.as_plain()))
+    assert {"name", "base"}.isdisjoint(plain)
+    read = counted(monkeypatch, config, "_read_yaml")
+    assert space_of(plain, "mine", space.base) == space
+    assert read == []
 
 
 LR = "mine.yaml: space.optim.lr"
@@ -215,7 +266,7 @@ REFUSALS = {
     ),
     "one choice twice": (
         {"space": {"loss.ssim": {"choice": [0.5, 0.5]}}},
-        "mine.yaml: space.loss.ssim.choice: expected two or more different values, got [0.5, 0.5] — mend them.",
+        "mine.yaml: space.loss.ssim.choice: expected two or more different values, got [0.5, 0.5] — change the list.",
     ),
     "a path both searched and fixed": (
         {"fixed": {"optim.lr": 1e-3}},
@@ -247,7 +298,8 @@ REFUSALS = {
                 "loss.alpha": {"float": [0.0, 1.0], "when": {"loss.ssim": 0.7}},
             }
         },
-        "mine.yaml: space.loss.alpha.when.loss.ssim: expected values that loss.ssim can take, got [0.7] — mend them.",
+        "mine.yaml: space.loss.alpha.when.loss.ssim: expected values that loss.ssim can take, got [0.7] — list only "
+        "values that it takes.",
     ),
     "conditions in a circle": (
         {
@@ -265,7 +317,7 @@ REFUSALS = {
     ),
     "the wrong way of a metric": (
         {"objective": {"metric": "val/lpips", "mode": "max"}},
-        "mine.yaml: objective.mode: expected min, the better way of val/lpips, got max — turn it.",
+        "mine.yaml: objective.mode: expected min, the better way of val/lpips, got max — write min.",
     ),
     "an unknown sampler": (
         {"sampler": {"kind": "cmaes"}},

@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from sweeps.book import mlflow_heartbeats, queries
-from sweeps.book.mlflow_writer import prepare_store
+from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.preflight import stores
-from sweeps.preflight.stores import mlflow_client, require_study_storage, require_tracking
+from sweeps.preflight.stores import require_study_storage, require_tracking
 
 
 @pytest.fixture
@@ -68,13 +68,14 @@ def test_a_locked_store_is_refused(stored, monkeypatch):
         connection.execute("BEGIN IMMEDIATE")
         assert refusal(require_tracking, stored) == (
             f"MLFLOW_TRACKING_URI: expected a database that takes writes at {stored.tracking_uri}, got "
-            "(sqlite3.OperationalError) database is locked — mend it."
+            "(sqlite3.OperationalError) database is locked — see that it runs and that you may "
+            "write to it."
         )
 
 
 def test_a_file_that_is_no_database_is_refused(stored):
     (stored.root / "mlflow.db").write_text("no database" * 100)
-    assert "got (sqlite3.DatabaseError) file is not a database — mend it." in refusal(require_tracking, stored)
+    assert "got (sqlite3.DatabaseError) file is not a database — " in refusal(require_tracking, stored)
 
 
 def test_a_store_of_another_mlflow_is_refused(stored):
@@ -93,7 +94,7 @@ def test_a_store_that_mlflow_left_half_made_is_refused_by_all_that_open_it(home)
     said = refusal(lambda home: mlflow_client(home.tracking_uri), home)
     assert said == (
         f"MLFLOW_TRACKING_URI: expected a store of this MLflow at {home.tracking_uri}, got "
-        "(sqlite3.OperationalError) duplicate column name: step — start it, mend it, or choose another."
+        "(sqlite3.OperationalError) duplicate column name: step — start it, or name another store."
     )
     assert refusal(require_tracking, home) == said
     assert refusal(lambda home: queries.sweeps(home.tracking_uri), home) == said
@@ -181,5 +182,5 @@ def test_a_server_that_takes_no_writes_is_refused(served, monkeypatch):
     monkeypatch.setattr(FakeServer, "writable", False)
     assert refusal(require_tracking, served) == (
         f"MLFLOW_TRACKING_URI: expected an MLflow at {served.tracking_uri} that takes writes, got INTERNAL_ERROR: "
-        "read only — start it, or mend it."
+        "read only — see that it runs and that you may write to it."
     )

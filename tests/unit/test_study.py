@@ -12,10 +12,12 @@ from optuna.trial import TrialState
 from pipeline.recipe import override
 from sweeps.book.journal import Event, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger, fold
-from sweeps.book.study import Proposals, importance_of, is_spent, space_of, study_of, suggest, verdict
+from sweeps.book.study import Proposals, importance_of, is_spent, began_with, study_of, suggest, verdict
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
-from sweeps.space.space import Sampler, SearchSpace, Trials
+from sweeps.space.resources import Resources
+from sweeps.space.space import Sampler, SearchSpace
+from tests.support.spaces import space_with
 
 STEPS = 100
 METRIC = "val/psnr_fg"
@@ -31,14 +33,14 @@ SPACES = {
 
 
 def space_for(space=None, metric=METRIC, mode="max", count=50, **sampler) -> SearchSpace:
-    return SearchSpace(
+    return space_with(
         name="mine",
         recipe="gslrm_tiny",
         fixed={"train.max_steps": STEPS},
         space={"optim.lr": LR} if space is None else space,
         objective=Objective(metric=metric, mode=mode),
         sampler=Sampler(**sampler),
-        trials=Trials(count=count),
+        trials=Resources(count=count),
     )
 
 
@@ -49,7 +51,7 @@ class Book:
         self.space, self.ledger = space, Ledger()
         self.events: list[Event] = []
         self.proposals = Proposals(space)
-        base = space.base_recipe()
+        base = space.base
         self.write(SweepOpened("mine", base.name, space.as_plain(), {}, base.params))
 
     def write(self, event: Event) -> None:
@@ -327,7 +329,7 @@ def test_params_that_the_recipe_refuses_together_fail_without_a_run():
 def test_a_proposal_names_the_recipe_that_its_values_make():
     book = Book(space_for())
     proposed = book.propose()
-    assert proposed.fingerprint == override(book.space.base_recipe(), proposed.params).fingerprint
+    assert proposed.fingerprint == override(book.space.base, proposed.params).fingerprint
 
 
 def test_more_trials_asked_for_are_new_ones():
@@ -335,7 +337,7 @@ def test_more_trials_asked_for_are_new_ones():
     book = Book(space)
     first = book.run_all()
     book.write(SweepClosed("COMPLETE"))
-    book.space = replace(space, trials=Trials(count=8))
+    book.space = replace(space, trials=Resources(count=8))
     book.proposals = Proposals(book.space)
     rest = book.run_all()[len(first) :]
     assert len(rest) == 3
@@ -354,8 +356,8 @@ def test_a_journal_that_does_not_name_what_was_not_run_has_its_numbers_all_the_s
 
 def test_the_space_of_a_ledger_is_the_one_it_began_with():
     space = space_for(SPACES["conditional"], kind="gp", seed=5)
-    again = space_of(Book(space).ledger)
-    assert again.base_recipe() == space.base_recipe()
+    again = began_with(Book(space).ledger)
+    assert again.base == space.base
     assert replace(again, fixed={}) == replace(space, fixed={})
 
 

@@ -1,7 +1,7 @@
 """Faults that nobody can cause from outside: code that runs in a trial's worker, or in the driver, and nowhere else.
 
 A `sitecustomize.py` on PYTHONPATH waits until a module of ours has been imported and then changes it. Ray's workers
-inherit the path from the driver; the preflight's rehearsal, which trains, too, is left alone.
+inherit the path from the driver; the dry run of preflight, which trains, too, is left alone.
 """
 
 from __future__ import annotations

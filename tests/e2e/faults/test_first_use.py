@@ -8,7 +8,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.book.mlflow_writer import prepare_store
+from sweeps.book.mlflow_client import prepare_store
 from sweeps.book.optuna_copy import open_storage
 from sweeps.home import Home
 from tests.e2e.conftest import COMMAND, finish, stop

@@ -28,10 +28,10 @@ from sweeps.book.journal import Journal, Reported, TrialClosed, TrialOpened
 from sweeps.book.optuna_copy import open_storage
 from sweeps.run.nodes import Node, seats_of
 from sweeps.run.processes import resources
-from sweeps.space.resources import Trials
-from sweeps.space.space import SearchSpace
+from sweeps.space.resources import Resources
 from tests.e2e.conftest import Seat, stop, write_space
 from tests.e2e.test_postgres import databases  # noqa: F401 — a fixture
+from tests.support.spaces import space_with
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3, of the extra `dev`")
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the extra `dev`")
@@ -167,8 +167,8 @@ def nodes(servers) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_a_trial_that_needs_a_large_gpu_runs_where_one_is(nodes, tmp_path) -> None:
-    trials = Trials(count=3, cpus=1, needs={"gpu_memory_gb": 40})
-    seats = seats_of(SearchSpace(name="large", recipe="gslrm_tiny", trials=trials), [Node.of(node) for node in nodes])
+    trials = Resources(count=3, cpus=1, needs={"gpu_memory_gb": 40})
+    seats = seats_of(space_with(name="large", recipe="gslrm_tiny", trials=trials), [Node.of(node) for node in nodes])
     ran = tune.Tuner(
         tune.with_resources(where, resources(seats)),
         tune_config=tune.TuneConfig(num_samples=3, metric="node", mode="max", reuse_actors=False),

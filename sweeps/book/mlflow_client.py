@@ -1,0 +1,124 @@
+"""MLflow's client: how a store is opened, made, and asked whether it takes writes, and what its errors say.
+
+A store is an MLflow server, or a database that MLflow opens itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from fcntl import LOCK_EX, flock
+
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from pipeline.config import one_line
+from sweeps.errors import StudyError
+from sweeps.home import is_made, store_file
+
+_VARIABLE = "MLFLOW_TRACKING_URI"
+_TAG = "mouselift.checked"
+_CAUSE_SHOWN = 200  # characters
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client of a server, or of a database, which MLflow opens at once. Raises StudyError when it cannot."""
+    try:
+        return MlflowClient(uri, registry_uri=uri)
+    except (ImportError, MlflowException, SQLAlchemyError) as error:
+        raise StudyError(
+            f"{_VARIABLE}: expected a store of this MLflow at {shown(uri)}, got {cause(error)} — start it, "
+            "or name another store."
+        ) from None
+
+
+def require_readable(uri: str) -> None:
+    """Raises StudyError unless the store lists its experiments."""
+    client = mlflow_client(uri)
+    with _as_study_error("a store of this MLflow"):
+        client.search_experiments(max_results=1)
+
+
+def require_writable(uri: str, seconds: int) -> None:
+    """Raises StudyError unless a server takes writes; it is asked once and has so many seconds for each answer.
+
+    A tag is set on an experiment and taken away again. A server without an experiment has only to answer.
+    """
+    impatient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
+    with environment(impatient), _as_study_error(f"an MLflow at {uri} that takes writes"):
+        client = MlflowClient(uri)
+        for experiment in client.search_experiments(max_results=1):
+            client.set_experiment_tag(experiment.experiment_id, _TAG, "1")
+            with contextlib.suppress(MlflowException):  # older servers cannot take a tag away
+                client.delete_experiment_tag(experiment.experiment_id, _TAG)
+
+
+def prepare_store(tracking_uri: str) -> None:
+    """Make a SQLite store where there is none, whole or not at all; one that is there is left to MLflow.
+
+    MLflow would make it in place: another process that opens it meanwhile would make it too, and one that is killed
+    would leave a store that never opens. Its client has no setting for where the experiment Default keeps its files
+    (they would lie in `mlruns` of the working directory), and `mlflow db upgrade` makes no experiment, so this asks
+    the class behind both; tests/contracts/test_mlflow.py holds what is used of it.
+    """
+    database = store_file(tracking_uri)
+    if database is None or is_made(database):
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    artifacts = (database.parent / "artifacts").resolve().as_uri()
+    database = database.resolve()  # a link stays one
+    with database.with_name(f"{database.name}.lock").open("w") as file:
+        flock(file, LOCK_EX)
+        if is_made(database):
+            return
+        unfinished = database.with_name(f".{database.name}")  # not `whole`: SQLite keeps files of its own beside it
+        for part in ("", "-journal", "-wal", "-shm"):
+            unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # a second, which most commands can spare
+
+        SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
+        if is_made(database):  # by a process that has not asked for the lock
+            unfinished.unlink()
+        else:
+            unfinished.replace(database)
+
+
+@contextlib.contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Settings of MLflow for the block: it reads them at each request, and from the environment only."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def shown(url: str) -> str:
+    """A database's URL without its password; what is no database's URL as it is."""
+    try:
+        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
+def cause(error: Exception) -> str:
+    """The first sentence of an error, without SQLAlchemy's copy of the statement or MLflow's of the address."""
+    return one_line(error).partition(" [SQL")[0].partition(" (Background")[0][:_CAUSE_SHOWN]
+
+
+@contextlib.contextmanager
+def _as_study_error(expected: str) -> Iterator[None]:
+    """Errors of MLflow and the network, as an error that the user can act on."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise StudyError(
+            f"{_VARIABLE}: expected {expected}, got {cause(error)} — see that it runs and that you may write to it."
+        ) from None

@@ -1,0 +1,64 @@
+"""A sweep that goes on: its space and recipe are those of the journal, whatever the files say by now."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from pipeline import config
+from pipeline.errors import RecipeError
+from pipeline.recipe import load_recipe
+from sweeps.book.journal import Journal, SweepOpened
+from sweeps.errors import StudyError
+from sweeps.home import Home
+from sweeps.run.resume import check_is_new, resumable
+from sweeps.space.space import load_space
+
+RECIPES = ["gslrm_tiny", "gslrm_mouse", "mvdiffusion_tiny", "mvdiffusion_mouse"]
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture
+def begin(home, tmp_path):
+    """Write down that a sweep of a recipe began; returns its space."""
+
+    def begin(recipe="gslrm_tiny", space=None, params=None):
+        path = tmp_path / "mine.yaml"
+        ranges = space or {"optim.lr": {"float": [1e-4, 1e-3]}}
+        path.write_text(yaml.safe_dump({"recipe": recipe, "space": ranges, "pruning": {}}))
+        loaded = load_space(path)
+        with Journal(home.journal("mine")).claim() as journal:
+            journal.append(SweepOpened("mine", recipe, loaded.as_plain(), {}, params or loaded.base.params))
+        return loaded
+
+    return begin
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_sweep_goes_on_with_the_space_and_recipe_that_it_began_with(begin, home, monkeypatch, recipe):
+    space = begin(recipe)
+    monkeypatch.setattr(config, "_read_yaml", None)  # no file is asked
+    assert resumable(home, "mine") == space
+
+
+def test_where_the_normalisation_is_searched_the_recipe_is_still_that_of_the_space(begin, home):
+    space = begin(space={"data.normalise": {"choice": ["zoom_exact", "pixel_based"]}})
+    assert resumable(home, "mine").fingerprint == space.fingerprint
+
+
+def test_the_same_space_under_a_taken_name_differs_in_nothing(begin, home):
+    space = begin(space={"data.normalise": {"choice": ["zoom_exact", "pixel_based"]}})
+    with pytest.raises(StudyError, match=r"^mine: expected a new name, got that of a sweep \(0 of 1 trials ended\) — "):
+        check_is_new(home, "mine", space)
+
+
+def test_a_setting_that_this_version_does_not_know_is_named(begin, home):
+    begin(params=json.loads(json.dumps(load_recipe("gslrm_tiny").params)) | {"optim.magic": 1})
+    with pytest.raises(RecipeError, match=r"^the journal of gslrm_tiny: unknown key optim\.magic"):
+        resumable(home, "mine")
