@@ -1,0 +1,79 @@
+"""Files and folders that appear whole or not at all, and their hashes. Imports no torch.
+
+Another process may read at any time, so everything is written under a temporary name beside its target and then
+renamed. The name is `.<name>.<process>.<thread>`: hidden, the writer's own, and known to those who clean up after a
+process that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path to write a file to: renamed to `path` when the block ends, removed when it raises.
+
+    The file that stood at `path` is replaced in one step, and stays as it was when the block raises. The folder must
+    be there.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write text (as UTF-8) or bytes by way of `whole`; returns `path`."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty temporary folder to fill: renamed to `path` when the block ends, removed when it raises.
+
+    A folder that stood at `path` is moved aside before and removed after, and stays when the block raises: `path` is
+    never half of one. Missing parents are made.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        _exchange(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put a folder in the place of another, which is then removed."""
+    aside = _temporary(path.with_name(f"{path.name}.old"))
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+    try:
+        new.replace(path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name.removeprefix('.')}.{os.getpid()}.{threading.get_ident()}")
