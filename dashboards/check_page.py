@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from pipeline.data.gate.geometry import (
 from pipeline.data.gate.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
 from pipeline.data.scenes import Scene, read_image
+from pipeline.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
 SHEETS = 12  # scenes shown
@@ -55,10 +55,7 @@ def write_page(found: Check, measured: Quality, path: Path) -> Path:
     """Write the page of a check and return its path. Raises DataError for an image that cannot be read."""
     html = _page(found, measured)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_whole(path, html)
 
 
 def _page(found: Check, measured: Quality) -> str:

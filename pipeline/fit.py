@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.files import whole
 from pipeline.processes import World, launched
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
@@ -55,6 +56,5 @@ def _checkpoints(out: Path) -> list[Path]:
 
 
 def _write_picture(picture: np.ndarray, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    Image.fromarray(picture).save(temporary, "PNG")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.data.loader import Batch, Loader
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import open_dataset, write_scene
 from pipeline.errors import DataError
+from pipeline.files import whole
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.rendering import Rendering, render
@@ -81,7 +81,7 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.dev
     write_scene(scene, rgba, model.rig.cameras)
     pixels = (torch.cat([image[None], views]).clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
     tiled = pixels.flatten(1, 2).numpy().repeat(_ZOOM, 0).repeat(_ZOOM, 1)
-    _replace(strip, lambda file: Image.fromarray(tiled).save(file, "PNG"))
+    _write_png(tiled, strip)
     return scene, strip
 
 
@@ -98,7 +98,7 @@ def write_outputs(result: Reconstruction, out: Path, size: int | None = None) ->
     kept.save_ply(paths[0])
     write_video(frames, paths[1], TURNTABLE_FPS)
     write_gif(frames[::_GIF_EVERY], paths[2])
-    _replace(paths[3], lambda file: Image.fromarray(preview(result.batch, result.rendering)).save(file, "PNG"))
+    _write_png(preview(result.batch, result.rendering), paths[3])
     return paths
 
 
@@ -127,17 +127,14 @@ def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "
     return np.concatenate(chunks)
 
 
+def _write_png(picture: UInt8[np.ndarray, "height width 3"], path: Path) -> None:
+    with whole(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")
+
+
 def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:
     """A looping GIF, for places that show no video."""
     pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
     pause = round(1000 * _GIF_EVERY / TURNTABLE_FPS)
-    _replace(
-        path,
-        lambda file: pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0),
-    )
-
-
-def _replace(path: Path, write: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)  # type: ignore[operator]
-    temporary.replace(path)
+    with whole(path) as temporary:
+        pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0)

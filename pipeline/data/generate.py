@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.config import one_line
 from pipeline.data.gate.checks import checked
-from pipeline.data.hashes import sha256_of
+from pipeline.data.hashes import hashes_of
 from pipeline.data.loader import prepare_view
 from pipeline.data.scenes import (
     CAMERAS_FILE,
@@ -81,7 +81,7 @@ def read_pictures(source: Path, view: int = 0) -> Pictures:
     paths = {path.stem: path for path in files if path.suffix.lower() in SUFFIXES}
     if not paths:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
-    hashes = sha256_of(source if source.is_dir() else source.parent, list(paths.values()), remember=False)
+    hashes = hashes_of(source if source.is_dir() else source.parent, list(paths.values()), remember=False)
     lines = "".join(f"{name} {found}\n" for name, found in zip(paths, hashes, strict=True))
     return Pictures(paths, _split(sorted(paths)), hashlib.sha256(lines.encode()).hexdigest())
 

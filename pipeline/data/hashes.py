@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.files import sha256_of, write_whole
+
 FILE = ".hashes.json"
 
 
-def sha256_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
+def hashes_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
     """The sha256 of each path; those already known by size and time of change come from `root/.hashes.json`.
 
     remember: renew that file, where the folder can be written.
@@ -22,7 +23,7 @@ def sha256_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
     names = [os.path.relpath(path, root) for path in paths]
     fresh = [path for path, name, stamp in zip(paths, names, stamps, strict=True) if known.get(name, [""])[0] != stamp]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(map(str, fresh), pool.map(_sha256, fresh), strict=True))
+        found = dict(zip(map(str, fresh), pool.map(sha256_of, fresh), strict=True))
     hashes = [found.get(str(path)) or known[name][1] for path, name in zip(paths, names, strict=True)]
     if fresh and remember:
         _write(root / FILE, dict(zip(names, zip(stamps, hashes, strict=True), strict=True)))
@@ -32,11 +33,6 @@ def sha256_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
 def _stamp(path: Path) -> str:
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, list[str]]:
@@ -49,7 +45,5 @@ def _read(path: Path) -> dict[str, list[str]]:
 
 
 def _write(path: Path, hashes: dict[str, tuple[str, str]]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(hashes))
-        temporary.replace(path)
+        write_whole(path, json.dumps(hashes))

@@ -7,7 +7,6 @@ A batch is a function of (seed, step): a resumed run sees exactly the batches it
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 from pipeline.cameras import Cameras
 from pipeline.data.scenes import Dataset, Scene, read_image
 from pipeline.errors import DataError
+from pipeline.files import whole
 from pipeline.recipe import DataConfig
 
 # FaceLift asks for p·q >= 0.5 of positions 2.7 away, so its neighbours lie within 86°, not within 60°.
@@ -210,9 +210,7 @@ def _is_whole(frames: Path) -> bool:
 
 def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path, coloured: Path) -> None:
     """Write the frames whole; the file's name says whether they have alpha. Refuses a mixture of both."""
-    temporary = opaque.with_name(f".{opaque.name}.{os.getpid()}")
     shape = (int(counts[-1]), 4, size, size)
-    frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
     def decode(job: tuple[int, Path, tuple[int, int]]) -> bool:
         index, path, native = job
@@ -225,16 +223,15 @@ def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path
         for scene, start in zip(scenes, counts, strict=False)
         for i, path in enumerate(scene.paths)
     ]
-    try:
+    first = read_image(*jobs[0][1:]).mode == "RGBA"
+    with whole(coloured if first else opaque) as temporary:
+        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with ThreadPoolExecutor() as pool:
             with_alpha = list(pool.map(decode, jobs))
         if any(with_alpha) and not all(with_alpha):
             path = jobs[with_alpha.index(False)][1]
             raise DataError(f"{path}: expected alpha as in other images of the dataset, got none — add its mask.")
         frames.flush()
-        temporary.replace(coloured if all(with_alpha) else opaque)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _spread(views: Sequence[int], count: int) -> tuple[int, ...]:

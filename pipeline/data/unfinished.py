@@ -18,8 +18,9 @@ from typing import IO, Any
 from pipeline.data.gate.checks import checked
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
+from pipeline.files import write_whole
 
-_UNFINISHED = re.compile(r"\..+\.\d+")  # what `write_scene` calls a scene that is not whole yet
+_UNFINISHED = re.compile(r"\..+\.\d+")  # what `files.whole_folder` calls a scene that is not whole yet
 
 
 @contextlib.contextmanager
@@ -105,9 +106,7 @@ def claim(out: Path, plan: dict[str, Any], what: str) -> Path:
     if not note.exists():
         if any(not path.name.startswith(note.name) for path in out.iterdir()):  # a claim may have been killed
             raise DataError(f"{out}: expected an empty folder, got other files — choose another.")
-        temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(plan))
-        temporary.replace(note)
+        write_whole(note, json.dumps(plan))
     came = json.loads(note.read_text())
     if differing := [key for key in {**plan, **came} if plan.get(key) != came.get(key)]:
         raise DataError(

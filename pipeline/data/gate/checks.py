@@ -27,6 +27,7 @@ from pipeline.cameras import Cameras
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, check_scene, median_residuals, rms_over_views
 from pipeline.data.scenes import MANIFEST_FILE, Dataset, Geometry, Manifest, write_manifest
 from pipeline.errors import DataError
+from pipeline.files import write_whole
 
 VERSION = 1  # counts up when a verdict below may come out otherwise; older verdicts are then made anew
 SCENES = 60  # checked at most, evenly over the dataset
@@ -202,9 +203,7 @@ def _remembered(dataset: Dataset, cache: Path) -> Geometry:
         return TypeAdapter(Geometry).validate_json(path.read_text())
     geometry = check(dataset).geometry
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(config.as_plain(geometry)))
-    temporary.replace(path)
+    write_whole(path, json.dumps(config.as_plain(geometry)))
     return geometry
 
 

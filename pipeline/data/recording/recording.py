@@ -36,6 +36,7 @@ from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Manifest, Notes, open_dataset, write_manifest, write_scene
 from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 CALIBRATIONS = ("new_cam.pkl", "new_cam.json", "new_cam.npz")
@@ -84,9 +85,7 @@ class Recording:
         """Hash of every input file; the same wherever the folder lies."""
         total = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(self.folder).as_posix()} {content}\n".encode())
+            total.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
         return total.hexdigest()
 
 
