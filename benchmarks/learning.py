@@ -21,13 +21,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from pipeline import checkpoint, metrics
+from pipeline import checkpoint, kinds, metrics
 from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.mvdiffusion.deployed import ViewGenerator
 from pipeline.mvdiffusion.evaluate import contact_sheet, evaluate, generated_masks
-from pipeline.mvdiffusion.release import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe
+from pipeline.recipes import load_recipe
 from pipeline.train import train
 
 FIGURES = ("psnr_fg", "mask_iou", "hull_iou")
@@ -116,7 +117,7 @@ def _trained(recipe: Recipe, cache: Path) -> tuple[ViewGenerator, float]:
     with tempfile.TemporaryDirectory() as folder:
         *_, last = train(recipe, Path(folder), cache=cache)
         assert last.checkpoint is not None
-        model = checkpoint.load(checkpoint.release(last.checkpoint, Path(folder) / "released")).model
+        model = kinds.load(checkpoint.strip_training(last.checkpoint, Path(folder) / "released")).model
     assert isinstance(model, ViewGenerator)
     return model, time.process_time() - started
 

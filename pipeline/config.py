@@ -110,11 +110,30 @@ def as_plain(value: Any) -> Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level of dotted paths."""
+    """Nested mappings as one level of dotted paths; `unflatten` gives them back. An empty mapping has no path."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def unflatten(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Dotted keys written out: `optim.lr: 1.0e-4` is `optim: {lr: 1.0e-4}`; keys may be nested mappings already.
+
+    Raises RecipeError, which begins with `where`, for a key that is a value and a mapping.
+    """
+    nested: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *parents, leaf = str(dotted).split(".")
+        target = nested
+        for parent in parents:
+            target = _mapping(target.setdefault(parent, {}), f"{where}: {dotted}")
+        if isinstance(value, Mapping):
+            held = _mapping(target.setdefault(leaf, {}), f"{where}: {dotted}")
+            _merge_into(held, unflatten(value, where), where, "", {})
+        else:
+            target[leaf] = value
+    return nested
 
 
 def fingerprint(value: Any, skip: Iterable[str] = ()) -> str:
@@ -176,7 +195,7 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _merge(layers: Layers, values: Mapping[Any, Any], source: str) -> None:
-    _merge_into(layers.values, _nested(values, source), source, "", layers.sources)
+    _merge_into(layers.values, unflatten(values, source), source, "", layers.sources)
 
 
 def _merge_into(
@@ -191,22 +210,6 @@ def _merge_into(
             _merge_into(target[key], value, source, f"{path}.", sources)
         else:
             target[key] = value
-
-
-def _nested(values: Mapping[Any, Any], source: str) -> dict[str, Any]:
-    """Dotted keys written out: `optim.lr: 1.0e-4` is `optim: {lr: 1.0e-4}`."""
-    nested: dict[str, Any] = {}
-    for dotted, value in values.items():
-        *parents, leaf = str(dotted).split(".")
-        target = nested
-        for parent in parents:
-            target = _mapping(target.setdefault(parent, {}), f"{source}: {dotted}")
-        if isinstance(value, Mapping):
-            held = _mapping(target.setdefault(leaf, {}), f"{source}: {dotted}")
-            _merge_into(held, _nested(value, source), source, "", {})
-        else:
-            target[leaf] = value
-    return nested
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

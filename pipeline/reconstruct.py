@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from pipeline import checkpoint, metrics
+from pipeline import kinds, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.recording.video import write_video
@@ -48,7 +48,7 @@ class Reconstructor:
     """A checkpoint, loaded once, applied to scenes."""
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
-        loaded = checkpoint.load(folder, device, kind="gslrm")
+        loaded = kinds.load(folder, device, kind="gslrm")
         self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
 
     def __call__(self, scene: str | Path) -> Reconstruction:
@@ -69,7 +69,7 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.dev
     """
     from pipeline.data.generate import read_picture, with_masks  # stage 1 is needed here alone
 
-    model: Any = checkpoint.load(checkpoint_folder, device, kind="mvdiffusion").model
+    model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
     image = read_picture(picture, model.image_size)
     with torch.inference_mode():
         views = model(image[None].to(device), [0])[0].cpu()

@@ -73,12 +73,12 @@ class Stage(Protocol):
         """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
         ...
 
-    def release(self) -> nn.Module:
+    def deployed_model(self) -> nn.Module:
         """The model whose weights a checkpoint holds under FaceLift's names."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What training goes on from, beside the released weights and the optimizer."""
+        """What training goes on from, beside the deployed weights and the optimizer."""
         ...
 
     def resume(self, folder: Path, state: Mapping[str, Any]) -> None:
@@ -117,14 +117,3 @@ class Kind(Protocol):
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         """Look into weights, files and data; raise what would have stopped the training before its first step."""
         ...
-
-
-def kind_of(recipe: Recipe) -> Kind:
-    """The stage that a recipe's model belongs to; what it needs is imported now."""
-    if recipe.model.kind == "gslrm":
-        from pipeline.gslrm.kind import GSLRMKind
-
-        return GSLRMKind()
-    from pipeline.mvdiffusion.kind import MVDiffusionKind
-
-    return MVDiffusionKind()

@@ -19,11 +19,13 @@ from pipeline import checkpoint
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
-from pipeline.division import divide
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
+from pipeline.kinds import kind_of
 from pipeline.processes import World
-from pipeline.recipe import OptimConfig, Recipe, check_artefacts
-from pipeline.stages import Validation, kind_of
+from pipeline.recipe import OptimConfig, Recipe
+from pipeline.recipes import check_artefacts
+from pipeline.rules import divide
+from pipeline.stages import Validation
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -215,9 +217,9 @@ class _Trainer:
             "random": torch.get_rng_state(),
             "stage": self.stage.state(),
         }
-        released = self.stage.release()
+        deployed = self.stage.deployed_model()
         try:
-            return checkpoint.save(folder, released, self.recipe, step, metrics, training, validation.attachments)
+            return checkpoint.save(folder, deployed, self.recipe, step, metrics, training, validation.attachments)
         except DiskFullError:
             return None
 
@@ -229,7 +231,7 @@ class _Trainer:
                 f"{folder}: expected a checkpoint of recipe {self.recipe.fingerprint}, got one of "
                 f"{info.recipe.fingerprint} — set train.init_from to start a new run from its weights."
             )
-        training = checkpoint.load_training(folder)
+        training = checkpoint.load_training(info)
         self.stage.resume(folder, training["stage"])
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])

@@ -45,7 +45,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Generator(Protocol):
-    """What `pipeline.mvdiffusion.release.ViewGenerator` is here."""
+    """What `pipeline.mvdiffusion.deployed.ViewGenerator` is here."""
 
     rig: Rig
 

@@ -16,10 +16,9 @@ from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
-from pipeline.gslrm.kind import settings_of
 from pipeline.gslrm.model import GSLRM
 from pipeline.processes import World
-from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe
+from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe, gslrm_parts
 from pipeline.rendering import Rendering, render
 from pipeline.stages import Validation
 
@@ -30,7 +29,7 @@ class GSLRMStage:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
         self.device = device
-        config, self._loss = settings_of(recipe)
+        config, self._loss = gslrm_parts(recipe)
         self.model = GSLRM(config).to(device)
         self.model.freeze(recipe.optim.freeze)
         self._networks = loss_networks(self._loss, device)
@@ -69,7 +68,7 @@ class GSLRMStage:
         kept = {checkpoint.PREVIEW: found.gaussians[0].pruned().save_ply}
         return Validation(found, preview(found.batch, found.rendering), kept)
 
-    def release(self) -> nn.Module:
+    def deployed_model(self) -> nn.Module:
         return self.model
 
     def state(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipeline.data.scenes import Dataset
 from pipeline.gslrm.evaluate import means_over_scenes
 from pipeline.losses import FOREGROUND
 from pipeline.metrics import Protocol
-from pipeline.mvdiffusion.release import ViewGenerator
+from pipeline.mvdiffusion.deployed import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
 from pipeline.processes import ALONE, World
 from pipeline.recipe import Recipe

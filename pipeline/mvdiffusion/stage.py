@@ -21,6 +21,7 @@ from pipeline.errors import RecipeError
 from pipeline.gslrm.evaluate import lpips_network
 from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import reduction
+from pipeline.mvdiffusion.deployed import ViewGenerator, attachments
 from pipeline.mvdiffusion.evaluate import evaluate
 from pipeline.mvdiffusion.prompts import (
     PromptEmbeddings,
@@ -30,12 +31,11 @@ from pipeline.mvdiffusion.prompts import (
     read_prompts,
     texts_of,
 )
-from pipeline.mvdiffusion.release import ViewGenerator, attachments
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, refuse_half_on_cpu
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
 from pipeline.processes import World
-from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe
+from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe, mvdiffusion_parts
 from pipeline.stages import Validation
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: where adapters go
@@ -46,7 +46,7 @@ class MVDiffusionStage:
 
     def __init__(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> None:
         self.recipe, self.device = recipe, device
-        self.config, self.loss = settings_of(recipe)
+        self.config, self.loss = mvdiffusion_parts(recipe)
         if recipe.train.precision == "fp16":
             refuse_half_on_cpu(device, torch.float16)
         self.rig = rig_of(dataset, recipe.data)
@@ -124,7 +124,7 @@ class MVDiffusionStage:
         kept = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
         return Validation(found, found.picture, kept)
 
-    def release(self) -> nn.Module:
+    def deployed_model(self) -> nn.Module:
         """The UNet of the last validation: mean weights, adapters merged, FaceLift's 690 names."""
         return self._released or self._deployed()
 
@@ -243,7 +243,7 @@ def without_adapters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def starting_pipeline(recipe: Recipe) -> MVDiffusionPipeline:
     """The base pipeline at the recipe's image size, or one from nothing. Raises CheckpointError, RecipeError."""
-    (config, loss), size = settings_of(recipe), recipe.data.image_size
+    (config, loss), size = mvdiffusion_parts(recipe), recipe.data.image_size
     if config.base is None:
         pipe = pipeline_from_scratch(config.scratch, size, config.num_views, loss.prediction)
     else:
@@ -276,12 +276,6 @@ def prompts_of(config: MVDiffusionConfig, pipe: MVDiffusionPipeline, rig: Rig) -
         made = PromptEmbeddings(encode(pipe.tokenizer, pipe.text_encoder, texts).half(), config.prompt_style, texts)
     check_embeddings("model.prompt_style", made.embeddings, config.num_views, width)
     return made
-
-
-def settings_of(recipe: Recipe) -> tuple[MVDiffusionConfig, DenoisingConfig]:
-    """The parts of a recipe that are of this kind, which its rules have seen to."""
-    assert isinstance(recipe.model, MVDiffusionConfig) and isinstance(recipe.loss, DenoisingConfig)
-    return recipe.model, recipe.loss
 
 
 def _trainable(unet: MultiViewUNet, config: MVDiffusionConfig) -> MultiViewUNet:

@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import LOCAL_PATHS, override
+from pipeline.recipe import LOCAL_PATHS
+from pipeline.recipes import override
 from sweeps.book.storage import never, open_storage
 from sweeps.errors import StudyError
 from sweeps.home import name_taken

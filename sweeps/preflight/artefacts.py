@@ -10,7 +10,8 @@ from pathlib import Path
 from pipeline import checkpoint
 from pipeline.data.hashes import hashes_of
 from pipeline.errors import CheckpointError
-from pipeline.recipe import LOCAL_PATHS, Recipe, check_artefacts
+from pipeline.recipe import LOCAL_PATHS, Recipe
+from pipeline.recipes import check_artefacts
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
-from pipeline.recipe import DataConfig, Recipe, override
-from pipeline.stages import kind_of
+from pipeline.kinds import kind_of
+from pipeline.recipe import DataConfig, Recipe
+from pipeline.recipes import override
 from sweeps.home import Home
 from sweeps.preflight.artefacts import Artefact, artefacts_of, check_resumed
 from sweeps.preflight.disk_and_memory import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import Recipe, override
+from pipeline.recipe import Recipe
+from pipeline.recipes import override
 from sweeps.preflight.footprint import footprint
 from sweeps.space.space import Scalar, SearchSpace
 

@@ -18,7 +18,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 import pipeline
-from pipeline.recipe import Recipe, override
+from pipeline.recipe import Recipe
+from pipeline.recipes import override
 from sweeps.errors import StudyError
 from sweeps.preflight.artefacts import Artefact
 from sweeps.preflight.configurations import first_of, largest_of

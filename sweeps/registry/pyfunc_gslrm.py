@@ -23,7 +23,7 @@ from mlflow.types.schema import Array
 from PIL import Image
 from torch import Tensor
 
-from pipeline import checkpoint
+from pipeline import kinds
 from pipeline.cameras import Cameras
 from pipeline.data.loader import prepare_view
 from pipeline.errors import DataError
@@ -58,7 +58,7 @@ class GSLRMModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.loaded = checkpoint.load(context.artifacts[CHECKPOINT], device, kind="gslrm")
+        self.loaded = kinds.load(context.artifacts[CHECKPOINT], device, kind="gslrm")
         self.device = device
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

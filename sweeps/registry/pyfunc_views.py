@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 from PIL import Image
 
-from pipeline import checkpoint
+from pipeline import kinds
 from pipeline.data.loader import prepare_view
 from pipeline.errors import DataError
 
@@ -50,7 +50,7 @@ class MVDiffusionModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = checkpoint.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
+        self.model: Any = kinds.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The views of every object, slot by slot. params: see SAMPLING. Raises DataError naming the object."""

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from pipeline.recipe import load_recipe, override
+from pipeline.recipes import load_recipe, override
 from sweeps.preflight.configurations import first_of, largest_of
 from sweeps.preflight.footprint import footprint
 from sweeps.space.space import load_space

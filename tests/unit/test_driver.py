@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from pipeline.errors import NonFiniteError
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from sweeps.book.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import read
 from sweeps.book.study import StudySearcher, open_study

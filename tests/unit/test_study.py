@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from pipeline.recipe import override
+from pipeline.recipes import override
 from sweeps.book.study import StudySearcher, open_study, put_back
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Choice, FloatRange, IntRange

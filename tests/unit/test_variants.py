@@ -112,7 +112,7 @@ def test_two_commands_do_not_write_one_folder(tmp_path: Path) -> None:
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("one")
     first = hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True)
-    monkeypatch.setattr(hashes, "_sha256", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: pytest.fail(f"{path} was read again"))
     assert hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True) == first
 
 

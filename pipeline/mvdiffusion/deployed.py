@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.errors import CheckpointError
+from pipeline.files import sha256_of
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
 from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
@@ -110,7 +111,7 @@ def attachments(
     }
 
 
-def read_release(folder: Path, sampling: SamplingConfig, device: torch.device | str = "cpu") -> ViewGenerator:
+def read_deployed(folder: Path, sampling: SamplingConfig, device: torch.device | str = "cpu") -> ViewGenerator:
     """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError."""
     parts: dict[str, Any] = read_components(folder / PIPELINE, torch.float32, leave_out=("unet",))
     unet = MultiViewUNet.from_config(read_config(folder / PIPELINE / "unet"))
@@ -129,7 +130,7 @@ def facts_of(folder: Path) -> dict[str, str]:
     return {
         "rig.name": rig.name,
         "rig.spread_px": f"{rig.spread_px:.3g}",
-        "rig.sha256": checkpoint.sha256_of_file(folder / RIG),
+        "rig.sha256": sha256_of(folder / RIG),
         "prompts.style": prompts.style or "",
         "prompts.sha256": prompts.sha256,
     }
