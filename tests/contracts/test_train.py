@@ -269,7 +269,7 @@ def test_a_missing_tensor_of_the_weights_to_start_from_is_named(
 
 def test_weights_that_are_not_there_stop_the_run_before_it_starts(tmp_path: Path, tiny_recipe) -> None:
     message = refusal(train(tiny_recipe("train.init_from=/nowhere.pt"), tmp_path), RecipeError)
-    expected = "tiny: train.init_from: expected a file or folder, found none at /nowhere.pt — mend it."
+    expected = "tiny: train.init_from: expected a file or folder, found none at /nowhere.pt — correct the path."
     assert message == expected and list(tmp_path.iterdir()) == []
 
 
