@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.data.loader import Loader, prepare_view
+from pipeline.data.loader import Loader
 from pipeline.data.normalise.normalise import method_of, normalise
+from pipeline.data.pictures import prepare_view
 from pipeline.data.recording.frame_plan import FramePlan
 from pipeline.data.recording.recording import convert, open_recording
 from pipeline.data.scenes import Dataset, open_dataset

@@ -22,10 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import checkpoint, kinds, metrics
+from pipeline.data import pictures
 from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.mvdiffusion.deployed import ViewGenerator
-from pipeline.mvdiffusion.evaluate import contact_sheet, evaluate, generated_masks
+from pipeline.mvdiffusion.evaluate import evaluate, generated_masks
 from pipeline.mvdiffusion.views import ViewSets
 from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe
@@ -100,7 +101,7 @@ def sheet(model: ViewGenerator, recipe: Recipe, dataset: Dataset, cache: Path) -
         gap = torch.ones_like(true[:1, :, :, : true.shape[-1] // 4])
         strip = [true[:1], gap, model(true[:1], [number])[0], gap, true]
         rows.append(torch.cat([view for part in strip for view in part], dim=-1)[None])
-    return Image.fromarray(contact_sheet([torch.stack([row]) for row in rows]))
+    return Image.fromarray(pictures.sheet(torch.stack(list(rows))))
 
 
 def _of_mean(mean: Tensor, loader: ViewSets, number: int) -> Float[Tensor, " figure"]:

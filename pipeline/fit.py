@@ -6,11 +6,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
-from pipeline.files import whole
+from pipeline.data.pictures import write_png
 from pipeline.processes import World, launched
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
@@ -32,7 +30,7 @@ def fit(
             if not world.leads:
                 continue
             for name, picture in report.images.items():
-                _write_picture(picture, out / f"{name.replace('/', '-')}.png")
+                write_png(picture, out / f"{name.replace('/', '-')}.png")
             if report.checkpoint is not None:
                 for old in _checkpoints(out)[:-KEPT]:
                     shutil.rmtree(old)
@@ -53,8 +51,3 @@ def best_device() -> str:
 def _checkpoints(out: Path) -> list[Path]:
     """Written whole, oldest first: what is being written has another name."""
     return sorted(out.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
-
-
-def _write_picture(picture: np.ndarray, path: Path) -> None:
-    with whole(path) as temporary:
-        Image.fromarray(picture).save(temporary, "PNG")

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline import kinds, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
 from pipeline.data.loader import Batch, Loader
+from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import open_dataset, write_scene
 from pipeline.errors import DataError
@@ -79,9 +80,7 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.dev
     out.mkdir(parents=True, exist_ok=True)
     scene, strip = out / "views", out / "views.png"
     write_scene(scene, rgba, model.rig.cameras)
-    pixels = (torch.cat([image[None], views]).clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
-    tiled = pixels.flatten(1, 2).numpy().repeat(_ZOOM, 0).repeat(_ZOOM, 1)
-    _write_png(tiled, strip)
+    write_png(sheet(torch.cat([image[None], views])[None], _ZOOM * model.image_size), strip)
     return scene, strip
 
 
@@ -98,7 +97,7 @@ def write_outputs(result: Reconstruction, out: Path, size: int | None = None) ->
     kept.save_ply(paths[0])
     write_video(frames, paths[1], TURNTABLE_FPS)
     write_gif(frames[::_GIF_EVERY], paths[2])
-    _write_png(preview(result.batch, result.rendering), paths[3])
+    write_png(preview(result.batch, result.rendering), paths[3])
     return paths
 
 
@@ -119,17 +118,10 @@ def turntable_around(cameras: Cameras, size: int, views: int = TURNTABLE_VIEWS) 
 
 def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "views height width 3"]:
     """One scene from every camera [V], on white, a few views at a time."""
-    chunks = []
     with torch.no_grad():
-        for start in range(0, len(cameras.c2w), _CHUNK):
-            images = render(gaussians, cameras[start : start + _CHUNK]).images.clamp(0, 1)
-            chunks.append((images * 255).round().byte().movedim(1, -1).cpu().numpy())
+        starts = range(0, len(cameras.c2w), _CHUNK)
+        chunks = [pixels_of(render(gaussians, cameras[start : start + _CHUNK]).images) for start in starts]
     return np.concatenate(chunks)
-
-
-def _write_png(picture: UInt8[np.ndarray, "height width 3"], path: Path) -> None:
-    with whole(path) as temporary:
-        Image.fromarray(picture).save(temporary, "PNG")
 
 
 def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from pipeline.cameras import Cameras
+from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import Dataset, Scene, read_image
 from pipeline.errors import DataError
 from pipeline.files import whole
@@ -159,18 +159,6 @@ def held_out_views(num_views: int, config: DataConfig) -> tuple[tuple[int, ...],
     held_out = _spread(range(num_views), config.num_held_out_views)
     rest = [view for view in range(num_views) if view not in held_out]
     return held_out, _spread(rest, config.num_input_views)
-
-
-def prepare_view(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB or RGBA image as premultiplied uint8 [size, size, 4]: resampled after premultiplying, so that
-    colour hidden under transparent pixels cannot bleed into the edge.
-    """
-    premultiplied = image.convert("RGBA").convert("RGBa")
-    if premultiplied.size != (size, size):
-        premultiplied = premultiplied.resize((size, size), Image.Resampling.LANCZOS)
-    frame = np.asarray(premultiplied).copy()
-    frame[..., :3] = np.minimum(frame[..., :3], frame[..., 3:])
-    return frame
 
 
 @dataclass(frozen=True)

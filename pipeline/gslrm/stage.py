@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint, losses, vgg
 from pipeline.data.loader import Batch, Loader
+from pipeline.data.pictures import sheet
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
@@ -135,10 +136,7 @@ def preview(batch: Batch, rendering: Rendering) -> np.ndarray:
     mask = torch.ones_like(target) if batch.masks is None else batch.masks[0].expand_as(target)
     rows = torch.stack([target, rendered, error, mask, opacity]).detach().cpu()
     rows[:, : batch.num_input_views, :, -1:] = torch.tensor([0.10, 0.45, 0.85])[:, None, None]
-    zoom = max(1, -(-96 // rows.shape[-1]))
-    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    picture = picture.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    return (picture * 255).round().byte().numpy()
+    return sheet(rows)
 
 
 def _masks(batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline import Gaussians, kinds, load_recipe
 from pipeline.cameras import facelift_six
-from pipeline.data.loader import prepare_view
+from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import DataError
 from sweeps.errors import RegistryError
