@@ -35,13 +35,14 @@ WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.y
 PREVIEW = "preview.ply"
 _FACELIFT_LOSSES = "loss_calculator."
 _NAMES_SHOWN = 4
-_FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")  # safetensors and torch have no errno
+# What safetensors and torch say of a full disk; their errors carry no errno.
+_FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint folder says of itself. It is the proof that every hash was compared with its file: who has
-    one need not read the files for that again.
+    """What a checkpoint folder says of itself, and the proof that every hash was compared with its file: code that is
+    given one need not hash the files again.
     """
 
     folder: Path

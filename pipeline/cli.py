@@ -75,7 +75,7 @@ def prompts(
     style: Annotated[str, typer.Option(help="facelift, mouse_elevated, realistic, hybrid, simple or from_camera.")] = (
         "facelift"
     ),
-    scene: Annotated[Path | None, typer.Option(help="A scene of the rig whose angles are told and kept.")] = None,
+    scene: Annotated[Path | None, typer.Option(help="A scene of the rig whose angles the texts name.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed one text per view with a pipeline's own text encoder, and keep what they say beside them."""

@@ -96,7 +96,7 @@ def decode(layers: Layers, kind: type[T]) -> T:
 
 @lru_cache(maxsize=64)
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    """Making one takes longer than what it is then used for, and a space decodes its recipe a hundred times."""
+    """Building an adapter takes longer than decoding with it, so that each is kept."""
     return TypeAdapter(kind)
 
 
@@ -154,7 +154,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explain_text_number(value: Any, whole: bool = False) -> str:
-    """The trap of YAML 1.1, when it was stepped in: `1e-4` and `1E5` are text there. whole: an integer is wanted."""
+    """Advice on a number that YAML 1.1 reads as text, such as `1e-4`, or nothing. whole: an integer is wanted."""
     if not isinstance(value, str):
         return ""
     try:
@@ -227,8 +227,8 @@ def _describe(problem: Any, layers: Layers, kind: type) -> str:
     match problem["type"]:
         case "unexpected_keyword_argument":
             known = _paths(kind)
-            mend = " — it belongs to another kind; remove it" if path in known else did_you_mean(path, known)
-            return f"{where}: unknown key {path}{mend or ' — remove it'}"
+            advice = " — it belongs to another kind; remove it" if path in known else did_you_mean(path, known)
+            return f"{where}: unknown key {path}{advice or ' — remove it'}"
         case "missing":
             return f"{where}: {path}: expected a value, got none — add it."
         case "dataclass_type":

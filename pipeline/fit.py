@@ -1,4 +1,4 @@
-"""A run without a memory: checkpoints in a folder, reports to whoever reads them, on as many processes as there are."""
+"""A training run that logs nothing: checkpoints in a folder, reports for the caller, one process or several."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def newest(out: Path) -> Path | None:
 
 
 def best_device() -> str:
-    """Of this machine."""
+    """`cuda` where this machine has a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    """Written whole, oldest first: what is being written has another name."""
+    """Whole checkpoints, oldest first; one that is being written has a hidden name."""
     return sorted(out.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))

@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.files import write_whole
 
 SH_C0 = 0.28209479177387814
-_MIN_OPACITY = 1e-7  # keeps the logit finite: float32 cannot tell more from 0 or 1
+_MIN_OPACITY = 1e-7  # keeps the logit finite: nearer to 0 or 1, float32 rounds to them
 _PLY_TYPES = {
     "char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4",
     "float": "<f4", "double": "<f8", "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2",

@@ -213,7 +213,7 @@ class TrainConfig:
 
 
 def _kind(default: str) -> Discriminator:
-    """Variants are told apart by `kind:`; a mapping that names none is the default one."""
+    """`kind:` says which variant a mapping is; without one it is the default."""
     return Discriminator(lambda values: values.get("kind", default) if isinstance(values, dict) else default)
 
 

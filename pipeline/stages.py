@@ -1,4 +1,4 @@
-"""The two stages as everybody else sees them: what trains, what is evaluated, and what a checkpoint holds."""
+"""The types by which the rest of the house knows the two stages: training, evaluation, what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Stage(Protocol):
         ...
 
     def updated(self) -> None:
-        """Hear that the optimizer has taken a step."""
+        """Called after each step that the optimizer has taken."""
         ...
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:

@@ -1,4 +1,4 @@
-"""The one training loop: `train(recipe, workdir)` yields a Report now and then and knows nobody who reads it."""
+"""The one training loop: `train(recipe, workdir)` yields Reports and does not know who reads them."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ class _Trainer:
         return info.step
 
     def _pooled(self, step: int, passes: list[int], batches: list[Batch]) -> list[dict[str, float]]:
-        """What each term is a mean over in the whole of each of this process's passes, whoever has the pieces."""
+        """For each pass of this process, what each term is a mean over in the whole pass, all processes together."""
         names = list(self.stage.weights(step))
         found = np.zeros((self.recipe.train.accumulate, len(names)))
         rows = [index % self.recipe.train.accumulate for index in passes]

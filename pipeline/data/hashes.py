@@ -36,7 +36,7 @@ def _stamp(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    """What is known; a file that was damaged knows nothing."""
+    """The hashes of an earlier call by file name; nothing where the file is missing or damaged."""
     try:
         known = json.loads(path.read_text())
         return {name: [stamp, sha256] for name, (stamp, sha256) in known.items()}

@@ -174,7 +174,7 @@ class Frames:
 
 
 def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
-    """The dataset's frames at size×size, decoded into `cache` on first use by whoever comes first."""
+    """The dataset's frames at size×size, decoded into `cache` by the first process that needs them."""
     scenes = [dataset.scenes[name] for name in sorted(dataset.scenes)]
     counts = np.cumsum([0] + [len(scene.files) for scene in scenes])
     starts = {scene.name: int(start) for scene, start in zip(scenes, counts, strict=False)}
@@ -235,7 +235,7 @@ def _overlapping_first(cameras: Cameras, inputs: Sequence[int], rest: Sequence[i
 
 
 def _unit(pixels: np.ndarray) -> Tensor:
-    """Bytes as float32 in 0…1. By numpy: torch starts threads for it, which a busy machine pays for many times over."""
+    """Bytes as float32 in 0…1. By numpy, because torch would start threads, which are slow on a busy machine."""
     values = pixels.astype(np.float32)
     values /= np.float32(255)
     return torch.from_numpy(values)

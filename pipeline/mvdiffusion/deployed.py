@@ -2,7 +2,7 @@
 
 model.safetensors      of the checkpoint: the UNet's 690 tensors
 pipeline/              FaceLift's folder without them
-prompts.safetensors    what the views were told
+prompts.safetensors    the embedded text of each view
 rig.json               the cameras that generated views are labelled with
 """
 
@@ -74,7 +74,7 @@ class ViewGenerator(nn.Module):
         )
         return found.images.float().unflatten(0, (-1, self.num_views))
 
-    def told(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What decides the views beside the weights and the picture, as plain values."""
         sampling = self.sampling
         return {

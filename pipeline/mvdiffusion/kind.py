@@ -64,15 +64,15 @@ class MVDiffusionKind:
         start = recipe.train.init_from or config.base
         if start is not None:
             yield Finding("checkpoint keys", f"{network.tensors} of {network.tensors} in {Path(start).name}")
-        told = f"{config.num_views} × {network.width}"
+        size = f"{config.num_views} × {network.width}"
         if config.prompts is not None:
             read_prompts(config.prompts, config.num_views, network.width)
-            yield Finding("prompt width", f"{told} in {Path(config.prompts).name}")
+            yield Finding("prompt width", f"{size} in {Path(config.prompts).name}")
         elif config.base is not None:
             cameras = rig_of(dataset, recipe.data).cameras if config.prompt_style == "from_camera" else None
             made = make_prompts(Path(config.base), config.prompt_style, cameras)
             check_embeddings("model.prompt_style", made.embeddings, config.num_views, network.width)
-            yield Finding("prompt width", f"{told} by {config.prompt_style}")
+            yield Finding("prompt width", f"{size} by {config.prompt_style}")
 
 
 def _weights_of(recipe: Recipe) -> Recipe:

@@ -129,8 +129,8 @@ class MVDiffusionPipeline(DiffusionPipeline):
         levels = torch.full((len(vectors),), level, device=vectors.device)
         self.image_normalizer.to(vectors.device)
         normal = self.image_noising_scheduler.add_noise(self.image_normalizer.scale(vectors), noise, levels)
-        told = get_timestep_embedding(levels, vectors.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
-        return torch.cat([self.image_normalizer.unscale(normal), told.to(vectors.dtype)], dim=1)
+        embedded = get_timestep_embedding(levels, vectors.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
+        return torch.cat([self.image_normalizer.unscale(normal), embedded.to(vectors.dtype)], dim=1)
 
     def reference_latents(self, images: Float[Tensor, "rows 3 height width"]) -> Tensor:
         """Latents of images 0…1 without a random draw, as the UNet sees them."""

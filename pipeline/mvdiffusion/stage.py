@@ -308,7 +308,7 @@ def chosen_modules(modules: Sequence[str], wanted: Sequence[str]) -> list[str]:
             near = did_you_mean(ending, {name.rpartition(".")[2] for name in modules})
             raise RecipeError(
                 "model.trainable: expected the names of the network's modules, or their ends, such as attn1, got "
-                f"{ending!r}, which none ends in{near or ' — mend it.'}"
+                f"{ending!r}, which none ends in{near or ' — correct the name.'}"
             )
         found += meant
     return found

@@ -134,9 +134,9 @@ def write_rig(rig: Rig, path: Path) -> None:
 def read_rig(path: Path) -> Rig:
     """Raises CheckpointError when the file is missing or damaged."""
     try:
-        said = json.loads(path.read_text())
-        c2w, fxfycxcy = (torch.tensor(said[key], dtype=torch.float64) for key in ("c2w", "fxfycxcy"))
-        cameras = Cameras(c2w, fxfycxcy, int(said["width"]), int(said["height"]))
-        return Rig(str(said["name"]), cameras, float(said["spread_px"]))
+        values = json.loads(path.read_text())
+        c2w, fxfycxcy = (torch.tensor(values[key], dtype=torch.float64) for key in ("c2w", "fxfycxcy"))
+        cameras = Cameras(c2w, fxfycxcy, int(values["width"]), int(values["height"]))
+        return Rig(str(values["name"]), cameras, float(values["spread_px"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model's rig, got {one_line(error)} — save it again.") from None

@@ -71,6 +71,6 @@ def data_generate(
         path = Path(model) if Path(model).is_dir() else terminal.registry().pull(model, Path(folder) / "model")
         loaded = kinds.load(path, device, kind="mvdiffusion")
         generator: Any = loaded.model
-        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.told()}
+        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.provenance()}
         show_progress(generate(pictures, out, generator, told, batch), len(pictures.paths))
     say_dataset(out, as_json)

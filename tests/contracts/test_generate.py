@@ -199,4 +199,4 @@ def test_without_fine_tuned_weights_nothing_is_generated(tmp_path, mice_folder) 
 def test_a_stand_in_has_what_a_model_has(model) -> None:
     generator = kinds.load(model).model
     assert isinstance(generator.rig, Rig) and generator.image_size == SIZE
-    assert SimpleNamespace(**generator.told()).steps == 1
+    assert SimpleNamespace(**generator.provenance()).steps == 1

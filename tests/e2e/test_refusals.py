@@ -88,7 +88,7 @@ def test_a_recipe_nobody_wrote_is_refused(refused):
 
 def test_a_missing_dataset_is_refused(refused, tmp_path):
     assert refused("train", "gslrm_tiny", "--data", tmp_path / "nowhere") == (
-        "gslrm_tiny: data.root: expected a file or folder, found none at TMP/nowhere — mend it."
+        "gslrm_tiny: data.root: expected a file or folder, found none at TMP/nowhere — correct the path."
     )
 
 

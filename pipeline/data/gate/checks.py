@@ -118,7 +118,7 @@ class Check:
     @cached_property
     def views(self) -> tuple[int, ...]:
         """The views that disagree. Tangents name the guilty one; a chain's residuals and the hull's loss spread over
-        all views, so they are asked when the tangents name nobody.
+        all views, so they decide only when the tangents name no view.
         """
         if self.verdict == "exact":
             return ()
@@ -165,7 +165,7 @@ def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool
         at, more = geometry.at_odds[:3], len(geometry.at_odds) - 3
         where = f" in {', '.join(at)}{f' and {more} more' if more > 0 else ''}" if at else ""
         legacy = any(step.get("method") == "pixel_based" for step in manifest.transforms)
-        mend = (
+        advice = (
             "pixel_based moves images and keeps their cameras: normalise with object_centred"
             if legacy
             else "look for views that are swapped, mirrored or moved, or another image's cameras"
@@ -173,7 +173,7 @@ def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool
         yield (
             f"expected cameras that fit their images, got {geometry.reprojection_px_p95:.1f} px (p95, at "
             f"{QUOTED_WIDTH}) by {geometry.measured_by} and silhouette IoU {geometry.silhouette_iou:.3f}, {who} "
-            f"disagree{where} — {mend}; data.allow_inconsistent_geometry=true trains on it all the same."
+            f"disagree{where} — {advice}; data.allow_inconsistent_geometry=true trains on it all the same."
         )
     # Where cameras contradict one another there is no such thing as the object's place.
     if manifest.unit == "mm" or (geometry.extent > MAX_EXTENT and geometry.verdict != "inconsistent"):

@@ -80,7 +80,7 @@ def _solved(matrix: Float[Tensor, "n 3 3"], right: Float[Tensor, "n 3"]) -> Floa
             return torch.linalg.solve(matrix, right)
     raise DegenerateViewsError(
         "expected cameras whose rays meet at an angle, got parallel or opposite ones, or numbers beyond all measure — "
-        "add views from other sides, or mend the cameras."
+        "add views from other sides, or correct the cameras."
     )
 
 

@@ -105,7 +105,8 @@ def check_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> 
 
 
 def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> SceneCheck:
-    cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)  # bytes: floats of 60 scenes fragment
+    # The masks stay bytes: as floats, those of sixty scenes would fragment the memory.
+    cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)
     outlines = outlines_of(scene, masks)
     centre = centre_of(outlines, cameras)
     _check_sight(scene, cameras, centre)

@@ -174,8 +174,8 @@ METHODS: dict[str, type[Any]] = {
 def method_of(kind: str, **params: Any) -> Method:
     """The method of that name with these parameters (None: its default). Raises DataError for an unknown one."""
     if kind not in METHODS:
-        mend = did_you_mean(kind, METHODS) or " — choose one."
-        raise DataError(f"--method {kind}: expected one of {', '.join(METHODS)}, got an unknown one{mend}")
+        advice = did_you_mean(kind, METHODS) or " — choose one."
+        raise DataError(f"--method {kind}: expected one of {', '.join(METHODS)}, got an unknown one{advice}")
     given = {name: value for name, value in params.items() if value is not None}
     strange = [name for name in given if name not in METHODS[kind].__dataclass_fields__]
     if strange:
