@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +10,8 @@ import numpy as np
 from pipeline.data.foreground import RULE, mask_from_background
 from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, read_image, write_scene
 from pipeline.data.unfinished import derived
-from pipeline.files import whole_folder
+from pipeline.files import link_or_copy, whole_folder
 
-UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 VERSION = 1  # raise it when the same source gives other scenes
 
 
@@ -47,14 +43,5 @@ def _link(scene: Scene, folder: Path) -> None:
     with whole_folder(folder) as temporary:
         (temporary / "images").mkdir()
         for view, path in enumerate(scene.paths):
-            _link_or_copy(path.resolve(), temporary / IMAGE_FILE.format(view))
+            link_or_copy(path.resolve(), temporary / IMAGE_FILE.format(view))
         (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, scene.cameras, scene.notes))
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in UNLINKABLE:
-            raise
-        shutil.copy2(source, target)

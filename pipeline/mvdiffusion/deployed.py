@@ -8,7 +8,6 @@ rig.json               the cameras that generated views are labelled with
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.errors import CheckpointError
-from pipeline.files import sha256_of
+from pipeline.files import link_or_copy, sha256_of
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
 from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
@@ -100,7 +99,8 @@ def attachments(
         if source is None:
             write_components(folder, pipe.components, leave_out=("unet",))
         else:  # as they are, byte by byte, and without a copy where the file system can
-            shutil.copytree(source, folder, copy_function=_link, ignore=shutil.ignore_patterns("unet", "unet_ema"))
+            left_out = shutil.ignore_patterns("unet", "unet_ema")
+            shutil.copytree(source, folder, copy_function=link_or_copy, ignore=left_out)
         (folder / "unet").mkdir()
         (folder / "unet" / CONFIG_FILE).write_text(pipe.unet.to_json_string())
 
@@ -134,10 +134,3 @@ def facts_of(folder: Path) -> dict[str, str]:
         "prompts.style": prompts.style or "",
         "prompts.sha256": prompts.sha256,
     }
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
