@@ -39,8 +39,8 @@ def fit(
 
 def newest(out: Path) -> Path | None:
     """The checkpoint of the last step in a folder, or None."""
-    found = _checkpoints(out)
-    return found[-1] if found else None
+    folders = _checkpoints(out)
+    return folders[-1] if folders else None
 
 
 def best_device() -> str:

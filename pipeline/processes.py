@@ -100,20 +100,20 @@ class World:
         """In every process, the results of `count` dealt items in their order."""
         if self.size == 1:
             return list(results)
-        found: list[list[Item]] = [[] for _ in range(self.size)]
-        distributed.all_gather_object(found, list(results), group=self.control)
-        return [result for part in found for result in part][:count]
+        parts: list[list[Item]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(parts, list(results), group=self.control)
+        return [result for part in parts for result in part][:count]
 
     def expect_same(self, what: str, value: str) -> None:
         """Raises RecipeError unless every process has the same text."""
         if self.size == 1:
             return
-        found: list[str] = [""] * self.size
-        distributed.all_gather_object(found, value, group=self.control)
-        other = next((rank for rank, text in enumerate(found) if text != found[0]), None)
+        texts: list[str] = [""] * self.size
+        distributed.all_gather_object(texts, value, group=self.control)
+        other = next((rank for rank, text in enumerate(texts) if text != texts[0]), None)
         if other is not None:
             raise RecipeError(
-                f"{what}: expected one in all {self.size} processes, got {found[0]} in process 0 and {found[other]} in "
+                f"{what}: expected one in all {self.size} processes, got {texts[0]} in process 0 and {texts[other]} in "
                 f"process {other} — give them the same files."
             )
 

@@ -90,11 +90,11 @@ def write_outputs(result: Reconstruction, out: Path, size: int | None = None) ->
     size: pixels of the turntable's frames (default: at least 256).
     """
     out.mkdir(parents=True, exist_ok=True)
-    kept = result.gaussians.pruned()
+    gaussians = result.gaussians.pruned()
     cameras = turntable_around(result.batch.cameras[0], size or max(256, result.batch.cameras.width))
-    frames = render_frames(kept, cameras)
+    frames = render_frames(gaussians, cameras)
     paths = [out / name for name in ("gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png")]
-    kept.save_ply(paths[0])
+    gaussians.save_ply(paths[0])
     write_video(frames, paths[1], TURNTABLE_FPS)
     write_gif(frames[::_GIF_EVERY], paths[2])
     write_png(preview(result.batch, result.rendering), paths[3])

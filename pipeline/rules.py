@@ -56,8 +56,8 @@ def _rules_of_kind(recipe: Recipe) -> list[Rule]:
         return _gslrm_rules(model, loss, recipe.data, recipe.optim)
     if isinstance(model, MVDiffusionConfig) and isinstance(loss, DenoisingConfig):
         return _mvdiffusion_rules(model, recipe.data, recipe.optim)
-    wanted = "the terms of rendering" if isinstance(model, GSLRMConfig) else "kind: denoising"
-    return [(False, "loss", f"expected {wanted} with model.kind {model.kind}, got another loss — set it")]
+    losses = "the terms of rendering" if isinstance(model, GSLRMConfig) else "kind: denoising"
+    return [(False, "loss", f"expected {losses} with model.kind {model.kind}, got another loss — set it")]
 
 
 def _gslrm_rules(model: GSLRMConfig, loss: LossConfig, data: DataConfig, optim: OptimConfig) -> list[Rule]:
@@ -100,14 +100,14 @@ def _gslrm_rules(model: GSLRMConfig, loss: LossConfig, data: DataConfig, optim: 
 def _mvdiffusion_rules(model: MVDiffusionConfig, data: DataConfig, optim: OptimConfig) -> list[Rule]:
     views, scratch = model.num_views, model.scratch
     multiple = scratch.patch_size * 2 ** (len(scratch.channels) - 1)
-    found = (data.num_views, data.num_input_views, data.num_held_out_views)
+    counts = (data.num_views, data.num_input_views, data.num_held_out_views)
     wide = [width for width in scratch.channels if width % scratch.head_dim]
     return [
         (
-            found == (views, 1, views - 1),
+            counts == (views, 1, views - 1),
             "data.num_views",
             f"expected {views} views, 1 of them input and {views - 1} held out, as model.num_views {views} says, got "
-            f"{', '.join(map(str, found))} — change data.num_views, num_input_views and num_held_out_views",
+            f"{', '.join(map(str, counts))} — change data.num_views, num_input_views and num_held_out_views",
         ),
         (
             data.view_sampling in VIEW_SETS,

@@ -243,13 +243,13 @@ class _Trainer:
     def _pooled(self, step: int, passes: list[int], batches: list[Batch]) -> list[dict[str, float]]:
         """For each pass of this process, what each term is a mean over in the whole pass, all processes together."""
         names = list(self.stage.weights(step))
-        found = np.zeros((self.recipe.train.accumulate, len(names)))
+        pooled = np.zeros((self.recipe.train.accumulate, len(names)))
         rows = [index % self.recipe.train.accumulate for index in passes]
         for row, batch in zip(rows, batches, strict=True):
             pools = self.stage.pools(batch)
-            found[row] = [pools[name] for name in names]
-        found = np.reshape(self.world.total(found.ravel().tolist()), found.shape)
-        return [dict(zip(names, found[row].tolist(), strict=True)) for row in rows]
+            pooled[row] = [pools[name] for name in names]
+        pooled = np.reshape(self.world.total(pooled.ravel().tolist()), pooled.shape)
+        return [dict(zip(names, pooled[row].tolist(), strict=True)) for row in rows]
 
     def _backward(self, step: int, batch: Batch, first: int, pooled: dict[str, float]) -> None:
         """Gradients of a piece of a pass, which starts with the run's scene `first`, as its share of the pass.

@@ -139,8 +139,8 @@ def read_picture(path: Path, size: int) -> Float[Tensor, "3 size size"]:
 
 def with_masks(views: Float[Tensor, "view 3 height width"]) -> UInt8[np.ndarray, "view height width 4"]:
     """Generated views with alpha by `RULE`."""
-    found = (views.amin(1) < 1 - NOT_WHITE).cpu().numpy()
-    alpha = np.stack([binary_fill_holes(mask) for mask in found]).astype(np.uint8) * 255
+    masks = (views.amin(1) < 1 - NOT_WHITE).cpu().numpy()
+    alpha = np.stack([binary_fill_holes(mask) for mask in masks]).astype(np.uint8) * 255
     return np.concatenate([pixels_of(views), alpha[..., None]], axis=-1)
 
 

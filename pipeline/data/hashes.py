@@ -18,13 +18,13 @@ def hashes_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
 
     remember: renew that file, where the folder can be written.
     """
-    known = _read(root / FILE)
+    before = _read(root / FILE)
     stamps = [_stamp(path) for path in paths]
     names = [os.path.relpath(path, root) for path in paths]
-    fresh = [path for path, name, stamp in zip(paths, names, stamps, strict=True) if known.get(name, [""])[0] != stamp]
+    fresh = [path for path, name, stamp in zip(paths, names, stamps, strict=True) if before.get(name, [""])[0] != stamp]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(map(str, fresh), pool.map(sha256_of, fresh), strict=True))
-    hashes = [found.get(str(path)) or known[name][1] for path, name in zip(paths, names, strict=True)]
+        computed = dict(zip(map(str, fresh), pool.map(sha256_of, fresh), strict=True))
+    hashes = [computed.get(str(path)) or before[name][1] for path, name in zip(paths, names, strict=True)]
     if fresh and remember:
         _write(root / FILE, dict(zip(names, zip(stamps, hashes, strict=True), strict=True)))
     return hashes
@@ -38,8 +38,8 @@ def _stamp(path: Path) -> str:
 def _read(path: Path) -> dict[str, list[str]]:
     """The hashes of an earlier call by file name; nothing where the file is missing or damaged."""
     try:
-        known = json.loads(path.read_text())
-        return {name: [stamp, sha256] for name, (stamp, sha256) in known.items()}
+        hashes = json.loads(path.read_text())
+        return {name: [stamp, sha256] for name, (stamp, sha256) in hashes.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

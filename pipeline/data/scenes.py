@@ -237,8 +237,8 @@ def cameras_text(name: str, cameras: Cameras, notes: Notes = Notes()) -> str:
         intrinsics = dict(zip(("fx", "fy", "cx", "cy"), cameras.fxfycxcy[i].double().tolist(), strict=True))
         keypoints = {} if notes.keypoints is None else {"keypoints": notes.keypoints[i].tolist()}
         frames.append(size | intrinsics | {"w2c": w2c[i].tolist(), "file_path": IMAGE_FILE.format(i)} | keypoints)
-    said = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
-    return json.dumps({"id": name, **said, "frames": frames}, indent=1)
+    notes_kept = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
+    return json.dumps({"id": name, **notes_kept, "frames": frames}, indent=1)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Dataset:

@@ -65,9 +65,9 @@ class GSLRMStage:
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of `val`, with the first scene's picture and Gaussians."""
-        found = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
-        kept = {checkpoint.PREVIEW: found.gaussians[0].pruned().save_ply}
-        return Validation(found, preview(found.batch, found.rendering), kept)
+        evaluation = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
+        attachments = {checkpoint.PREVIEW: evaluation.gaussians[0].pruned().save_ply}
+        return Validation(evaluation, preview(evaluation.batch, evaluation.rendering), attachments)
 
     def deployed_model(self) -> nn.Module:
         return self.model

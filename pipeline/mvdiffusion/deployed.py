@@ -63,7 +63,7 @@ class ViewGenerator(nn.Module):
         numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch.
         """
         generators = [generator for number in numbers for generator in self._chances(number)]
-        found = self.pipe(
+        views = self.pipe(
             images.repeat_interleave(self.num_views, 0),
             self.prompts.embeddings.float(),
             num_inference_steps=steps or self.sampling.steps,
@@ -71,7 +71,7 @@ class ViewGenerator(nn.Module):
             eta=self.sampling.eta,
             generator=generators,
         )
-        return found.images.float().unflatten(0, (-1, self.num_views))
+        return views.images.float().unflatten(0, (-1, self.num_views))
 
     def provenance(self) -> dict[str, Any]:
         """What decides the views beside the weights and the picture, as plain values."""

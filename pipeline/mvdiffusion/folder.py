@@ -94,15 +94,15 @@ def check_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
         raise CheckpointError(f"{folder}: expected a pipeline folder with {INDEX_FILE}, found none — check the path.")
     try:
         index = json.loads((folder / INDEX_FILE).read_text())
-        found, unet = index["_class_name"], index["unet"][1]
+        class_name, unet = index["_class_name"], index["unet"][1]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(
             f"{folder / INDEX_FILE}: expected the index of a pipeline, got a fault at {error}."
         ) from None
-    if found not in (OUR_CLASS, THEIR_CLASS) or unet not in (FACELIFT_CLASS, MultiViewUNet.__name__):
+    if class_name not in (OUR_CLASS, THEIR_CLASS) or unet not in (FACELIFT_CLASS, MultiViewUNet.__name__):
         raise CheckpointError(
             f"{folder / INDEX_FILE}: expected a multi-view pipeline ({OUR_CLASS}, or FaceLift's {THEIR_CLASS} with "
-            f"{FACELIFT_CLASS}), got {found} with {unet} — name another folder."
+            f"{FACELIFT_CLASS}), got {class_name} with {unet} — name another folder."
         )
     missing = [name for name in COMPONENTS if name not in leave_out and not (folder / name).is_dir()]
     if missing:

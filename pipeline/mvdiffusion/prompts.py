@@ -204,8 +204,8 @@ def _read_tensor_file(path: Path) -> PromptEmbeddings:
 def _encoder_hash(folder: Path) -> str:
     """Of the files that decide what a text becomes."""
     files = [path for name in ("text_encoder", "tokenizer") for path in sorted((folder / name).iterdir())]
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in files:
-        found.update(path.name.encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -120,9 +120,9 @@ class MVDiffusionStage:
         parts = {k: v for k, v in self.pipe.components.items() if k != "unet"}
         pipe = MVDiffusionPipeline(**parts, unet=self._released)
         model = ViewGenerator(pipe, self.prompts, self.config.sampling, self.rig).to(self.device).eval()
-        found = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
-        kept = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
-        return Validation(found, found.picture, kept)
+        evaluation = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
+        files = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
+        return Validation(evaluation, evaluation.picture, files)
 
     def deployed_model(self) -> nn.Module:
         """The UNet of the last validation: mean weights, adapters merged, FaceLift's 690 names."""
@@ -169,8 +169,8 @@ class MVDiffusionStage:
 
     def _latents(self, images: Tensor, chance: Sequence[torch.Generator]) -> Float[Tensor, "row channels height width"]:
         vae = self.pipe.vae
-        found = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
-        return found.float() * vae.config.scaling_factor
+        latents = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
+        return latents.float() * vae.config.scaling_factor
 
     def _deployed(self) -> MultiViewUNet:
         """A network with the mean weights, and no adapters beside them."""
@@ -250,11 +250,11 @@ def starting_pipeline(recipe: Recipe) -> MVDiffusionPipeline:
         pipe = MVDiffusionPipeline.from_pretrained(config.base)
     levels, views = len(pipe.unet.config.block_out_channels), pipe.unet.config.num_views
     multiple = reduction(pipe.vae) * 2 ** (levels - 1)
-    found = pipe.scheduler.config.prediction_type
+    learnt = pipe.scheduler.config.prediction_type
     for holds, path, problem in (
         (views == config.num_views, "model.num_views", f"{views} as {config.base} has, got {config.num_views}"),
         (size % multiple == 0, "data.image_size", f"a multiple of {multiple}, got {size}"),
-        (found == loss.prediction, "loss.prediction", f"{found} as {config.base} was trained, got {loss.prediction}"),
+        (learnt == loss.prediction, "loss.prediction", f"{learnt} as {config.base} was trained, got {loss.prediction}"),
     ):
         if not holds:
             raise RecipeError(f"{recipe.name}: {path}: expected {problem} — change it.")

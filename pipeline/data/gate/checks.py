@@ -67,15 +67,15 @@ class Check:
     def contradicting(self) -> dict[str, tuple[int, ...]]:
         """Scenes that stand out on their own, with the views that disagree there."""
         limit = max(SCENE_PX, SCENE_PIXELS * self.own_px)
-        found = {scene.name: _above(scene.scores, limit) for scene in self.scenes}
-        return {name: views for name, views in found.items() if views}
+        by_scene = {scene.name: _above(scene.scores, limit) for scene in self.scenes}
+        return {name: views for name, views in by_scene.items() if views}
 
     @cached_property
     def tangent_px_p95(self) -> float:
         """95 % of the tangents of all scenes and pairs miss by less; 0 where no pair can tell."""
         tangents = torch.stack([scene.tangents for scene in self.scenes])
-        known = tangents[~tangents.isnan()]
-        return float(known.quantile(0.95)) if len(known) else 0.0
+        measured = tangents[~tangents.isnan()]
+        return float(measured.quantile(0.95)) if len(measured) else 0.0
 
     @cached_property
     def chain_px_p95(self) -> float | None:
@@ -85,8 +85,8 @@ class Check:
 
     @cached_property
     def keypoint_px(self) -> Float[Tensor, " view"] | None:
-        known = [scene.keypoints for scene in self.scenes if scene.keypoints is not None]
-        return torch.stack(known).nanmedian(0).values if known else None
+        measured = [scene.keypoints for scene in self.scenes if scene.keypoints is not None]
+        return torch.stack(measured).nanmedian(0).values if measured else None
 
     @property
     def extent(self) -> float:
@@ -105,8 +105,8 @@ class Check:
 
     @property
     def keypoints_agree(self) -> bool:
-        known = self.keypoint_px
-        return known is None or not (float(known.nanmedian()) > KEYPOINT_PX or _above(known, 2 * KEYPOINT_PX))
+        missed = self.keypoint_px
+        return missed is None or not (float(missed.nanmedian()) > KEYPOINT_PX or _above(missed, 2 * KEYPOINT_PX))
 
     @property
     def verdict(self) -> Literal["exact", "approximate", "inconsistent"]:
@@ -190,8 +190,8 @@ def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = F
     Raises DataError for a dataset that GS-LRM must not be trained on.
     """
     stored = dataset.manifest.geometry
-    known = stored is not None and stored.version == VERSION and dataset.manifest.digest is not None
-    geometry = stored if known and stored is not None else _remembered(dataset, cache)
+    current = stored is not None and stored.version == VERSION and dataset.manifest.digest is not None
+    geometry = stored if current and stored is not None else _remembered(dataset, cache)
     for problem in problems_of(geometry, dataset.manifest, allow_inconsistent):
         raise DataError(f"{dataset.root}: {problem}")
     return geometry

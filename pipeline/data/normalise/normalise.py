@@ -162,8 +162,9 @@ class PixelBased:
         labels = Cameras(seen.cameras.c2w, _facelift_intrinsics(views, self.size), self.size, self.size)
         if seen.unit == "mm":
             return _moved(seen.cameras, homographies, labels, torch.zeros(3, dtype=torch.float64))
-        kept = seen.cameras.resize(self.size, self.size)
-        return Warp(homographies, seen.cameras, 1.0, torch.zeros(3, dtype=torch.float64), (self.size, self.size)), kept
+        resized = seen.cameras.resize(self.size, self.size)
+        warp = Warp(homographies, seen.cameras, 1.0, torch.zeros(3, dtype=torch.float64), (self.size, self.size))
+        return warp, resized
 
 
 METHODS: dict[str, type[Any]] = {

@@ -45,8 +45,8 @@ class Video:
         """
         if not chosen:
             return
-        wanted, last = iter(chosen), chosen[-1]
-        target, number, reformatter = next(wanted), -1, VideoReformatter()
+        numbers, last = iter(chosen), chosen[-1]
+        target, number, reformatter = next(numbers), -1, VideoReformatter()
         try:
             with av.open(str(self.path)) as container:
                 stream = container.streams.video[0]
@@ -58,7 +58,7 @@ class Video:
                         yield reformatter.reformat(frame, format=pixels, threads=1).to_ndarray()
                         if number == last:
                             return
-                        target = next(wanted)
+                        target = next(numbers)
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(number + 1, error.strerror) from None
         raise self._damaged(number + 1, "the end of the file")
