@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.data.loader import Loader, prepare_view
+from pipeline.data.loader import Loader
 from pipeline.data.normalise.normalise import method_of, normalise
+from pipeline.data.pictures import prepare_view
 from pipeline.data.recording.frame_plan import FramePlan
 from pipeline.data.recording.recording import convert, open_recording
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from tests.support.mice_recording import write_recording
 
 FRAMES, REPEATS = 32, 3

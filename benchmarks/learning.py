@@ -21,13 +21,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from pipeline import checkpoint, metrics
+from pipeline import checkpoint, kinds, metrics
+from pipeline.data import pictures
 from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.mvdiffusion.evaluate import contact_sheet, evaluate, generated_masks
-from pipeline.mvdiffusion.release import ViewGenerator
+from pipeline.mvdiffusion.deployed import ViewGenerator
+from pipeline.mvdiffusion.evaluate import evaluate, generated_masks
 from pipeline.mvdiffusion.views import ViewSets
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe
+from pipeline.recipes import load_recipe
 from pipeline.train import train
 
 FIGURES = ("psnr_fg", "mask_iou", "hull_iou")
@@ -99,7 +101,7 @@ def sheet(model: ViewGenerator, recipe: Recipe, dataset: Dataset, cache: Path) -
         gap = torch.ones_like(true[:1, :, :, : true.shape[-1] // 4])
         strip = [true[:1], gap, model(true[:1], [number])[0], gap, true]
         rows.append(torch.cat([view for part in strip for view in part], dim=-1)[None])
-    return Image.fromarray(contact_sheet([torch.stack([row]) for row in rows]))
+    return Image.fromarray(pictures.sheet(torch.stack(list(rows))))
 
 
 def _of_mean(mean: Tensor, loader: ViewSets, number: int) -> Float[Tensor, " figure"]:
@@ -116,7 +118,7 @@ def _trained(recipe: Recipe, cache: Path) -> tuple[ViewGenerator, float]:
     with tempfile.TemporaryDirectory() as folder:
         *_, last = train(recipe, Path(folder), cache=cache)
         assert last.checkpoint is not None
-        model = checkpoint.load(checkpoint.release(last.checkpoint, Path(folder) / "released")).model
+        model = kinds.load(checkpoint.strip_training(last.checkpoint, Path(folder) / "released")).model
     assert isinstance(model, ViewGenerator)
     return model, time.process_time() - started
 

@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.overhead import SLOTS, TRIALS
-from pipeline.recipe import load_recipe, override
+from pipeline.recipes import load_recipe, override
 from pipeline.train import train
 
 

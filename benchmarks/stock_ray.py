@@ -17,7 +17,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.overhead import SLOTS, TRIALS
-from pipeline.recipe import load_recipe, override
+from pipeline.recipes import load_recipe, override
 from pipeline.train import train
 
 

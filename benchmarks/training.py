@@ -12,7 +12,7 @@ import torch
 from pipeline.data.loader import Loader
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from pipeline.train import train
 
 STEPS, REPEATS = 60, 3

@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,22 +23,23 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.cameras import FACELIFT_DISTANCE, RING_ELEVATION, Cameras
 from pipeline.data.gate.checks import Check
 from pipeline.data.gate.geometry import (
     MAX_TANGENT_SPAN,
-    PARALLEL,
     Silhouette,
     meeting_point,
     pixel_directions,
     reach_of,
+    tangent_axes,
     visual_hull,
 )
 from pipeline.data.gate.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
+from pipeline.data.pictures import on_white
 from pipeline.data.scenes import Scene, read_image
+from pipeline.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
 SHEETS = 12  # scenes shown
@@ -55,10 +55,7 @@ def write_page(found: Check, measured: Quality, path: Path) -> Path:
     """Write the page of a check and return its path. Raises DataError for an image that cannot be read."""
     html = _page(found, measured)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_whole(path, html)
 
 
 def _page(found: Check, measured: Quality) -> str:
@@ -181,9 +178,8 @@ def _files(found: Check) -> dict[str, Scene]:
     return {scene.name: scene for scene in found.dataset.scenes.values()}
 
 
-def _on_white(scene: Scene, view: int) -> Image.Image:
-    image = read_image(scene.paths[view], (scene.cameras.width, scene.cameras.height)).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+def _picture(scene: Scene, view: int) -> Image.Image:
+    return on_white(read_image(scene.paths[view], (scene.cameras.width, scene.cameras.height)))
 
 
 def _inline(image: Image.Image, lossless: bool = False) -> str:
@@ -212,7 +208,7 @@ def _sheets(found: Check, measured: Quality) -> dict[str, Any]:
     files = _files(found)
 
     def thumb(scene: SceneCheck, view: int) -> str:
-        picture = _cut(_on_white(files[scene.name], view), box)
+        picture = _cut(_picture(files[scene.name], view), box)
         sampling = Image.Resampling.NEAREST if picture.width < THUMB else Image.Resampling.LANCZOS
         return _inline(picture.resize((THUMB, THUMB), sampling))
 
@@ -267,7 +263,7 @@ def _close_up(shown: Shown, view: int) -> dict[str, Any]:
     width, height = shown.cameras.width, shown.cameras.height
     left, top, right, bottom = _square([outline], CLOSE * max(width, height))
     inside = (max(0, left), max(0, top), min(width, right), min(height, bottom))
-    picture = _on_white(shown.scene, view).crop(inside)
+    picture = _picture(shown.scene, view).crop(inside)
     picture.thumbnail((CLOSE_UP, CLOSE_UP))
     return {
         "image": _inline(picture, lossless=width < COARSE),
@@ -324,13 +320,10 @@ def _drawn_tangents(shown: Shown, i: int, j: int) -> list[list[dict[str, Any]]] 
 def _touched(cameras: Cameras, outlines: tuple[Silhouette, Silhouette]) -> tuple[list[Tensor], list[Tensor]] | None:
     """Where planes through both centres touch each outline [2, 2], and their normals [2, 3], as `tangency` has them."""
     rays = [pixel_directions(cameras[[view]], outline.outline[None])[0] for view, outline in enumerate(outlines)]
-    baseline = F.normalize(cameras.centres[1] - cameras.centres[0], dim=-1)
-    middle = F.normalize(rays[0].mean(0), dim=-1)
-    across = middle - (middle @ baseline) * baseline
-    if float(across.norm()) < PARALLEL:
+    axes = tangent_axes(cameras, rays[0])
+    if axes is None:
         return None
-    across = F.normalize(across, dim=-1)
-    beside = torch.linalg.cross(baseline, across)
+    across, beside = axes
     points, planes = [], []
     for ray, outline in zip(rays, outlines, strict=True):
         angles = torch.atan2(ray @ beside, ray @ across)

@@ -70,15 +70,15 @@ def check(
     from pipeline.data.scenes import MANIFEST_FILE, open_dataset
 
     opened = open_dataset(dataset, verify=False, data_root=data_root)
-    found = checks.check(opened, scenes)
-    measured = quality(found)
-    stored = checks.store(found)
-    written = write_page(found, measured, page or _page_beside(dataset, stored))
+    checked = checks.check(opened, scenes)
+    measured = quality(checked)
+    stored = checks.store(checked)
+    written = write_page(checked, measured, page or _page_beside(dataset, stored))
     if as_json:
-        plain = checks.as_plain(found)
+        plain = checks.as_plain(checked)
         typer.echo(json.dumps(plain | {"quality": config.as_plain(measured), "page": str(written), "stored": stored}))
         return
-    _print_check(found, measured)
+    _print_check(checked, measured)
     typer.echo(f"page: {written}", err=True)
     if not stored:
         typer.echo(

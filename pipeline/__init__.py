@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pipeline.cameras import Cameras
     from pipeline.gaussians import Gaussians
     from pipeline.gslrm.model import GSLRM
-    from pipeline.recipe import Recipe, load_recipe
+    from pipeline.recipe import Recipe
+    from pipeline.recipes import load_recipe
     from pipeline.rendering import render
 
 __all__ = ["GSLRM", "Cameras", "Gaussians", "Recipe", "load_recipe", "render"]
@@ -23,7 +24,7 @@ _HOMES = {
     "Gaussians": "pipeline.gaussians",
     "GSLRM": "pipeline.gslrm.model",
     "Recipe": "pipeline.recipe",
-    "load_recipe": "pipeline.recipe",
+    "load_recipe": "pipeline.recipes",
     "render": "pipeline.rendering",
 }
 

@@ -1,20 +1,18 @@
-"""Checkpoints: written whole, hashed, loaded strictly; FaceLift's files in and out.
+"""Checkpoints: folders written whole, with a hash of each file; weights loaded strictly. Knows no model.
 
 step-000300/  model.safetensors   weights under FaceLift's names
 recipe.yaml         the resolved recipe
-training.pt         optimizer, scaler and counters, `weights_only`-loadable (left out of releases)
+training.pt         optimizer, scaler and counters, `weights_only`-loadable (left out by `strip_training`)
 checkpoint.json     step, fingerprint, metrics, sha256 of each other file
 preview.ply         of GS-LRM: Gaussians of the first validation scene
-pipeline/ …         of MVDiffusion: everything but the UNet's weights, see pipeline/mvdiffusion/release.py
+pipeline/ …         of MVDiffusion: everything but the UNet's weights, see pipeline/mvdiffusion/deployed.py
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -30,20 +28,22 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
-from pipeline.gslrm.model import GSLRM
-from pipeline.recipe import GSLRMConfig, Recipe, load_recipe
-from pipeline.stages import kind_of
+from pipeline.files import sha256_of, whole_folder
+from pipeline.recipe import Recipe
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
 _FACELIFT_LOSSES = "loss_calculator."
 _NAMES_SHOWN = 4
-_FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")  # safetensors and torch have no errno
+# What safetensors and torch say of a full disk; their errors carry no errno.
+_FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint folder says of itself; every hash was compared with its file."""
+    """What a checkpoint folder says of itself, and the proof that every hash was compared with its file: code that is
+    given one need not hash the files again.
+    """
 
     folder: Path
     recipe: Recipe
@@ -51,15 +51,11 @@ class CheckpointInfo:
     metrics: dict[str, float]
     sha256: str  # of the weights
 
-
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A model in evaluation mode with the recipe and step it came from."""
-
-    model: nn.Module
-    recipe: Recipe
-    step: int
-    sha256: str
+    def expect_kind(self, kind: str) -> None:
+        """Raises CheckpointError for a checkpoint of another kind of model."""
+        came = self.recipe.model.kind
+        if came != kind:
+            raise CheckpointError(f"{self.folder}: expected a checkpoint of {kind}, got one of {came} — name another.")
 
 
 def save(
@@ -71,18 +67,12 @@ def save(
     training: Mapping[str, Any] | None = None,
     attachments: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> Path:
-    """Write a checkpoint to a temporary folder, then rename it to `folder`; an older one there is replaced.
+    """Write a checkpoint whole to `folder`; an older one there is replaced.
 
     attachments: further files or folders by name, and what writes each. Raises DiskFullError.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with _removed_when_full(temporary):
-        temporary.mkdir(parents=True)
+    with _refusing_a_full_disk(folder), whole_folder(folder) as temporary:
         _write(temporary, model, recipe, step, metrics, training, attachments)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.replace(folder)
     return folder
 
 
@@ -110,7 +100,7 @@ def _write(
         "fingerprint": recipe.fingerprint,
         "metrics": dict(metrics or {}),
         "sha256": {
-            path.relative_to(temporary).as_posix(): sha256_of_file(path)
+            path.relative_to(temporary).as_posix(): sha256_of(path)
             for path in sorted(temporary.rglob("*"))
             if path.is_file()
         },
@@ -119,15 +109,14 @@ def _write(
 
 
 @contextlib.contextmanager
-def _removed_when_full(folder: Path) -> Iterator[None]:
-    """Turn what each writer says of a full disk into DiskFullError, and remove what was written."""
+def _refusing_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn what each writer says of a full disk into DiskFullError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         code = error.errno if isinstance(error, OSError) else None
         if code not in (errno.ENOSPC, errno.EDQUOT) and not any(words in str(error) for words in _FULL):
             raise
-        shutil.rmtree(folder, ignore_errors=True)
         raise DiskFullError(f"{folder.parent}: expected room for a checkpoint, got a full disk — free some.") from None
 
 
@@ -151,40 +140,26 @@ def inspect(folder: str | Path) -> CheckpointInfo:
     for file, expected in recorded.items():
         if file == TRAINING and not (folder / file).exists():
             continue
-        if not (folder / file).is_file() or sha256_of_file(folder / file) != expected:
+        if not (folder / file).is_file() or sha256_of(folder / file) != expected:
             raise CheckpointError(
                 f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
             )
     return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded[WEIGHTS])
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu", kind: str | None = None) -> LoadedCheckpoint:
-    """Build the checkpoint's model and load its weights strictly. Raises CheckpointError.
-
-    kind: the only one that will do.
-    """
-    info = inspect(folder)
-    found = info.recipe.model.kind
-    if kind not in (None, found):
-        raise CheckpointError(f"{folder}: expected a checkpoint of {kind}, got one of {found} — name another.")
-    model = kind_of(info.recipe).load(info.recipe, info.folder, device)
-    return LoadedCheckpoint(model, info.recipe, info.step, info.sha256)
-
-
-def release(folder: Path, target: Path) -> Path:
+def strip_training(folder: Path, target: Path) -> Path:
     """Copy a checkpoint without its training state, what users pull and registries hold, to `target`."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(TRAINING))
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.replace(target)
+    with whole_folder(target) as temporary:
+        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(TRAINING), dirs_exist_ok=True)
     return target
 
 
-def load_training(folder: Path) -> dict[str, Any]:
-    """The optimizer state and counters of a checkpoint that can be resumed. Raises CheckpointError."""
-    inspect(folder)
+def load_training(source: Path | CheckpointInfo) -> dict[str, Any]:
+    """The optimizer state and counters of a checkpoint that can be resumed. Raises CheckpointError.
+
+    source: a folder, whose files are hashed, or what `inspect` has said of one, which is taken as proof.
+    """
+    folder = (source if isinstance(source, CheckpointInfo) else inspect(source)).folder
     if not (folder / TRAINING).is_file():
         raise CheckpointError(
             f"{folder}: expected {TRAINING} to resume from, found none — it was saved for release only."
@@ -192,27 +167,20 @@ def load_training(folder: Path) -> dict[str, Any]:
     return torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
 
 
-def load_weights(model: nn.Module, source: str | Path) -> str:
+def load_weights(model: nn.Module, source: str | Path) -> None:
     """Load weights strictly into `model` from a checkpoint folder, its safetensors file or a FaceLift `.pt`.
 
-    Returns the sha256 of the file read. Raises CheckpointError listing missing, unexpected and misshapen names.
+    Nothing is hashed. Raises CheckpointError listing missing, unexpected and misshapen names.
     """
-    path = weights_file(source)
-    tensors = _read(path)
-    expect_weights(model, path, tensors)
+    tensors = read_tensors(source)
+    expect_weights(model, weights_file(source), tensors)
     model.load_state_dict(tensors, strict=True)
-    return sha256_of_file(path)
 
 
-def check_weights(config: GSLRMConfig, source: str | Path) -> int:
-    """Refuse weights that do not fit the network, without building it; how many tensors it has.
-
-    Raises CheckpointError.
-    """
-    with torch.device("meta"):
-        model = GSLRM(config)
-    expect_weights(model, Path(source), _read(weights_file(source)))
-    return len(model.state_dict())
+def read_tensors(source: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint folder, its safetensors file or a FaceLift `.pt`. Raises CheckpointError."""
+    path = weights_file(source)
+    return read_facelift(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
 
 
 def read_facelift(path: Path) -> dict[str, Tensor]:
@@ -230,25 +198,6 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
         )
     named = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not name.startswith(_FACELIFT_LOSSES)}
-
-
-def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
-    """Turn a FaceLift GS-LRM `.pt` into a checkpoint folder of `recipe` (default: the released size)."""
-    recipe = recipe or load_recipe("gslrm")
-    if not isinstance(recipe.model, GSLRMConfig):
-        raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
-    model = GSLRM(recipe.model)
-    load_weights(model, path)
-    return save(folder, model, recipe, step=0)
-
-
-def export_facelift(folder: Path, path: Path) -> Path:
-    """Write a checkpoint's core tensors as a `.pt` that FaceLift reads under `model`."""
-    loaded = load(folder, kind="gslrm")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"model": loaded.model.state_dict(), "fwdbwd_pass_step": 0, "param_update_step": loaded.step}, temporary)
-    temporary.replace(path)
-    return path
 
 
 def _read_recipe(folder: Path, name: str) -> Recipe:
@@ -279,10 +228,6 @@ def weights_file(source: str | Path) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    return read_facelift(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
-
-
 def expect_weights(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raises CheckpointError unless the tensors are exactly those of the model."""
     problem = _mismatch(model.state_dict(), tensors)
@@ -305,9 +250,3 @@ def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
 def _some(names: list[str]) -> str:
     rest = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def sha256_of_file(path: Path) -> str:
-    """In hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

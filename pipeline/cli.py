@@ -33,7 +33,7 @@ def split_overrides(values: list[str] | None) -> list[str]:
 def show_recipe(recipe: str, overrides: list[str], as_json: bool) -> None:
     """Print the resolved recipe and its fingerprint, or say what is wrong with it."""
     from pipeline import config
-    from pipeline.recipe import load_recipe
+    from pipeline.recipes import load_recipe
 
     resolved = load_recipe(recipe, overrides)
     values = config.as_plain(resolved)
@@ -59,7 +59,7 @@ def fit(
     """
     from pipeline.fit import best_device
     from pipeline.fit import fit as run
-    from pipeline.recipe import load_recipe
+    from pipeline.recipes import load_recipe
 
     root = [] if data is None else [f"data.root={data.resolve()}"]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
@@ -75,7 +75,7 @@ def prompts(
     style: Annotated[str, typer.Option(help="facelift, mouse_elevated, realistic, hybrid, simple or from_camera.")] = (
         "facelift"
     ),
-    scene: Annotated[Path | None, typer.Option(help="A scene of the rig whose angles are told and kept.")] = None,
+    scene: Annotated[Path | None, typer.Option(help="A scene of the rig whose angles the texts name.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed one text per view with a pipeline's own text encoder, and keep what they say beside them."""

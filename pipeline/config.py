@@ -96,7 +96,7 @@ def decode(layers: Layers, kind: type[T]) -> T:
 
 @lru_cache(maxsize=64)
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    """Making one takes longer than what it is then used for, and a space decodes its recipe a hundred times."""
+    """Building an adapter takes longer than decoding with it, so that each is kept."""
     return TypeAdapter(kind)
 
 
@@ -110,11 +110,30 @@ def as_plain(value: Any) -> Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level of dotted paths."""
+    """Nested mappings as one level of dotted paths; `unflatten` gives them back. An empty mapping has no path."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def unflatten(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Dotted keys written out: `optim.lr: 1.0e-4` is `optim: {lr: 1.0e-4}`; keys may be nested mappings already.
+
+    Raises RecipeError, which begins with `where`, for a key that is a value and a mapping.
+    """
+    nested: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *parents, leaf = str(dotted).split(".")
+        target = nested
+        for parent in parents:
+            target = _mapping(target.setdefault(parent, {}), f"{where}: {dotted}")
+        if isinstance(value, Mapping):
+            held = _mapping(target.setdefault(leaf, {}), f"{where}: {dotted}")
+            _merge_into(held, unflatten(value, where), where, "", {})
+        else:
+            target[leaf] = value
+    return nested
 
 
 def fingerprint(value: Any, skip: Iterable[str] = ()) -> str:
@@ -135,7 +154,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explain_text_number(value: Any, whole: bool = False) -> str:
-    """The trap of YAML 1.1, when it was stepped in: `1e-4` and `1E5` are text there. whole: an integer is wanted."""
+    """Advice on a number that YAML 1.1 reads as text, such as `1e-4`, or nothing. whole: an integer is wanted."""
     if not isinstance(value, str):
         return ""
     try:
@@ -176,7 +195,7 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _merge(layers: Layers, values: Mapping[Any, Any], source: str) -> None:
-    _merge_into(layers.values, _nested(values, source), source, "", layers.sources)
+    _merge_into(layers.values, unflatten(values, source), source, "", layers.sources)
 
 
 def _merge_into(
@@ -191,22 +210,6 @@ def _merge_into(
             _merge_into(target[key], value, source, f"{path}.", sources)
         else:
             target[key] = value
-
-
-def _nested(values: Mapping[Any, Any], source: str) -> dict[str, Any]:
-    """Dotted keys written out: `optim.lr: 1.0e-4` is `optim: {lr: 1.0e-4}`."""
-    nested: dict[str, Any] = {}
-    for dotted, value in values.items():
-        *parents, leaf = str(dotted).split(".")
-        target = nested
-        for parent in parents:
-            target = _mapping(target.setdefault(parent, {}), f"{source}: {dotted}")
-        if isinstance(value, Mapping):
-            held = _mapping(target.setdefault(leaf, {}), f"{source}: {dotted}")
-            _merge_into(held, _nested(value, source), source, "", {})
-        else:
-            target[leaf] = value
-    return nested
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -224,8 +227,8 @@ def _describe(problem: Any, layers: Layers, kind: type) -> str:
     match problem["type"]:
         case "unexpected_keyword_argument":
             known = _paths(kind)
-            mend = " — it belongs to another kind; remove it" if path in known else did_you_mean(path, known)
-            return f"{where}: unknown key {path}{mend or ' — remove it'}"
+            advice = " — it belongs to another kind; remove it" if path in known else did_you_mean(path, known)
+            return f"{where}: unknown key {path}{advice or ' — remove it'}"
         case "missing":
             return f"{where}: {path}: expected a value, got none — add it."
         case "dataclass_type":

@@ -13,7 +13,7 @@ Each message reads `where: what was expected, what came — what to do.` and is 
 
 
 class PipelineError(Exception):
-    """A mistake the user can mend; the commands show it as one line and leave with exit code 2."""
+    """A mistake that the user can correct; the commands show it as one line and leave with exit code 2."""
 
 
 class RecipeError(PipelineError):
@@ -25,7 +25,7 @@ class DataError(PipelineError):
 
 
 class DegenerateViewsError(DataError):
-    """Cameras stand so that no place can be told from what they see."""
+    """Cameras stand so that what they see determines no place."""
 
 
 class CheckpointError(PipelineError):

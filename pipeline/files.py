@@ -8,12 +8,15 @@ process that was killed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
@@ -67,6 +70,16 @@ def _exchange(new: Path, path: Path) -> None:
             aside.rename(path)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot do that."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _UNLINKABLE:
+            raise
+        shutil.copy2(source, target)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A run without a memory: checkpoints in a folder, reports to whoever reads them, on as many processes as there are."""
+"""A training run that logs nothing: checkpoints in a folder, reports for the caller, one process or several."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
+from pipeline.data.pictures import write_png
 from pipeline.processes import World, launched
 from pipeline.recipe import Recipe
 from pipeline.train import Report, train
@@ -31,7 +30,7 @@ def fit(
             if not world.leads:
                 continue
             for name, picture in report.images.items():
-                _write_picture(picture, out / f"{name.replace('/', '-')}.png")
+                write_png(picture, out / f"{name.replace('/', '-')}.png")
             if report.checkpoint is not None:
                 for old in _checkpoints(out)[:-KEPT]:
                     shutil.rmtree(old)
@@ -40,21 +39,15 @@ def fit(
 
 def newest(out: Path) -> Path | None:
     """The checkpoint of the last step in a folder, or None."""
-    found = _checkpoints(out)
-    return found[-1] if found else None
+    folders = _checkpoints(out)
+    return folders[-1] if folders else None
 
 
 def best_device() -> str:
-    """Of this machine."""
+    """`cuda` where this machine has a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    """Written whole, oldest first: what is being written has another name."""
+    """Whole checkpoints, oldest first; one that is being written has a hidden name."""
     return sorted(out.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
-
-
-def _write_picture(picture: np.ndarray, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    Image.fromarray(picture).save(temporary, "PNG")
-    temporary.replace(path)

@@ -5,7 +5,6 @@ Values are always activated; logs and logits exist only inside the PLY functions
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,9 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.errors import DataError
+from pipeline.files import write_whole
 
 SH_C0 = 0.28209479177387814
-_MIN_OPACITY = 1e-7  # keeps the logit finite: float32 cannot tell more from 0 or 1
+_MIN_OPACITY = 1e-7  # keeps the logit finite: nearer to 0 or 1, float32 rounds to them
 _PLY_TYPES = {
     "char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4",
     "float": "<f4", "double": "<f8", "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2",
@@ -105,10 +105,7 @@ class Gaussians:
             table[name] = column
         header = ["ply", "format binary_little_endian 1.0", f"element vertex {self.count}"]
         header += [f"property float {name}" for name in columns] + ["end_header\n"]
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes("\n".join(header).encode() + table.tobytes())
-        temporary.replace(path)
+        write_whole(Path(path), "\n".join(header).encode() + table.tobytes())
 
     @staticmethod
     def load_ply(path: str | Path) -> Gaussians:

@@ -67,8 +67,8 @@ def mse(rendered: Images, target: Images, mask: Masks | None = None) -> Scalar:
 @full_precision
 def background(rendered: Images, mask: Masks, colour: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Scalar:
     """Mean squared distance of the rendering outside the mask from the background colour."""
-    wanted = rendered.new_tensor(colour)[:, None, None]
-    return _mean_where(mask < FOREGROUND, (rendered - wanted).square())
+    target = rendered.new_tensor(colour)[:, None, None]
+    return _mean_where(mask < FOREGROUND, (rendered - target).square())
 
 
 def _mean_where(

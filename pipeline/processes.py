@@ -1,4 +1,4 @@
-"""Several processes that train one model: who is who, sums and words between them, and errors that stop them all.
+"""Several processes that train one model: their ranks, what they exchange, and errors that stop all of them.
 
 Gradients and weights travel by the default process group (NCCL between GPUs, gloo between CPUs). Everything that
 decides something is small and travels by gloo on the CPU, so that every process decides the same and a process that is
@@ -16,14 +16,14 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed.nn.functional  # first read later, its default arguments would hold the group for ever
+import torch.distributed.nn.functional  # if imported later, its default arguments would keep a reference to the group
 from torch import Tensor, distributed, nn
 
 from pipeline.errors import PipelineError, RecipeError
 
 Item = TypeVar("Item")
-SILENCE = timedelta(minutes=30)  # of a process that still lives, as while one of them saves; then the others give up
-_BUCKET = 2**24  # numbers that are sent at a time
+SILENCE = timedelta(minutes=30)  # a process may be silent for so long, such as while it saves; then the others give up
+_BUCKET = 2**24  # numbers sent at a time
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class World:
 
     @staticmethod
     def here() -> World:
-        """What torch.distributed says; one process where nobody has set it up. All processes call it together."""
+        """The world that torch.distributed has set up, or one process. All processes call it together."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return World()
         own = distributed.get_backend() == "gloo"
@@ -70,7 +70,7 @@ class World:
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:
-        """What the leader makes on a shared disk is there when the others come to it."""
+        """The leader runs the block first, so that the others find on the shared disk what it has made."""
         if not self.leads:
             self._wait()
         try:
@@ -92,7 +92,7 @@ class World:
         return self.total([number if self.leads else 0.0])[0]
 
     def dealt(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The share of some work that is this process's, in one piece; who would get nothing repeats the first."""
+        """The items that this process works on, a contiguous share; one that would get none repeats the first item."""
         share = -(-len(items) // self.size)
         return items[self.rank * share : (self.rank + 1) * share] or items[:1]
 
@@ -100,20 +100,20 @@ class World:
         """In every process, the results of `count` dealt items in their order."""
         if self.size == 1:
             return list(results)
-        found: list[list[Item]] = [[] for _ in range(self.size)]
-        distributed.all_gather_object(found, list(results), group=self.control)
-        return [result for part in found for result in part][:count]
+        parts: list[list[Item]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(parts, list(results), group=self.control)
+        return [result for part in parts for result in part][:count]
 
     def expect_same(self, what: str, value: str) -> None:
         """Raises RecipeError unless every process has the same text."""
         if self.size == 1:
             return
-        found: list[str] = [""] * self.size
-        distributed.all_gather_object(found, value, group=self.control)
-        other = next((rank for rank, text in enumerate(found) if text != found[0]), None)
+        texts: list[str] = [""] * self.size
+        distributed.all_gather_object(texts, value, group=self.control)
+        other = next((rank for rank, text in enumerate(texts) if text != texts[0]), None)
         if other is not None:
             raise RecipeError(
-                f"{what}: expected one in all {self.size} processes, got {found[0]} in process 0 and {found[other]} in "
+                f"{what}: expected one in all {self.size} processes, got {texts[0]} in process 0 and {texts[other]} in "
                 f"process {other} — give them the same files."
             )
 
@@ -124,7 +124,9 @@ class World:
                 distributed.broadcast(tensor.data, 0)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients of all processes, in place. Who has none of a parameter adds zeros, if another has."""
+        """Add up the gradients of all processes, in place. A parameter without a gradient counts as 0 if another
+        process has one.
+        """
         if self.size == 1:
             return
         present = self.highest([float(p.grad is not None) for p in parameters])
@@ -157,7 +159,7 @@ ALONE = World()
 def launched(environment: Mapping[str, str], device: str, silence: timedelta = SILENCE) -> Iterator[torch.device]:
     """Join the processes that torchrun has started, as its environment says, and leave them; yields this one's device.
 
-    A process on its own joins nobody. device: cpu or cuda.
+    Without torchrun's variables there is nothing to join. device: cpu or cuda.
     """
     if "WORLD_SIZE" not in environment:
         yield torch.device(device)
@@ -178,8 +180,8 @@ def launched(environment: Mapping[str, str], device: str, silence: timedelta = S
 def leave() -> None:
     """End the process group and the threads of gloo: a process that ends while they live is aborted now and then.
 
-    They live as long as anybody holds the group. An error on its way out of an exchange does, in the variables of the
-    calls that it came through: these are let go of.
+    They live as long as something refers to the group. An error that is travelling out of an exchange does, by the
+    local variables in its traceback: these are cleared first.
     """
     error, seen = sys.exception(), set()
     while error is not None and id(error) not in seen:

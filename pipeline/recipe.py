@@ -1,4 +1,4 @@
-"""What a recipe is made of, with every default, and the checks across its fields. Imports no torch.
+"""What a recipe is made of, with every default. Imports no torch.
 
 Defaults are FaceLift's where it has one. A path of a recipe is the same word everywhere:
 YAML key, dataclass field, MLflow param, search space.
@@ -6,17 +6,13 @@ YAML key, dataclass field, MLflow param, search space.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from pipeline import config
-from pipeline.errors import RecipeError
 
-FOLDER = Path(__file__).parent / "recipes"
 # Where artefacts lie on this machine; what they contain is recorded by content hash beside the fingerprint.
 LOCAL_PATHS = ("data.root", "loss.perceptual_weights", "train.init_from", "model.base", "model.prompts")
 
@@ -217,7 +213,7 @@ class TrainConfig:
 
 
 def _kind(default: str) -> Discriminator:
-    """Variants are told apart by `kind:`; a mapping that names none is the default one."""
+    """`kind:` says which variant a mapping is; without one it is the default."""
     return Discriminator(lambda values: values.get("kind", default) if isinstance(values, dict) else default)
 
 
@@ -259,60 +255,13 @@ class Recipe:
         return config.flatten(values)
 
 
-def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe by name (pipeline/recipes) or path to YAML, with `key=value` overrides applied.
-
-    Raises RecipeError, naming file and key, for anything unknown, missing, mistyped or impossible.
-    """
-    path = config.find_yaml(str(name), FOLDER)
-    layers = config.load_layers(path, FOLDER, overrides)
-    if "name" in layers.values:
-        raise RecipeError(f"{layers.source('name')}: unknown key name — a recipe is named by its file; remove it.")
-    layers.values["name"] = path.stem
-    recipe = config.decode(layers, Recipe)
-    _check(recipe, layers)
-    return recipe
+def gslrm_parts(recipe: Recipe) -> tuple[GSLRMConfig, LossConfig]:
+    """The network and the losses of a GS-LRM recipe, which its rules have seen to."""
+    assert isinstance(recipe.model, GSLRMConfig) and isinstance(recipe.loss, LossConfig)
+    return recipe.model, recipe.loss
 
 
-def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
-    """The recipe with values at dotted paths replaced, decoded and checked as if they stood in its YAML."""
-    values = config.as_plain(recipe)
-    sources = {"": recipe.name}
-    for path, value in params.items():
-        *parents, leaf = path.split(".")
-        target = values
-        for parent in parents:
-            if not isinstance(target.get(parent), dict):
-                raise RecipeError(f"{recipe.name}: unknown key {path}{config.did_you_mean(path, recipe.params)}")
-            target = target[parent]
-        target[leaf] = list(value) if isinstance(value, tuple) else value
-        sources[path] = f"{recipe.name} with {path}={value}"
-    layers = config.Layers(values, sources)
-    changed = config.decode(layers, Recipe)
-    _check(changed, layers)
-    return changed
-
-
-def check_artefacts(recipe: Recipe) -> None:
-    """Refuse a recipe whose files are not on this machine. Raises RecipeError."""
-    for path in LOCAL_PATHS:
-        value = recipe.params.get(path)
-        if value is not None and not Path(value).exists():
-            raise RecipeError(f"{recipe.name}: {path}: expected a file or folder, found none at {value} — mend it.")
-    if recipe.data.root is None:
-        raise RecipeError(f"{recipe.name}: data.root: expected a dataset folder, got none — add --set data.root=PATH.")
-    if isinstance(recipe.loss, LossConfig) and recipe.loss.perceptual and recipe.loss.perceptual_weights is None:
-        raise RecipeError(
-            f"{recipe.name}: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual "
-            f"{recipe.loss.perceptual} needs, got none — name imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, "
-            "or set loss.perceptual=0.0."
-        )
-
-
-def _check(recipe: Recipe, layers: config.Layers) -> None:
-    """Refuse pairs of fields that cannot go together."""
-    from pipeline.rules import rules_of  # which knows the dataclasses above
-
-    for holds, path, problem in rules_of(recipe):
-        if not holds:
-            raise RecipeError(f"{layers.source(path)}: {path}: {problem}.")
+def mvdiffusion_parts(recipe: Recipe) -> tuple[MVDiffusionConfig, DenoisingConfig]:
+    """The network and the loss of an MVDiffusion recipe, which its rules have seen to."""
+    assert isinstance(recipe.model, MVDiffusionConfig) and isinstance(recipe.loss, DenoisingConfig)
+    return recipe.model, recipe.loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,14 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from pipeline import checkpoint, metrics
+from pipeline import kinds, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
 from pipeline.data.loader import Batch, Loader
+from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import open_dataset, write_scene
 from pipeline.errors import DataError
+from pipeline.files import whole
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.rendering import Rendering, render
@@ -48,7 +49,7 @@ class Reconstructor:
     """A checkpoint, loaded once, applied to scenes."""
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
-        loaded = checkpoint.load(folder, device, kind="gslrm")
+        loaded = kinds.load(folder, device, kind="gslrm")
         self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
 
     def __call__(self, scene: str | Path) -> Reconstruction:
@@ -69,7 +70,7 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.dev
     """
     from pipeline.data.generate import read_picture, with_masks  # stage 1 is needed here alone
 
-    model: Any = checkpoint.load(checkpoint_folder, device, kind="mvdiffusion").model
+    model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
     image = read_picture(picture, model.image_size)
     with torch.inference_mode():
         views = model(image[None].to(device), [0])[0].cpu()
@@ -79,9 +80,7 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.dev
     out.mkdir(parents=True, exist_ok=True)
     scene, strip = out / "views", out / "views.png"
     write_scene(scene, rgba, model.rig.cameras)
-    pixels = (torch.cat([image[None], views]).clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
-    tiled = pixels.flatten(1, 2).numpy().repeat(_ZOOM, 0).repeat(_ZOOM, 1)
-    _replace(strip, lambda file: Image.fromarray(tiled).save(file, "PNG"))
+    write_png(sheet(torch.cat([image[None], views])[None], _ZOOM * model.image_size), strip)
     return scene, strip
 
 
@@ -91,14 +90,14 @@ def write_outputs(result: Reconstruction, out: Path, size: int | None = None) ->
     size: pixels of the turntable's frames (default: at least 256).
     """
     out.mkdir(parents=True, exist_ok=True)
-    kept = result.gaussians.pruned()
+    gaussians = result.gaussians.pruned()
     cameras = turntable_around(result.batch.cameras[0], size or max(256, result.batch.cameras.width))
-    frames = render_frames(kept, cameras)
+    frames = render_frames(gaussians, cameras)
     paths = [out / name for name in ("gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png")]
-    kept.save_ply(paths[0])
+    gaussians.save_ply(paths[0])
     write_video(frames, paths[1], TURNTABLE_FPS)
     write_gif(frames[::_GIF_EVERY], paths[2])
-    _replace(paths[3], lambda file: Image.fromarray(preview(result.batch, result.rendering)).save(file, "PNG"))
+    write_png(preview(result.batch, result.rendering), paths[3])
     return paths
 
 
@@ -119,11 +118,9 @@ def turntable_around(cameras: Cameras, size: int, views: int = TURNTABLE_VIEWS) 
 
 def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "views height width 3"]:
     """One scene from every camera [V], on white, a few views at a time."""
-    chunks = []
     with torch.no_grad():
-        for start in range(0, len(cameras.c2w), _CHUNK):
-            images = render(gaussians, cameras[start : start + _CHUNK]).images.clamp(0, 1)
-            chunks.append((images * 255).round().byte().movedim(1, -1).cpu().numpy())
+        starts = range(0, len(cameras.c2w), _CHUNK)
+        chunks = [pixels_of(render(gaussians, cameras[start : start + _CHUNK]).images) for start in starts]
     return np.concatenate(chunks)
 
 
@@ -131,13 +128,5 @@ def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None
     """A looping GIF, for places that show no video."""
     pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
     pause = round(1000 * _GIF_EVERY / TURNTABLE_FPS)
-    _replace(
-        path,
-        lambda file: pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0),
-    )
-
-
-def _replace(path: Path, write: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)  # type: ignore[operator]
-    temporary.replace(path)
+    with whole(path) as temporary:
+        pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0)

@@ -79,7 +79,7 @@ def _check(gaussians: Gaussians, cameras: Cameras, background: Sequence[float], 
     if len(background) != 3 or not near_plane > 0:
         raise PipelineError(
             f"render: expected an RGB background and a near plane above 0, "
-            f"got {tuple(background)} and {near_plane} — mend the call."
+            f"got {tuple(background)} and {near_plane} — correct the call."
         )
     values = {**vars(gaussians), "c2w": cameras.c2w, "fxfycxcy": cameras.fxfycxcy}
     kinds = {(value.dtype, value.device) for value in values.values()}

@@ -1,7 +1,11 @@
-"""Which fields of a recipe can go together. Imports no torch."""
+"""Which fields of a recipe can go together, and how a step is divided among processes. Imports no torch."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+from pipeline.errors import RecipeError
 from pipeline.recipe import (
     VIEW_SETS,
     ZOOMED_METHODS,
@@ -52,8 +56,8 @@ def _rules_of_kind(recipe: Recipe) -> list[Rule]:
         return _gslrm_rules(model, loss, recipe.data, recipe.optim)
     if isinstance(model, MVDiffusionConfig) and isinstance(loss, DenoisingConfig):
         return _mvdiffusion_rules(model, recipe.data, recipe.optim)
-    wanted = "the terms of rendering" if isinstance(model, GSLRMConfig) else "kind: denoising"
-    return [(False, "loss", f"expected {wanted} with model.kind {model.kind}, got another loss — set it")]
+    losses = "the terms of rendering" if isinstance(model, GSLRMConfig) else "kind: denoising"
+    return [(False, "loss", f"expected {losses} with model.kind {model.kind}, got another loss — set it")]
 
 
 def _gslrm_rules(model: GSLRMConfig, loss: LossConfig, data: DataConfig, optim: OptimConfig) -> list[Rule]:
@@ -96,14 +100,14 @@ def _gslrm_rules(model: GSLRMConfig, loss: LossConfig, data: DataConfig, optim: 
 def _mvdiffusion_rules(model: MVDiffusionConfig, data: DataConfig, optim: OptimConfig) -> list[Rule]:
     views, scratch = model.num_views, model.scratch
     multiple = scratch.patch_size * 2 ** (len(scratch.channels) - 1)
-    found = (data.num_views, data.num_input_views, data.num_held_out_views)
+    counts = (data.num_views, data.num_input_views, data.num_held_out_views)
     wide = [width for width in scratch.channels if width % scratch.head_dim]
     return [
         (
-            found == (views, 1, views - 1),
+            counts == (views, 1, views - 1),
             "data.num_views",
             f"expected {views} views, 1 of them input and {views - 1} held out, as model.num_views {views} says, got "
-            f"{', '.join(map(str, found))} — change data.num_views, num_input_views and num_held_out_views",
+            f"{', '.join(map(str, counts))} — change data.num_views, num_input_views and num_held_out_views",
         ),
         (
             data.view_sampling in VIEW_SETS,
@@ -134,3 +138,40 @@ def _mvdiffusion_rules(model: MVDiffusionConfig, data: DataConfig, optim: OptimC
             "— change one",
         ),
     ]
+
+
+# ---------------------------------------------------------------- a step among processes
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the scenes of an optimizer step are divided among processes: the step is the same however many there are.
+
+    Equal shares of `accumulate` passes of `batch_size` scenes: a pass is cut into `pieces` of `size` scenes as far as
+    it divides, and the passes are dealt among the groups of processes that make up one pass each: two processes take
+    half of each pass, or every other pass.
+    """
+
+    pieces: int
+    size: int
+    groups: int
+
+    def passes(self, rank: int, accumulate: int) -> list[int]:
+        """The passes of a step that a process takes part in, from 0."""
+        return list(range(rank // self.pieces, accumulate, self.groups))
+
+    def piece(self, rank: int, index: int) -> int:
+        """Which of the pieces of `size` scenes, counted from the run's first, a process takes of pass `index`."""
+        return index * self.pieces + rank % self.pieces
+
+
+def divide(batch_size: int, accumulate: int, processes: int) -> Division:
+    """Raises RecipeError where there are no equal shares."""
+    pieces = math.gcd(batch_size, processes)
+    groups = processes // pieces
+    if accumulate % groups:
+        raise RecipeError(
+            f"train.batch_size: expected {batch_size} × accumulate {accumulate} scenes a step to divide among "
+            f"{processes} processes, got a rest — take fewer processes, or change one of them."
+        )
+    return Division(pieces, batch_size // pieces, groups)

@@ -1,4 +1,4 @@
-"""The two stages as everybody else sees them: what trains, what is evaluated, and what a checkpoint holds."""
+"""The types by which the rest of the house knows the two stages: training, evaluation, what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ class Stage(Protocol):
         ...
 
     def updated(self) -> None:
-        """Hear that the optimizer has taken a step."""
+        """Called after each step that the optimizer has taken."""
         ...
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
         ...
 
-    def release(self) -> nn.Module:
+    def deployed_model(self) -> nn.Module:
         """The model whose weights a checkpoint holds under FaceLift's names."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What training goes on from, beside the released weights and the optimizer."""
+        """What training goes on from, beside the deployed weights and the optimizer."""
         ...
 
     def resume(self, folder: Path, state: Mapping[str, Any]) -> None:
@@ -117,14 +117,3 @@ class Kind(Protocol):
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         """Look into weights, files and data; raise what would have stopped the training before its first step."""
         ...
-
-
-def kind_of(recipe: Recipe) -> Kind:
-    """The stage that a recipe's model belongs to; what it needs is imported now."""
-    if recipe.model.kind == "gslrm":
-        from pipeline.gslrm.kind import GSLRMKind
-
-        return GSLRMKind()
-    from pipeline.mvdiffusion.kind import MVDiffusionKind
-
-    return MVDiffusionKind()

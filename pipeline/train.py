@@ -1,4 +1,4 @@
-"""The one training loop: `train(recipe, workdir)` yields a Report now and then and knows nobody who reads it."""
+"""The one training loop: `train(recipe, workdir)` yields Reports and does not know who reads them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from pipeline import checkpoint
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
-from pipeline.division import divide
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
+from pipeline.kinds import kind_of
 from pipeline.processes import World
-from pipeline.recipe import OptimConfig, Recipe, check_artefacts
-from pipeline.stages import Validation, kind_of
+from pipeline.recipe import OptimConfig, Recipe
+from pipeline.recipes import check_artefacts
+from pipeline.rules import divide
+from pipeline.stages import Validation
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -215,9 +217,9 @@ class _Trainer:
             "random": torch.get_rng_state(),
             "stage": self.stage.state(),
         }
-        released = self.stage.release()
+        deployed = self.stage.deployed_model()
         try:
-            return checkpoint.save(folder, released, self.recipe, step, metrics, training, validation.attachments)
+            return checkpoint.save(folder, deployed, self.recipe, step, metrics, training, validation.attachments)
         except DiskFullError:
             return None
 
@@ -229,7 +231,7 @@ class _Trainer:
                 f"{folder}: expected a checkpoint of recipe {self.recipe.fingerprint}, got one of "
                 f"{info.recipe.fingerprint} — set train.init_from to start a new run from its weights."
             )
-        training = checkpoint.load_training(folder)
+        training = checkpoint.load_training(info)
         self.stage.resume(folder, training["stage"])
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
@@ -239,15 +241,15 @@ class _Trainer:
         return info.step
 
     def _pooled(self, step: int, passes: list[int], batches: list[Batch]) -> list[dict[str, float]]:
-        """What each term is a mean over in the whole of each of this process's passes, whoever has the pieces."""
+        """For each pass of this process, what each term is a mean over in the whole pass, all processes together."""
         names = list(self.stage.weights(step))
-        found = np.zeros((self.recipe.train.accumulate, len(names)))
+        pooled = np.zeros((self.recipe.train.accumulate, len(names)))
         rows = [index % self.recipe.train.accumulate for index in passes]
         for row, batch in zip(rows, batches, strict=True):
             pools = self.stage.pools(batch)
-            found[row] = [pools[name] for name in names]
-        found = np.reshape(self.world.total(found.ravel().tolist()), found.shape)
-        return [dict(zip(names, found[row].tolist(), strict=True)) for row in rows]
+            pooled[row] = [pools[name] for name in names]
+        pooled = np.reshape(self.world.total(pooled.ravel().tolist()), pooled.shape)
+        return [dict(zip(names, pooled[row].tolist(), strict=True)) for row in rows]
 
     def _backward(self, step: int, batch: Batch, first: int, pooled: dict[str, float]) -> None:
         """Gradients of a piece of a pass, which starts with the run's scene `first`, as its share of the pass.

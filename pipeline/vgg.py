@@ -102,8 +102,8 @@ def _from_matconvnet(path: Path) -> dict[str, Tensor]:
 def _from_facelift(path: Path) -> dict[str, Tensor]:
     """The perceptual network inside a GS-LRM checkpoint; mapped, so the other gigabytes stay on disk."""
     model = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
-    found = (name for name in model if name.startswith(FACELIFT_PREFIX))
-    return {name.removeprefix(FACELIFT_PREFIX): model[name] for name in found}
+    names = (name for name in model if name.startswith(FACELIFT_PREFIX))
+    return {name.removeprefix(FACELIFT_PREFIX): model[name] for name in names}
 
 
 def lpips_weights_file() -> Path:

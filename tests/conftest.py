@@ -11,7 +11,8 @@ import torch
 
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe
+from pipeline.recipes import load_recipe
 
 torch.set_num_threads(1)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pipeline.config import one_line
 from pipeline.data.gate.checks import checked
-from pipeline.data.hashes import sha256_of
-from pipeline.data.loader import prepare_view
+from pipeline.data.hashes import hashes_of
+from pipeline.data.pictures import pixels_of, view_on_white
 from pipeline.data.scenes import (
     CAMERAS_FILE,
     MANIFEST_FILE,
@@ -45,7 +45,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Generator(Protocol):
-    """What `pipeline.mvdiffusion.release.ViewGenerator` is here."""
+    """What `pipeline.mvdiffusion.deployed.ViewGenerator` is here."""
 
     rig: Rig
 
@@ -81,7 +81,7 @@ def read_pictures(source: Path, view: int = 0) -> Pictures:
     paths = {path.stem: path for path in files if path.suffix.lower() in SUFFIXES}
     if not paths:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
-    hashes = sha256_of(source if source.is_dir() else source.parent, list(paths.values()), remember=False)
+    hashes = hashes_of(source if source.is_dir() else source.parent, list(paths.values()), remember=False)
     lines = "".join(f"{name} {found}\n" for name, found in zip(paths, hashes, strict=True))
     return Pictures(paths, _split(sorted(paths)), hashlib.sha256(lines.encode()).hexdigest())
 
@@ -134,16 +134,14 @@ def read_picture(path: Path, size: int) -> Float[Tensor, "3 size size"]:
         raise DataError(f"{path}: expected an image, got {one_line(error)} — restore the file.") from None
     if picture.width != picture.height:
         raise DataError(f"{path}: expected a square picture, got {picture.width}×{picture.height} — crop it.")
-    rgba = torch.from_numpy(prepare_view(picture, size)).permute(2, 0, 1).float() / 255
-    return rgba[:3] + (1 - rgba[3:])
+    return view_on_white(picture, size)
 
 
 def with_masks(views: Float[Tensor, "view 3 height width"]) -> UInt8[np.ndarray, "view height width 4"]:
     """Generated views with alpha by `RULE`."""
-    pixels = (views.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
-    found = (views.amin(1) < 1 - NOT_WHITE).cpu().numpy()
-    alpha = np.stack([binary_fill_holes(mask) for mask in found]).astype(np.uint8) * 255
-    return np.concatenate([pixels, alpha[..., None]], axis=-1)
+    masks = (views.amin(1) < 1 - NOT_WHITE).cpu().numpy()
+    alpha = np.stack([binary_fill_holes(mask) for mask in masks]).astype(np.uint8) * 255
+    return np.concatenate([pixels_of(views), alpha[..., None]], axis=-1)
 
 
 def _split(names: Sequence[str]) -> dict[str, tuple[str, ...]]:

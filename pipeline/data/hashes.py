@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.files import sha256_of, write_whole
+
 FILE = ".hashes.json"
 
 
-def sha256_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
+def hashes_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
     """The sha256 of each path; those already known by size and time of change come from `root/.hashes.json`.
 
     remember: renew that file, where the folder can be written.
     """
-    known = _read(root / FILE)
+    before = _read(root / FILE)
     stamps = [_stamp(path) for path in paths]
     names = [os.path.relpath(path, root) for path in paths]
-    fresh = [path for path, name, stamp in zip(paths, names, stamps, strict=True) if known.get(name, [""])[0] != stamp]
+    fresh = [path for path, name, stamp in zip(paths, names, stamps, strict=True) if before.get(name, [""])[0] != stamp]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(map(str, fresh), pool.map(_sha256, fresh), strict=True))
-    hashes = [found.get(str(path)) or known[name][1] for path, name in zip(paths, names, strict=True)]
+        computed = dict(zip(map(str, fresh), pool.map(sha256_of, fresh), strict=True))
+    hashes = [computed.get(str(path)) or before[name][1] for path, name in zip(paths, names, strict=True)]
     if fresh and remember:
         _write(root / FILE, dict(zip(names, zip(stamps, hashes, strict=True), strict=True)))
     return hashes
@@ -34,22 +35,15 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path) -> dict[str, list[str]]:
-    """What is known; a file that was damaged knows nothing."""
+    """The hashes of an earlier call by file name; nothing where the file is missing or damaged."""
     try:
-        known = json.loads(path.read_text())
-        return {name: [stamp, sha256] for name, (stamp, sha256) in known.items()}
+        hashes = json.loads(path.read_text())
+        return {name: [stamp, sha256] for name, (stamp, sha256) in hashes.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _write(path: Path, hashes: dict[str, tuple[str, str]]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(hashes))
-        temporary.replace(path)
+        write_whole(path, json.dumps(hashes))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +10,8 @@ import numpy as np
 from pipeline.data.foreground import RULE, mask_from_background
 from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, read_image, write_scene
 from pipeline.data.unfinished import derived
+from pipeline.files import link_or_copy, whole_folder
 
-UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 VERSION = 1  # raise it when the same source gives other scenes
 
 
@@ -43,18 +40,8 @@ def _take(scene: Scene, folder: Path) -> None:
 
 def _link(scene: Scene, folder: Path) -> None:
     """The scene's own images, without their bytes where the file system can do that, under FaceLift's names."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    (temporary / "images").mkdir(parents=True)
-    for view, path in enumerate(scene.paths):
-        _link_or_copy(path.resolve(), temporary / IMAGE_FILE.format(view))
-    (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, scene.cameras, scene.notes))
-    temporary.replace(folder)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in UNLINKABLE:
-            raise
-        shutil.copy2(source, target)
+    with whole_folder(folder) as temporary:
+        (temporary / "images").mkdir()
+        for view, path in enumerate(scene.paths):
+            link_or_copy(path.resolve(), temporary / IMAGE_FILE.format(view))
+        (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, scene.cameras, scene.notes))

@@ -7,7 +7,6 @@ A batch is a function of (seed, step): a resumed run sees exactly the batches it
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from pipeline.cameras import Cameras
+from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import Dataset, Scene, read_image
 from pipeline.errors import DataError
+from pipeline.files import whole
 from pipeline.recipe import DataConfig
 
 # FaceLift asks for p·q >= 0.5 of positions 2.7 away, so its neighbours lie within 86°, not within 60°.
@@ -161,18 +161,6 @@ def held_out_views(num_views: int, config: DataConfig) -> tuple[tuple[int, ...],
     return held_out, _spread(rest, config.num_input_views)
 
 
-def prepare_view(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB or RGBA image as premultiplied uint8 [size, size, 4]: resampled after premultiplying, so that
-    colour hidden under transparent pixels cannot bleed into the edge.
-    """
-    premultiplied = image.convert("RGBA").convert("RGBa")
-    if premultiplied.size != (size, size):
-        premultiplied = premultiplied.resize((size, size), Image.Resampling.LANCZOS)
-    frame = np.asarray(premultiplied).copy()
-    frame[..., :3] = np.minimum(frame[..., :3], frame[..., 3:])
-    return frame
-
-
 @dataclass(frozen=True)
 class Frames:
     """Every view of every scene, premultiplied uint8 [view, 4, size, size], memory-mapped."""
@@ -186,7 +174,7 @@ class Frames:
 
 
 def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
-    """The dataset's frames at size×size, decoded into `cache` on first use by whoever comes first."""
+    """The dataset's frames at size×size, decoded into `cache` by the first process that needs them."""
     scenes = [dataset.scenes[name] for name in sorted(dataset.scenes)]
     counts = np.cumsum([0] + [len(scene.files) for scene in scenes])
     starts = {scene.name: int(start) for scene, start in zip(scenes, counts, strict=False)}
@@ -210,9 +198,7 @@ def _is_whole(frames: Path) -> bool:
 
 def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path, coloured: Path) -> None:
     """Write the frames whole; the file's name says whether they have alpha. Refuses a mixture of both."""
-    temporary = opaque.with_name(f".{opaque.name}.{os.getpid()}")
     shape = (int(counts[-1]), 4, size, size)
-    frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
     def decode(job: tuple[int, Path, tuple[int, int]]) -> bool:
         index, path, native = job
@@ -225,16 +211,15 @@ def _decode(scenes: Sequence[Scene], counts: np.ndarray, size: int, opaque: Path
         for scene, start in zip(scenes, counts, strict=False)
         for i, path in enumerate(scene.paths)
     ]
-    try:
+    first = read_image(*jobs[0][1:]).mode == "RGBA"
+    with whole(coloured if first else opaque) as temporary:
+        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with ThreadPoolExecutor() as pool:
             with_alpha = list(pool.map(decode, jobs))
         if any(with_alpha) and not all(with_alpha):
             path = jobs[with_alpha.index(False)][1]
             raise DataError(f"{path}: expected alpha as in other images of the dataset, got none — add its mask.")
         frames.flush()
-        temporary.replace(coloured if all(with_alpha) else opaque)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _spread(views: Sequence[int], count: int) -> tuple[int, ...]:
@@ -250,7 +235,7 @@ def _overlapping_first(cameras: Cameras, inputs: Sequence[int], rest: Sequence[i
 
 
 def _unit(pixels: np.ndarray) -> Tensor:
-    """Bytes as float32 in 0…1. By numpy: torch starts threads for it, which a busy machine pays for many times over."""
+    """Bytes as float32 in 0…1. By numpy, because torch would start threads, which are slow on a busy machine."""
     values = pixels.astype(np.float32)
     values /= np.float32(255)
     return torch.from_numpy(values)

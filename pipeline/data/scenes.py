@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -24,8 +23,9 @@ from PIL import Image
 
 from pipeline import config
 from pipeline.cameras import Cameras
-from pipeline.data.hashes import sha256_of
+from pipeline.data.hashes import hashes_of
 from pipeline.errors import DataError, RecipeError
+from pipeline.files import whole_folder, write_whole
 from pipeline.recipe import Count, strict
 
 CAMERAS_FILE = "opencv_cameras.json"
@@ -137,7 +137,7 @@ class Dataset:
     def _hashed(self, remember: bool) -> str:
         scenes = {name: self.scenes[name] for name in sorted(self.scenes)}
         files = [(n, path) for n, scene in scenes.items() for path in (scene.folder / CAMERAS_FILE, *scene.paths)]
-        hashes = sha256_of(self.root, [path for _, path in files], remember)
+        hashes = hashes_of(self.root, [path for _, path in files], remember)
         lines = [f"{name}/{path.name} {found}\n" for (name, path), found in zip(files, hashes, strict=True)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -222,14 +222,11 @@ def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes
     """Write a scene whole: images uint8 [V, H, W, 4] with straight alpha, cameras [V]; replaces an older one."""
     if images.shape != (len(cameras.c2w), cameras.height, cameras.width, 4) or images.dtype != np.uint8:
         raise DataError(f"{folder}: expected uint8 RGBA [V, H, W, 4] of the cameras' size, got {images.shape}.")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    (temporary / "images").mkdir(parents=True)
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(temporary / IMAGE_FILE.format(i), compress_level=PNG_LEVEL)
-    (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, cameras, notes))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.replace(folder)
+    with whole_folder(folder) as temporary:
+        (temporary / "images").mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(temporary / IMAGE_FILE.format(i), compress_level=PNG_LEVEL)
+        (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, cameras, notes))
 
 
 def cameras_text(name: str, cameras: Cameras, notes: Notes = Notes()) -> str:
@@ -240,17 +237,15 @@ def cameras_text(name: str, cameras: Cameras, notes: Notes = Notes()) -> str:
         intrinsics = dict(zip(("fx", "fy", "cx", "cy"), cameras.fxfycxcy[i].double().tolist(), strict=True))
         keypoints = {} if notes.keypoints is None else {"keypoints": notes.keypoints[i].tolist()}
         frames.append(size | intrinsics | {"w2c": w2c[i].tolist(), "file_path": IMAGE_FILE.format(i)} | keypoints)
-    said = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
-    return json.dumps({"id": name, **said, "frames": frames}, indent=1)
+    notes_kept = {key: value for key in ("frame", "normalised") if (value := getattr(notes, key)) is not None}
+    return json.dumps({"id": name, **notes_kept, "frames": frames}, indent=1)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Dataset:
     """Write `dataset.yaml` with the digest of the scenes it lists, and open what was written."""
     scenes = {name: read_scene(root / name, name) for names in manifest.splits.values() for name in names}
     values = config.as_plain(manifest) | {"digest": Dataset(root, manifest, scenes)._hashed(remember=True)}
-    temporary = root / f".{MANIFEST_FILE}.{os.getpid()}"
-    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
-    temporary.replace(root / MANIFEST_FILE)
+    write_whole(root / MANIFEST_FILE, yaml.safe_dump(values, sort_keys=False))
     return open_dataset(root)
 
 

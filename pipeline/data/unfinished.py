@@ -18,14 +18,15 @@ from typing import IO, Any
 from pipeline.data.gate.checks import checked
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
+from pipeline.files import write_whole
 
-_UNFINISHED = re.compile(r"\..+\.\d+")  # what `write_scene` calls a scene that is not whole yet
+_UNFINISHED = re.compile(r"\..+\.\d+")  # what `files.whole_folder` calls a scene that is not whole yet
 
 
 @contextlib.contextmanager
 def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
-    """`claim` the folder for this process alone, and leave no half scene in it, whether the work ends, fails or was
-    killed before. Gives whether it was finished already, with the content it had then.
+    """`claim` the folder for this process alone. No unfinished scene stays in it, neither of this work, however that
+    ends, nor of an earlier process that was killed. Gives whether the folder was finished before with this content.
 
     Raises DataError as `claim`, for a folder that another process is writing, for a finished one whose files were
     changed, and for a disk that is full or may not be written to.
@@ -43,12 +44,12 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
     except OSError as error:
         raise DataError(
             f"{out}: expected room and leave to write, got {error.strerror or error} — "
-            "mend that and run the same command again; finished scenes are kept."
+            "make room or give leave, and run the same command again; finished scenes are kept."
         ) from None
 
 
 def _hold(file: IO[str], out: Path) -> None:
-    """A lock that ends with the process, whatever ends it."""
+    """Take a lock that the system releases when the process ends, even by a kill."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -105,9 +106,7 @@ def claim(out: Path, plan: dict[str, Any], what: str) -> Path:
     if not note.exists():
         if any(not path.name.startswith(note.name) for path in out.iterdir()):  # a claim may have been killed
             raise DataError(f"{out}: expected an empty folder, got other files — choose another.")
-        temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(plan))
-        temporary.replace(note)
+        write_whole(note, json.dumps(plan))
     came = json.loads(note.read_text())
     if differing := [key for key in {**plan, **came} if plan.get(key) != came.get(key)]:
         raise DataError(

@@ -12,10 +12,10 @@ from pipeline.recipe import DataConfig
 
 
 def prepared(data: DataConfig, cache: Path, verify: bool = False) -> Dataset:
-    """The dataset that `data` names, normalised into `cache` when it asks for that and nobody has done it yet.
+    """The dataset that `data` names, normalised into `cache` where it asks for that and the cache has it not yet.
 
-    A variant is made at data.image_size, so that its pixels are resampled once. Whoever comes first makes it while
-    others wait. verify: hash the files again. Raises DataError.
+    A variant is made at data.image_size, so that its pixels are resampled once. The first process makes it while
+    the others wait. verify: hash the files again. Raises DataError.
     """
     source = open_dataset(str(data.root), verify)
     if data.normalise is None:

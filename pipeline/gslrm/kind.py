@@ -12,8 +12,9 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset
+from pipeline.gslrm.facelift import check_weights
 from pipeline.gslrm.model import GSLRM
-from pipeline.recipe import GSLRMConfig, LossConfig, Recipe
+from pipeline.recipe import GSLRMConfig, Recipe, gslrm_parts
 from pipeline.stages import Evaluation, Finding, Stage
 
 
@@ -29,7 +30,7 @@ class GSLRMKind:
         return stage
 
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
-        model = GSLRM(settings_of(recipe)[0])
+        model = GSLRM(gslrm_parts(recipe)[0])
         checkpoint.load_weights(model, folder / checkpoint.WEIGHTS)
         return model.to(device).eval()
 
@@ -48,7 +49,7 @@ class GSLRMKind:
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         from pipeline.gslrm.stage import check_dataset, loss_networks, needing_masks
 
-        config, loss = settings_of(recipe)
+        config, loss = gslrm_parts(recipe)
         if recipe.train.init_from is not None:
             source = recipe.train.init_from
             count = _fitting_tensors(config, source, checkpoint.weights_file(source).stat().st_mtime_ns)
@@ -67,10 +68,4 @@ class GSLRMKind:
 @lru_cache(maxsize=16)
 def _fitting_tensors(config: GSLRMConfig, source: str, changed: int) -> int:  # noqa: ARG001 — a new file is read again
     """How many tensors the network has, all of which the file has too: a sweep's trials share them."""
-    return checkpoint.check_weights(config, source)
-
-
-def settings_of(recipe: Recipe) -> tuple[GSLRMConfig, LossConfig]:
-    """The parts of a recipe that are of this kind, which its rules have seen to."""
-    assert isinstance(recipe.model, GSLRMConfig) and isinstance(recipe.loss, LossConfig)
-    return recipe.model, recipe.loss
+    return check_weights(config, source)

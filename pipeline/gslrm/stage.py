@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint, losses, vgg
 from pipeline.data.loader import Batch, Loader
+from pipeline.data.pictures import sheet
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
-from pipeline.gslrm.kind import settings_of
 from pipeline.gslrm.model import GSLRM
 from pipeline.processes import World
-from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe
+from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe, gslrm_parts
 from pipeline.rendering import Rendering, render
 from pipeline.stages import Validation
 
@@ -30,7 +30,7 @@ class GSLRMStage:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
         self.device = device
-        config, self._loss = settings_of(recipe)
+        config, self._loss = gslrm_parts(recipe)
         self.model = GSLRM(config).to(device)
         self.model.freeze(recipe.optim.freeze)
         self._networks = loss_networks(self._loss, device)
@@ -65,11 +65,11 @@ class GSLRMStage:
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of `val`, with the first scene's picture and Gaussians."""
-        found = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
-        kept = {checkpoint.PREVIEW: found.gaussians[0].pruned().save_ply}
-        return Validation(found, preview(found.batch, found.rendering), kept)
+        evaluation = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
+        attachments = {checkpoint.PREVIEW: evaluation.gaussians[0].pruned().save_ply}
+        return Validation(evaluation, preview(evaluation.batch, evaluation.rendering), attachments)
 
-    def release(self) -> nn.Module:
+    def deployed_model(self) -> nn.Module:
         return self.model
 
     def state(self) -> dict[str, Any]:
@@ -136,10 +136,7 @@ def preview(batch: Batch, rendering: Rendering) -> np.ndarray:
     mask = torch.ones_like(target) if batch.masks is None else batch.masks[0].expand_as(target)
     rows = torch.stack([target, rendered, error, mask, opacity]).detach().cpu()
     rows[:, : batch.num_input_views, :, -1:] = torch.tensor([0.10, 0.45, 0.85])[:, None, None]
-    zoom = max(1, -(-96 // rows.shape[-1]))
-    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    picture = picture.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    return (picture * 255).round().byte().numpy()
+    return sheet(rows)
 
 
 def _masks(batch: Batch) -> Tensor:

@@ -55,7 +55,9 @@ class MultiViewProcessor:
         **_: Any,
     ) -> Float[Tensor, "rows tokens channels"]:
         if encoder_hidden_states is not None or attention_mask is not None or temb is not None:
-            raise ValueError("multi-view attention: expected plain self-attention, got text, a mask or a time — mend.")
+            raise ValueError(
+                "multi-view attention: expected plain self-attention, got text, a mask or a time — omit it."
+            )
         query, key, value = (
             project(hidden_states).unflatten(-1, (attn.heads, -1)).unflatten(0, (-1, self.num_views))
             for project in (attn.to_q, attn.to_k, attn.to_v)
@@ -194,7 +196,7 @@ class MultiViewUNet(UNet2DConditionModel):
         diffusers from ours.
         """
         values = json.loads(super().to_json_string()) | {"_class_name": FACELIFT_CLASS}
-        values.pop("_name_or_path", None)  # where it was read from is nobody's business
+        values.pop("_name_or_path", None)  # a path of this machine, which a saved model must not carry
         for name in ("down_block_types", "up_block_types"):
             values[name] = [
                 _renamed(block, "Block2D", "BlockMV2D") if "Attn" in block else block for block in values[name]

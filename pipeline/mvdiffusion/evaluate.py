@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,12 @@ from pipeline import metrics
 from pipeline.cameras import Cameras
 from pipeline.data.gate.geometry import reach_of, silhouette, triangulate, visual_hull
 from pipeline.data.generate import NOT_WHITE
+from pipeline.data.pictures import sheet
 from pipeline.data.scenes import Dataset
 from pipeline.gslrm.evaluate import means_over_scenes
 from pipeline.losses import FOREGROUND
 from pipeline.metrics import Protocol
-from pipeline.mvdiffusion.release import ViewGenerator
+from pipeline.mvdiffusion.deployed import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
 from pipeline.processes import ALONE, World
 from pipeline.recipe import Recipe
@@ -32,7 +32,6 @@ MIN_AGREEMENT = 0.01  # of silhouettes, below which foreground PSNR loses no mor
 _TOUCHED = 0.1  # opacity beside a generated outline, where a photographed one is antialiased
 _OBJECTS = 4  # generated at a time
 _SHOWN = 4
-_PIXELS = 96  # at least so many a view in pictures
 
 PerScene = dict[str, float | str]
 
@@ -92,7 +91,7 @@ def evaluate(
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
         mask_rule=f"alpha > {FOREGROUND}; generated: a channel below {1 - NOT_WHITE}",
     )
-    return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, contact_sheet(shown[:_SHOWN]))
+    return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.cat(shown[:_SHOWN])))
 
 
 def generated_masks(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 1 height width"]:
@@ -118,15 +117,6 @@ def hull_iou(images: Float[Tensor, "view 3 height width"], cameras: Cameras) -> 
     alphas = np.stack([np.where(mask, 1.0, _TOUCHED * binary_dilation(mask)) for mask in masks])
     hull = visual_hull(torch.from_numpy(alphas), cameras, centre, reach_of(known, cameras, centre))
     return float(hull.iou.mean())
-
-
-def contact_sheet(scenes: Sequence[Float[Tensor, "rows view 3 height width"]]) -> UInt8[np.ndarray, "height width 3"]:
-    """Scenes below each other, each of a few rows of views, uint8 RGB."""
-    rows = torch.cat(list(scenes)).clamp(0, 1).cpu()
-    zoom = max(1, -(-_PIXELS // rows.shape[-1]))
-    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    picture = picture.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    return (picture * 255).round().byte().numpy()
 
 
 def _figures(

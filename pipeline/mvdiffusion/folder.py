@@ -7,8 +7,6 @@ FaceLift has, so diffusers' own loader cannot read it. Nothing here is ever fetc
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CL
 
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
+from pipeline.files import whole_folder
 from pipeline.mvdiffusion.attention import FACELIFT_CLASS, MultiViewUNet, read_config
 from pipeline.mvdiffusion.codec import PatchCodec
 
@@ -95,15 +94,15 @@ def check_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
         raise CheckpointError(f"{folder}: expected a pipeline folder with {INDEX_FILE}, found none — check the path.")
     try:
         index = json.loads((folder / INDEX_FILE).read_text())
-        found, unet = index["_class_name"], index["unet"][1]
+        class_name, unet = index["_class_name"], index["unet"][1]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(
             f"{folder / INDEX_FILE}: expected the index of a pipeline, got a fault at {error}."
         ) from None
-    if found not in (OUR_CLASS, THEIR_CLASS) or unet not in (FACELIFT_CLASS, MultiViewUNet.__name__):
+    if class_name not in (OUR_CLASS, THEIR_CLASS) or unet not in (FACELIFT_CLASS, MultiViewUNet.__name__):
         raise CheckpointError(
             f"{folder / INDEX_FILE}: expected a multi-view pipeline ({OUR_CLASS}, or FaceLift's {THEIR_CLASS} with "
-            f"{FACELIFT_CLASS}), got {found} with {unet} — name another folder."
+            f"{FACELIFT_CLASS}), got {class_name} with {unet} — name another folder."
         )
     missing = [name for name in COMPONENTS if name not in leave_out and not (folder / name).is_dir()]
     if missing:
@@ -117,21 +116,16 @@ def write_components(folder: Path, components: Mapping[str, Any], leave_out: tup
     if folder.exists() and any(folder.iterdir()) and not (folder / INDEX_FILE).is_file():
         raise CheckpointError(f"{folder}: expected a pipeline folder or none, got other files — choose another.")
     transformers.logging.disable_progress_bar()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, component in components.items():
-        if name not in leave_out:
-            component.save_pretrained(str(temporary / name))
-    if "tokenizer" in components and "tokenizer" not in leave_out:
-        _write_vocabulary(components["tokenizer"], temporary / "tokenizer")
-    named = dict(_NAMED)
-    if isinstance(components["vae"], PatchCodec):
-        named["vae"] = [PatchCodec.__module__, PatchCodec.__name__]
-    (temporary / INDEX_FILE).write_text(json.dumps({"_class_name": OUR_CLASS, **named}, indent=2))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.replace(folder)
+    with whole_folder(folder) as temporary:
+        for name, component in components.items():
+            if name not in leave_out:
+                component.save_pretrained(str(temporary / name))
+        if "tokenizer" in components and "tokenizer" not in leave_out:
+            _write_vocabulary(components["tokenizer"], temporary / "tokenizer")
+        named = dict(_NAMED)
+        if isinstance(components["vae"], PatchCodec):
+            named["vae"] = [PatchCodec.__module__, PatchCodec.__name__]
+        (temporary / INDEX_FILE).write_text(json.dumps({"_class_name": OUR_CLASS, **named}, indent=2))
     return folder
 
 

@@ -12,7 +12,15 @@ from torch import nn
 
 from pipeline import checkpoint
 from pipeline.data.scenes import SPLITS, Dataset
-from pipeline.recipe import DataConfig, DenoisingConfig, MVDiffusionConfig, OptimConfig, Recipe, TrainConfig
+from pipeline.recipe import (
+    DataConfig,
+    DenoisingConfig,
+    MVDiffusionConfig,
+    OptimConfig,
+    Recipe,
+    TrainConfig,
+    mvdiffusion_parts,
+)
 from pipeline.stages import Evaluation, Finding, Stage
 
 
@@ -25,54 +33,51 @@ class MVDiffusionKind:
         return MVDiffusionStage(recipe, device, dataset)
 
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
-        from pipeline.mvdiffusion.release import read_release
-        from pipeline.mvdiffusion.stage import settings_of
+        from pipeline.mvdiffusion.deployed import read_deployed
 
-        return read_release(folder, settings_of(recipe)[0].sampling, device)
+        return read_deployed(folder, mvdiffusion_parts(recipe)[0].sampling, device)
 
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
     ) -> Evaluation:
         from pipeline.gslrm.evaluate import lpips_network
+        from pipeline.mvdiffusion.deployed import ViewGenerator
         from pipeline.mvdiffusion.evaluate import evaluate
-        from pipeline.mvdiffusion.release import ViewGenerator
 
         assert isinstance(model, ViewGenerator)
         return evaluate(model, recipe, dataset, split, cache, limit, lpips_network(next(model.parameters()).device))
 
     def facts(self, folder: Path) -> dict[str, str]:
-        from pipeline.mvdiffusion.release import facts_of
+        from pipeline.mvdiffusion.deployed import facts_of
 
         return facts_of(folder)
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts
-        from pipeline.mvdiffusion.stage import chosen_modules, settings_of
+        from pipeline.mvdiffusion.stage import chosen_modules
         from pipeline.mvdiffusion.views import ViewSets, rig_of
 
         scenes = ", ".join(f"{len(ViewSets(dataset, split, recipe.data, cache).scenes)} {split}" for split in SPLITS)
         yield Finding("images", f"scenes: {scenes}; at {recipe.data.image_size} px")
-        (config, _), network = settings_of(recipe), _loaded_once(_weights_of(recipe))
+        (config, _), network = mvdiffusion_parts(recipe), _loaded_once(_weights_of(recipe))
         chosen_modules(network.modules, config.trainable)
         start = recipe.train.init_from or config.base
         if start is not None:
             yield Finding("checkpoint keys", f"{network.tensors} of {network.tensors} in {Path(start).name}")
-        told = f"{config.num_views} × {network.width}"
+        size = f"{config.num_views} × {network.width}"
         if config.prompts is not None:
             read_prompts(config.prompts, config.num_views, network.width)
-            yield Finding("prompt width", f"{told} in {Path(config.prompts).name}")
+            yield Finding("prompt width", f"{size} in {Path(config.prompts).name}")
         elif config.base is not None:
             cameras = rig_of(dataset, recipe.data).cameras if config.prompt_style == "from_camera" else None
             made = make_prompts(Path(config.base), config.prompt_style, cameras)
             check_embeddings("model.prompt_style", made.embeddings, config.num_views, network.width)
-            yield Finding("prompt width", f"{told} by {config.prompt_style}")
+            yield Finding("prompt width", f"{size} by {config.prompt_style}")
 
 
 def _weights_of(recipe: Recipe) -> Recipe:
     """The recipe with only that left in it which decides what weights are read: a sweep's trials share them."""
-    from pipeline.mvdiffusion.stage import settings_of
-
-    config, loss = settings_of(recipe)
+    config, loss = mvdiffusion_parts(recipe)
     kept = MVDiffusionConfig(base=config.base, num_views=config.num_views, scratch=config.scratch)
     data = DataConfig(image_size=recipe.data.image_size, num_views=config.num_views, num_input_views=1)
     train = TrainConfig(max_steps=1, batch_size=1, init_from=recipe.train.init_from)

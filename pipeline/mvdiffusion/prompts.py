@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pipeline.cameras import Cameras
 from pipeline.config import did_you_mean, one_line
 from pipeline.data.rings import slot_angles
 from pipeline.errors import DataError
+from pipeline.files import whole
 from pipeline.mvdiffusion.folder import check_folder, read_component
 
 TOKENS = 77  # the UNet attends to all of them, padding too
@@ -124,10 +124,9 @@ def encode(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: Sequence[str
 def write_prompts(prompts: PromptEmbeddings, path: Path) -> Path:
     """Write the embeddings whole, as safetensors that say in their header what they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     about = {key: json.dumps(value) for key, value in prompts.as_plain().items()}
-    save_file({TENSOR: prompts.embeddings.to(torch.float16).contiguous()}, temporary, metadata=about)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        save_file({TENSOR: prompts.embeddings.to(torch.float16).contiguous()}, temporary, metadata=about)
     return path
 
 
@@ -205,8 +204,8 @@ def _read_tensor_file(path: Path) -> PromptEmbeddings:
 def _encoder_hash(folder: Path) -> str:
     """Of the files that decide what a text becomes."""
     files = [path for name in ("text_encoder", "tokenizer") for path in sorted((folder / name).iterdir())]
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in files:
-        found.update(path.name.encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from pipeline.data.pictures import on_white
 from pipeline.errors import DataError, RecipeError
 from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import Autoencoder, latent_channels, reduction
@@ -128,8 +129,8 @@ class MVDiffusionPipeline(DiffusionPipeline):
         levels = torch.full((len(vectors),), level, device=vectors.device)
         self.image_normalizer.to(vectors.device)
         normal = self.image_noising_scheduler.add_noise(self.image_normalizer.scale(vectors), noise, levels)
-        told = get_timestep_embedding(levels, vectors.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
-        return torch.cat([self.image_normalizer.unscale(normal), told.to(vectors.dtype)], dim=1)
+        embedded = get_timestep_embedding(levels, vectors.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
+        return torch.cat([self.image_normalizer.unscale(normal), embedded.to(vectors.dtype)], dim=1)
 
     def reference_latents(self, images: Float[Tensor, "rows 3 height width"]) -> Tensor:
         """Latents of images 0…1 without a random draw, as the UNet sees them."""
@@ -174,7 +175,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         """RGB pictures, and how many rows each of them stands for."""
         if isinstance(image, Tensor):
             image = [_from_tensor(each) for each in (image[None] if image.ndim == 3 else image)]
-        pictures = [_on_white(each) for each in ([image] if isinstance(image, Image.Image) else image)]
+        pictures = [on_white(each) for each in ([image] if isinstance(image, Image.Image) else image)]
         size = (self.image_size, self.image_size)
         for picture in pictures:
             if picture.size != size:
@@ -225,13 +226,6 @@ def _halves(*conditions: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _from_tensor(image: Float[Tensor, "channels height width"]) -> Image.Image:
     """A picture of values 0…1, cut to eight bits as FaceLift does, without rounding."""
     return Image.fromarray((image.detach().float().cpu() * 255).byte().permute(1, 2, 0).numpy())
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _as_tensor(pictures: Sequence[Image.Image]) -> Float[Tensor, "n 3 height width"]:

@@ -21,6 +21,7 @@ from pipeline.errors import RecipeError
 from pipeline.gslrm.evaluate import lpips_network
 from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import reduction
+from pipeline.mvdiffusion.deployed import ViewGenerator, attachments
 from pipeline.mvdiffusion.evaluate import evaluate
 from pipeline.mvdiffusion.prompts import (
     PromptEmbeddings,
@@ -30,12 +31,11 @@ from pipeline.mvdiffusion.prompts import (
     read_prompts,
     texts_of,
 )
-from pipeline.mvdiffusion.release import ViewGenerator, attachments
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, refuse_half_on_cpu
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
 from pipeline.processes import World
-from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe
+from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe, mvdiffusion_parts
 from pipeline.stages import Validation
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: where adapters go
@@ -46,7 +46,7 @@ class MVDiffusionStage:
 
     def __init__(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> None:
         self.recipe, self.device = recipe, device
-        self.config, self.loss = settings_of(recipe)
+        self.config, self.loss = mvdiffusion_parts(recipe)
         if recipe.train.precision == "fp16":
             refuse_half_on_cpu(device, torch.float16)
         self.rig = rig_of(dataset, recipe.data)
@@ -120,11 +120,11 @@ class MVDiffusionStage:
         parts = {k: v for k, v in self.pipe.components.items() if k != "unet"}
         pipe = MVDiffusionPipeline(**parts, unet=self._released)
         model = ViewGenerator(pipe, self.prompts, self.config.sampling, self.rig).to(self.device).eval()
-        found = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
-        kept = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
-        return Validation(found, found.picture, kept)
+        evaluation = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
+        files = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
+        return Validation(evaluation, evaluation.picture, files)
 
-    def release(self) -> nn.Module:
+    def deployed_model(self) -> nn.Module:
         """The UNet of the last validation: mean weights, adapters merged, FaceLift's 690 names."""
         return self._released or self._deployed()
 
@@ -169,8 +169,8 @@ class MVDiffusionStage:
 
     def _latents(self, images: Tensor, chance: Sequence[torch.Generator]) -> Float[Tensor, "row channels height width"]:
         vae = self.pipe.vae
-        found = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
-        return found.float() * vae.config.scaling_factor
+        latents = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
+        return latents.float() * vae.config.scaling_factor
 
     def _deployed(self) -> MultiViewUNet:
         """A network with the mean weights, and no adapters beside them."""
@@ -243,18 +243,18 @@ def without_adapters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def starting_pipeline(recipe: Recipe) -> MVDiffusionPipeline:
     """The base pipeline at the recipe's image size, or one from nothing. Raises CheckpointError, RecipeError."""
-    (config, loss), size = settings_of(recipe), recipe.data.image_size
+    (config, loss), size = mvdiffusion_parts(recipe), recipe.data.image_size
     if config.base is None:
         pipe = pipeline_from_scratch(config.scratch, size, config.num_views, loss.prediction)
     else:
         pipe = MVDiffusionPipeline.from_pretrained(config.base)
     levels, views = len(pipe.unet.config.block_out_channels), pipe.unet.config.num_views
     multiple = reduction(pipe.vae) * 2 ** (levels - 1)
-    found = pipe.scheduler.config.prediction_type
+    learnt = pipe.scheduler.config.prediction_type
     for holds, path, problem in (
         (views == config.num_views, "model.num_views", f"{views} as {config.base} has, got {config.num_views}"),
         (size % multiple == 0, "data.image_size", f"a multiple of {multiple}, got {size}"),
-        (found == loss.prediction, "loss.prediction", f"{found} as {config.base} was trained, got {loss.prediction}"),
+        (learnt == loss.prediction, "loss.prediction", f"{learnt} as {config.base} was trained, got {loss.prediction}"),
     ):
         if not holds:
             raise RecipeError(f"{recipe.name}: {path}: expected {problem} — change it.")
@@ -276,12 +276,6 @@ def prompts_of(config: MVDiffusionConfig, pipe: MVDiffusionPipeline, rig: Rig) -
         made = PromptEmbeddings(encode(pipe.tokenizer, pipe.text_encoder, texts).half(), config.prompt_style, texts)
     check_embeddings("model.prompt_style", made.embeddings, config.num_views, width)
     return made
-
-
-def settings_of(recipe: Recipe) -> tuple[MVDiffusionConfig, DenoisingConfig]:
-    """The parts of a recipe that are of this kind, which its rules have seen to."""
-    assert isinstance(recipe.model, MVDiffusionConfig) and isinstance(recipe.loss, DenoisingConfig)
-    return recipe.model, recipe.loss
 
 
 def _trainable(unet: MultiViewUNet, config: MVDiffusionConfig) -> MultiViewUNet:
@@ -314,7 +308,7 @@ def chosen_modules(modules: Sequence[str], wanted: Sequence[str]) -> list[str]:
             near = did_you_mean(ending, {name.rpartition(".")[2] for name in modules})
             raise RecipeError(
                 "model.trainable: expected the names of the network's modules, or their ends, such as attn1, got "
-                f"{ending!r}, which none ends in{near or ' — mend it.'}"
+                f"{ending!r}, which none ends in{near or ' — correct the name.'}"
             )
         found += meant
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.data.loader import Batch, Loader, Views
 from pipeline.data.rings import ring_order, slots
 from pipeline.data.scenes import Dataset, Scene
 from pipeline.errors import CheckpointError, DataError
+from pipeline.files import write_whole
 from pipeline.recipe import DataConfig
 
 SAME_PX = 0.5  # how far apart a rig's cameras may put a point of the object and still be one rig
@@ -128,17 +128,15 @@ def write_rig(rig: Rig, path: Path) -> None:
     """Write a rig whole, as JSON."""
     size = {"width": rig.cameras.width, "height": rig.cameras.height}
     numbers = {"c2w": rig.cameras.c2w.double().tolist(), "fxfycxcy": rig.cameras.fxfycxcy.double().tolist()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"name": rig.name, "spread_px": rig.spread_px, **size, **numbers}))
-    temporary.replace(path)
+    write_whole(path, json.dumps({"name": rig.name, "spread_px": rig.spread_px, **size, **numbers}))
 
 
 def read_rig(path: Path) -> Rig:
     """Raises CheckpointError when the file is missing or damaged."""
     try:
-        said = json.loads(path.read_text())
-        c2w, fxfycxcy = (torch.tensor(said[key], dtype=torch.float64) for key in ("c2w", "fxfycxcy"))
-        cameras = Cameras(c2w, fxfycxcy, int(said["width"]), int(said["height"]))
-        return Rig(str(said["name"]), cameras, float(said["spread_px"]))
+        values = json.loads(path.read_text())
+        c2w, fxfycxcy = (torch.tensor(values[key], dtype=torch.float64) for key in ("c2w", "fxfycxcy"))
+        cameras = Cameras(c2w, fxfycxcy, int(values["width"]), int(values["height"]))
+        return Rig(str(values["name"]), cameras, float(values["spread_px"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model's rig, got {one_line(error)} — save it again.") from None

@@ -29,6 +29,7 @@ from urllib.parse import quote
 import yaml
 from PIL import Image
 
+from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.space.objective import Objective
@@ -124,14 +125,7 @@ def param_text(value: Any) -> str:
 
 def recipe_yaml(params: Mapping[str, Any]) -> str:
     """Values by dotted path as the YAML file that `load_recipe` reads."""
-    nested: dict[str, Any] = {}
-    for path, value in params.items():
-        *parents, leaf = path.split(".")
-        target = nested
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[leaf] = value
-    return yaml.safe_dump(nested, sort_keys=False)
+    return yaml.safe_dump(unflatten(params, "recipe"), sort_keys=False)
 
 
 def saved_view(ledger: Ledger) -> str:

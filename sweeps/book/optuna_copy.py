@@ -38,7 +38,7 @@ from sweeps.book.journal import (
     append_whole,
 )
 from sweeps.book.ledger import Ledger, fold_all
-from sweeps.book.study import direction, frozen_trial, began_with
+from sweeps.book.study import began_with, direction, frozen_trial
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace

@@ -15,6 +15,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of

@@ -53,14 +53,14 @@ def check(
 
 def _is_space(name: str) -> bool:
     """Raises RecipeError for a name that neither a recipe nor a space has."""
-    from pipeline import recipe
+    from pipeline import recipes as committed
     from pipeline.config import did_you_mean
     from pipeline.errors import RecipeError
     from sweeps.space import space
 
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return _has_keys_of_a_space(Path(name))
-    recipes, spaces = ({file.stem for file in folder.glob("*.yaml")} for folder in (recipe.FOLDER, space.FOLDER))
+    recipes, spaces = ({file.stem for file in folder.glob("*.yaml")} for folder in (committed.FOLDER, space.FOLDER))
     if name in recipes and name in spaces:
         typer.echo(f"{name} is a space, too: mouselift check --space {name}", err=True)
     if name not in recipes | spaces:

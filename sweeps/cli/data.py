@@ -62,15 +62,15 @@ def data_generate(
     as_json: AsJson = False,
 ) -> None:
     """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
-    from pipeline import checkpoint
+    from pipeline import kinds
     from pipeline.data.cli import say_dataset, show_progress
     from pipeline.data.generate import generate, read_pictures
 
     pictures = read_pictures(source, view)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(model) if Path(model).is_dir() else terminal.registry().pull(model, Path(folder) / "model")
-        loaded = checkpoint.load(path, device, kind="mvdiffusion")
+        loaded = kinds.load(path, device, kind="mvdiffusion")
         generator: Any = loaded.model
-        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.told()}
+        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.provenance()}
         show_progress(generate(pictures, out, generator, told, batch), len(pictures.paths))
     say_dataset(out, as_json)

@@ -103,12 +103,12 @@ def model_evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
-    from pipeline import checkpoint
+    from pipeline import kinds
     from sweeps.registry.verification import score_at
 
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(source) if Path(source).is_dir() else terminal.registry().pull(source, Path(folder) / "model")
-        loaded = checkpoint.load(path, device)
+        loaded = kinds.load(path, device)
         found = score_at(loaded, terminal.dataset(data), split, terminal.home().cache)
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
@@ -124,15 +124,15 @@ def model_import(
     overrides: Overrides = None,
 ) -> None:
     """Register a checkpoint made elsewhere; every tensor must fit."""
-    from pipeline import checkpoint
-    from pipeline.recipe import load_recipe
+    from pipeline.gslrm import facelift
+    from pipeline.recipes import load_recipe
     from sweeps.registry.promotion import registered_name
     from sweeps.registry.verification import unverified
 
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         if not source.is_dir():
             wanted = load_recipe(recipe, split_overrides(overrides))
-            source = checkpoint.import_facelift(source, Path(folder) / source.stem, wanted)
+            source = facelift.import_facelift(source, Path(folder) / source.stem, wanted)
         verification = unverified(source)
         name = registered_name(verification.checkpoint.recipe)
         version = terminal.registry().import_checkpoint(name, verification)

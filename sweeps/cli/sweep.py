@@ -40,7 +40,7 @@ def train(
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
     with _importing() as process:
-        from pipeline.recipe import load_recipe
+        from pipeline.recipes import load_recipe
         from sweeps.space.resources import Resources
         from sweeps.space.space import SearchSpace
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import checkpoint
-from pipeline.data.hashes import sha256_of
+from pipeline.data.hashes import hashes_of
 from pipeline.errors import CheckpointError
-from pipeline.recipe import LOCAL_PATHS, Recipe, check_artefacts
+from pipeline.recipe import LOCAL_PATHS, Recipe
+from pipeline.recipes import check_artefacts
 
 _DATA = "data.root"  # has a digest of its own
 
@@ -63,7 +64,7 @@ def _read(path: Path, cache: Path) -> tuple[str, int | None]:
     memory = cache / "artefacts" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     if cache.is_dir():
         memory.mkdir(parents=True, exist_ok=True)
-    hashes = sha256_of(memory, files, remember=memory.is_dir())
+    hashes = hashes_of(memory, files, remember=memory.is_dir())
     if path.is_file():
         return hashes[0], None
     lines = [f"{file.relative_to(path).as_posix()} {found}\n" for file, found in zip(files, hashes, strict=True)]

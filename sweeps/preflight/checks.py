@@ -16,8 +16,9 @@ from pathlib import Path
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
-from pipeline.recipe import DataConfig, Recipe, override
-from pipeline.stages import kind_of
+from pipeline.kinds import kind_of
+from pipeline.recipe import DataConfig, Recipe
+from pipeline.recipes import override
 from sweeps import datasets
 from sweeps.errors import counted
 from sweeps.home import Home

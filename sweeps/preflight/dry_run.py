@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 import pipeline
 from pipeline.errors import RecipeError
 from pipeline.files import write_whole
-from pipeline.recipe import GSLRMConfig, LossConfig, MVDiffusionConfig, Recipe, override
+from pipeline.recipe import GSLRMConfig, LossConfig, MVDiffusionConfig, Recipe
+from pipeline.recipes import override
 from sweeps.errors import StudyError
 from sweeps.preflight.artefacts import Artefact
 from sweeps.preflight.dry_run_process import DryRunProcess, Job, Measured

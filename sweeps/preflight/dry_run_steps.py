@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from pipeline.config import one_line
 from pipeline.errors import PipelineError
-from pipeline.recipe import LossConfig, Recipe, override
+from pipeline.recipe import LossConfig, Recipe
+from pipeline.recipes import override
 from pipeline.train import train
 from sweeps.preflight.dry_run_process import STEPS, Fault, Job, Measured
 
@@ -55,7 +56,7 @@ def measure(job: Job, folder: Path) -> Measured:
     with _watched_memory(device) as peak:
         *_, last = train(shortened(job.recipe), folder, device=device, cache=Path(job.cache))
         assert last.checkpoint is not None
-        checkpoint.load(last.checkpoint, device)
+        kinds.load(last.checkpoint, device)
         checkpoint.load_training(last.checkpoint)
     whole, state = _size(last.checkpoint), (last.checkpoint / checkpoint.TRAINING).stat().st_size
     return Measured(

@@ -7,7 +7,6 @@ in the standard 3DGS layout, `num_gaussians`. Imports mlflow and pipeline only.
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +19,11 @@ from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
-from PIL import Image
 from torch import Tensor
 
-from pipeline import checkpoint
+from pipeline import kinds
 from pipeline.cameras import Cameras
-from pipeline.data.loader import prepare_view
+from pipeline.data.pictures import decoded, view_on_white
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 
@@ -58,7 +56,7 @@ class GSLRMModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.loaded = checkpoint.load(context.artifacts[CHECKPOINT], device, kind="gslrm")
+        self.loaded = kinds.load(context.artifacts[CHECKPOINT], device, kind="gslrm")
         self.device = device
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -90,11 +88,10 @@ def read_view(
     where: str, image: bytes, c2w: Sequence[float], fxfycxcy: Sequence[float], size: int
 ) -> tuple[Tensor, Cameras]:
     """One row as an image [3, size, size] on white in 0…1 and its camera in float64 at that size."""
-    picture = _decode(where, image)
+    picture = decoded(where, image)
     camera = Cameras(_numbers(where, "c2w", c2w, (4, 4)), _numbers(where, "fxfycxcy", fxfycxcy, (4,)), *picture.size)
     camera.check(where)
-    rgba = torch.from_numpy(prepare_view(picture, size)).permute(2, 0, 1).float() / 255
-    return rgba[:3] + (1 - rgba[3:]), camera.resize(size, size)
+    return view_on_white(picture, size), camera.resize(size, size)
 
 
 def ply_bytes(gaussians: Gaussians) -> bytes:
@@ -103,17 +100,6 @@ def ply_bytes(gaussians: Gaussians) -> bytes:
         path = Path(folder) / "gaussians.ply"
         gaussians.save_ply(path)
         return path.read_bytes()
-
-
-def _decode(where: str, content: bytes) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (OSError, SyntaxError, TypeError, ValueError):
-        raise DataError(
-            f"{where}: expected the bytes of a PNG, got something else — read the file in binary."
-        ) from None
-    return picture
 
 
 def _numbers(where: str, name: str, values: Sequence[float], shape: tuple[int, ...]) -> Tensor:

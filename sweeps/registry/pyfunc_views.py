@@ -19,8 +19,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 from PIL import Image
 
-from pipeline import checkpoint
-from pipeline.data.loader import prepare_view
+from pipeline import kinds
+from pipeline.data.pictures import decoded, pixels_of, view_on_white
 from pipeline.errors import DataError
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
@@ -50,7 +50,7 @@ class MVDiffusionModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = checkpoint.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
+        self.model: Any = kinds.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The views of every object, slot by slot. params: see SAMPLING. Raises DataError naming the object."""
@@ -81,24 +81,16 @@ class MVDiffusionModel(PythonModel):
 
 def read_picture(where: str, content: bytes, size: int) -> torch.Tensor:
     """A square PNG as [3, size, size] on white in 0…1. Raises DataError."""
-    try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (OSError, SyntaxError, TypeError, ValueError):
-        raise DataError(
-            f"{where}: expected the bytes of a PNG, got something else — read the file in binary."
-        ) from None
+    picture = decoded(where, content)
     if picture.width != picture.height:
         raise DataError(f"{where}: expected a square picture, got {picture.width}×{picture.height} — crop it.")
-    rgba = torch.from_numpy(prepare_view(picture, size)).permute(2, 0, 1).float() / 255
-    return rgba[:3] + (1 - rgba[3:])
+    return view_on_white(picture, size)
 
 
 def png_bytes(image: torch.Tensor) -> bytes:
     """An image [3, H, W] in 0…1 as the content of a PNG file."""
     buffer = io.BytesIO()
-    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(pixels_of(image))).save(buffer, "PNG")
     return buffer.getvalue()
 
 

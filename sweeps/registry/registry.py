@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, PipelineError
@@ -309,7 +309,7 @@ class Registry:
                 raise RegistryError(
                     f"it is a {theirs.model.kind}, not a {ours.model.kind}; register under another name."
                 )
-            rival = checkpoint.load(folder, device)
+            rival = kinds.load(folder, device)
         evaluation = score(rival, ours.data, dataset, "test", self._home.cache)
         if (evaluation.protocol.id, dataset.digest) != version.measured:
             raise RegistryError(f"{root} is not the dataset that {version.ref} was scored on; name that one.")

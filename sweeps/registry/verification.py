@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline import checkpoint
-from pipeline.checkpoint import CheckpointInfo, LoadedCheckpoint
+from pipeline import checkpoint, kinds
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
+from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.recipe import DataConfig
-from pipeline.stages import Evaluation, kind_of
+from pipeline.stages import Evaluation
 from sweeps.errors import RegistryError
 from sweeps.space.gates import NOT_AVAILABLE
 
@@ -45,7 +46,7 @@ def verify(
     for decoded frames. Raises RegistryError naming the metric, the logged and the found value;
     CheckpointError and DataError for a damaged checkpoint or dataset.
     """
-    loaded, dataset = checkpoint.load(folder, device), open_dataset(dataset_root)
+    loaded, dataset = kinds.load(folder, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
     if expected:
         limit = loaded.recipe.train.max_val_scenes

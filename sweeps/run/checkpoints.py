@@ -179,7 +179,7 @@ class Checkpoints:
         """The best sound checkpoint without its optimizer state, in `target`."""
         for kept in self.best(objective) or list(reversed(self.all())):
             with contextlib.suppress(CheckpointError), self.fetched(kept.step) as folder:
-                return checkpoint.release(folder, target)
+                return checkpoint.strip_training(folder, target)
         return None
 
     def lacks_room(self, floor_gb: float) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from pipeline.recipe import Recipe, override
+from pipeline.recipe import Recipe
+from pipeline.recipes import override
 from sweeps.book.journal import (
     AttemptFailed,
     CheckpointReleased,

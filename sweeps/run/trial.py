@@ -21,7 +21,8 @@ from PIL import Image
 from ray import tune
 
 from pipeline import checkpoint
-from pipeline.recipe import Recipe, override
+from pipeline.recipe import Recipe
+from pipeline.recipes import override
 from pipeline.train import Report, train
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints

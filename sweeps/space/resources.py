@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.division import divide
 from pipeline.errors import RecipeError
 from pipeline.recipe import Positive, Rate, Recipe, Weight, strict
+from pipeline.rules import divide
 
 
 @strict

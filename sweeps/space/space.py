@@ -22,7 +22,8 @@ from pydantic import Field, TypeAdapter
 from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
-from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, load_recipe, override, strict
+from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, strict
+from pipeline.recipes import load_recipe, override
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults

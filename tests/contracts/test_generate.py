@@ -14,7 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import mouselift
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from pipeline.cameras import facelift_six
 from pipeline.data.generate import generate, read_picture, read_pictures, with_masks
 from pipeline.data.mice.mice import write_mice
@@ -153,11 +153,11 @@ def model(tmp_path_factory, views_recipe, frames_cache) -> Path:
     words += ["model.sampling.steps=1", "model.sampling.guidance=1.0", "loss.drop_rate=0.0", "optim.lr=3.0e-3"]
     recipe = views_recipe(*words, "train.max_steps=100", "train.validate_every=100")
     reports = list(train(recipe, folder, cache=frames_cache))
-    return checkpoint.release(reports[-1].checkpoint, folder / "released")
+    return checkpoint.strip_training(reports[-1].checkpoint, folder / "released")
 
 
 def test_a_picture_gives_the_same_views_alone_as_among_others(model, mice_folder) -> None:
-    generator = checkpoint.load(model).model
+    generator = kinds.load(model).model
     images = torch.stack([read_picture(mice_folder / f"scene_{n:06d}/images/cam_000.png", SIZE) for n in range(3)])
     torch.testing.assert_close(generator(images[1:2], [1])[0], generator(images, [0, 1, 2])[1], atol=1e-5, rtol=0)
 
@@ -184,7 +184,7 @@ def test_a_picture_becomes_gaussians(model, mice_folder, tiny_recipe, tmp_path) 
     assert Image.open(out / "views.png").size == (7 * 2 * SIZE, 2 * SIZE)
     assert (out / "gaussians.ply").is_file()
     cameras = read_scene(out / "views").cameras
-    torch.testing.assert_close(cameras.c2w, checkpoint.load(model).model.rig.cameras.c2w.double())
+    torch.testing.assert_close(cameras.c2w, kinds.load(model).model.rig.cameras.c2w.double())
 
 
 def test_without_fine_tuned_weights_nothing_is_generated(tmp_path, mice_folder) -> None:
@@ -197,6 +197,6 @@ def test_without_fine_tuned_weights_nothing_is_generated(tmp_path, mice_folder) 
 
 
 def test_a_stand_in_has_what_a_model_has(model) -> None:
-    generator = checkpoint.load(model).model
+    generator = kinds.load(model).model
     assert isinstance(generator.rig, Rig) and generator.image_size == SIZE
-    assert SimpleNamespace(**generator.told()).steps == 1
+    assert SimpleNamespace(**generator.provenance()).steps == 1

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError, DataError, PipelineError, RecipeError
+from pipeline.kinds import kind_of
 from pipeline.mvdiffusion import MultiViewUNet, MVDiffusionPipeline
 from pipeline.mvdiffusion.evaluate import hull_iou
 from pipeline.mvdiffusion.folder import write_components
@@ -28,8 +29,8 @@ from pipeline.mvdiffusion.stage import (
     snr_weights,
     starting_pipeline,
 )
-from pipeline.recipe import DenoisingConfig, Recipe, load_recipe
-from pipeline.stages import kind_of
+from pipeline.recipe import DenoisingConfig, Recipe
+from pipeline.recipes import load_recipe
 from pipeline.train import Report, generator_of, train
 
 CPU = torch.device("cpu")
@@ -198,7 +199,7 @@ def test_of_adapters_only_the_adapters_are_trained_and_they_are_merged_for_relea
         for name, parameter in built.model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.1, generator=generator_of(0, 0))
-    released = built.release()
+    released = built.deployed_model()
     assert list(released.state_dict()) == list(starting_pipeline(built.recipe).unet.state_dict())
     rows = torch.randn(6, 96, 8, 8), torch.tensor(5), torch.randn(6, 77, 16)
     labels = torch.ones(6, released.config.projection_class_embeddings_input_dim)
@@ -243,7 +244,7 @@ def test_validation_tells_every_slot_and_whether_the_views_agree(finished) -> No
 
 
 def test_further_guidances_are_reported_beside_the_models_own(views_recipe, mice, finished, frames_cache) -> None:
-    loaded = checkpoint.load(finished[-1].checkpoint)
+    loaded = kinds.load(finished[-1].checkpoint)
     recipe = views_recipe("model.sampling.compared=[1.0]")
     loaded.model.sampling = recipe.model.sampling
     found = kind_of(recipe).evaluate(loaded.model, recipe, mice, "val", frames_cache).metrics
@@ -268,29 +269,29 @@ def test_adapters_resume_to_the_bit_too(views_recipe, tmp_path, frames_cache) ->
 
 
 def test_a_checkpoint_gives_the_validated_figures_again(finished, mice, frames_cache) -> None:
-    loaded = checkpoint.load(finished[-1].checkpoint)
+    loaded = kinds.load(finished[-1].checkpoint)
     again = kind_of(loaded.recipe).evaluate(loaded.model, loaded.recipe, mice, "val", frames_cache)
     for name, value in again.metrics.items():
         assert math.isclose(value, finished[-1].metrics[name], rel_tol=1e-5, abs_tol=1e-5), name
 
 
 def test_a_checkpoint_tells_the_rig_its_views_are_labelled_with(finished) -> None:
-    assert checkpoint.load(finished[-1].checkpoint).model.rig.name == "mouse_centred"
+    assert kinds.load(finished[-1].checkpoint).model.rig.name == "mouse_centred"
 
 
 def test_a_damaged_part_of_the_pipeline_is_named(finished, tmp_path) -> None:
-    folder = checkpoint.release(finished[-1].checkpoint, tmp_path / "released")
+    folder = checkpoint.strip_training(finished[-1].checkpoint, tmp_path / "released")
     (folder / "pipeline/image_encoder/config.json").write_text("{}")
-    assert "pipeline/image_encoder/config.json: expected sha256" in refusal(CheckpointError, checkpoint.load, folder)
+    assert "pipeline/image_encoder/config.json: expected sha256" in refusal(CheckpointError, kinds.load, folder)
 
 
 def test_gslrm_alone_is_taken_where_gaussians_are_wanted(finished) -> None:
-    message = refusal(CheckpointError, checkpoint.load, finished[-1].checkpoint, "cpu", "gslrm")
+    message = refusal(CheckpointError, kinds.load, finished[-1].checkpoint, "cpu", "gslrm")
     assert "expected a checkpoint of gslrm, got one of mvdiffusion" in message
 
 
 def test_its_unet_is_a_folder_that_facelift_reads(finished, tmp_path) -> None:
-    loaded = checkpoint.load(finished[-1].checkpoint)
+    loaded = kinds.load(finished[-1].checkpoint)
     loaded.model.pipe.save_pretrained(tmp_path / "pipeckpts")
     again = MVDiffusionPipeline.from_pretrained(tmp_path / "pipeckpts")
     first, second = loaded.model.pipe.unet.state_dict(), again.unet.state_dict()

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pipeline import checkpoint, losses, metrics
+from pipeline import checkpoint, kinds, losses, metrics
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError, NonFiniteError, RecipeError
 from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
-from pipeline.recipe import OptimConfig, Recipe, load_recipe
+from pipeline.recipe import OptimConfig, Recipe
+from pipeline.recipes import load_recipe
 from pipeline.train import Report, learning_rate, parameter_groups, percentile_95, train
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
@@ -140,7 +141,7 @@ def test_a_terms_mean_counts_only_the_steps_it_was_computed_at(own_mse, run, tin
 
 
 def test_a_checkpoint_scores_what_its_report_says(finished: list[Report], mice: Dataset, frames_cache: Path) -> None:
-    loaded = checkpoint.load(finished[-1].checkpoint)  # type: ignore[arg-type]
+    loaded = kinds.load(finished[-1].checkpoint)  # type: ignore[arg-type]
     again = evaluate(loaded.model, loaded.recipe, mice, "val", frames_cache)
     assert {name: finished[-1].metrics[name] for name in again.metrics} == again.metrics
 
@@ -157,7 +158,7 @@ def test_held_out_figures_count_no_input_view_and_input_figures_no_other(
 def test_the_foregrounds_means_are_those_of_the_pixels_inside_the_masks_of_held_out_views(
     finished: list[Report], mice: Dataset, frames_cache: Path
 ) -> None:
-    loaded = checkpoint.load(finished[-1].checkpoint)  # type: ignore[arg-type]
+    loaded = kinds.load(finished[-1].checkpoint)  # type: ignore[arg-type]
     found = evaluate(loaded.model, loaded.recipe, mice, "val", frames_cache)
     assert found.batch.masks is not None
     rendered, target, masks = (
@@ -268,7 +269,7 @@ def test_a_missing_tensor_of_the_weights_to_start_from_is_named(
 
 def test_weights_that_are_not_there_stop_the_run_before_it_starts(tmp_path: Path, tiny_recipe) -> None:
     message = refusal(train(tiny_recipe("train.init_from=/nowhere.pt"), tmp_path), RecipeError)
-    expected = "tiny: train.init_from: expected a file or folder, found none at /nowhere.pt — mend it."
+    expected = "tiny: train.init_from: expected a file or folder, found none at /nowhere.pt — correct the path."
     assert message == expected and list(tmp_path.iterdir()) == []
 
 

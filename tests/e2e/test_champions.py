@@ -10,7 +10,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 import mouselift
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from pipeline.data.scenes import open_dataset
 from sweeps.errors import RegistryError
 from sweeps.registry.history import championships, signature
@@ -367,9 +367,9 @@ def test_with_another_number_of_input_views_the_champion_is_scored_again_on_the_
     )
     assert (four.protocol, four.data_digest) != (two.protocol, two.data_digest) and four.data_digest == two.data_digest
     registry.promote(registry.register(OTHER, run_id, four), (), OBJECTIVE)
-    loaded, recipe = checkpoint.load(four.checkpoint.folder), two.checkpoint.recipe
+    loaded, recipe = kinds.load(four.checkpoint.folder), two.checkpoint.recipe
     found = score(loaded, recipe.data, open_dataset(world.dataset), "test", tmp_path)
-    held_out = [score(checkpoint.load(one.checkpoint.folder), one.checkpoint.recipe.data, open_dataset(world.dataset),
+    held_out = [score(kinds.load(one.checkpoint.folder), one.checkpoint.recipe.data, open_dataset(world.dataset),
                       "test", tmp_path).protocol.target_views for one in (four, two)]  # fmt: skip
     assert held_out[0] == held_out[1] == found.protocol.target_views
     verdict = registry.promote(registry.register(OTHER, run_id, two), (), OBJECTIVE, world.dataset)

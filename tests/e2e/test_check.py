@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
+from pipeline.files import sha256_of
 from sweeps.preflight import checks, disk_and_memory, dry_run_process
 from tests.e2e.conftest import SMALL, Seat, write_space
 
@@ -198,7 +199,7 @@ def test_where_weights_came_from_is_told_by_hash_and_step(say, mice_folder, tmp_
     space = write_space(tmp_path / "small.yaml", fixed={"train.init_from": str(start)})
     code, out, _ = say("check", space, "--data", mice_folder, "--json")
     found = {row["check"]: row["found"] for row in json.loads(out)["checks"]}
-    sha256 = checkpoint.sha256_of_file(start / checkpoint.WEIGHTS)
+    sha256 = sha256_of(start / checkpoint.WEIGHTS)
     assert code == 0
     assert found["artefacts"] == f"train.init_from {sha256[:12]} of step 7"
     assert found["checkpoint keys"] == "19 of 19 in start"

@@ -17,6 +17,7 @@ import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
+from pipeline.files import sha256_of
 from tests.e2e.conftest import SMALL, write_space
 from tests.support.mice_recording import write_recording
 
@@ -87,7 +88,7 @@ def test_a_recipe_nobody_wrote_is_refused(refused):
 
 def test_a_missing_dataset_is_refused(refused, tmp_path):
     assert refused("train", "gslrm_tiny", "--data", tmp_path / "nowhere") == (
-        "gslrm_tiny: data.root: expected a file or folder, found none at TMP/nowhere — mend it."
+        "gslrm_tiny: data.root: expected a file or folder, found none at TMP/nowhere — correct the path."
     )
 
 
@@ -167,7 +168,7 @@ def test_a_checkpoint_with_one_tensor_missing_is_refused(refused, mice_folder, t
 
 def test_a_checkpoint_with_one_bit_turned_is_refused(refused, mice_folder, start):
     weights = start / checkpoint.WEIGHTS
-    content, expected = bytearray(weights.read_bytes()), checkpoint.sha256_of_file(weights)
+    content, expected = bytearray(weights.read_bytes()), sha256_of(weights)
     content[-1] ^= 1
     weights.write_bytes(content)
     message = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", f"{SETTINGS} train.init_from={start}")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import Gaussians, checkpoint, load_recipe
+from pipeline import Gaussians, kinds, load_recipe
 from pipeline.cameras import facelift_six
-from pipeline.data.loader import prepare_view
+from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import DataError
 from sweeps.errors import RegistryError
@@ -30,7 +30,7 @@ from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, 
 
 def test_a_checkpoint_that_reproduces_its_logged_figures_is_verified(ranked, dataset, tmp_path):
     folder = ranked[0].checkpoint.folder
-    loaded = checkpoint.load(folder)
+    loaded = kinds.load(folder)
     logged = score(loaded, loaded.recipe.data, open_dataset(dataset), "val", tmp_path).metrics
     again = verify(folder, dataset, logged | {"train/loss": 1.0}, tmp_path)
     assert again.metrics == ranked[0].metrics
@@ -186,7 +186,7 @@ def test_a_champion_of_another_protocol_is_scored_again_by_the_new_one(registry,
     )
     recipe = load_recipe("gslrm_tiny", [*OVERRIDES, *overrides])
     rival = score(
-        checkpoint.load(ranked[2].checkpoint.folder),
+        kinds.load(ranked[2].checkpoint.folder),
         recipe.data,
         open_dataset(world.dataset),
         "test",
@@ -224,7 +224,7 @@ def test_a_rollback_without_a_previous_version_is_refused(registry, three):
 def test_what_is_pulled_is_what_was_registered(registry, three, ranked, tmp_path):
     registry.promote(three[2], (), OBJECTIVE)
     out = registry.pull(f"{NAME}@champion", tmp_path / "deep" / "out")
-    assert checkpoint.load(out).sha256 == ranked[2].checkpoint.sha256
+    assert kinds.load(out).sha256 == ranked[2].checkpoint.sha256
     lineage = json.loads((out / "lineage.json").read_text())
     assert (lineage["version"], lineage["aliases"]) == (3, ["champion"])
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -302,7 +302,7 @@ def test_the_champion_predicts_in_a_process_that_knows_neither_the_repository_no
 
 def here(registry, ref, rows, tmp_path):
     """Means of the pulled checkpoint on the same views, through the library."""
-    loaded = checkpoint.load(registry.pull(ref, tmp_path / "pulled"))
+    loaded = kinds.load(registry.pull(ref, tmp_path / "pulled"))
     pictures = [prepare_view(Image.open(io.BytesIO(png)), SIZE) for png in rows["image"]]
     rgba = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     cameras = facelift_six(48).resize(SIZE, SIZE)

@@ -24,7 +24,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from sweeps.book import mlflow_layout, queries
 from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.mlflow_client import prepare_store

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from pipeline import checkpoint
+from pipeline import kinds
 from pipeline.data.scenes import open_dataset
 from tests.e2e.conftest import Seat
 
@@ -76,7 +76,7 @@ def test_the_champion_tells_its_rig_and_its_prompts(seat) -> None:
 
 def test_what_is_pulled_is_whole(pulled, seat) -> None:
     (version,) = seat.answer("model", "list", "mouse-mvdiffusion")
-    assert checkpoint.load(pulled).sha256 == version["tags"]["checkpoint.sha256"]
+    assert kinds.load(pulled).sha256 == version["tags"]["checkpoint.sha256"]
 
 
 def test_a_fresh_process_without_this_repository_gets_six_pngs_an_image(seat, pulled, mice_folder, tmp_path) -> None:
@@ -89,7 +89,7 @@ def test_a_fresh_process_without_this_repository_gets_six_pngs_an_image(seat, pu
     assert said["slots"] == [0, 1, 2, 3, 4, 5] * 2
     assert {Image.open(path).size for path in tmp_path.glob("*.png")} == {(32, 32)}
     assert len(list(tmp_path.glob("*.png"))) == 12
-    rig = checkpoint.load(pulled).model.rig.cameras
+    rig = kinds.load(pulled).model.rig.cameras
     torch.testing.assert_close(torch.tensor(said["c2w"][:6]).double().view(6, 4, 4), rig.c2w, atol=1e-6, rtol=0)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from shutil import rmtree
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from pipeline.data.mice.mice import FPS, MouseSequence
 from pipeline.data.mice.render import render_mouse
 from pipeline.data.recording.calibration import PIXEL_CENTRE
 from pipeline.data.recording.recording import CALIBRATIONS, KEYPOINTS, MASKS, VIDEOS
-from pipeline.data.recording.video import VideoWriter
+from pipeline.data.recording.video import video_writer
 from pipeline.errors import DataError
+from pipeline.files import whole_folder
 
 ARENA_GREY = (148, 144, 138)
 MASK_CRF = 23  # libx264's default: rings around silhouettes as real masks do
@@ -35,25 +35,29 @@ def write_recording(
     if out.exists():
         raise DataError(f"{out}: expected no folder yet, found one — choose another.")
     cameras, mouse = _rig(scale), MouseSequence(seed)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    rmtree(temporary, ignore_errors=True)
-    for part in (VIDEOS, MASKS, KEYPOINTS) if keypoints else (VIDEOS, MASKS):
-        (temporary / part).mkdir(parents=True)
     moments = [FPS * frame / fps for frame in range(frames)]
+    with whole_folder(out) as temporary:
+        _film(temporary, mouse, cameras, moments, fps)
+        _write_calibration(temporary / CALIBRATIONS[0], cameras)
+        if keypoints:
+            (temporary / KEYPOINTS).mkdir()
+            _write_keypoints(temporary / KEYPOINTS, cameras, np.stack([mouse.joints(moment) for moment in moments]))
+    return out
+
+
+def _film(folder: Path, mouse: MouseSequence, cameras: Cameras, moments: Sequence[float], fps: int) -> None:
+    """Videos and mask videos of six cameras."""
+    for part in (VIDEOS, MASKS):
+        (folder / part).mkdir()
     with ExitStack() as stack:
         colour, grey = (
-            [stack.enter_context(VideoWriter(temporary / part / f"{view}.mp4", fps, crf)) for view in range(6)]
+            [stack.enter_context(video_writer(folder / part / f"{view}.mp4", fps, crf)) for view in range(6)]
             for part, crf in ((VIDEOS, 18), (MASKS, MASK_CRF))
         )
         for moment in moments:
             for view, image in enumerate(render_mouse(mouse.mesh(moment), cameras)):
-                colour[view].write(_in_the_arena(image))
-                grey[view].write(np.repeat(image[..., 3:], 3, -1))
-    _write_calibration(temporary / CALIBRATIONS[0], cameras)
-    if keypoints:
-        _write_keypoints(temporary / KEYPOINTS, cameras, np.stack([mouse.joints(moment) for moment in moments]))
-    temporary.replace(out)
-    return out
+                colour[view](_in_the_arena(image))
+                grey[view](np.repeat(image[..., 3:], 3, -1))
 
 
 def _rig(scale: float) -> Cameras:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from sweeps.space.space import SearchSpace
 
 

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from pipeline.checkpoint import INDEX, PREVIEW, RECIPE, TRAINING, WEIGHTS
 from pipeline.errors import CheckpointError
+from pipeline.files import sha256_of
 from pipeline.gaussians import Gaussians
+from pipeline.gslrm import facelift
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import Recipe
 
@@ -57,11 +59,11 @@ def facelift_file(path: Path, model: GSLRM, prefix: str = "", **others: Tensor) 
 
 
 def test_a_checkpoint_gives_back_its_weights(saved: Path, model: GSLRM) -> None:
-    assert same_weights(dict(checkpoint.load(saved).model.state_dict()), dict(model.state_dict()))
+    assert same_weights(dict(kinds.load(saved).model.state_dict()), dict(model.state_dict()))
 
 
 def test_a_checkpoint_gives_back_its_recipe_with_its_name(saved: Path, recipe: Recipe) -> None:
-    assert checkpoint.load(saved).recipe == recipe
+    assert kinds.load(saved).recipe == recipe
 
 
 def test_a_checkpoint_gives_back_its_step_and_metrics(saved: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_checkpoint_gives_back_its_step_and_metrics(saved: Path) -> None:
 
 
 def test_a_loaded_model_is_in_evaluation_mode(saved: Path) -> None:
-    assert not checkpoint.load(saved).model.training
+    assert not kinds.load(saved).model.training
 
 
 def test_a_checkpoint_says_what_it_holds(saved: Path) -> None:
@@ -122,17 +124,17 @@ def test_a_save_that_dies_while_writing_leaves_the_older_checkpoint(
 
 
 def test_a_release_has_no_training_state(saved: Path, tmp_path: Path) -> None:
-    released = checkpoint.release(saved, tmp_path / "released")
+    released = checkpoint.strip_training(saved, tmp_path / "released")
     assert sorted(path.name for path in released.iterdir()) == sorted([WEIGHTS, RECIPE, INDEX])
 
 
 def test_a_release_loads_like_its_checkpoint(saved: Path, tmp_path: Path) -> None:
-    released = checkpoint.load(checkpoint.release(saved, tmp_path / "released"))
-    assert released.sha256 == checkpoint.load(saved).sha256
+    released = kinds.load(checkpoint.strip_training(saved, tmp_path / "released"))
+    assert released.sha256 == kinds.load(saved).sha256
 
 
 def test_a_release_cannot_be_resumed(saved: Path, tmp_path: Path) -> None:
-    released = checkpoint.release(saved, tmp_path / "released")
+    released = checkpoint.strip_training(saved, tmp_path / "released")
     expected = f"{released}: expected {TRAINING} to resume from, found none — it was saved for release only."
     assert refusal(checkpoint.load_training, released) == expected
 
@@ -159,7 +161,7 @@ def test_a_missing_file_is_noticed(saved: Path, file: str) -> None:
 
 def test_weights_cut_short_are_noticed(saved: Path) -> None:
     (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-100])
-    assert "model.safetensors: expected sha256" in refusal(checkpoint.load, saved)
+    assert "model.safetensors: expected sha256" in refusal(kinds.load, saved)
 
 
 def test_safetensors_cut_short_are_refused_without_an_index_too(saved: Path, tmp_path: Path, model: GSLRM) -> None:
@@ -170,7 +172,7 @@ def test_safetensors_cut_short_are_refused_without_an_index_too(saved: Path, tmp
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     expected = f"{tmp_path}: expected a checkpoint folder with {INDEX}, found none — check the path."
-    assert refusal(checkpoint.load, tmp_path) == expected
+    assert refusal(kinds.load, tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -209,8 +211,36 @@ def test_a_long_list_of_missing_names_is_shortened(tmp_path: Path, model: GSLRM)
 
 
 def test_weights_are_checked_without_building_the_network(saved: Path, tiny_recipe) -> None:
-    message = refusal(checkpoint.check_weights, tiny_recipe("model.num_layers=4").model, saved)
+    message = refusal(facelift.check_weights, tiny_recipe("model.num_layers=4").model, saved)
     assert message.startswith(f"{saved}: expected the 31 tensors of the model; 12 missing: transformer_layers.2.norm1")
+
+
+# ---------------------------------------------------------------- hashed once
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed from now on, one for each time."""
+    names: list[str] = []
+
+    def count(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(checkpoint, "sha256_of", count)
+    return names
+
+
+def test_loading_a_folder_hashes_each_file_once(saved: Path, hashed: list[str]) -> None:
+    kinds.load(saved)
+    assert sorted(hashed) == [WEIGHTS, RECIPE, TRAINING]
+
+
+def test_a_folder_that_was_inspected_is_not_hashed_again(saved: Path, hashed: list[str]) -> None:
+    info = checkpoint.inspect(saved)
+    hashed.clear()
+    assert kinds.load(info).info is info and checkpoint.load_training(info)["step"] == 7
+    assert hashed == []
 
 
 # ---------------------------------------------------------------- FaceLift's files
@@ -221,8 +251,8 @@ def test_a_facelift_file_is_imported_without_the_networks_of_its_losses(
 ) -> None:
     vgg = {"loss_calculator.perceptual_loss_module.net.conv1.weight": torch.zeros(64, 3, 3, 3)}
     path = facelift_file(tmp_path / "ckpt_0000000000021125.pt", model, **vgg)
-    folder = checkpoint.import_facelift(path, tmp_path / "imported", recipe)
-    assert same_weights(dict(checkpoint.load(folder).model.state_dict()), dict(model.state_dict()))
+    folder = facelift.import_facelift(path, tmp_path / "imported", recipe)
+    assert same_weights(dict(kinds.load(folder).model.state_dict()), dict(model.state_dict()))
 
 
 def test_the_prefix_of_data_parallel_training_is_dropped(tmp_path: Path, model: GSLRM) -> None:
@@ -237,13 +267,13 @@ def test_a_bare_state_dict_is_read_too(tmp_path: Path, model: GSLRM) -> None:
 
 
 def test_what_is_exported_is_imported_to_the_bit(saved: Path, tmp_path: Path, recipe: Recipe) -> None:
-    exported = checkpoint.export_facelift(saved, tmp_path / "out.pt")
-    imported = checkpoint.import_facelift(exported, tmp_path / "again", recipe)
+    exported = facelift.export_facelift(saved, tmp_path / "out.pt")
+    imported = facelift.import_facelift(exported, tmp_path / "again", recipe)
     assert (imported / WEIGHTS).read_bytes() == (saved / WEIGHTS).read_bytes()
 
 
 def test_an_export_has_facelifts_keys(saved: Path, tmp_path: Path) -> None:
-    content = torch.load(checkpoint.export_facelift(saved, tmp_path / "out.pt"), weights_only=True)
+    content = torch.load(facelift.export_facelift(saved, tmp_path / "out.pt"), weights_only=True)
     assert set(content) == {"model", "fwdbwd_pass_step", "param_update_step"} and content["param_update_step"] == 7
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import yaml
 
 from pipeline import config
 from pipeline.errors import RecipeError
-from pipeline.recipe import FOLDER, LOCAL_PATHS, Recipe, check_artefacts, load_recipe, override
+from pipeline.recipe import LOCAL_PATHS, Recipe
+from pipeline.recipes import FOLDER, check_artefacts, load_recipe, override, recipe_of
 
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SMALL = """
@@ -98,6 +100,31 @@ def test_an_option_is_a_dotted_path_and_a_yaml_value(option: str, path: str, val
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_committed_recipe_loads(name: str) -> None:
     assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_made_again_of_its_params_kept_as_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe_of(name, json.loads(json.dumps(recipe.params))) == recipe
+
+
+def test_params_that_make_no_recipe_are_refused() -> None:
+    params = load_recipe("gslrm_tiny").params
+    with pytest.raises(RecipeError, match=r"^old: unknown key optim\.rate"):
+        recipe_of("old", params | {"optim.rate": 1.0})
+    with pytest.raises(RecipeError, match=r"^old: optim.warmup_steps: expected less than train.max_steps"):
+        recipe_of("old", params | {"optim.warmup_steps": params["train.max_steps"]})
+
+
+def test_flat_values_are_nested_again() -> None:
+    nested = {"a": {"b": {"c": 1}, "d": [2]}, "e": None}
+    assert config.flatten(nested) == {"a.b.c": 1, "a.d": [2], "e": None}
+    assert config.unflatten(config.flatten(nested), "here") == nested
+
+
+def test_a_key_that_is_a_value_and_a_mapping_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"^here: a\.b: expected one meaning"):
+        config.unflatten({"a": 1, "a.b": 2}, "here")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from pipeline.recipe import load_recipe, override
+from pipeline.recipes import load_recipe, override
 from sweeps.preflight.dry_run import first_of, footprint, largest_of
 from sweeps.space.space import load_space
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import NonFiniteError
-from pipeline.recipe import load_recipe
-from sweeps.book.journal import AttemptFailed, Journal, Reported, SweepOpened, TrialClosed, TrialOpened
+from pipeline.recipes import load_recipe
+from sweeps.book.journal import AttemptFailed, Journal, Reported, State, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import read
 from sweeps.book.study import study_of
 from sweeps.home import Home

@@ -56,7 +56,7 @@ def test_two_steps_tell_time_memory_and_disk(seen):
 def test_a_refusal_of_the_science_is_passed_on(seen):
     assert seen[1] == (
         "small: the largest configuration: tiny: data.root: expected a file or folder, found none at /nowhere — "
-        "mend it."
+        "correct the path."
     )
 
 

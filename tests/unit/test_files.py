@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import sha256_of, whole, whole_folder, write_whole
+from pipeline.files import link_or_copy, sha256_of, whole, whole_folder, write_whole
 
 
 class StopError(Exception):
@@ -116,6 +117,22 @@ def test_a_hidden_file_has_no_second_dot_on_its_way(tmp_path: Path) -> None:
     with whole(tmp_path / ".hashes.json") as temporary:
         assert temporary.name.startswith(".hashes.json.")
         temporary.write_text("")
+
+
+def test_a_second_name_needs_no_second_copy(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+
+def test_a_file_is_copied_where_it_cannot_have_a_second_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_text("content")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "content" and not (tmp_path / "b").samefile(tmp_path / "a")
 
 
 def test_sha256_is_of_the_content(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ DOORS = {
     "plotly": ("dashboards/",),
 }
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 80, 400
+MAX_SCIENCE_FILES = 20
 
 
 @cache
@@ -95,6 +97,34 @@ def test_packages_import_only_downwards(name: str) -> None:
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_has_one_door(library: str) -> None:
     assert [name for name in NAMES if library in libraries(name) and not name.startswith(DOORS[library])] == []
+
+
+def modules_imported(name: str) -> set[str]:
+    """Files of the house that a file imports, inside functions and for types alone too."""
+    found = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {module if file_of(module) else node.module for module in inside}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {file for module in found if (file := file_of(module))}
+
+
+def file_of(module: str) -> str | None:
+    stem = module.replace(".", "/")
+    return next((name for name in (f"{stem}.py", f"{stem}/__init__.py") if name in NAMES), None)
+
+
+@pytest.mark.parametrize("package", ["pipeline", "dashboards"])
+def test_no_imports_go_round_in_a_circle(package: str) -> None:
+    graph = {name: modules_imported(name) for name in NAMES if name.startswith(f"{package}/")}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
+
+
+def test_the_science_has_at_most_20_files_beside_its_rooms() -> None:
+    beside = [name for name in NAMES if Path(name).parent == Path("pipeline") and Path(name).name != "__init__.py"]
+    assert len(beside) <= MAX_SCIENCE_FILES
 
 
 @pytest.mark.parametrize("name", ["sweeps/registry/pyfunc_gslrm.py", "sweeps/registry/pyfunc_views.py"])
@@ -138,7 +168,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert [name for name in NAMES if len((ROOT / name).read_text().splitlines()) > MAX_FILE_LINES] == []
 
 
-@pytest.mark.parametrize("module", ["pipeline.recipe", "pipeline.cli", "sweeps.space.space"])
+@pytest.mark.parametrize("module", ["pipeline.recipe", "pipeline.recipes", "pipeline.cli", "sweeps.space.space"])
 def test_reading_recipes_and_spaces_does_not_wait_for_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from sweeps.book import ledger, mlflow_layout, provenance, queries
 from sweeps.book.delivery import Delivery, RefusedError, UnansweredError
 from sweeps.book.journal import (

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.cameras import facelift_ring
 from pipeline.data import loader as loader_module
-from pipeline.data.loader import OVERLAP_COSINE, Batch, Loader, held_out_views, prepare_view
+from pipeline.data.loader import OVERLAP_COSINE, Batch, Loader, held_out_views
+from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import CAMERAS_FILE, Dataset, Manifest, open_dataset, write_manifest, write_scene
 from pipeline.errors import DataError
 from pipeline.gslrm.stage import check_dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from sweeps.errors import SpaceError
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import USUAL, GradNorm, MaskIoU, NoGain, Pruning, SkipRate, Watch, WhiteCollapse, usual

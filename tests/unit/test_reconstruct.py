@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import checkpoint, metrics
+from pipeline import checkpoint, kinds, metrics
 from pipeline.cameras import facelift_ring
 from pipeline.errors import CheckpointError, DataError
 from pipeline.gaussians import Gaussians
@@ -71,7 +71,7 @@ def test_views_are_rendered_in_the_order_of_the_batch(result: Reconstruction) ->
 
 
 def test_a_reconstruction_is_what_the_model_makes_of_the_input_views(folder: Path, result: Reconstruction) -> None:
-    gaussians = checkpoint.load(folder).model(result.batch.input_images, result.batch.input_cameras)
+    gaussians = kinds.load(folder).model(result.batch.input_images, result.batch.input_cameras)
     assert torch.equal(gaussians[0].means, result.gaussians.means)
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline import config
 from pipeline.errors import RecipeError
-from pipeline.recipe import load_recipe
+from pipeline.recipes import load_recipe
 from sweeps.book.journal import Journal, SweepOpened
 from sweeps.errors import StudyError
 from sweeps.home import Home

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.recipe import override
+from pipeline.recipes import override
 from sweeps.book.journal import Event, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger, fold
-from sweeps.book.study import Proposals, importance_of, is_spent, began_with, study_of, suggest, verdict
+from sweeps.book.study import Proposals, began_with, importance_of, is_spent, study_of, suggest, verdict
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
 from sweeps.space.resources import Resources

@@ -111,23 +111,23 @@ def test_two_commands_do_not_write_one_folder(tmp_path: Path) -> None:
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("one")
-    first = hashes.sha256_of(tmp_path, [tmp_path / "a"], remember=True)
-    monkeypatch.setattr(hashes, "_sha256", lambda path: pytest.fail(f"{path} was read again"))
-    assert hashes.sha256_of(tmp_path, [tmp_path / "a"], remember=True) == first
+    first = hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True)
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: pytest.fail(f"{path} was read again"))
+    assert hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True) == first
 
 
 def test_a_changed_file_of_the_same_size_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
-    first = hashes.sha256_of(tmp_path, [tmp_path / "a"], remember=True)
+    first = hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True)
     (tmp_path / "a").write_text("two")
-    assert hashes.sha256_of(tmp_path, [tmp_path / "a"], remember=True) != first
+    assert hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True) != first
 
 
 def test_a_damaged_memory_is_forgotten(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
-    first = hashes.sha256_of(tmp_path, [tmp_path / "a"], remember=True)
+    first = hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True)
     (tmp_path / hashes.FILE).write_text("{")
-    assert hashes.sha256_of(tmp_path, [tmp_path / "a"], remember=True) == first
+    assert hashes.hashes_of(tmp_path, [tmp_path / "a"], remember=True) == first
 
 
 def test_nothing_is_left_in_a_folder_that_is_not_ours(mice_copy: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline.cameras import Cameras
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, check_scene, median_residuals, rms_over_views
 from pipeline.data.scenes import MANIFEST_FILE, Dataset, Geometry, Manifest, write_manifest
 from pipeline.errors import DataError
+from pipeline.files import write_whole
 
 VERSION = 1  # counts up when a verdict below may come out otherwise; older verdicts are then made anew
 SCENES = 60  # checked at most, evenly over the dataset
@@ -66,15 +67,15 @@ class Check:
     def contradicting(self) -> dict[str, tuple[int, ...]]:
         """Scenes that stand out on their own, with the views that disagree there."""
         limit = max(SCENE_PX, SCENE_PIXELS * self.own_px)
-        found = {scene.name: _above(scene.scores, limit) for scene in self.scenes}
-        return {name: views for name, views in found.items() if views}
+        by_scene = {scene.name: _above(scene.scores, limit) for scene in self.scenes}
+        return {name: views for name, views in by_scene.items() if views}
 
     @cached_property
     def tangent_px_p95(self) -> float:
         """95 % of the tangents of all scenes and pairs miss by less; 0 where no pair can tell."""
         tangents = torch.stack([scene.tangents for scene in self.scenes])
-        known = tangents[~tangents.isnan()]
-        return float(known.quantile(0.95)) if len(known) else 0.0
+        measured = tangents[~tangents.isnan()]
+        return float(measured.quantile(0.95)) if len(measured) else 0.0
 
     @cached_property
     def chain_px_p95(self) -> float | None:
@@ -84,8 +85,8 @@ class Check:
 
     @cached_property
     def keypoint_px(self) -> Float[Tensor, " view"] | None:
-        known = [scene.keypoints for scene in self.scenes if scene.keypoints is not None]
-        return torch.stack(known).nanmedian(0).values if known else None
+        measured = [scene.keypoints for scene in self.scenes if scene.keypoints is not None]
+        return torch.stack(measured).nanmedian(0).values if measured else None
 
     @property
     def extent(self) -> float:
@@ -104,8 +105,8 @@ class Check:
 
     @property
     def keypoints_agree(self) -> bool:
-        known = self.keypoint_px
-        return known is None or not (float(known.nanmedian()) > KEYPOINT_PX or _above(known, 2 * KEYPOINT_PX))
+        missed = self.keypoint_px
+        return missed is None or not (float(missed.nanmedian()) > KEYPOINT_PX or _above(missed, 2 * KEYPOINT_PX))
 
     @property
     def verdict(self) -> Literal["exact", "approximate", "inconsistent"]:
@@ -117,7 +118,7 @@ class Check:
     @cached_property
     def views(self) -> tuple[int, ...]:
         """The views that disagree. Tangents name the guilty one; a chain's residuals and the hull's loss spread over
-        all views, so they are asked when the tangents name nobody.
+        all views, so they decide only when the tangents name no view.
         """
         if self.verdict == "exact":
             return ()
@@ -164,7 +165,7 @@ def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool
         at, more = geometry.at_odds[:3], len(geometry.at_odds) - 3
         where = f" in {', '.join(at)}{f' and {more} more' if more > 0 else ''}" if at else ""
         legacy = any(step.get("method") == "pixel_based" for step in manifest.transforms)
-        mend = (
+        advice = (
             "pixel_based moves images and keeps their cameras: normalise with object_centred"
             if legacy
             else "look for views that are swapped, mirrored or moved, or another image's cameras"
@@ -172,7 +173,7 @@ def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool
         yield (
             f"expected cameras that fit their images, got {geometry.reprojection_px_p95:.1f} px (p95, at "
             f"{QUOTED_WIDTH}) by {geometry.measured_by} and silhouette IoU {geometry.silhouette_iou:.3f}, {who} "
-            f"disagree{where} — {mend}; data.allow_inconsistent_geometry=true trains on it all the same."
+            f"disagree{where} — {advice}; data.allow_inconsistent_geometry=true trains on it all the same."
         )
     # Where cameras contradict one another there is no such thing as the object's place.
     if manifest.unit == "mm" or (geometry.extent > MAX_EXTENT and geometry.verdict != "inconsistent"):
@@ -189,8 +190,8 @@ def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = F
     Raises DataError for a dataset that GS-LRM must not be trained on.
     """
     stored = dataset.manifest.geometry
-    known = stored is not None and stored.version == VERSION and dataset.manifest.digest is not None
-    geometry = stored if known and stored is not None else _remembered(dataset, cache)
+    current = stored is not None and stored.version == VERSION and dataset.manifest.digest is not None
+    geometry = stored if current and stored is not None else _remembered(dataset, cache)
     for problem in problems_of(geometry, dataset.manifest, allow_inconsistent):
         raise DataError(f"{dataset.root}: {problem}")
     return geometry
@@ -202,9 +203,7 @@ def _remembered(dataset: Dataset, cache: Path) -> Geometry:
         return TypeAdapter(Geometry).validate_json(path.read_text())
     geometry = check(dataset).geometry
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(config.as_plain(geometry)))
-    temporary.replace(path)
+    write_whole(path, json.dumps(config.as_plain(geometry)))
     return geometry
 
 

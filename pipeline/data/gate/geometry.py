@@ -80,7 +80,7 @@ def _solved(matrix: Float[Tensor, "n 3 3"], right: Float[Tensor, "n 3"]) -> Floa
             return torch.linalg.solve(matrix, right)
     raise DegenerateViewsError(
         "expected cameras whose rays meet at an angle, got parallel or opposite ones, or numbers beyond all measure — "
-        "add views from other sides, or mend the cameras."
+        "add views from other sides, or correct the cameras."
     )
 
 
@@ -186,17 +186,27 @@ def tangency(silhouettes: Sequence[Silhouette], cameras: Cameras) -> Float[Tenso
     return residuals
 
 
-def _pair_tangency(
-    cameras: Cameras, rays: tuple[Tensor, Tensor], silhouettes: tuple[Silhouette, Silhouette]
-) -> tuple[Tensor, Tensor] | None:
-    """Residuals [2] in the second view and in the first; NaN for a tangent that the picture's edge may have moved."""
+def tangent_axes(cameras: Cameras, rays: Float[Tensor, "ray 3"]) -> tuple[Tensor, Tensor] | None:
+    """Two directions [3] that span what is normal to the line through two centres [2]: the first towards the middle
+    of the first view's rays. None where that view looks along the line.
+    """
     baseline = F.normalize(cameras.centres[1] - cameras.centres[0], dim=-1)
-    middle = F.normalize(rays[0].mean(0), dim=-1)
+    middle = F.normalize(rays.mean(0), dim=-1)
     across = middle - (middle @ baseline) * baseline
     if float(across.norm()) < PARALLEL:
         return None
     across = F.normalize(across, dim=-1)
-    beside = torch.linalg.cross(baseline, across)
+    return across, torch.linalg.cross(baseline, across)
+
+
+def _pair_tangency(
+    cameras: Cameras, rays: tuple[Tensor, Tensor], silhouettes: tuple[Silhouette, Silhouette]
+) -> tuple[Tensor, Tensor] | None:
+    """Residuals [2] in the second view and in the first; NaN for a tangent that the picture's edge may have moved."""
+    axes = tangent_axes(cameras, rays[0])
+    if axes is None:
+        return None
+    across, beside = axes
     angles = [torch.atan2(ray @ beside, ray @ across) for ray in rays]
     ends = [torch.stack([angle.argmin(), angle.argmax()]) for angle in angles]
     if max(float(angle[end[1]] - angle[end[0]]) for angle, end in zip(angles, ends, strict=True)) > MAX_TANGENT_SPAN:

@@ -19,7 +19,7 @@ from pipeline.cameras import FACELIFT_DISTANCE, FACELIFT_SIX_AZIMUTHS, RING_ELEV
 from pipeline.data.gate.checks import Check
 from pipeline.data.gate.geometry import meeting_point
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
-from pipeline.data.loader import prepare_view
+from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import Dataset, read_image
 
 GRADES = (("A", 1.0, 5.0), ("B", 3.0, 10.0), ("C", 5.0, 20.0))  # below this CV in % and this offset in px

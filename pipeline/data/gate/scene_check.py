@@ -105,7 +105,8 @@ def check_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> 
 
 
 def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> SceneCheck:
-    cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)  # bytes: floats of 60 scenes fragment
+    # The masks stay bytes: as floats, those of sixty scenes would fragment the memory.
+    cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)
     outlines = outlines_of(scene, masks)
     centre = centre_of(outlines, cameras)
     _check_sight(scene, cameras, centre)
@@ -145,11 +146,11 @@ def outlines_of(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> 
     """The silhouette of every view. Raises DataError for an empty mask."""
     outlines = []
     for view, mask in enumerate(masks):
-        found = silhouette(mask)
-        if found is None:
+        outline = silhouette(mask)
+        if outline is None:
             path = scene.folder / scene.files[view]
             raise DataError(f"{path}: expected a mask of the object, got an empty one — drop the scene.")
-        outlines.append(found)
+        outlines.append(outline)
     return tuple(outlines)
 
 
@@ -161,13 +162,13 @@ def centre_of(outlines: Sequence[Silhouette], cameras: Cameras) -> Float[Tensor,
 
 def keypoint_residuals(keypoints: Float[np.ndarray, "view joint 3"], cameras: Cameras) -> Float[Tensor, " view"]:
     """Per view, the median distance (pixels) of confident joints from where the other views put them."""
-    known = torch.from_numpy(keypoints)
-    seen = known[..., 2] >= MIN_CONFIDENCE
-    residuals = torch.full(known.shape[:2], torch.nan, dtype=torch.float64)
-    for joint in range(known.shape[1]):
+    joints = torch.from_numpy(keypoints)
+    seen = joints[..., 2] >= MIN_CONFIDENCE
+    residuals = torch.full(joints.shape[:2], torch.nan, dtype=torch.float64)
+    for joint in range(joints.shape[1]):
         views = torch.nonzero(seen[:, joint])[:, 0]
         if len(views) >= 3:
-            _, missed = triangulate(cameras[views], known[views, joint, None, :2], robust=5.0)
+            _, missed = triangulate(cameras[views], joints[views, joint, None, :2], robust=5.0)
             residuals[views, joint] = missed[:, 0]
     return residuals.nanmedian(1).values
 

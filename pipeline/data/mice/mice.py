@@ -167,7 +167,7 @@ class MicePlan:
         if self.rig not in RIGS:
             raise DataError(f"mice: expected a rig of {', '.join(RIGS)}, got {self.rig!r} — choose one.")
         if min(self.size, self.frames, self.step, 1 if self.views is None else self.views) < 1:
-            raise DataError(f"mice: expected size, views, frames and step of 1 or more, got {self} — mend it.")
+            raise DataError(f"mice: expected size, views, frames and step of 1 or more, got {self} — raise it.")
         if self.views is not None and self.rig != "facelift_ring":
             raise DataError(f"mice: expected views only for facelift_ring, got them for {self.rig} — leave them out.")
         if self.zoom is not None and self.rig != "mouse_centred":
@@ -264,7 +264,8 @@ def write_mice(
             shot = plan.shot(scene)
             write_scene(out / scene_name(scene), render_mouse(*shot), shot.cameras)
 
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:  # arrays this small suffer from more
+    # One BLAS thread for each scene: more would slow down arrays as small as these.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(write, range(scenes)))
     unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
     written = write_manifest(out, Manifest(name=out.name, unit=unit, rig=rig, transforms=(provenance,), splits=splits))

@@ -162,8 +162,9 @@ class PixelBased:
         labels = Cameras(seen.cameras.c2w, _facelift_intrinsics(views, self.size), self.size, self.size)
         if seen.unit == "mm":
             return _moved(seen.cameras, homographies, labels, torch.zeros(3, dtype=torch.float64))
-        kept = seen.cameras.resize(self.size, self.size)
-        return Warp(homographies, seen.cameras, 1.0, torch.zeros(3, dtype=torch.float64), (self.size, self.size)), kept
+        resized = seen.cameras.resize(self.size, self.size)
+        warp = Warp(homographies, seen.cameras, 1.0, torch.zeros(3, dtype=torch.float64), (self.size, self.size))
+        return warp, resized
 
 
 METHODS: dict[str, type[Any]] = {
@@ -174,8 +175,8 @@ METHODS: dict[str, type[Any]] = {
 def method_of(kind: str, **params: Any) -> Method:
     """The method of that name with these parameters (None: its default). Raises DataError for an unknown one."""
     if kind not in METHODS:
-        mend = did_you_mean(kind, METHODS) or " — choose one."
-        raise DataError(f"--method {kind}: expected one of {', '.join(METHODS)}, got an unknown one{mend}")
+        advice = did_you_mean(kind, METHODS) or " — choose one."
+        raise DataError(f"--method {kind}: expected one of {', '.join(METHODS)}, got an unknown one{advice}")
     given = {name: value for name, value in params.items() if value is not None}
     strange = [name for name in given if name not in METHODS[kind].__dataclass_fields__]
     if strange:

@@ -158,11 +158,13 @@ def _matrix(path: Path, camera: int, entry: Any, key: str) -> np.ndarray:
         matrix = np.asarray(entry[key], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{path}: camera {camera}: expected numbers in {key}, got {config.one_line(error)} — mend it."
+            f"{path}: camera {camera}: expected numbers in {key}, got {config.one_line(error)} — calibrate it again."
         ) from None
     if matrix.shape not in SHAPES[key]:
         expected = " or ".join(map(str, SHAPES[key]))
-        raise DataError(f"{path}: camera {camera}: expected {key} of shape {expected}, got {matrix.shape} — mend it.")
+        raise DataError(
+            f"{path}: camera {camera}: expected {key} of shape {expected}, got {matrix.shape} — calibrate it again."
+        )
     if not np.isfinite(matrix).all():
         raise DataError(f"{path}: camera {camera}: expected finite numbers in {key}, got others — calibrate it again.")
     return matrix.reshape(3) if key == "T" else matrix

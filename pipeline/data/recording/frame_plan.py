@@ -55,11 +55,11 @@ class FramePlan:
         if len(given := [way for way, value in ways.items() if value is not None]) > 1:
             raise DataError(f"frames: expected one of {', '.join(ways)}, got {' and '.join(given)} — choose one.")
         if any(value is not None and value < 1 for value in (self.count, self.step)):
-            raise DataError(f"frames: expected 1 or more, got {given[0]} {ways[given[0]]} — mend it.")
+            raise DataError(f"frames: expected 1 or more, got {given[0]} {ways[given[0]]} — raise it.")
         if self.split not in ("blocks", "random"):
             raise DataError(f"frames: expected --split blocks or random, got {self.split!r} — choose one.")
         if not 0 <= self.guard < math.inf:
-            raise DataError(f"frames: expected --guard of 0 seconds or more, got {self.guard} — mend it.")
+            raise DataError(f"frames: expected --guard of 0 seconds or more, got {self.guard} — raise it.")
         if self.frames is not None and len(set(self.frames)) != len(self.frames):
             raise DataError("frames: expected each frame once in --frames, got some twice — leave them out.")
 
@@ -99,7 +99,7 @@ class FramePlan:
         end = num_frames if self.end is None else self.end
         if not 0 <= self.start < end <= num_frames:
             raise DataError(
-                f"{where}: expected 0 ≤ --start < --end ≤ {num_frames}, got {self.start} and {end} — mend them."
+                f"{where}: expected 0 ≤ --start < --end ≤ {num_frames}, got {self.start} and {end} — change them."
             )
         if self.frames is None:
             return tuple(frame for frame in range(self.start, end, self.step or 1) if frame not in self.joins)
@@ -158,7 +158,7 @@ def parse_frames(text: str) -> Frames:
     words = [word.strip() for word in text.split(",")]
     for word in words:
         if not word.isdecimal():
-            raise DataError(f"frames: expected numbers as in --frames 1,2,3, got {word!r} — mend it.")
+            raise DataError(f"frames: expected numbers as in --frames 1,2,3, got {word!r} — write numbers.")
     return tuple(map(int, words))
 
 

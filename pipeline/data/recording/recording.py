@@ -36,6 +36,7 @@ from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Manifest, Notes, open_dataset, write_manifest, write_scene
 from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 CALIBRATIONS = ("new_cam.pkl", "new_cam.json", "new_cam.npz")
@@ -84,9 +85,7 @@ class Recording:
         """Hash of every input file; the same wherever the folder lies."""
         total = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(self.folder).as_posix()} {content}\n".encode())
+            total.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
         return total.hexdigest()
 
 
@@ -115,9 +114,9 @@ def open_recording(folder: str | Path) -> Recording:
             f"restore the missing ones, camera i as {VIDEOS}/i.mp4 and {MASKS}/i.mp4."
         )
     joints = [folder / KEYPOINTS / f"result_view_{view}.pkl" for view in range(views)]
-    known = (folder / KEYPOINTS).is_dir()
-    files = (calibration, *(video.path for video in videos + masks), *(joints if known else ()))
-    keypoints = _read_keypoints(joints, videos[0].num_frames) if known else None
+    has_keypoints = (folder / KEYPOINTS).is_dir()
+    files = (calibration, *(video.path for video in videos + masks), *(joints if has_keypoints else ()))
+    keypoints = _read_keypoints(joints, videos[0].num_frames) if has_keypoints else None
     return Recording(folder, cameras, videos, masks, keypoints, files)
 
 
@@ -125,10 +124,10 @@ def _num_views(folder: Path) -> int:
     """One more than the highest number of any video or mask."""
     numbers = []
     for part in (VIDEOS, MASKS):
-        found = [path for path in sorted((folder / part).glob("*.mp4")) if not path.name.startswith(".")]
-        if not found:
+        videos = [path for path in sorted((folder / part).glob("*.mp4")) if not path.name.startswith(".")]
+        if not videos:
             raise DataError(f"{folder / part}: expected 0.mp4, 1.mp4 and so on, found none — check the recording.")
-        for path in found:
+        for path in videos:
             if not path.stem.isdecimal() or path.stem != str(int(path.stem)):
                 raise DataError(f"{path}: expected videos named 0.mp4, 1.mp4 and so on — rename or move it.")
             numbers.append(int(path.stem))
@@ -155,11 +154,11 @@ def _check_alike(videos: tuple[Video, ...], first: Video) -> None:
 
 
 def _calibration(folder: Path) -> Path:
-    found = [folder / name for name in CALIBRATIONS if (folder / name).is_file()]
-    if len(found) != 1:
-        came = " and ".join(path.name for path in found) or "none"
+    files = [folder / name for name in CALIBRATIONS if (folder / name).is_file()]
+    if len(files) != 1:
+        came = " and ".join(path.name for path in files) or "none"
         raise DataError(f"{folder}: expected one of {', '.join(CALIBRATIONS)}, got {came} — keep one.")
-    return found[0]
+    return files[0]
 
 
 def _read_keypoints(paths: list[Path], num_frames: int) -> Float[np.ndarray, "frame view joint 3"]:
@@ -197,9 +196,9 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
             yield sum(map(len, splits.values()))
             return
         left_out = yield from _write_scenes(recording, out, sorted(sum(splits.values(), ())), plan.skip_empty)
-        kept = {name: tuple(frame for frame in frames if frame not in left_out) for name, frames in splits.items()}
-        counts = {"scenes": sum(map(len, kept.values())), "empty": len(left_out), "leakage": plan.leakage(kept)}
-        _write_manifest(recording, out, made | counts, kept)
+        written = {name: tuple(frame for frame in frames if frame not in left_out) for name, frames in splits.items()}
+        counts = {"scenes": sum(map(len, written.values())), "empty": len(left_out), "leakage": plan.leakage(written)}
+        _write_manifest(recording, out, made | counts, written)
 
 
 def summary(out: Path) -> dict[str, Any]:

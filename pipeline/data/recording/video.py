@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import av
@@ -17,11 +15,13 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from pipeline.errors import DataError
+from pipeline.files import whole
 
 FPS = 30
 ORDINARY_CRF = 18  # visually lossless for most; libx264's scale
 
 Picture = UInt8[np.ndarray, "height width *channel"]
+Frame = UInt8[np.ndarray, "height width 3"]
 
 
 # ---------------------------------------------------------------- reading
@@ -45,8 +45,8 @@ class Video:
         """
         if not chosen:
             return
-        wanted, last = iter(chosen), chosen[-1]
-        target, number, reformatter = next(wanted), -1, VideoReformatter()
+        numbers, last = iter(chosen), chosen[-1]
+        target, number, reformatter = next(numbers), -1, VideoReformatter()
         try:
             with av.open(str(self.path)) as container:
                 stream = container.streams.video[0]
@@ -58,7 +58,7 @@ class Video:
                         yield reformatter.reformat(frame, format=pixels, threads=1).to_ndarray()
                         if number == last:
                             return
-                        target = next(wanted)
+                        target = next(numbers)
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(number + 1, error.strerror) from None
         raise self._damaged(number + 1, "the end of the file")
@@ -85,43 +85,28 @@ def open_video(path: Path) -> Video:
 # ---------------------------------------------------------------- writing
 
 
-def write_video(frames: Iterable[UInt8[np.ndarray, "height width 3"]], path: Path, fps: int = FPS) -> None:
+def write_video(frames: Iterable[Frame], path: Path, fps: int = FPS) -> None:
     """H.264, yuv420p: plays in every browser. Odd sizes lose their last row or column. The file appears whole."""
-    with VideoWriter(path, fps) as writer:
+    with video_writer(path, fps) as write:
         for frame in frames:
-            writer.write(frame)
+            write(frame)
 
 
-class VideoWriter:
-    """`write_video`, frame by frame; the file appears at the end of the `with`, if nothing was raised in it."""
+@contextmanager
+def video_writer(path: Path, fps: int = FPS, crf: int = ORDINARY_CRF) -> Iterator[Callable[[Frame], None]]:
+    """`write_video`, frame by frame: gives what writes one; the file appears when the block ends."""
+    with whole(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf)})
+        stream.pix_fmt = "yuv420p"
+        started = False
 
-    def __init__(self, path: Path, fps: int = FPS, crf: int = ORDINARY_CRF) -> None:
-        self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        self._fps, self._crf = fps, crf
+        def write(frame: Frame) -> None:
+            nonlocal started
+            height, width = (side - side % 2 for side in frame.shape[:2])
+            if not started:
+                stream.width, stream.height, started = width, height, True
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            container.mux(stream.encode(picture))
 
-    def __enter__(self) -> VideoWriter:
-        self._container = av.open(str(self._temporary), "w", format="mp4")
-        self._stream = self._container.add_stream("libx264", rate=Fraction(self._fps), options={"crf": str(self._crf)})
-        self._stream.pix_fmt = "yuv420p"
-        self._started = False
-        return self
-
-    def write(self, frame: UInt8[np.ndarray, "height width 3"]) -> None:
-        height, width = (side - side % 2 for side in frame.shape[:2])
-        if not self._started:
-            self._stream.width, self._stream.height, self._started = width, height, True
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
-        self._container.mux(self._stream.encode(picture))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._container.mux(self._stream.encode())
-            self._container.close()
-            self._temporary.replace(self.path)
-            return
-        with suppress(av.FFmpegError):
-            self._container.close()
-        self._temporary.unlink(missing_ok=True)
+        yield write
+        container.mux(stream.encode())

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import checkpoint
+from pipeline import checkpoint, kinds
 from sweeps.home import Home
 from sweeps.registry.aliases import TagBoard
 from sweeps.registry.history import championships
@@ -188,7 +188,7 @@ def test_a_promotion_killed_at_any_point_leaves_the_old_or_the_new_champion_whol
         if hurt.method != "create_registered_model":
             champion = Registry(home).resolve(NAME)
             pulled = Registry(home).pull(NAME, tmp_path / f"pulled-{number}")
-            assert checkpoint.load(pulled).sha256 == champion.sha256
+            assert kinds.load(pulled).sha256 == champion.sha256
             assert champion.sha256 in {checkpoint.inspect(one).sha256 for one in ten.folders[:2]}
             outcomes["new" if champion.sha256 == checkpoint.inspect(ten.folders[1]).sha256 else "old"] += 1
         again = finish(command([*words, "kill-1"], told, tmp_path / "log", lease_seconds=lease_of(store)))
@@ -214,7 +214,7 @@ def test_pulls_during_promotions_and_rollbacks_get_one_version_whole(store, ten,
             changing = command(["model", *steps.pop(0)], told, tmp_path / "log")
         out = Registry(home).pull(NAME, tmp_path / f"pull-{pulls}")
         told_by = json.loads((out / "lineage.json").read_text())
-        loaded = checkpoint.load(out)
+        loaded = kinds.load(out)
         assert loaded.sha256 in known
         assert told_by["tags"]["checkpoint.sha256"] == loaded.sha256 and "champion" in told_by["aliases"]
         seen.add(told_by["version"])
@@ -234,7 +234,7 @@ def test_the_same_folder_pulled_by_six_at_once_is_one_whole_checkpoint(store, te
     pulling = [command(words, told, tmp_path / "log", gate=str(gate)) for _ in range(6)]
     gate.touch()
     assert finish(*pulling) == [0] * 6, (tmp_path / "log").read_text()
-    assert checkpoint.load(out).sha256 == checkpoint.inspect(ten.folders[0]).sha256
+    assert kinds.load(out).sha256 == checkpoint.inspect(ten.folders[0]).sha256
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 

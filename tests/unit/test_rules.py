@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.division import Division, divide
 from pipeline.errors import RecipeError
+from pipeline.rules import Division, divide
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 model.safetensors      of the checkpoint: the UNet's 690 tensors
 pipeline/              FaceLift's folder without them
-prompts.safetensors    what the views were told
+prompts.safetensors    the embedded text of each view
 rig.json               the cameras that generated views are labelled with
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.errors import CheckpointError
+from pipeline.files import link_or_copy, sha256_of
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
 from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
@@ -63,7 +63,7 @@ class ViewGenerator(nn.Module):
         numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch.
         """
         generators = [generator for number in numbers for generator in self._chances(number)]
-        found = self.pipe(
+        views = self.pipe(
             images.repeat_interleave(self.num_views, 0),
             self.prompts.embeddings.float(),
             num_inference_steps=steps or self.sampling.steps,
@@ -71,9 +71,9 @@ class ViewGenerator(nn.Module):
             eta=self.sampling.eta,
             generator=generators,
         )
-        return found.images.float().unflatten(0, (-1, self.num_views))
+        return views.images.float().unflatten(0, (-1, self.num_views))
 
-    def told(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What decides the views beside the weights and the picture, as plain values."""
         sampling = self.sampling
         return {
@@ -99,7 +99,8 @@ def attachments(
         if source is None:
             write_components(folder, pipe.components, leave_out=("unet",))
         else:  # as they are, byte by byte, and without a copy where the file system can
-            shutil.copytree(source, folder, copy_function=_link, ignore=shutil.ignore_patterns("unet", "unet_ema"))
+            left_out = shutil.ignore_patterns("unet", "unet_ema")
+            shutil.copytree(source, folder, copy_function=link_or_copy, ignore=left_out)
         (folder / "unet").mkdir()
         (folder / "unet" / CONFIG_FILE).write_text(pipe.unet.to_json_string())
 
@@ -110,7 +111,7 @@ def attachments(
     }
 
 
-def read_release(folder: Path, sampling: SamplingConfig, device: torch.device | str = "cpu") -> ViewGenerator:
+def read_deployed(folder: Path, sampling: SamplingConfig, device: torch.device | str = "cpu") -> ViewGenerator:
     """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError."""
     parts: dict[str, Any] = read_components(folder / PIPELINE, torch.float32, leave_out=("unet",))
     unet = MultiViewUNet.from_config(read_config(folder / PIPELINE / "unet"))
@@ -129,14 +130,7 @@ def facts_of(folder: Path) -> dict[str, str]:
     return {
         "rig.name": rig.name,
         "rig.spread_px": f"{rig.spread_px:.3g}",
-        "rig.sha256": checkpoint.sha256_of_file(folder / RIG),
+        "rig.sha256": sha256_of(folder / RIG),
         "prompts.style": prompts.style or "",
         "prompts.sha256": prompts.sha256,
     }
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

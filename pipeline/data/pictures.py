@@ -1,0 +1,73 @@
+"""Pictures as they are read, composited on white, shown and written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import DataError
+from pipeline.files import whole
+
+SHOWN_PX = 96  # of a view in a sheet, at least
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+
+def decoded(where: str, content: bytes) -> Image.Image:
+    """The picture that the bytes of a PNG hold. Raises DataError, which begins with `where`."""
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except (OSError, SyntaxError, TypeError, ValueError):
+        raise DataError(
+            f"{where}: expected the bytes of a PNG, got something else — read the file in binary."
+        ) from None
+    return picture
+
+
+def prepare_view(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 4"]:
+    """An RGB or RGBA image as premultiplied bytes: resampled after premultiplying, so that colour hidden under
+    transparent pixels cannot bleed into the edge.
+    """
+    premultiplied = image.convert("RGBA").convert("RGBa")
+    if premultiplied.size != (size, size):
+        premultiplied = premultiplied.resize((size, size), Image.Resampling.LANCZOS)
+    frame = np.asarray(premultiplied).copy()
+    frame[..., :3] = np.minimum(frame[..., :3], frame[..., 3:])
+    return frame
+
+
+def view_on_white(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
+    """An RGB or RGBA image as a network sees it: resampled as `prepare_view` does, on white, in 0…1."""
+    rgba = torch.from_numpy(prepare_view(image, size)).permute(2, 0, 1).float() / 255
+    return rgba[:3] + (1 - rgba[3:])
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB at its own size; what is transparent is white."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def pixels_of(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[np.ndarray, "*batch height width 3"]:
+    """Values, clamped to 0…1, as bytes, rounded."""
+    return (images.detach().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+
+
+def sheet(rows: Float[Tensor, "row view 3 height width"], least: int = SHOWN_PX) -> Pixels:
+    """Rows of views as one picture, each view enlarged by a whole factor to at least so many pixels."""
+    zoom = max(1, -(-least // rows.shape[-1]))
+    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in pixels_of(rows)])
+    return picture.repeat(zoom, 0).repeat(zoom, 1)
+
+
+def write_png(picture: Pixels, path: Path) -> None:
+    """Write a picture whole."""
+    with whole(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")

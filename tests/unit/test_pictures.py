@@ -1,0 +1,52 @@
+"""Pictures: what is transparent is white, bytes are rounded, sheets keep every pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data.pictures import decoded, on_white, pixels_of, sheet, view_on_white, write_png
+from pipeline.errors import DataError
+
+HALF = np.full((8, 8, 4), (0, 0, 0, 51), np.uint8)  # black, a fifth of it
+
+
+def test_what_is_transparent_is_white() -> None:
+    assert np.asarray(on_white(Image.fromarray(HALF))).max() == np.asarray(on_white(Image.fromarray(HALF))).min() == 204
+
+
+def test_a_picture_without_transparency_stays_as_it_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(np.asarray(on_white(Image.fromarray(pixels))), pixels)
+
+
+def test_a_network_sees_the_same_on_white() -> None:
+    torch.testing.assert_close(view_on_white(Image.fromarray(HALF), 4), torch.full((3, 4, 4), 0.8))
+
+
+def test_bytes_are_rounded_and_clamped() -> None:
+    values = torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 2.0])[None, None].expand(3, 1, 4)
+    assert pixels_of(values)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_a_sheet_has_rows_of_views_each_enlarged_by_a_whole_factor() -> None:
+    rows = torch.rand(2, 3, 3, 4, 4)
+    picture = sheet(rows, least=7)
+    assert picture.shape == (2 * 4 * 2, 3 * 4 * 2, 3)
+    np.testing.assert_array_equal(picture[8:16:2, 16:24:2], pixels_of(rows[1, 2]))
+
+
+def test_a_png_comes_back_from_a_file_and_from_bytes(tmp_path: Path) -> None:
+    pixels = sheet(torch.rand(1, 1, 3, 4, 4), least=4)
+    write_png(pixels, tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(decoded("a", (tmp_path / "a.png").read_bytes())), pixels)
+
+
+@pytest.mark.parametrize("content", [b"", b"text"])
+def test_bytes_that_are_no_picture_are_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"^view 3: expected the bytes of a PNG"):
+        decoded("view 3", content)
