@@ -1,6 +1,7 @@
 """The shape of the house: files per room, floors, arrows between rooms, sizes. Reads source only, imports none of it.
 
     python -m benchmarks.structure [CHECKOUT]     the whole report, as Markdown
+    python -m benchmarks.structure --beside PATH  sizes of another checkout and of this one, side by side
     python -m benchmarks.structure --write        the part of docs/architecture.md that a test compares
 
 A *room* is a folder. A module *imports* another one wherever in its text the import stands, inside functions too, but
@@ -196,6 +197,13 @@ def report(checkout: Checkout) -> str:
     return f"{shape(checkout)}\n\n| figure | |\n|---|---|\n{rows}\n\nModules with one importer: {single}\n"
 
 
+def beside(before: Checkout, after: Checkout) -> str:
+    """Sizes of two checkouts as one table."""
+    old, new = figures(before), figures(after)
+    rows = [f"| {name} | {old[name]} | {new[name]} |" for name in old]
+    return "\n".join(["| figure | before | after |", "|---|---|---|", *rows])
+
+
 def between(text: str, begin: str, end: str) -> str:
     """What stands between two marks of a page."""
     return text.partition(begin)[2].partition(end)[0].strip()
@@ -211,6 +219,9 @@ def main(words: list[str]) -> None:
     """Print the report of a checkout, this one if none is named, or write its shape into the page."""
     if words == ["--write"]:
         PAGE.write_text(replaced(PAGE.read_text(), BEGIN, END, shape(read(ROOT))))
+        return
+    if words[:1] == ["--beside"]:
+        print(beside(read(Path(words[1])), read(ROOT)))
         return
     print(report(read(Path(words[0]) if words else ROOT)))
 
