@@ -18,7 +18,6 @@ PACKAGES = structure.PACKAGES
 CHECKOUT = structure.read(ROOT)
 NAMES = sorted(path.as_posix() for path in CHECKOUT.paths.values())
 ROOMS = structure.rooms(CHECKOUT)
-OWN = {*PACKAGES, "mouselift"}
 
 MAY_IMPORT = {
     "pipeline": {"pipeline"},
