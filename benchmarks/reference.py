@@ -30,6 +30,7 @@ from benchmarks.structure import replaced
 
 ROOT = Path(__file__).parents[1]
 COMMANDS, RECIPES = ROOT / "docs/cli.md", ROOT / "docs/recipes.md"
+PLAIN = ("recipe", "fixed", "space", "gates")  # of a space: values, or mappings by path
 TYPES = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value"}
 BOUNDS: dict[type, str] = {Gt: ">", Ge: "≥", Lt: "<", Le: "≤"}
 
@@ -62,17 +63,13 @@ def tables() -> dict[str, list[Row]]:
     from sweeps.space.distributions import Choice, FloatRange, IntRange
     from sweeps.space.space import SearchSpace
 
-    found = {name: rows for name, rows in _sections(Recipe).items() if name != "name"}
-    plain = []
-    for name, rows in _sections(SearchSpace).items():
-        if name in ("space", "fixed", "recipe", "gates"):
-            plain += rows
-        elif name != "name":
-            found[name] = rows
+    found = _sections(Recipe, but=("name",))
+    of_space = _sections(SearchSpace, but=("name", "base"))  # which its file does not hold
+    plain = [row for name in PLAIN for row in of_space.pop(name)]
     ranges = {
         name: list(_rows(kind, "")) for name, kind in (("float", FloatRange), ("int", IntRange), ("choice", Choice))
     }
-    return found | {"a sweep": plain} | ranges
+    return found | of_space | {"a sweep": plain} | ranges
 
 
 def table(rows: list[Row]) -> str:
@@ -93,11 +90,11 @@ def recipes_page(page: str) -> str:
     return page
 
 
-def _sections(cls: type) -> dict[str, list[Row]]:
-    """The rows of each field of a recipe or space: those inside it, or its own."""
+def _sections(cls: type, but: tuple[str, ...]) -> dict[str, list[Row]]:
+    """The rows of each field of a recipe or space: those inside it, or its own. `but`: fields that no file holds."""
     found: dict[str, list[Row]] = {}
     hints, said = get_type_hints(cls, include_extras=True), meanings(cls)
-    for one in fields(cls):
+    for one in (one for one in fields(cls) if one.name not in but):
         variants = _dataclasses(hints[one.name])
         for variant in variants:
             name = f"{one.name}, {_kind(variant)}" if len(variants) > 1 else one.name
@@ -185,7 +182,8 @@ def _default(one: Field[Any]) -> str:
 
 @cache
 def meanings(cls: type) -> dict[str, str]:
-    """The comment of each field of a dataclass, empty where it has none."""
+    """The comment of each field of a dataclass and of those it is made from, empty where it has none."""
+    inherited = [meanings(one) for one in cls.__bases__ if is_dataclass(one)]
     source = inspect.getsource(cls)
     comments: dict[int, tuple[str, bool]] = {}  # line -> text, and whether it has the line for itself
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -193,7 +191,8 @@ def meanings(cls: type) -> dict[str, str]:
             alone = token.line.strip() == token.string
             comments[token.start[0]] = (token.string.lstrip("# "), alone)
     starts = {line.split(":")[0].strip(): number for number, line in enumerate(source.splitlines(), 1) if ":" in line}
-    return {one.name: _comment(comments, starts[one.name]) for one in fields(cls) if one.name in starts}
+    own = {one.name: _comment(comments, starts[one.name]) for one in fields(cls) if one.name in starts}
+    return {name: text for found in (*inherited, own) for name, text in found.items()}
 
 
 def _comment(comments: dict[int, tuple[str, bool]], line: int) -> str:
