@@ -253,7 +253,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert [name for name in NAMES if len((ROOT / name).read_text().splitlines()) > MAX_FILE_LINES] == []
 
 
-@pytest.mark.parametrize("module", ["pipeline.recipe", "pipeline.cli", "sweeps.space.space"])
+@pytest.mark.parametrize("module", ["pipeline.recipe", "pipeline.recipes", "pipeline.cli", "sweeps.space.space"])
 def test_reading_recipes_and_spaces_does_not_wait_for_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
