@@ -42,24 +42,27 @@ def strict(cls: type[T]) -> type[T]:
 class GSLRMConfig:
     """The network of GS-LRM (FaceLift's variant); lengths in world units."""
 
-    kind: Literal["gslrm"] = "gslrm"
-    dim: Positive
-    head_dim: Positive
-    num_layers: Positive
-    patch_size: Positive = 8
+    kind: Literal["gslrm"] = "gslrm"  # the network: Gaussians from posed views
+    dim: Positive  # width of a token
+    head_dim: Positive  # width of an attention head; dim is a multiple of it
+    num_layers: Positive  # transformer layers
+    patch_size: Positive = 8  # pixels along a side that become one token; image_size is a multiple of it
     num_free_gaussians: Count = 2  # learned tokens that each decode to one Gaussian free of any pixel
+    # of the spherical harmonics of a colour; 0: the same from every side
     sh_degree: Annotated[int, Field(ge=0, le=3)] = 0
+    # how a pixel is told its ray: by its point nearest to the origin, by Plücker coordinates, or both
     ray_encoding: Literal["closest_point", "plucker", "both"] = "closest_point"
     reference_marker: bool = False  # an embedding that tells the first view from the others
     pixel_aligned: bool = True  # means lie on their pixel's ray
     depth_range: Rate = 1.8  # means lie within ± this of the ray's point nearest to the origin
+    # added to the head's depth before the sigmoid; 0: a new network's means begin where rays pass the origin
     depth_bias: float = 0.0
-    scale_bias: float = -2.3
-    max_log_scale: float = -1.2
-    opacity_bias: float = -2.0
+    scale_bias: float = -2.3  # added to the head's logarithm of a scale; e^-2.3 is 0.1 world units
+    max_log_scale: float = -1.2  # no Gaussian is larger than e to this; e^-1.2 is 0.3 world units
+    opacity_bias: float = -2.0  # added to the head's opacity before the sigmoid; -2 begins at 0.12
     init_std: Rate = 0.02  # of every weight matrix; small networks learn faster from more
     checkpoint_layers: Count = 0  # layers per activation-checkpoint group; 0 keeps all activations
-    compile: bool = False
+    compile: bool = False  # layers run through torch.compile
 
 
 @strict
@@ -69,11 +72,11 @@ class ScratchConfig:
 
     channels: tuple[Positive, ...] = (64, 128)  # of each level; all but the last are followed by a halving
     layers: Positive = 1  # residual blocks a level
-    head_dim: Positive = 32
-    text_dim: Positive = 64
+    head_dim: Positive = 32  # width of an attention head; every level is a multiple of it
+    text_dim: Positive = 64  # width of a prompt's embedding
     patch_size: Positive = 4  # pixels along a side that one latent holds
     noise_shift: Rate = 4.0  # how many times noisier each level is than Stable Diffusion's: pixels tell more
-    seed: int = 0
+    seed: int = 0  # of the weights that the network begins with
 
 
 @strict
@@ -81,10 +84,10 @@ class ScratchConfig:
 class SamplingConfig:
     """How views are drawn from the network, in validation and ever after."""
 
-    steps: Positive = 20
+    steps: Positive = 20  # denoising steps of a picture
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0  # 1: none
-    eta: Fraction = 1.0
-    seed: int = 42
+    eta: Fraction = 1.0  # share of fresh noise in a step: 0 is DDIM, 1 is DDPM
+    seed: int = 42  # of the noise that evaluation draws from
     compared: tuple[Weight, ...] = ()  # further guidances that validation reports
 
 
@@ -93,19 +96,21 @@ class SamplingConfig:
 class MVDiffusionConfig:
     """The multi-view diffusion model (FaceLift's stage 1), what of it is trained, and how it is sampled."""
 
-    kind: Literal["mvdiffusion"] = "mvdiffusion"
+    kind: Literal["mvdiffusion"] = "mvdiffusion"  # the network: six views from one picture
     base: str | None = None  # pipeline folder (pipeckpts) it starts from; None: from nothing, of `scratch`'s sizes
     prompts: str | None = None  # embeddings file; None: prompt_style by the base's own text encoder
+    # texts that name the view of each slot
     prompt_style: Literal["facelift", "mouse_elevated", "realistic", "hybrid", "simple", "from_camera"] = "facelift"
-    num_views: Positive = 6
+    num_views: Positive = 6  # slots, the first of which is the reference
+    # a view attends to itself and the reference (sparse), to all views (dense), or to itself (off)
     attention: Literal["sparse", "dense", "off"] = "sparse"
     trainable: tuple[str, ...] = ()  # names of modules, such as attn1; none named: all are trained
     lora_rank: Count = 0  # of adapters on every attention's projections, in place of the weights themselves
     ema_decay: Fraction = 0.9999  # of the running mean that is validated and released; 0: none
     ema_on_cpu: bool = False  # keeps the mean out of the GPU's memory
-    gradient_checkpointing: bool = False
-    scratch: ScratchConfig = field(default_factory=ScratchConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    gradient_checkpointing: bool = False  # computes activations again in the backward pass, for less memory
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)  # sizes of a network that starts from nothing
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # how views are drawn
 
 
 @strict
@@ -122,14 +127,15 @@ class DataConfig:
     normalise: Normalisation | None = None  # how root's scenes are made anew before they are trained on
     zoom: Rate | None = None  # of data.normalise, where its method has one
     allow_inconsistent_geometry: bool = False  # train although cameras contradict their images
-    image_size: Positive
+    image_size: Positive  # pixels along a side; images are square
     num_views: Positive  # views supervised per scene; the first num_input_views of them are inputs
-    num_input_views: Positive
+    num_input_views: Positive  # views that the model is shown
     num_held_out_views: Positive = 1  # views per scene that evaluation never shows the model, the same for every recipe
+    # which views, and in which order, as said above
     view_sampling: Literal["random", "overlap", "fixed", "ring", "ring_random"] = "random"
     background: Literal["white", "three_choices", "random"] = "white"  # of training images; white, black or grey 0.5
     brightness: tuple[Rate, Rate] = (1.0, 1.0)  # factor, drawn per scene, foreground only
-    contrast: tuple[Rate, Rate] = (1.0, 1.0)
+    contrast: tuple[Rate, Rate] = (1.0, 1.0)  # factor about the mean, drawn per scene, foreground only
     mirror: bool = False  # half of the training scenes with x reversed, images and cameras together
     rotate: bool = False  # training scenes turned about the world's Z, each by its own angle
 
@@ -139,14 +145,14 @@ class DataConfig:
 class LossConfig:
     """Weights of the terms (0: not computed) and how they are taken."""
 
-    mse: Weight = 1.0
-    ssim: Weight = 0.0
-    perceptual: Weight = 0.0
-    lpips: Weight = 0.0
-    background: Weight = 0.0
-    alpha: Weight = 0.0
-    pixelalign: Weight = 0.0
-    pointsdist: Weight = 0.0
+    mse: Weight = 1.0  # squared difference of colours
+    ssim: Weight = 0.0  # 1 − structural similarity
+    perceptual: Weight = 0.0  # FaceLift's L1 of pixels and VGG19 features; needs perceptual_weights
+    lpips: Weight = 0.0  # LPIPS distance
+    background: Weight = 0.0  # squared difference from white outside the mask
+    alpha: Weight = 0.0  # squared difference of rendered opacity and mask
+    pixelalign: Weight = 0.0  # distance of a Gaussian from its pixel's ray; only where means are not pixel_aligned
+    pointsdist: Weight = 0.0  # pulls each view's distances from its camera to a common mean and spread
     masked: bool = False  # mse, ssim and pixelalign count the foreground only
     clamp: bool = False  # renders are clamped to 0…1 before every term
     warmup_steps: Count = 0  # optimizer steps without perceptual and lpips
@@ -164,7 +170,7 @@ class LossConfig:
 class DenoisingConfig:
     """What a diffusion model is asked for, and how much each noise level counts."""
 
-    kind: Literal["denoising"] = "denoising"
+    kind: Literal["denoising"] = "denoising"  # the loss of MVDiffusion
     prediction: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"  # sample: the image, for wide patches
     snr_gamma: Rate | None = 5.0  # each level counts min(SNR, γ) / SNR, whatever is predicted (FaceLift); None: 1
     snr_form: Literal["epsilon", "v"] = "epsilon"  # v: over SNR + 1, as the paper has it for v_prediction
@@ -178,7 +184,7 @@ class FreezeConfig:
 
     num_layers: Count = 0  # the first layers
     patch_embedder: bool = False  # with the input layer norm
-    free_gaussians: bool = False
+    free_gaussians: bool = False  # the learned tokens of Gaussians that belong to no pixel
 
 
 @strict
@@ -186,14 +192,15 @@ class FreezeConfig:
 class OptimConfig:
     """AdamW, and a learning rate that stays or falls by a cosine after a linear warm-up, in optimizer steps."""
 
-    lr: Rate
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    weight_decay: Weight = 0.05
-    warmup_steps: Count = 500
+    lr: Rate  # learning rate after the warm-up
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)  # AdamW's running means of the gradient and of its square
+    weight_decay: Weight = 0.05  # AdamW's, of weight matrices
+    warmup_steps: Count = 500  # optimizer steps in which the rate rises from 0; less than train.max_steps
+    # what follows the warm-up: down to 0 by a cosine, or the same rate throughout
     schedule: Literal["cosine", "constant"] = "cosine"
-    grad_clip_norm: Rate = 1.0
+    grad_clip_norm: Rate = 1.0  # a gradient with a larger norm is scaled down to this
     skip_factor: Rate = 20.0  # an update whose gradient norm exceeds grad_clip_norm × this is skipped
-    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)  # parts that are not trained
 
 
 @strict
@@ -201,14 +208,14 @@ class OptimConfig:
 class TrainConfig:
     """The loop; every count is in optimizer steps."""
 
-    max_steps: Positive
-    batch_size: Positive
+    max_steps: Positive  # where the run ends
+    batch_size: Positive  # scenes in a forward pass, over all processes
     accumulate: Positive = 1  # forward-backward passes per optimizer step
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    seed: int = 777
-    report_every: Positive = 20
-    validate_every: Positive = 5000
-    max_val_scenes: Positive = 64
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the forward pass; weights and losses are fp32
+    seed: int = 777  # of weights, batches and every draw in training
+    report_every: Positive = 20  # steps between reports of train/…
+    validate_every: Positive = 5000  # steps between validations, each with a checkpoint
+    max_val_scenes: Positive = 64  # scenes of val that a validation scores, the first ones
     init_from: str | None = None  # checkpoint folder, FaceLift .pt, or NAME@ALIAS of the registry: weights only
 
 

@@ -12,7 +12,7 @@ import psutil
 from pipeline.config import one_line
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home, is_served
-from sweeps.preflight.dry_run_process import Measured
+from sweeps.preflight.dry_run_messages import Measured
 from sweeps.space.space import SearchSpace
 
 _CGROUP = Path("/sys/fs/cgroup")

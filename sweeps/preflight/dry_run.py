@@ -23,7 +23,8 @@ from pipeline.recipe import GSLRMConfig, LossConfig, MVDiffusionConfig, Recipe
 from pipeline.recipes import override
 from sweeps.errors import StudyError
 from sweeps.preflight.artefacts import Artefact
-from sweeps.preflight.dry_run_process import DryRunProcess, Job, Measured
+from sweeps.preflight.dry_run_messages import Job, Measured
+from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.space.space import Scalar, SearchSpace
 
 _DIGITS = 16

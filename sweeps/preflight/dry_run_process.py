@@ -13,46 +13,15 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import Recipe
 from sweeps.errors import StudyError
+from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
-STEPS = 2
 _LONGEST_SECONDS = 1800.0  # of one configuration, before it is called hung
 _LOG_SHOWN = 300  # characters of a crash's last line
-
-
-@dataclass(frozen=True)
-class Job:
-    """A configuration as a trial would meet it, but for its length."""
-
-    recipe: Recipe
-    cache: str
-    threads: int
-    gpu: bool
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the steps of a configuration took. Bytes; memory_total is the device's, or None on the CPU."""
-
-    step_seconds: float  # of the second step
-    memory: int
-    memory_total: int | None
-    checkpoint: int
-    release: int  # of the checkpoint without its training state
-    figures: tuple[str, ...]  # names of what the validation reports
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a configuration did not come through, and what to do."""
-
-    text: str
 
 
 class DryRunProcess:

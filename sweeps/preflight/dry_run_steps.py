@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.recipe import LossConfig, Recipe
 from pipeline.recipes import override
 from pipeline.train import train
-from sweeps.preflight.dry_run_process import STEPS, Fault, Job, Measured
+from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
 
 def warm_up() -> None:

@@ -31,9 +31,10 @@ Conditions = dict[str, tuple[Scalar, ...]]
 class FloatRange:
     """A real number between two ends, both included; with `step` only those on a grid from the lower end."""
 
-    ends: Annotated[tuple[Number, Number], Field(alias="float")]
-    log: bool = False
-    step: Rate | None = None
+    ends: Annotated[tuple[Number, Number], Field(alias="float")]  # lower and upper end, both included
+    log: bool = False  # drawn evenly in the logarithm
+    step: Rate | None = None  # distance of the points of a grid
+    # searched only where other parameters have one of these values: path -> values
     when: Conditions = field(default_factory=dict)
 
     @property
@@ -60,10 +61,10 @@ class FloatRange:
 class IntRange:
     """A whole number between two ends, both included."""
 
-    ends: Annotated[tuple[int, int], Field(alias="int")]
-    log: bool = False
-    step: Positive | None = None
-    when: Conditions = field(default_factory=dict)
+    ends: Annotated[tuple[int, int], Field(alias="int")]  # lower and upper end, both included
+    log: bool = False  # drawn evenly in the logarithm
+    step: Positive | None = None  # distance of the values
+    when: Conditions = field(default_factory=dict)  # as of float
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -83,8 +84,8 @@ class IntRange:
 class Choice:
     """One value of a list."""
 
-    ends: Annotated[tuple[Scalar, ...], Field(alias="choice")]
-    when: Conditions = field(default_factory=dict)
+    ends: Annotated[tuple[Scalar, ...], Field(alias="choice")]  # the values
+    when: Conditions = field(default_factory=dict)  # as of float
 
     @property
     def points(self) -> tuple[Scalar, ...]:

@@ -55,18 +55,18 @@ class Faults:
     from it. fail: it ends as FAIL with the cause.
     """
 
-    retries: Count = 3
+    retries: Count = 3  # how often one trial is tried again, over all causes
     same_cause: Positive = 3  # trials in a row that fail for one cause end the sweep
     hang_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0  # without a report
-    worker_lost: Literal["retry", "fail"] = "retry"
-    node_lost: Literal["retry", "fail"] = "retry"
+    worker_lost: Literal["retry", "fail"] = "retry"  # a trial's process died
+    node_lost: Literal["retry", "fail"] = "retry"  # its machine is gone
     out_of_memory: Literal["halve", "retry", "fail"] = "halve"  # of the GPU
-    host_out_of_memory: Literal["retry", "fail"] = "retry"
-    hang: Literal["retry", "fail"] = "retry"
-    diverged: Literal["prune", "fail"] = "prune"
-    data: Literal["retry", "fail"] = "fail"
+    host_out_of_memory: Literal["retry", "fail"] = "retry"  # of the machine
+    hang: Literal["retry", "fail"] = "retry"  # no report for hang_minutes
+    diverged: Literal["prune", "fail"] = "prune"  # a loss or gradient is no number
+    data: Literal["retry", "fail"] = "fail"  # a file of the dataset cannot be read
     store: Literal["retry", "fail"] = "retry"  # checkpoints could not be reached for minutes
-    exception: Literal["retry", "fail"] = "fail"
+    exception: Literal["retry", "fail"] = "fail"  # any other error
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pipeline.recipe import strict
 class Objective:
     """The figure to improve: a validation metric of held-out views. A finished trial counts with its last value."""
 
-    metric: str = "val/psnr_fg"
-    mode: Literal["max", "min"] = "max"
+    metric: str = "val/psnr_fg"  # val/psnr_fg and so on; docs/conventions.md has the list
+    mode: Literal["max", "min"] = "max"  # which way is better
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether `value` beats what was best so far; a value that is not finite never does."""

@@ -53,7 +53,7 @@ class SkipRate(Rule):
     """Too many updates are skipped, because their gradient norm is beyond the recipe's limit."""
 
     above: Share = 0.3  # of the updates
-    window_steps: Positive = 200
+    window_steps: Positive = 200  # optimizer steps over which the share is taken
 
     def earliest(self, train: TrainConfig) -> int:
         return _report_at(self.window_steps, train)
@@ -107,7 +107,7 @@ class MaskIoU(Rule):
 
     sooner = "after_steps or train.validate_every"
 
-    at_most: Share = 0.0
+    at_most: Share = 0.0  # val/mask_iou at or below which a trial ends
     after_steps: Count = 500  # earlier validations are not looked at
 
     def earliest(self, train: TrainConfig) -> int:
@@ -128,8 +128,8 @@ class MaskIoU(Rule):
 class GradNorm(Rule):
     """Gradients stay large: the 95th percentile of their norms, before clipping, in most reports of a window."""
 
-    p95_above: Rate
-    window_steps: Positive = 200
+    p95_above: Rate  # limit of the typical 95th percentile
+    window_steps: Positive = 200  # optimizer steps whose reports count
 
     def earliest(self, train: TrainConfig) -> int:
         return _report_at(self.window_steps, train)
@@ -155,7 +155,7 @@ class NoGain(Rule):
 
     sooner = "window_steps or train.validate_every"
 
-    window_steps: Positive
+    window_steps: Positive  # optimizer steps without enough gain
     min_gain: Weight = 0.0  # in the objective's own unit
 
     def earliest(self, train: TrainConfig) -> int:
@@ -184,11 +184,11 @@ class NoGain(Rule):
 class Pruning:
     """The rules of a sweep; of several that hold at a report, the first in this order is the reason."""
 
-    skip_rate: SkipRate | None = None
-    white_collapse: WhiteCollapse | None = None
-    mask_iou: MaskIoU | None = None
-    grad_norm: GradNorm | None = None
-    no_gain: NoGain | None = None
+    skip_rate: SkipRate | None = None  # too many updates are skipped
+    white_collapse: WhiteCollapse | None = None  # held-out views are rendered white where the animal is; GS-LRM alone
+    mask_iou: MaskIoU | None = None  # what is drawn meets no silhouette
+    grad_norm: GradNorm | None = None  # gradients stay large
+    no_gain: NoGain | None = None  # the objective stands still
 
     @property
     def rules(self) -> dict[str, Rule]:

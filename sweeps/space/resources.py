@@ -15,8 +15,8 @@ from pipeline.rules import divide
 class Resources:
     """How many trials run, how many at a time, and what each of them occupies."""
 
-    count: Positive = 1
-    concurrent: Positive = 1
+    count: Positive = 1  # trials of the sweep, over all its sessions
+    concurrent: Positive = 1  # trials that run at a time
     gpus: Weight = 0.0  # a fraction of one, or several, each with a process of its own
     cpus: Positive | None = None  # None: those of the machine, shared among the trials at a time
     workers: Positive | None = None  # processes that train together; None: one for each GPU

@@ -51,9 +51,10 @@ _KEYS = {*_KINDS, "log", "step", "when"}
 class Sampler:
     """How the next parameters are chosen; tpe and gp draw their first `startup_trials` at random."""
 
+    # tpe and gp learn from finished trials; random does not; grid tries every point
     kind: Literal["tpe", "random", "grid", "gp"] = "tpe"
-    seed: Count = 0
-    startup_trials: Positive = 10
+    seed: Count = 0  # of the sampler's draws
+    startup_trials: Positive = 10  # drawn at random before tpe or gp begins
 
 
 @strict
@@ -61,9 +62,9 @@ class Sampler:
 class Scheduler:
     """When weak trials stop: asha compares them at grace_steps × reduction_factor^k optimizer steps."""
 
-    kind: Literal["asha", "none"] = "none"
-    grace_steps: Positive = 1
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    kind: Literal["asha", "none"] = "none"  # asha, or none: every trial may run to its end
+    grace_steps: Positive = 1  # optimizer steps that every trial gets; less than train.max_steps
+    reduction_factor: Annotated[int, Field(ge=2)] = 3  # of the trials at a rung, one in so many goes on
 
 
 @strict
@@ -71,9 +72,9 @@ class Scheduler:
 class Retention:
     """Which checkpoints of a trial stay, and how much of the disk is left to others; below that none is written."""
 
-    best: Positive = 1
-    last: Positive = 1
-    disk_floor_gb: Weight = 1.0
+    best: Positive = 1  # checkpoints of a trial that are kept for their objective
+    last: Positive = 1  # latest checkpoints of a trial that are kept
+    disk_floor_gb: Weight = 1.0  # free space below which no checkpoint is written
 
 
 @strict
@@ -81,17 +82,17 @@ class Retention:
 class SpaceConfig:
     """A sweep as its YAML says it; what it leaves out makes a sweep of one."""
 
-    recipe: str  # a name or a file, as the user wrote it
-    fixed: dict[str, Any] = field(default_factory=dict)
-    space: dict[str, Distribution] = field(default_factory=dict)
-    objective: Objective = field(default_factory=Objective)
-    sampler: Sampler = field(default_factory=Sampler)
-    scheduler: Scheduler = field(default_factory=Scheduler)
+    recipe: str  # name or YAML file of the recipe that is varied, as the user wrote it
+    fixed: dict[str, Any] = field(default_factory=dict)  # values of the recipe that all trials share, by dotted path
+    space: dict[str, Distribution] = field(default_factory=dict)  # ranges and choices, by dotted path of the recipe
+    objective: Objective = field(default_factory=Objective)  # the figure to improve
+    sampler: Sampler = field(default_factory=Sampler)  # how parameters are chosen
+    scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
     pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
-    trials: Resources = field(default_factory=Resources)
-    faults: Faults = field(default_factory=Faults)
-    retention: Retention = field(default_factory=Retention)
-    gates: dict[str, str] = field(default_factory=dict)
+    trials: Resources = field(default_factory=Resources)  # how many, and what each occupies
+    faults: Faults = field(default_factory=Faults)  # what is done when a trial breaks
+    retention: Retention = field(default_factory=Retention)  # which checkpoints stay
+    gates: dict[str, str] = field(default_factory=dict)  # targets that a champion has to meet: test metric -> ">= 25"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.preflight import disk_and_memory
 from sweeps.preflight.disk_and_memory import disk_needs, require_checkpoints, require_disk, require_home, require_memory
-from sweeps.preflight.dry_run_process import Measured
+from sweeps.preflight.dry_run_messages import Measured
 from sweeps.space.resources import Resources
 from sweeps.space.space import Retention
 from tests.support.spaces import space_with

@@ -8,7 +8,7 @@ import yaml
 
 from sweeps.errors import StudyError
 from sweeps.preflight.dry_run import DryRun
-from sweeps.preflight.dry_run_process import Measured
+from sweeps.preflight.dry_run_messages import Measured
 from sweeps.space.space import load_space
 
 FOUND = Measured(0.5, 1000, None, 300, 100, ("val/psnr_fg",))

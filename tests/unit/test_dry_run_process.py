@@ -10,7 +10,8 @@ import torch
 
 from sweeps.errors import StudyError
 from sweeps.preflight import dry_run_process, dry_run_steps
-from sweeps.preflight.dry_run_process import DryRunProcess, Job, Measured
+from sweeps.preflight.dry_run_messages import Job, Measured
+from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.preflight.dry_run_steps import attempt, shortened
 
 
