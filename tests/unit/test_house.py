@@ -28,6 +28,7 @@ DOORS = {
     "transformers": ("pipeline/mvdiffusion/",),
     "peft": ("pipeline/mvdiffusion/",),
     "lpips": ("pipeline/vgg.py",),
+    "torchmetrics": ("pipeline/metrics.py",),
     "numba": ("pipeline/rasterize_cpu.py",),
     "embreex": ("pipeline/data/mice/render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
