@@ -105,7 +105,8 @@ def ssim(rendered: Images, target: Images) -> PerImage:
     It is the mean of torchmetrics' map less the 5 pixels at each border, whose windows are padded, with sample
     covariances. torchmetrics' own mean has the border, white in most pictures, and population covariances. For
     procedural mice on white that are blurred or shifted it is higher by 0.02 to 0.03 (means of 120 views, 64 pixels)
-    or 0.007 to 0.008 (72 views, 256 pixels); for an all-white render by 0.10 and 0.01.
+    or 0.007 to 0.008 (72 views, 256 pixels); for an all-white render by 0.10 and 0.01. With noise of 0.02 on the
+    white it is lower, by 0.03 and 0.001.
     Images smaller than the window of 11 pixels have no figure: NaN, or a RuntimeError where they cannot be padded.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
