@@ -103,20 +103,18 @@ def ssim(rendered: Images, target: Images, mask: Masks | None = None) -> Scalar:
 
 
 @full_precision
-def structural_similarity(first: Images, second: Images, sample_covariance: bool = False) -> PerImage:
+def structural_similarity(first: Images, second: Images) -> PerImage:
     """SSIM of each image pair (Wang et al. 2004): 11-tap Gaussian window, no padding, data range 1.
 
-    `sample_covariance` divides (co)variances by n - 1 instead of n, as scikit-image does. Equal to the map of
-    torchmetrics less its padded border, which its own mean includes; blurring rows, then columns, is 5 times
-    faster. Images smaller than the window are a RuntimeError.
+    Equal to the map of torchmetrics less its padded border, which its own mean includes; blurring rows, then
+    columns, is 5 times faster. Images smaller than the window are a RuntimeError.
     """
     *batch, channels, height, width = first.shape
     moments = torch.stack([first, second, first * first, second * second, first * second], dim=-4)
     blurred = _blur(moments.reshape(-1, 5 * channels, height, width)).unflatten(1, (5, channels))
     mean1, mean2, square1, square2, product = blurred.unbind(1)
     both, energy = mean1 * mean2, mean1 * mean1 + mean2 * mean2
-    unbiased = WINDOW_SIZE**2 / (WINDOW_SIZE**2 - 1) if sample_covariance else 1.0
-    covariance, variances = unbiased * (product - both), unbiased * (square1 + square2 - energy)
+    covariance, variances = product - both, square1 + square2 - energy
     c1, c2 = SSIM_K1**2, SSIM_K2**2
     similarity = (2 * both + c1) * (2 * covariance + c2) / ((energy + c1) * (variances + c2))
     return similarity.mean((-3, -2, -1)).reshape(batch)

@@ -108,7 +108,11 @@ def _mean(values: Tensor) -> float:
 
 
 def means_over_scenes(rows: list[dict[str, float | str]], split: str) -> dict[str, float]:
-    """Means over scenes; a view or scene without foreground has no foreground figure and counts nowhere."""
+    """Means over scenes; a view or scene without foreground has no foreground figure and counts nowhere.
+
+    The rows are those of all processes, each scene once. torchmetrics' MeanMetric would count a scene twice that two
+    processes were dealt, keeps infinities, and sums in float32: for 200 draws of 12 PSNRs it differed by up to 3e-6 dB.
+    """
     means = {}
     for name in rows[0]:
         values = [value for row in rows if isinstance(value := row[name], float) and math.isfinite(value)]
