@@ -61,14 +61,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def _exchange(new: Path, path: Path) -> None:
     """Put a folder in the place of another, which is then removed."""
     aside = _temporary(path.with_name(f"{path.name}.old"))
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(aside)
-    try:
-        new.replace(path)
-    except OSError:
-        if aside.exists():
-            aside.rename(path)
-        raise
+    while True:
+        shutil.rmtree(aside, ignore_errors=True)
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(aside)
+        try:
+            new.replace(path)
+            break
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer has put its folder there meanwhile
+                continue
+            if aside.exists():
+                aside.rename(path)
+            raise
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -94,6 +94,33 @@ def test_threads_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() in contents and names(tmp_path) == ["a"]
 
 
+def test_threads_that_write_the_same_folder_leave_one_of_theirs(tmp_path: Path) -> None:
+    together, failed = threading.Barrier(4), []
+
+    def write(word: str) -> None:
+        for _ in range(50):
+            together.wait(timeout=10)
+            try:
+                with whole_folder(tmp_path / "a") as temporary:
+                    (temporary / word).write_text(word)
+            except OSError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(word,)) for word in "1234"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [] and names(tmp_path) == ["a"] and len(names(tmp_path / "a")) == 1
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(NotADirectoryError), whole_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "a file"
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_permissions_are_what_the_umask_leaves(tmp_path: Path, mask: int) -> None:
     def modes() -> list[int]:
