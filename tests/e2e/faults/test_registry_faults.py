@@ -17,8 +17,7 @@ from mlflow import MlflowClient
 
 from pipeline import checkpoint, kinds
 from sweeps.home import Home
-from sweeps.registry.aliases import TagBoard
-from sweeps.registry.history import championships
+from sweeps.registry.aliases import ModelTags, championships
 from sweeps.registry.lock import take_turn
 from sweeps.registry.registry import Registry
 from sweeps.registry.verification import verify
@@ -260,7 +259,7 @@ def test_a_turn_through_a_server_and_one_in_its_database_exclude_each_other(stor
         pytest.skip("there is one way into this store")
     client = MlflowClient(store, registry_uri=store)
     client.create_registered_model("both-ways")
-    boards = {uri: TagBoard(MlflowClient(uri, registry_uri=uri), "both-ways") for uri in (store, DATABASE[store])}
+    boards = {uri: ModelTags(MlflowClient(uri, registry_uri=uri), "both-ways") for uri in (store, DATABASE[store])}
     inside, most = set(), []
 
     def go(uri):
