@@ -153,13 +153,10 @@ def inspect(folder: str | Path) -> CheckpointInfo:
 
 
 def strip_training(folder: Path, target: Path) -> Path:
-    """A checkpoint without its training state, which is what users pull and registries hold, as `target`.
-
-    Its files are second names of the same files where the file system can do that, else copies.
-    """
+    """A checkpoint without its training state, as registries hold it, in `target`: links, where they can be."""
     with whole_folder(target) as temporary:
         left_out = shutil.ignore_patterns(TRAINING)
-        shutil.copytree(folder, temporary, ignore=left_out, copy_function=link_or_copy, dirs_exist_ok=True)
+        shutil.copytree(folder, temporary, copy_function=link_or_copy, ignore=left_out, dirs_exist_ok=True)
     return target
 
 
