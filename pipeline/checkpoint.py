@@ -49,7 +49,12 @@ class CheckpointInfo:
     recipe: Recipe
     step: int
     metrics: dict[str, float]
-    sha256: str  # of the weights
+    hashes: dict[str, str]  # sha256 of each file but the index, by its path below the folder
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return self.hashes[WEIGHTS]
 
     def expect_kind(self, kind: str) -> None:
         """Raises CheckpointError for a checkpoint of another kind of model."""
@@ -144,7 +149,7 @@ def inspect(folder: str | Path) -> CheckpointInfo:
             raise CheckpointError(
                 f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
             )
-    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded[WEIGHTS])
+    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded)
 
 
 def strip_training(folder: Path, target: Path) -> Path:
