@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
-from pipeline.files import sha256_of, whole_folder
+from pipeline.files import link_or_copy, sha256_of, whole_folder
 from pipeline.recipe import Recipe
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
@@ -148,9 +148,10 @@ def inspect(folder: str | Path) -> CheckpointInfo:
 
 
 def strip_training(folder: Path, target: Path) -> Path:
-    """Copy a checkpoint without its training state, what users pull and registries hold, to `target`."""
+    """A checkpoint without its training state, as registries hold it, in `target`: links, where they can be."""
     with whole_folder(target) as temporary:
-        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(TRAINING), dirs_exist_ok=True)
+        left_out = shutil.ignore_patterns(TRAINING)
+        shutil.copytree(folder, temporary, copy_function=link_or_copy, ignore=left_out, dirs_exist_ok=True)
     return target
 
 

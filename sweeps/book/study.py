@@ -15,12 +15,15 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
+from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import State, TrialProposed
 from sweeps.book.ledger import Ledger, NotRun, Trial
+from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar
 from sweeps.space.space import SearchSpace, space_of
 
@@ -36,9 +39,15 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def began_with(ledger: Ledger) -> SearchSpace:
     """The space of a sweep and its recipe as they were when it began. Files changed since then do not matter.
 
-    Raises RecipeError where this version has other settings than the one with which the sweep began.
+    Raises StudyError where this version of the project does not know a setting of the sweep.
     """
-    return space_of(ledger.space, ledger.name, recipe_of(ledger.recipe, ledger.params))
+    try:
+        return space_of(ledger.space, ledger.name, recipe_of(ledger.recipe, ledger.params))
+    except (RecipeError, ValidationError) as error:
+        raise StudyError(
+            f"{ledger.name}: expected a sweep of this version's settings, got {one_line(error)[:200]} — resume it with "
+            "the version that it began with, or start a sweep under a new name."
+        ) from None
 
 
 def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:

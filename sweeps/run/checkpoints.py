@@ -30,6 +30,8 @@ from pyarrow import fs
 from pipeline import checkpoint
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
+from pipeline.files import link_or_copy, whole_folder
+from sweeps.book.delivery import pause_after
 from sweeps.errors import OutageError, StudyError
 from sweeps.space.objective import Objective
 
@@ -176,11 +178,26 @@ class Checkpoints:
         return [item.step for item in self.all() if item.step not in kept]
 
     def release(self, objective: Objective, target: Path) -> Path | None:
-        """The best sound checkpoint without its optimizer state, in `target`."""
+        """The best sound checkpoint without its optimizer state, in `target`: links, where it lies on the same disk."""
         for kept in self.best(objective) or list(reversed(self.all())):
-            with contextlib.suppress(CheckpointError), self.fetched(kept.step) as folder:
-                return checkpoint.strip_training(folder, target)
+            with contextlib.suppress(CheckpointError):
+                with whole_folder(target) as folder:
+                    self._fetch_stripped(kept.step, folder)
+                    checkpoint.inspect(folder)
+                return target
         return None
+
+    def _fetch_stripped(self, step: int, folder: Path) -> None:
+        source = f"{self.folder}/{_name(step)}"
+        for info in self._listed(fs.FileSelector(source, recursive=True)):
+            relative = Path(info.path).relative_to(source)
+            if info.type != fs.FileType.File or str(relative) == checkpoint.TRAINING:
+                continue
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            if self.is_local:
+                link_or_copy(info.path, folder / relative)
+            else:
+                _patiently(fs.copy_files, info.path, str(folder / relative), self._fs, fs.LocalFileSystem())
 
     def lacks_room(self, floor_gb: float) -> str:
         """Why no checkpoint should be written now: less would stay free than the floor. Empty when there is room."""
@@ -273,7 +290,7 @@ def _nearest(folder: Path) -> Path:
 
 def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:
     """Make a call, and again with growing pauses while S3 does not answer. Raises OutageError."""
-    began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+    began, failures = time.monotonic(), 0
     while True:
         try:
             return call(*words, **options)
@@ -286,8 +303,8 @@ def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:
                     f"MOUSELIFT_CHECKPOINTS: expected a store that answers, got {one_line(error)[:200]} for "
                     f"{waited:.0f} s — mend it; `mouselift sweep resume` then goes on."
                 ) from None
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        failures += 1
+        time.sleep(pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS))
 
 
 def _is_outage(error: Exception) -> bool:
