@@ -138,7 +138,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def newest(self, at_most: int) -> Iterator[tuple[Path | None, list[str]]]:
-        """The newest sound checkpoint up to step `at_most`, and the errors of damaged newer ones, which are set aside."""
+        """The newest sound checkpoint up to step `at_most`, and the errors of newer ones, which are set aside."""
         damaged: list[str] = []
         for kept in reversed([kept for kept in self.all() if kept.step <= at_most]):
             with contextlib.ExitStack() as stack:
