@@ -1,7 +1,7 @@
 """A copy of the study in Optuna's storage, for optuna-dashboard and for scripts; the sweep itself never reads it.
 
 A thread makes the copy equal to the ledger, so a database that is away delays the copy and nothing else. The next
-session of the sweep, or `sweep status`, writes what is missing, even the whole study.
+session or `sweep status` writes what is missing. A running sweep or the next session writes a deleted study again.
 """
 
 from __future__ import annotations
