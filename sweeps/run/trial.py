@@ -56,7 +56,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     config: `number` of the Optuna trial, its `params` by dotted path, the `attempt`, the last step that earlier ones
     have `reported` (-1: none), and in how many `splits` each batch goes through the network.
     """
-    gc.collect()  # what the trial before this one left in the process: `sweeps` has it looked for seldom
+    gc.collect()  # what the trial before this one left in the process: a worker looks for garbage seldom
     recipe = override(settings.recipe, config["params"])
     torch.set_num_threads(settings.seats[0].cpus)
     process, began = psutil.Process(), time.perf_counter()
