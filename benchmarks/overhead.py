@@ -111,7 +111,7 @@ def _ours(root: Path, recipe: Path, count: int) -> list[float]:
 
 
 def _idle(root: Path) -> float:
-    """Of a slot's time, how long one had nothing left to do while the other's last trial ran, over the slots."""
+    """Seconds, as a mean over the slots, in which a slot had no trial left while the other's last trial ran."""
     ends = sorted(event.time for event in _events(root, "ours") if isinstance(event, TrialClosed))
     return sum(ends[-1] - end for end in ends[-SLOTS:]) / SLOTS
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
-from pipeline.files import sha256_of, whole_folder
+from pipeline.files import link_or_copy, sha256_of, whole_folder
 from pipeline.recipe import Recipe
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
@@ -49,7 +49,12 @@ class CheckpointInfo:
     recipe: Recipe
     step: int
     metrics: dict[str, float]
-    sha256: str  # of the weights
+    hashes: dict[str, str]  # sha256 of each file but the index, by its path below the folder
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return self.hashes[WEIGHTS]
 
     def expect_kind(self, kind: str) -> None:
         """Raises CheckpointError for a checkpoint of another kind of model."""
@@ -144,13 +149,14 @@ def inspect(folder: str | Path) -> CheckpointInfo:
             raise CheckpointError(
                 f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
             )
-    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded[WEIGHTS])
+    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded)
 
 
 def strip_training(folder: Path, target: Path) -> Path:
-    """Copy a checkpoint without its training state, what users pull and registries hold, to `target`."""
+    """A checkpoint without its training state, as registries hold it, in `target`: links, where they can be."""
     with whole_folder(target) as temporary:
-        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(TRAINING), dirs_exist_ok=True)
+        left_out = shutil.ignore_patterns(TRAINING)
+        shutil.copytree(folder, temporary, copy_function=link_or_copy, ignore=left_out, dirs_exist_ok=True)
     return target
 
 

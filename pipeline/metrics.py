@@ -6,14 +6,16 @@ All are computed in float32.
 
 PSNR, SSIM and mask IoU are torchmetrics'; the docstrings of the others say why they are not. torchmetrics imports
 matplotlib, scipy, torchvision and transformers, which takes 3 s and 280 MB: the functions import it, so that only a
-process that scores something pays for it.
+process that scores something pays for it, and a training imports it while it takes its first steps.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
+import threading
 from dataclasses import asdict, dataclass
 
 import torch
@@ -54,6 +56,12 @@ class Protocol:
     def id(self) -> str:
         """Twelve hexadecimal digits that change with every field."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def import_ahead() -> None:
+    """Import torchmetrics in a thread, so that the first validation of a training does not wait for it."""
+    names = ("torchmetrics.functional.image", "torchmetrics.functional.segmentation")
+    threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True).start()
 
 
 @full_precision

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
 from pipeline.metrics import Protocol as MetricsProtocol
@@ -110,8 +111,8 @@ class Kind(Protocol):
         """Score a loaded model on a split, where it is."""
         ...
 
-    def facts(self, folder: Path) -> dict[str, str]:
-        """What a checkpoint folder says of its model that a registry should tell: such as its rig."""
+    def facts(self, info: CheckpointInfo) -> dict[str, str]:
+        """What a checkpoint says of its model that a registry should tell: such as its rig. Hashes no file."""
         ...
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:

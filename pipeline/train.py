@@ -21,6 +21,7 @@ from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.kinds import kind_of
+from pipeline.metrics import import_ahead
 from pipeline.processes import World
 from pipeline.recipe import OptimConfig, Recipe
 from pipeline.recipes import check_artefacts
@@ -67,6 +68,7 @@ def train(
     together, a share of the scenes each; all yield at the same steps, and what the leader (rank 0) yields has the
     content.
     """
+    import_ahead()
     world = World.here()
     with world.agreed():
         trainer = _Trainer(recipe, torch.device(device), cache or workdir / "cache", splits, world)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset
 from pipeline.gslrm.facelift import check_weights
@@ -43,7 +44,7 @@ class GSLRMKind:
         device = next(model.parameters()).device
         return evaluate(model, recipe, dataset, split, cache, device, limit, lpips_network(device))
 
-    def facts(self, folder: Path) -> dict[str, str]:  # noqa: ARG002
+    def facts(self, info: CheckpointInfo) -> dict[str, str]:  # noqa: ARG002
         return {}
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:

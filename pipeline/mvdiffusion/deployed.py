@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.errors import CheckpointError
-from pipeline.files import link_or_copy, sha256_of
+from pipeline.files import link_or_copy
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
 from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
@@ -121,16 +122,17 @@ def read_deployed(folder: Path, sampling: SamplingConfig, device: torch.device |
     return ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval()
 
 
-def facts_of(folder: Path) -> dict[str, str]:
+def facts_of(info: CheckpointInfo) -> dict[str, str]:
     """The rig whose cameras generated views are labelled with, and the prompts. Raises CheckpointError."""
-    rig, path = read_rig(folder / RIG), folder / PROMPTS
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected prompt embeddings, found no file — save the checkpoint again.")
-    prompts = read_own(path)
+    for name in (RIG, PROMPTS):
+        if name not in info.hashes:
+            path = info.folder / name
+            raise CheckpointError(f"{path}: expected it in the checkpoint's index, got none — save it again.")
+    rig, prompts = read_rig(info.folder / RIG), read_own(info.folder / PROMPTS)
     return {
         "rig.name": rig.name,
         "rig.spread_px": f"{rig.spread_px:.3g}",
-        "rig.sha256": sha256_of(folder / RIG),
+        "rig.sha256": info.hashes[RIG],
         "prompts.style": prompts.style or "",
         "prompts.sha256": prompts.sha256,
     }

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import SPLITS, Dataset
 from pipeline.recipe import (
     DataConfig,
@@ -47,10 +48,10 @@ class MVDiffusionKind:
         assert isinstance(model, ViewGenerator)
         return evaluate(model, recipe, dataset, split, cache, limit, lpips_network(next(model.parameters()).device))
 
-    def facts(self, folder: Path) -> dict[str, str]:
+    def facts(self, info: CheckpointInfo) -> dict[str, str]:
         from pipeline.mvdiffusion.deployed import facts_of
 
-        return facts_of(folder)
+        return facts_of(info)
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts

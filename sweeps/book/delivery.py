@@ -1,7 +1,7 @@
-"""A growing journal handed on, in a thread, to a receiver that may not answer: no trial waits, no event is lost.
+"""Delivers a growing journal, in a thread, to a receiver that may not answer. No trial waits, no event is lost.
 
-How much has been delivered stands beside the journal, in a file for each receiver, written after each batch. A kill
-between the two sends the batch again: the receiver must be able to take an event twice.
+A file for each receiver, beside the journal, says how much has been delivered. It is written after each batch. After a
+kill between the two the batch is sent again, so the receiver must be able to take an event twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sweeps.book.ledger import Ledger, fold, read
 from sweeps.errors import SweepError
 
 Send = Callable[[Ledger, Iterable[Event]], Ledger]
-DELIVERED = "delivered.json"  # of MLflow, which the status command asks about
+DELIVERED = "delivered.json"  # MLflow's, which `sweep status` reads
 _BATCH_EVENTS = 200
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -30,17 +30,17 @@ _log = logging.getLogger(__name__)
 
 
 def delivered(journal: Journal, file: str = DELIVERED) -> int:
-    """How many bytes of a journal the receiver has whose file this is."""
+    """How many bytes of a journal the receiver of this file has."""
     path = journal.folder / file
     return int(json.loads(path.read_text())["offset"]) if path.is_file() else 0
 
 
 class UnansweredError(Exception):
-    """The receiver did not take a batch; it is sent again."""
+    """The receiver did not take a batch, which is sent again."""
 
 
 class RefusedError(UnansweredError):
-    """The receiver finds a batch wrong; an event refused alone, time and again, is left out."""
+    """The receiver refuses a batch. An event that it refuses alone, several times, is left out."""
 
 
 class Delivery:
@@ -68,14 +68,14 @@ class Delivery:
         self._arrived = False
 
     def start(self) -> Self:
-        """Begin where an earlier delivery of this journal stopped."""
+        """Begin after the last event that was delivered."""
         self._thread.start()
         return self
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Deliver what the journal holds, for at most `timeout` seconds; whether everything arrived.
+        """Deliver what the journal holds, for at most `timeout` seconds. Returns whether everything arrived.
 
-        What did not arrive is delivered by the next one of this journal.
+        The next delivery of this journal sends what did not arrive.
         Raises StudyError when the journal is damaged.
         """
         self._closing.set()
@@ -89,7 +89,7 @@ class Delivery:
         """Called about twice a second, between batches, from the delivery's thread."""
 
     def caught_up(self, seconds: float) -> None:
-        """Called when the receiver takes the news again after so long a time."""
+        """Called when the receiver takes events again, after it has not for so many seconds."""
 
     def _run(self) -> None:
         try:
@@ -98,7 +98,7 @@ class Delivery:
             self._damage = error
 
     def _deliver_all(self) -> None:
-        """Batch after batch; after a failure event by event, until one gets through."""
+        """Send batch after batch; after a failure event by event, until one arrives."""
         offset = delivered(self._journal, self._file)
         ledger, send, trouble = read(self._journal, until=offset), None, _Trouble(self._receiver)
         while not self._abandoned.is_set():
@@ -115,7 +115,7 @@ class Delivery:
                 send = send or self._connect()
                 ledger = send(ledger, [event for _, event in batch])
             except UnansweredError as error:
-                send = None  # what it knew of the receiver may no longer hold
+                send = None  # the receiver may have changed meanwhile: connect again
                 trouble.note(error, self._clock())
                 if trouble.refusals <= _MOST_REFUSALS:
                     self._abandoned.wait(trouble.pause)
@@ -129,7 +129,7 @@ class Delivery:
             self._store(offset)
 
     def _store(self, offset: int) -> None:
-        with contextlib.suppress(OSError):  # a full disk: what follows is sent again, and changes nothing
+        with contextlib.suppress(OSError):  # with a full disk, the batch is only sent twice
             write_whole(self._journal.folder / self._file, json.dumps({"offset": offset}))
 
 
@@ -139,7 +139,7 @@ def pause_after(failures: int, first: float, longest: float) -> float:
 
 
 class _Trouble:
-    """How often in a row the receiver did not take a batch, and how long to wait before it is asked again."""
+    """How often in a row the receiver did not take a batch, and the seconds to wait before the next try."""
 
     def __init__(self, receiver: str) -> None:
         self.failures = self.refusals = 0
@@ -159,7 +159,7 @@ class _Trouble:
         self.refusals = self.refusals + 1 if isinstance(error, RefusedError) else 0
 
     def end(self, now: float) -> float:
-        """The receiver answered; for how many seconds it had not."""
+        """The receiver took a batch. Returns for how many seconds it had not."""
         waited = now - self._since if self.failures else 0.0
         if waited:
             _log.info("%s takes the news again after %.0f s.", self._receiver, waited)

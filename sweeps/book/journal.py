@@ -30,9 +30,9 @@ _LONGEST_ENDING = 65536  # bytes of a SweepClosed
 
 
 class State(StrEnum):
-    """How a trial or a sweep stands, in Optuna's words; KILLED: interrupted, and can be taken up again."""
+    """The state of a trial or a sweep, in Optuna's words; KILLED: it was interrupted, and can be taken up again."""
 
-    WAITING = "WAITING"  # for its first attempt, or for another one
+    WAITING = "WAITING"  # it is to be started, or started again
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
@@ -52,7 +52,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened; `time` is when it was appended, in unix seconds."""
+    """Something that happened. `time` is when it was appended, in unix seconds."""
 
     time: float = field(default=0.0, kw_only=True)
 
@@ -73,8 +73,8 @@ class SweepOpened(Event):
 class TrialProposed(Event):
     """The sampler chose values. They are run as a trial of this number, unless `repeats` or `refused` says why not.
 
-    repeats: the trial that runs or ran the same recipe, as which this one ends. refused: what the recipe says against
-    the values.
+    repeats: the trial that runs or ran the same recipe; this proposal gets the same state and value. refused: the
+    recipe's message about values that it does not take.
     """
 
     trial: int
@@ -105,12 +105,12 @@ class Reported(Event):
     step: int
     metrics: dict[str, float]
     images: dict[str, str] = field(default_factory=dict)  # name -> blob
-    tags: dict[str, str] = field(default_factory=dict)  # what the worker has to say of its checkpoints
+    tags: dict[str, str] = field(default_factory=dict)  # the worker's news of its checkpoints
 
 
 @dataclass(frozen=True)
 class AttemptFailed(Event):
-    """An attempt at a trial broke; a TrialOpened of the same trial, or its TrialClosed, says how that went on."""
+    """An attempt at a trial broke. A TrialOpened or TrialClosed of the same trial follows."""
 
     trial: int
     attempt: int
@@ -127,13 +127,13 @@ class TrialClosed(Event):
     trial: int
     state: State
     reason: str = ""
-    artifacts: dict[str, str] = field(default_factory=dict)  # of sweeps before there was CheckpointReleased
+    artifacts: dict[str, str] = field(default_factory=dict)  # of older versions, which had no CheckpointReleased
     cause: str = ""  # of a FAIL: one of faults.Cause
 
 
 @dataclass(frozen=True)
 class CheckpointReleased(Event):
-    """The best checkpoint of a trial that is COMPLETE lies without its training state in the local folder `path`."""
+    """The best checkpoint of a trial that is COMPLETE is in the local folder `path`, without its training state."""
 
     trial: int
     path: str
@@ -172,15 +172,15 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def claim(self) -> Self:
-        """Be the only writer from now on, until closed. Raises StudyError when another process is."""
+        """Make this process the only writer until `close`. Raises StudyError when another process is the writer."""
         with self._lock:
             self._writer()
         return self
 
     def append(self, event: E) -> E:
-        """Write the event down, safe on disk when this returns; the event with its time.
+        """Write the event to the disk and return it with its time.
 
-        Raises StudyError when another process writes this journal, NoRoomError when the disk does not take it.
+        Raises StudyError when another process writes this journal, NoRoomError when the disk has no room.
         """
         with self._lock:
             event = replace(event, time=self._clock())
@@ -195,7 +195,7 @@ class Journal:
     def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
         """Events from byte `start` on, each with the offset that follows it.
 
-        A last line without its end is being written, or was cut off by a kill: it has not happened.
+        A last line without its newline is being written, or was cut off by a kill, and is left out.
         Raises StudyError, naming file and line, for any other line that is no event.
         """
         if not self.path.is_file():
@@ -206,9 +206,9 @@ class Journal:
                 yield file.tell(), self._decode(line, file.tell())
 
     def keep(self, name: str, content: bytes) -> str:
-        """Store small content once, named by its hash and the suffix of `name`; its path below the folder.
+        """Store small content once, named by its hash and the suffix of `name`. Returns its path below the folder.
 
-        Raises NoRoomError when the disk does not take it.
+        Raises NoRoomError when the disk has no room.
         """
         blob = f"blobs/{hashlib.sha256(content).hexdigest()[:_HASH_LENGTH]}{Path(name).suffix}"
         path = self.folder / blob
@@ -227,7 +227,7 @@ class Journal:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its last word is that the sweep ended, without reading the rest."""
+        """Whether its last event is the end of the sweep. Only the end of the file is read."""
         if not self.path.is_file():
             return False
         with self.path.open("rb") as file:
@@ -237,7 +237,7 @@ class Journal:
 
     @property
     def is_being_written(self) -> bool:
-        """Whether a living process has appended to this journal and not closed it."""
+        """Whether a living process is the writer of this journal."""
         if not self.path.is_file():
             return False
         with self.path.open("rb") as file:
@@ -257,7 +257,7 @@ class Journal:
         self.close()
 
     def _writer(self) -> IO[bytes]:
-        """The open file, locked to this process, without the torn line a kill may have left at its end."""
+        """The open file, locked to this process. A torn line that a kill has left at its end is removed."""
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.path.open("ab", buffering=0)
@@ -284,7 +284,7 @@ class Journal:
 
 
 def append_whole(file: IO[bytes], content: bytes) -> None:
-    """All of it, safe on disk, or nothing: a full disk or a signal may take a part, which would spoil the next line."""
+    """Append all of it, synced to the disk, or nothing: a part, left by a full disk, would spoil the next line."""
     size, written = os.fstat(file.fileno()).st_size, False
     try:
         while content:
@@ -297,15 +297,15 @@ def append_whole(file: IO[bytes], content: bytes) -> None:
 
 
 def no_room(folder: Path, error: OSError) -> NoRoomError:
-    """The error of a sweep whose journal in `folder`, or what belongs to it, could not be written."""
+    """The error of a sweep whose journal in `folder`, or a file beside it, could not be written."""
     return NoRoomError(
-        f"{folder}: expected room for what happens in the sweep, got {error.strerror} — make room, then "
+        f"{folder}: expected room for the journal of the sweep, got {error.strerror} — make room, then "
         f"`mouselift sweep resume {folder.name}` goes on with it."
     )
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:
-    """Take the file's lock without waiting; whether it was free."""
+    """Take the file's lock if it is free; whether it was."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -314,7 +314,7 @@ def _lock(file: IO[bytes], kind: int) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold, for the numbers and paths that find their way into metrics and params."""
+    """A number of numpy, or a path, as JSON can hold it."""
     match value:
         case np.generic():
             return value.item()

@@ -53,7 +53,7 @@ class Trial:
     curve: tuple[tuple[int, float], ...] = ()  # step and objective, as first reported, where finite
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
-    heard: float = 0.0  # unix seconds of the last news
+    heard: float = 0.0  # unix seconds of its last opening or report
 
     @property
     def begun(self) -> bool:
@@ -67,7 +67,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A proposal that is no trial: it repeats the trial `first`, or the recipe refuses it for `reason`."""
+    """A proposal that is not run: it repeats the trial `first`, or the recipe refuses it for `reason`."""
 
     number: int
     params: dict[str, Any]
@@ -77,7 +77,7 @@ class NotRun:
 
 @dataclass(frozen=True)
 class Ledger:
-    """One sweep. `opened` is unix seconds; with the name it tells this sweep from any other."""
+    """One sweep. `opened` is unix seconds; name and `opened` together identify the sweep."""
 
     name: str = ""
     recipe: str = ""
@@ -117,7 +117,7 @@ class Ledger:
 
     @property
     def next_number(self) -> int:
-        """What the next proposal is called: one more than every number that was ever given."""
+        """The number of the next proposal: one more than the highest that any proposal has."""
         return 1 + max((*self.trials, *self.not_run), default=-1)
 
     def count(self, state: State | str) -> int:
@@ -194,13 +194,13 @@ def _opened(ledger: Ledger, event: SweepOpened) -> Ledger:
         planned=event.space["trials"]["count"] if "trials" in event.space else 1,
         params=event.params,
         space=event.space,
-        endings=(),  # what made trials fail may have been put right since
+        endings=(),  # the user may have removed the cause since
         trials={number: _taken_up(trial) for number, trial in ledger.trials.items()},
     )
 
 
 def _taken_up(trial: Trial) -> Trial:
-    """What ran when the session before this one ended, in good order or not, is to go on."""
+    """A trial that had no end of its own when the session before ended is to go on."""
     return trial if trial.state.is_final else replace(trial, state=State.WAITING, reason="")
 
 
@@ -244,7 +244,7 @@ def _reopened(trial: Trial, event: TrialOpened) -> Trial:
 
 def _reported(trial: Trial, event: Reported, objective: Objective | None) -> Trial:
     trial = replace(trial, heard=event.time)
-    if event.step <= trial.resumed_at:  # an earlier attempt reported it, and that report stands
+    if event.step <= trial.resumed_at:  # an earlier attempt reported this step, and its report stands
         return trial
     trial = replace(trial, last_step=max(trial.last_step, event.step))
     if objective is None or objective.metric not in event.metrics:

@@ -45,14 +45,14 @@ def require_readable(uri: str) -> None:
 def require_writable(uri: str, seconds: int) -> None:
     """Raises StudyError unless a server takes writes; it is asked once and has so many seconds for each answer.
 
-    A tag is set on an experiment and taken away again. A server without an experiment has only to answer.
+    A tag is set on an experiment and removed again. A server without an experiment has only to answer.
     """
     impatient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     with environment(impatient), _as_study_error(f"an MLflow at {uri} that takes writes"):
         client = MlflowClient(uri)
         for experiment in client.search_experiments(max_results=1):
             client.set_experiment_tag(experiment.experiment_id, _TAG, "1")
-            with contextlib.suppress(MlflowException):  # older servers cannot take a tag away
+            with contextlib.suppress(MlflowException):  # older servers cannot remove a tag
                 client.delete_experiment_tag(experiment.experiment_id, _TAG)
 
 

@@ -1,6 +1,6 @@
-"""Runs of sweeps of other homes in a shared MLflow: closed as KILLED when their heartbeat has stood still for a lease.
+"""Runs of sweeps of other homes in a shared MLflow: closed as KILLED when their heartbeat has not changed for a lease.
 
-The lease is measured by our own clock between two looks, so that clocks which differ close no run that lives.
+The lease is measured by our own clock between two looks, so that a clock which is wrong closes no run that lives.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""How a sweep is laid out in MLflow: what its runs, tags and files are called, and what stands in them.
+"""The layout of a sweep in MLflow: names and contents of its runs, tags and files.
 
 Tags on every run: those of SweepOpened (`data.name`, `data.digest`, `mlflow.source.git.commit`...), and
-    sweep.name  sweep.key        the key tells this sweep (`.../t0003`: this trial) from its namesakes
+    sweep.name  sweep.key        the key also has the time at which the sweep began, so that it is unique
     sweep.state  sweep.reason    of the parent
     objective.metric  objective.mode  best.trial  best.run_id    of the parent
     trial.number  trial.attempt  trial.params (JSON: what the sampler chose)  ray.trial_id  fingerprint
-    trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED, where MLflow's status tells less
+    trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED; MLflow's status knows no PRUNED
     trial.reason                 why it was pruned or killed; trial.fail_reason: why it failed
-    trial.fault.<attempt>        what befell an attempt, and what was done; its traceback is faults/<attempt>.txt
-    trial.resumed_from           the checkpoint an attempt began with; checkpoint.damaged: those it could not
+    trial.fault.<attempt>        why an attempt broke, and what was done; its traceback is faults/<attempt>.txt
+    trial.resumed_from           the checkpoint with which an attempt began
+    checkpoint.damaged           newer checkpoints that were damaged
     checkpointing                the last step kept, or `paused` and why
-    heartbeat                    UTC time of the last report; of a sweep, of the last sign of its driver's life
-    tracking.late                of a sweep: for how long MLflow had not taken its news
+    heartbeat                    UTC time of the last report; of a sweep: when its driver was last known to live
+    tracking.late                of a sweep: for how long MLflow did not take its events
 Our metrics: `best/<objective>` and `best/step`, because the UI shows the last value of each metric. On the
 parent `best/<objective>` advances with each trial that ends (step = trials ended).
 """
@@ -40,22 +41,22 @@ _THUMBNAIL_PX = 256
 
 
 def run_name(sweep: str, trial: int | None = None) -> str:
-    """A trial's run, or the sweep's own."""
+    """The name of a trial's run, or of the sweep's own."""
     return sweep if trial is None else f"{sweep}/t{trial:04d}"
 
 
 def run_key(ledger: Ledger, trial: int | None = None) -> str:
-    """The same, told from any other sweep that had this name."""
+    """`run_name` and the time at which the sweep began: unique, where an earlier sweep had the same name."""
     return f"{run_name(ledger.name, trial)}@{ledger.opened:.3f}"
 
 
 def view_key(sweep: str) -> str:
-    """Under which the UI finds a sweep's saved view."""
+    """The key under which the UI finds a sweep's saved view."""
     return quote(sweep, safe="").replace("%", "_")
 
 
 def ui_path(experiment_id: str, sweep: str) -> str:
-    """What follows the UI's address to see a sweep's trials in model-training mode.
+    """The part behind the UI's address that shows a sweep's trials in model-training mode.
 
     MLflow 3.17's UI ignores the experiment's kind and takes the mode from the address alone.
     """
@@ -64,7 +65,7 @@ def ui_path(experiment_id: str, sweep: str) -> str:
 
 
 def sweep_tags(ledger: Ledger) -> dict[str, str]:
-    """What a sweep's own run is found and read by."""
+    """Tags of a sweep's own run."""
     tags = {"mlflow.runName": ledger.name, "sweep.key": run_key(ledger), "sweep.state": "RUNNING"}
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
@@ -72,14 +73,14 @@ def sweep_tags(ledger: Ledger) -> dict[str, str]:
 
 
 def objective_of(tags: Mapping[str, str]) -> Objective | None:
-    """The objective that `sweep_tags` wrote."""
+    """The objective in tags that `sweep_tags` made."""
     if "objective.metric" not in tags:
         return None
     return Objective(tags["objective.metric"], "max" if tags["objective.mode"] == "max" else "min")
 
 
 def trial_tags(event: TrialOpened) -> dict[str, str]:
-    """What a trial's run is found and told apart by."""
+    """Tags of a trial's run."""
     return event.tags | {
         "trial.number": str(event.trial),
         "trial.attempt": str(event.attempt),
@@ -99,7 +100,7 @@ def best_metrics(ledger: Ledger, event: Reported) -> dict[str, float]:
 
 
 def experiment_tags(ledger: Ledger) -> dict[str, str]:
-    """What kind of experiment this is, and how this sweep is best looked at."""
+    """Tags of the experiment: its kind, its objective, and a saved view of this sweep."""
     view = _VIEW_TAG + view_key(ledger.name)
     tags = {"mlflow.experimentKind": "custom_model_development", view: saved_view(ledger)}
     if ledger.objective is not None:

@@ -1,8 +1,8 @@
-"""The only writer to MLflow: sends each event of a journal until it is there, to the effect of exactly once.
+"""The only writer of runs to MLflow. It sends each event of a journal until it has arrived, with the effect of once.
 
 Experiment = recipe, parent run = sweep, child run = trial (`<sweep>/t0003`); tags and files are
-described in `mlflow_layout`. An event sent again changes nothing: runs are found by their key before they are
-made, metrics carry the journal's time, files their final names.
+described in `mlflow_layout`. An event sent again changes nothing: a run is searched by its key before it is made,
+metrics carry the journal's time, files have their final names.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
 _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
-_DIGEST_LENGTH = 12  # as the UI has room for; the tag data.digest has it whole
+_DIGEST_LENGTH = 12  # the UI has no room for more; the tag data.digest has it whole
 _TRY_AGAIN_CODES = (408, 429)
-_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the answer may be lost where the run is not: it is looked for first
-_BUSY = "QueuePool limit"  # MLflow calls it a bad request
+_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # a lost answer may hide a run: the next try searches for it first
+_BUSY = "QueuePool limit"  # MLflow answers 400 to it, though a later try may pass
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -71,8 +71,8 @@ T = TypeVar("T")
 class MLflowDelivery(Delivery):
     """Brings a journal to MLflow while it grows.
 
-    Files go below `artifact_root` where `tracking_uri` is a database; a server decides for itself.
-    `adopted_run_id` is a run that `mlflow run` has opened for the sweep: it becomes the parent, where it is.
+    Files go below `artifact_root` where `tracking_uri` is a database; a server has a place of its own for them.
+    `adopted_run_id` is a run that `mlflow run` has opened for the sweep. It becomes the sweep's own run.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class MLflowDelivery(Delivery):
         super().__init__(journal, f"MLflow at {tracking_uri}", connect, clock)
 
     def idle(self) -> None:
-        """Show on the sweep's run, now and then, that somebody lives who owns it."""
+        """Renew the heartbeat on the sweep's run, by which other homes see that its driver lives."""
         now = self._clock()
         if self._writer is None or now - self._beaten < BEAT_SECONDS:
             return
         self._beaten = now
-        with suppress(UnansweredError):  # the next batch finds out, too, and waits for an answer
+        with suppress(UnansweredError):  # the next batch meets the same error, and waits for an answer
             self._writer.say({HEARTBEAT: utc(now)})
 
     def caught_up(self, seconds: float) -> None:
-        """Say on the sweep's run that its news came late, and that it lives whatever was said of it meanwhile."""
+        """Say on the sweep's run that events came late, and renew the heartbeat that could not be written meanwhile."""
         if self._writer is not None:
             with suppress(UnansweredError):
                 now = self._clock()
@@ -113,7 +113,7 @@ class MLflowDelivery(Delivery):
 
 
 class _Writer:
-    """Turns events into MLflow calls, each of which may be made again without harm."""
+    """Turns events into calls of MLflow. Each call may be repeated and then changes nothing."""
 
     def __init__(self, journal: Journal, client: MlflowClient, artifact_root: Path | None, adopted: str | None) -> None:
         self._journal = journal
@@ -193,7 +193,7 @@ class _Writer:
             self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
 
     def _collect(self, ledger: Ledger, event: Reported) -> None:
-        """Keep a report for the next flush; of a step that an earlier attempt reported only what its tags say anew."""
+        """Keep a report for the next flush. Of a step that an earlier attempt reported, only its tags are kept."""
         if event.step <= ledger.trials[event.trial].resumed_at:
             event = replace(event, metrics={}, images={})
         else:
@@ -213,7 +213,7 @@ class _Writer:
         self._pending.clear()
 
     def _log_images(self, run_id: str, reports: list[Reported]) -> None:
-        """Previews as the UI's step slider reads them; `log_image` would name them anew when sent again."""
+        """Previews for the UI's step slider. `log_image` would give them other names when they are sent again."""
         if not reports:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -248,7 +248,7 @@ class _Writer:
         self._client.set_terminated(self._runs[trial.number], STATUS[trial.state], _milliseconds(when))
 
     def _close_sweep(self, before: Ledger, ledger: Ledger, event: SweepClosed) -> None:
-        for number in sorted(before.open & self._runs.keys()):  # the others were proposed and never begun
+        for number in sorted(before.open & self._runs.keys()):  # a trial without a run has not begun
             self._end_trial(ledger.trials[number], event.time)
         stamp = _milliseconds(event.time)
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
@@ -257,7 +257,7 @@ class _Writer:
         self._client.set_terminated(self._runs[None], STATUS[event.state], stamp)
 
     def _run(self, ledger: Ledger, trial: int | None, when: float) -> str:
-        """The run of a trial or (None) the sweep: known, adopted, found by its key, or new."""
+        """The run of a trial, or of the sweep (None): known, adopted, found by its key, or new."""
         if trial not in self._runs:
             adopted = self._adopted if trial is None else None
             run_id = adopted or self._find_run(ledger, trial) or self._create_run(ledger, trial, when)
@@ -279,7 +279,7 @@ class _Writer:
             return self._client.create_run(experiment, _milliseconds(when), tags, name).info.run_id
 
     def _experiment(self, ledger: Ledger) -> str:
-        """Where the sweep's own run lies; before there is one, the experiment named as the recipe."""
+        """The experiment of the sweep's own run; before there is one, the experiment named as the recipe."""
         if self._experiment_id is None:
             parent = self._runs.get(None, self._adopted)
             known = self._client.get_run(parent).info.experiment_id if parent else None
@@ -298,7 +298,7 @@ class _Writer:
     def _upload(self, run_id: str, target: str, source: Path) -> None:
         """A folder's content into `target`; a file as `target` if that has its suffix, otherwise into it."""
         if not source.exists():
-            _log.warning("%s: expected something to keep as %s of run %s, found nothing.", source, target, run_id)
+            _log.warning("%s: expected a file or folder to upload as %s of run %s, found none.", source, target, run_id)
             return
         if source.is_dir():
             self._client.log_artifacts(run_id, str(source), target)
@@ -317,7 +317,7 @@ class _Writer:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """`log_batch` in as many calls as MLflow's limits ask for."""
+        """`log_batch`, in as many calls as MLflow's limits require."""
         texts = [Param(key, param_text(value)) for key, value in (params or {}).items()]
         for few in _chunks(texts, _PARAMS_A_CALL):
             self._client.log_batch(run_id, params=few)
@@ -329,7 +329,7 @@ class _Writer:
 
 @contextmanager
 def _as_delivery_errors() -> Iterator[None]:
-    """Tell a request or file that is wrong, and stays so, from an MLflow or disk that may answer later."""
+    """RefusedError for a request or file that stays wrong, UnansweredError where a later try may pass."""
     try:
         yield
     except FileNotFoundError as error:
@@ -346,7 +346,7 @@ def _as_delivery_errors() -> Iterator[None]:
 
 
 def utc(seconds: float) -> str:
-    """Unix seconds as people and programs read them."""
+    """Unix seconds as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 

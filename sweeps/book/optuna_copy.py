@@ -1,7 +1,7 @@
 """A copy of the study in Optuna's storage, for optuna-dashboard and for scripts; the sweep itself never reads it.
 
-A thread of its own brings it up to the ledger, so a database that is away delays the copy and nothing else. What is
-missing, the whole study included, is written again by the next session of the sweep.
+A thread makes the copy equal to the ledger, so a database that is away delays the copy and nothing else. The next
+session or `sweep status` writes what is missing. A running sweep or the next session writes a deleted study again.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
 
-COPIED = "copied.json"  # beside the journal: how much of it is in the copy
-OWNER = "sweep"  # a user attribute of the study: which sweep of which home it is
+COPIED = "copied.json"  # a file beside the journal: how much of it is in the copy
+OWNER = "sweep"  # a user attribute of the study: the home and the beginning of its sweep
 _OF_TRIALS = (TrialProposed, TrialOpened, Reported, AttemptFailed, TrialClosed)
 _CONNECT_SECONDS = 10
-_ANSWER_SECONDS = 60  # for a PostgreSQL whose machine is gone without a word
+_ANSWER_SECONDS = 60  # after which a PostgreSQL that stays silent counts as gone
 
 
 class OptunaDelivery(Delivery):
@@ -66,7 +66,7 @@ def open_storage(home: Home) -> BaseStorage:
     if home.storage is None:
         home.optuna_journal.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(_WholeLines(home.optuna_journal))
-    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.CRITICAL)  # the delivery says what is refused
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.CRITICAL)  # the delivery logs errors
     try:
         return get_storage(RDBStorage(home.storage, engine_kwargs=_engine(home.storage)))
     except (ImportError, ArgumentError) as error:
@@ -76,7 +76,7 @@ def open_storage(home: Home) -> BaseStorage:
 
 
 class _Writer:
-    """Makes the study equal to the ledger, by calls that may be made again without harm."""
+    """Makes the study in the storage equal to the ledger. Each call may be repeated and then changes nothing."""
 
     def __init__(self, storage: BaseStorage, home: Home) -> None:
         self._storage, self._home = storage, home
@@ -98,7 +98,7 @@ class _Writer:
         return ledger
 
     def _write(self, ledger: Ledger, space: SearchSpace, numbers: Iterable[int]) -> None:
-        """Bring trials, in the order of their numbers, to what the ledger says of them."""
+        """Make these trials equal to the ledger's; numbers are in order."""
         stored = self._storage.get_all_trials(self._study, deepcopy=False)
         for number in numbers:
             trial = frozen_trial(ledger, space, number)
@@ -109,7 +109,7 @@ class _Writer:
                 self._update(stored[number], trial)
 
     def _opened(self, ledger: Ledger, space: SearchSpace) -> int:
-        """The id of the sweep's study; where another home has one of that name, ours also says when it began."""
+        """The id of the sweep's study. If another home has a study of that name, ours has its beginning in its name."""
         owner = f"{self._home.root} {ledger.opened:.3f}"
         for name in (ledger.name, f"{ledger.name}@{ledger.opened:.3f}"):
             with suppress(DuplicatedStudyError):
@@ -128,21 +128,21 @@ class _Writer:
         for step in sorted(wanted.intermediate_values.keys() - stored.intermediate_values.keys()):
             self._storage.set_trial_intermediate_value(number, step, wanted.intermediate_values[step])
         if wanted.state != stored.state:
-            with suppress(UpdateFinishedTrialError):  # an answer that was lost: it had been done
+            with suppress(UpdateFinishedTrialError):  # it was done before, and the answer was lost
                 self._storage.set_trial_state_values(number, wanted.state, wanted.values)
 
 
 def _touched(ledger: Ledger, events: Iterable[Event]) -> list[int]:
     """The trials that these events are about, and those that repeat them."""
     numbers = {event.trial for event in events if isinstance(event, _OF_TRIALS)}
-    if any(isinstance(event, SweepClosed) for event in events):  # it closes what still ran
+    if any(isinstance(event, SweepClosed) for event in events):  # it also ends the trials that ran
         numbers |= ledger.trials.keys()
     repeats = {number for number, one in ledger.not_run.items() if one.first in numbers}
     return sorted(numbers | repeats)
 
 
 def _shown_state(ledger: Ledger, number: int, state: TrialState) -> TrialState:
-    """What others see of a trial that has no end: whether somebody is at it."""
+    """The state in the copy: of a trial without an end, RUNNING if a worker trains it, else WAITING."""
     trial = ledger.trials.get(number)
     if state is TrialState.RUNNING and trial is not None and trial.state != State.RUNNING:
         return TrialState.WAITING
@@ -150,8 +150,9 @@ def _shown_state(ledger: Ledger, number: int, state: TrialState) -> TrialState:
 
 
 class _WholeLines(JournalFileBackend):
-    """Optuna's file of lines. Its own way lets a line that a kill or a full disk cut off spoil the one that follows,
-    and with it every study in the file.
+    """Optuna's file of lines, in which a torn line is removed before the next one is written.
+
+    Optuna itself appends to a line that a kill or a full disk has cut off, and then no study in the file can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,7 +176,7 @@ class _WholeLines(JournalFileBackend):
 
 
 def _engine(url: str) -> dict[str, Any]:
-    """Connections are tried before they are used, and a machine that says nothing is not waited for."""
+    """Options of the engine: each connection is tested before its use, and a silent machine counts as away."""
     kind, driver = make_url(url).get_backend_name(), make_url(url).get_driver_name()
     limits: dict[str, Any] = {}
     if kind == "postgresql" and driver.startswith("psycopg"):
@@ -187,7 +188,7 @@ def _engine(url: str) -> dict[str, Any]:
 
 @contextmanager
 def _as_unanswered() -> Iterator[None]:
-    """What a storage says of itself, or of its file, as the delivery's own error: it is asked again."""
+    """Errors of a storage or of its file as UnansweredError, after which the delivery tries again."""
     try:
         yield
     except (StudyError, StorageInternalError, SQLAlchemyError, OSError, KeyError, ValueError) as error:

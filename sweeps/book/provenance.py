@@ -1,6 +1,6 @@
-"""What code ran, where and by whom: git commit and uncommitted changes, package versions, user.
+"""Where a sweep comes from: git commit and uncommitted changes, package versions, user.
 
-Gathered when a sweep opens, so that it is written down as it was then, whenever it reaches MLflow.
+It is gathered when a sweep opens, so that it is right even if it reaches MLflow later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GIT_SECONDS = 20
 def provenance(keep: Callable[[str, bytes], str], code: Path = _CODE) -> tuple[dict[str, str], dict[str, str]]:
     """Tags and artifacts (path below the run's -> blob) for `SweepOpened`; `keep` is `Journal.keep`.
 
-    Code that is in no git repository, or a machine without git, has no git facts.
+    Without a git repository, or without git, the tags have no git facts.
     """
     tags = {
         "mlflow.user": getpass.getuser(),
@@ -45,7 +45,7 @@ def packages() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says, or nothing where it has nothing to say."""
+    """Git's output; empty where git fails or is missing."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, timeout=_GIT_SECONDS, check=False

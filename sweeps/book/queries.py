@@ -1,7 +1,6 @@
-"""The only reader: what the journal and MLflow know about sweeps, as small values.
+"""Questions about sweeps, answered as small values.
 
-`status` reads the journal, which is the truth about one sweep of this home; the others read MLflow, which has
-the sweeps of everybody.
+`status` reads the journal of one sweep of this home; `sweeps` reads MLflow, which also has the sweeps of other homes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its parent run tells it; `started` is unix seconds."""
+    """A sweep as its run in MLflow describes it. `started` is unix seconds."""
 
     name: str
     recipe: str
@@ -35,7 +34,7 @@ class Sweep:
     objective: Objective | None
     experiment_id: str
     run_id: str
-    ui_path: str  # follows the address of `mouselift ui`
+    ui_path: str  # goes behind the address of `mouselift ui`
 
 
 def sweeps(uri: str) -> list[Sweep]:
@@ -51,7 +50,7 @@ def sweeps(uri: str) -> list[Sweep]:
 def status(home: Home, sweep: str) -> dict[str, Any]:
     """What `mouselift sweep status --json` prints. Raises StudyError when this home has no such sweep.
 
-    A sweep that nobody runs and nobody closed is INTERRUPTED; its open trials wait, like those not begun.
+    A sweep that is not closed and has no driver is INTERRUPTED; its open trials wait, like those not begun.
     """
     journal = Journal(home.journal(sweep))
     book = ledger_of(home, sweep)

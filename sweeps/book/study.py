@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep, built in memory from the ledger whenever it is asked, and what it proposes next.
+"""The Optuna study of a sweep, built in memory from the ledger for each proposal, and the proposals made with it.
 
 The study is a function of the ledger and the space, and a proposal is a function of these and of the trial's number.
 A driver that was killed and its successor therefore propose the same, and no study can disagree with the journal.
@@ -15,18 +15,21 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
+from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import State, TrialProposed
 from sweeps.book.ledger import Ledger, NotRun, Trial
+from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar
 from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
 RAY_TRIAL, FINGERPRINT, REASON, REPEATS = "ray_trial_id", "fingerprint", "reason", "repeats"
-# To Optuna a trial that is to go on still runs: it would hand a WAITING one out again by itself.
+# Optuna would start a WAITING trial by itself. So a trial that is to go on is RUNNING in the study.
 _STATES = dict.fromkeys((State.WAITING, State.RUNNING, State.KILLED), TrialState.RUNNING) | {
     state: TrialState[state] for state in (State.COMPLETE, State.PRUNED, State.FAIL)
 }
@@ -34,29 +37,35 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def began_with(ledger: Ledger) -> SearchSpace:
-    """The space of a sweep with the recipe's values that it began with, whatever its files say by now.
+    """The space of a sweep and its recipe as they were when it began. Files changed since then do not matter.
 
-    Raises RecipeError where this version of the project knows other settings than the sweep began with.
+    Raises StudyError where this version of the project does not know a setting of the sweep.
     """
-    return space_of(ledger.space, ledger.name, recipe_of(ledger.recipe, ledger.params))
+    try:
+        return space_of(ledger.space, ledger.name, recipe_of(ledger.recipe, ledger.params))
+    except (RecipeError, ValidationError) as error:
+        raise StudyError(
+            f"{ledger.name}: expected a sweep of this version's settings, got {one_line(error)[:200]} — resume it with "
+            "the version that it began with, or start a sweep under a new name."
+        ) from None
 
 
 def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
-    """Every proposal of a sweep as Optuna has it, numbers kept. Trials that wait or run are RUNNING."""
+    """A study in memory with every proposal of a sweep under its number. Trials that wait or run are RUNNING."""
     study = optuna.create_study(direction=direction(space))
     study.add_trials(frozen_trial(ledger, space, number) for number in range(ledger.next_number))
     return study
 
 
 def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial:
-    """A proposal as the study has it."""
+    """One proposal as a trial of Optuna."""
     if number in ledger.trials:
         trial = ledger.trials[number]
         return _frozen(trial, trial.params, space, _attributes(trial))
     if number in ledger.not_run:
         one = ledger.not_run[number]
         return _frozen(_ending_of(ledger, one), one.params, space, _reasons(one))
-    return create_trial(state=TrialState.FAIL)  # journals of older versions do not name what was not run
+    return create_trial(state=TrialState.FAIL)  # journals of older versions leave out proposals that were not run
 
 
 def direction(space: SearchSpace) -> str:
@@ -72,7 +81,7 @@ def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
 
 
 class Proposals:
-    """What a sweep tries next; holds no more than a memory of what was computed before."""
+    """What a sweep tries next. It keeps random draws only to save computing them again."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space, self._base = space, space.base
@@ -99,14 +108,14 @@ class Proposals:
         return suggest(study.ask(), self._space)
 
     def _draw(self, number: int) -> dict[str, Scalar]:
-        """What a sampler that learns nothing gives the trial `number`: its draws follow each other from the seed."""
+        """The draw number `number` of the random or grid sampler, which learns nothing: a function of the seed."""
         while len(self._draws) <= number:
             self._draws.append(suggest(self._drawing.ask(), self._space))
         return self._draws[number]
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
-    """Values for the paths whose conditions hold, each asked of the study's sampler."""
+    """A value from the study's sampler for each path whose conditions hold."""
     chosen: dict[str, Scalar] = {}
     for path in space.order:
         conditions = space.space[path].when.items()
@@ -116,7 +125,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
 
 
 def verdict(step: int | None, value: float | None, metric: str, max_steps: int) -> tuple[State, str]:
-    """How a trial whose last report had this step and objective ended, and why it did not complete."""
+    """The final state of a trial whose last report had this step and objective, and why it is not COMPLETE."""
     if step is None:
         return State.FAIL, "stopped before its first report"
     if value is not None and not math.isfinite(value):
@@ -149,7 +158,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
 def _frozen(trial: Trial, params: Mapping[str, Any], space: SearchSpace, attributes: dict[str, Any]) -> FrozenTrial:
     state = _STATES[trial.state]
     value = trial.last_value if state is TrialState.COMPLETE else None
-    if state is TrialState.PRUNED and trial.curve:  # what Optuna itself takes for the value of a pruned trial
+    if state is TrialState.PRUNED and trial.curve:  # Optuna itself gives a pruned trial its last value
         value = trial.curve[-1][1]
     return create_trial(
         state=state,
@@ -171,12 +180,12 @@ def _reasons(one: NotRun) -> dict[str, Any]:
 
 
 def _ending_of(ledger: Ledger, one: NotRun) -> Trial:
-    """A repeat stands as the trial that it repeats does; refused values fail."""
+    """The trial that a repeat repeats, for its state and value; a failed one for refused values."""
     return Trial(one.number, state=State.FAIL) if one.first is None else ledger.trials[one.first]
 
 
 def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> int | None:
-    """The trial that runs this recipe on these files, or ran it without failing."""
+    """The first trial, unless it failed, with this recipe and these files."""
     for number, trial in ledger.trials.items():
         same = trial.fingerprint == fingerprint and trial.state != State.FAIL
         if same and all(trial.params.get(path) == params.get(path) for path in LOCAL_PATHS):
@@ -185,7 +194,7 @@ def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> in
 
 
 def _is_startup(study: optuna.Study, space: SearchSpace) -> bool:
-    """Whether too little is known for a model, as Optuna's own samplers count it."""
+    """Whether there are too few results for a model, counted as Optuna's own samplers count them."""
     learnt = (TrialState.COMPLETE,) if space.sampler.kind == "gp" else (TrialState.COMPLETE, TrialState.PRUNED)
     return len(study.get_trials(deepcopy=False, states=learnt)) < space.sampler.startup_trials
 
@@ -197,7 +206,7 @@ def _drawing_sampler(space: SearchSpace) -> BaseSampler:
 
 
 def _model_sampler(space: SearchSpace, number: int) -> BaseSampler:
-    """The sampler for one trial; each has a seed of its own, so that its chance does not depend on who asked before."""
+    """The sampler for one trial. Its seed depends on the number alone, so that a resumed sweep draws the same."""
     seed, startup = space.sampler.seed + number, space.sampler.startup_trials
     if space.sampler.kind == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,10 @@ from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
+
+# What a reader looks for first; the others follow by their letters.
+_FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
+_INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-out views `test/psnr`
 
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for its champion.")]
 
@@ -32,8 +37,7 @@ def model_promote(
     if as_json:
         typer.echo(json.dumps(verdict.version.as_plain() | {"alias": verdict.alias, "reason": verdict.reason}))
         return
-    metrics = verdict.version.metrics
-    terminal.table(["metric", "figure"], [[key, f"{metrics[key]:.4f}"] for key in sorted(metrics)])
+    _show_figures(verdict.version.metrics)
     if verdict.gates:
         rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
         terminal.table(["gate", "target", "passed"], rows)
@@ -82,7 +86,7 @@ def model_rollback(
 
 @model.command("history")
 def model_history(name: Annotated[str, typer.Argument(help="A registered model.")], as_json: AsJson = False) -> None:
-    """Tell every change of a registered model's aliases: when, who, from, to, why."""
+    """Show every change of a registered model's aliases: when, who, from, to, why."""
     moves = terminal.registry().history(name)
     if as_json:
         typer.echo(json.dumps([move.as_plain() for move in moves]))
@@ -113,7 +117,7 @@ def model_evaluate(
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
         return
-    terminal.table(["metric", "figure"], [[key, f"{value:.4f}"] for key, value in sorted(found.metrics.items())])
+    _show_figures(found.metrics)
     typer.echo(f"protocol {found.protocol.id}", err=True)
 
 
@@ -137,3 +141,13 @@ def model_import(
         name = registered_name(verification.checkpoint.recipe)
         version = terminal.registry().import_checkpoint(name, verification)
     typer.echo(version.ref)
+
+
+def _show_figures(metrics: Mapping[str, float]) -> None:
+    terminal.table(["metric", "figure"], [[name, f"{metrics[name]:.4f}"] for name in sorted(metrics, key=_place)])
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """Where a figure stands in a table: those of held-out views first, the best known of them first."""
+    _, *views, metric = name.split("/")
+    return _INPUT in views, _FIRST.index(metric) if metric in _FIRST else len(_FIRST), name

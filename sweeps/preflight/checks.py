@@ -94,7 +94,7 @@ def preflight(
             tally.note("cluster", require_cluster(home.ray_address))
         available = available_bytes()
         meanwhile()
-        _of_stores(home, tally, needs_tracking=resumed is None)
+        _of_stores(home, tally, is_new=resumed is None)
         measured = dry_run.outcome()
         tally.note("two steps", dry_run.told)
         if measured is not None:
@@ -145,13 +145,13 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
     return found[0] if all(tags == found[0] for tags in found) else datasets.named(source)
 
 
-def _of_stores(home: Home, tally: _Tally, needs_tracking: bool) -> None:
+def _of_stores(home: Home, tally: _Tally, is_new: bool) -> None:
     from sweeps.preflight.stores import require_study_storage, require_tracking  # imports MLflow
 
     tally.note("checkpoint store", require_checkpoints(home))
-    if needs_tracking:
+    if is_new:
         tally.note("tracking store", require_tracking(home))
-    tally.note("study storage", require_study_storage(home))
+        tally.note("study storage", require_study_storage(home))
 
 
 def _steps(recipe: Recipe, artefacts: Sequence[Artefact], resumed: Mapping[str, int]) -> str:

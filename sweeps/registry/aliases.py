@@ -1,41 +1,67 @@
-"""The aliases of one registered model, and their history: how they change, and how a change that a kill cut is mended.
+"""The aliases of one registered model and their history: how they change, and how a change cut by a kill is completed.
 
 An alias moves by one write of MLflow's, which is whole or not at all. A promotion writes, in this order, the entry of
 the history, `previous`, `champion`, and removes `challenger`; a rollback the entry, `champion`, `previous`. Wherever a
 kill falls, `champion` is the old version or the new one, and the last entry of the history says which of the other
 writes are due: the next change makes them before it begins its own.
+
+The history holds every change of `champion`, and every version that became challenger instead. Entries are tags of the
+registered model, `history.000007.<token>`. Each is written once under a key of its own: no writer replaces another's.
+An entry is written *before* the alias it tells of. A process that was killed between the two leaves an entry that did
+not take place; the next change finds that and says so in an entry of its own. Entries about `champion` therefore form
+a chain: each begins where the one before it ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+import getpass
+import json
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import did_you_mean
 from sweeps.errors import RegistryError
-from sweeps.registry.history import (
-    CHALLENGER,
-    CHAMPION,
-    FOUND,
-    PREVIOUS,
-    PROMOTE,
-    ROLLBACK,
-    Move,
-    championships,
-    read_history,
-    signature,
-    timestamp,
-)
 from sweeps.registry.lock import Turn
 
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+PROMOTE, ROLLBACK, FOUND = "promote", "rollback", "found"
+SEE_LIST = " — see `mouselift model list`."
+_PREFIX = "history."
+_REASON_LENGTH = 2000  # MLflow keeps 5,000 characters of a registered model's tag
 # How MLflow says that there is nothing of a name.
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-_LOOK = " — see `mouselift model list`."
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One change of an alias; versions are numbers, None where there was or is none."""
+
+    number: int
+    when: str  # ISO 8601, UTC
+    who: str  # user@host
+    action: str  # promote, rollback, or found: a change made without mouselift, or one that a kill prevented
+    alias: str
+    before: int | None
+    after: int | None
+    previous: int | None  # the version with alias `previous` before the change; in a `found`, after the repair
+    reason: str
+
+    def as_tag(self) -> tuple[str, str]:
+        """The tag's key, which is no other entry's, and the entry as JSON."""
+        key = f"{_PREFIX}{self.number:06d}.{secrets.token_hex(4)}"
+        return key, json.dumps(asdict(self) | {"reason": self.reason[:_REASON_LENGTH]})
+
+    def as_plain(self) -> dict[str, Any]:
+        """The form of `mouselift model history --json`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -57,17 +83,17 @@ class Standing:
 
     @property
     def vacancy(self) -> str:
-        """Why nobody is champion any more, or nothing: MLflow drops an alias with the version it points to."""
+        """A message where the champion was deleted, else "": MLflow drops an alias with the version it points to."""
         last = next((move.after for move in reversed(championships(self.history)) if move.after is not None), None)
         if self.champion is not None or last is None or last in self.versions:
             return ""
-        mend = f"promote a version, or `mouselift model rollback {self.name}` makes {self.previous} champion again"
-        way_out = mend if self.previous is not None else "promote a version"
+        or_back = f", or `mouselift model rollback {self.name}` makes {self.previous} champion again"
+        way_out = f"promote a version{or_back if self.previous is not None else ''}"
         return f"{self.name}@{CHAMPION}: expected version {last}, which was champion, got a deleted one — {way_out}."
 
 
-class TagBoard:
-    """The tags of a registered model, for leases."""
+class ModelTags:
+    """The tags of a registered model, where its lock is."""
 
     def __init__(self, client: MlflowClient, name: str) -> None:
         self._client, self._name = client, name
@@ -89,7 +115,7 @@ class TagBoard:
 
 
 class Aliases:
-    """Reads and changes the aliases of `name`; whoever changes them holds a turn. `clock` gives unix seconds."""
+    """Reads and changes the aliases of `name`; a change needs a turn. `clock` gives unix seconds."""
 
     def __init__(self, client: MlflowClient, name: str, clock: Callable[[], float]) -> None:
         self._client, self._name, self._clock = client, name, clock
@@ -107,8 +133,8 @@ class Aliases:
         versions = frozenset(int(one.version) for one in found)
         return Standing(self._name, aliases, read_history(dict(model.tags)), versions)
 
-    def mend(self, turn: Turn) -> Standing:
-        """Finish or undo what a killed change left, and write down what was changed by no command of ours."""
+    def complete(self, turn: Turn) -> Standing:
+        """Finish or undo what a killed change left, and enter in the history what was changed without mouselift."""
         now = self.standing()
         last = next(reversed(championships(now.history)), None)
         doubled = now.champion is not None and now.previous == now.champion
@@ -124,13 +150,13 @@ class Aliases:
         return self.standing() if changed or doubled or crowned else now
 
     def require(self, turn: Turn, before: Standing) -> None:
-        """Raises RegistryError unless the champion is still who it was: those without a turn can only be seen."""
+        """Raises RegistryError when the champion is another than before: it may have been changed without a turn."""
         turn.check()
         now = self.standing().champion
         if now != before.champion:
             raise RegistryError(
                 f"{self._name}: expected the champion to stay {_number(before.champion)} while it was compared, got "
-                f"{_number(now)}, set by no command of mouselift — run it again."
+                f"{_number(now)}, set by no command of mouselift — run the command again."
             )
 
     def crown(self, turn: Turn, before: Standing, version: int, reason: str) -> None:
@@ -174,9 +200,29 @@ class Aliases:
             self._client.set_registered_model_alias(self._name, alias, str(version))
 
 
+def read_history(tags: Mapping[str, str]) -> list[Move]:
+    """The entries among the tags of a registered model, oldest first."""
+    return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(_PREFIX)]
+
+
+def championships(history: Iterable[Move]) -> list[Move]:
+    """The entries about `champion`, oldest first."""
+    return [move for move in history if move.alias == CHAMPION]
+
+
+def timestamp(seconds: float) -> str:
+    """Unix seconds as the history spells them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def signature() -> str:
+    """The user and the machine of this process: user@host."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
 def unknown(name: str, known: list[str]) -> RegistryError:
     """The error of a name that no registered model has."""
-    named, hint = ", ".join(known) or "none yet", did_you_mean(name, known) or _LOOK
+    named, hint = ", ".join(known) or "none yet", did_you_mean(name, known) or SEE_LIST
     return RegistryError(f"{name}: expected a registered model ({named}), got {name}{hint}")
 
 

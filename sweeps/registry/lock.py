@@ -1,17 +1,17 @@
-"""Turns: one process at a time changes the aliases of a registered model, whichever machine it runs on.
+"""The lock of a registered model: one process at a time changes its aliases, whichever machine it runs on.
 
-MLflow has no compare-and-swap: the last writer of an alias wins. So whoever changes one takes a turn first, in two
-layers, and makes sure of it again before each write.
+MLflow has no compare-and-swap: the last writer of an alias wins. So a process that changes one takes its turn first, by
+two locks, and makes sure of them again before each write.
 
 - **The store's own lock**, where the tracking URI is a database: a file lock beside the file of SQLite, an advisory
   lock inside PostgreSQL. It ends with the process that holds it, at once, and cannot be taken from a living one.
-- **A lease** that everybody writes on the registered model itself, as a tag `lease.<token>` = `<ticket> <beat> …`, so
-  that processes which reach one store by different ways (its database here, an MLflow server there) exclude each other
-  too. It is Lamport's bakery: announce, take a ticket above all that are seen, wait for all lower ones. It needs reads
-  that see every finished write, which MLflow on one database gives, however many workers the server has; it does not
-  need a clock that others share. A lease that stays the same for LEASE_SECONDS *as the waiting process itself measures*
-  is taken to be a dead process's and removed. One that was written under a store's own lock which the waiting process
-  now holds is dead for certain, and removed at once.
+- **A tag lock**, a tag `lease.<token>` = `<ticket> <beat> …` that every process writes on the registered model itself,
+  so that processes which reach one store by different ways (its database here, an MLflow server there) exclude each
+  other too. It is Lamport's bakery: announce, take a ticket above all that are seen, wait for all lower ones. It needs
+  reads that see every finished write, which MLflow on one database gives, however many workers the server has; it does
+  not need a clock that others share. A tag that stays the same for SILENCE_SECONDS *as the waiting process itself
+  measures* is taken to be a dead process's and removed. One that was written under a store's own lock which the waiting
+  process now holds is dead for certain, and removed at once.
 
 What this guarantees. Processes that change a model's aliases with mouselift do so one at a time:
 
@@ -19,10 +19,11 @@ What this guarantees. Processes that change a model's aliases with mouselift do 
   PostgreSQL database: as long as it does not drop a holder's connection between its last look and the write that
   follows. After a kill the next one goes on at once;
 - through an MLflow server, another database, or by different ways into one store: as long as no holder is stopped, and
-  no request of its held up, for more than half of LEASE_SECONDS between its last look at its lease and the write that
-  follows; one that finds it was away longer gives up before it writes. After a kill the next one waits LEASE_SECONDS.
+  no request of its held up, for more than half of SILENCE_SECONDS between its last look at its tag and the write that
+  follows; one that finds it was away longer gives up before it writes. After a kill the next one waits SILENCE_SECONDS.
 
-What changes aliases without mouselift takes no turn: such a change is found afterwards, and told in the history.
+A change that is made without mouselift takes no turn: it is found afterwards and entered in the history. The heartbeats
+by which the runs of a dead sweep are found are another matter: see `sweeps/book/mlflow_heartbeats.py`.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeps.errors import RegistryError
 from sweeps.home import store_file
 
-LEASE_SECONDS = 60.0
+SILENCE_SECONDS = 60.0  # after which a tag's owner is taken to be dead
 POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 10.0  # before it is said what is waited for
-_PREFIX = "lease."
+_PATIENCE_SECONDS = 10.0  # of waiting before a line says for whom
+_PREFIX = "lease."  # of the tags; processes of earlier releases read it, too
 _log = logging.getLogger(__name__)
 
 
-class Board(Protocol):
-    """Where leases are written: the tags of one registered model. Raises ConnectionError for a store that is away."""
+class Tags(Protocol):
+    """The tags of one registered model. Methods raise ConnectionError for a store that is away."""
 
     def read(self) -> dict[str, str]:
         """Every tag, all as they were at one moment."""
@@ -68,22 +69,22 @@ class Board(Protocol):
 
 
 class Turn(Protocol):
-    """The right to change one registered model."""
+    """The right to change one registered model, as long as both locks are held."""
 
     def check(self) -> None:
-        """Make sure of it once more. Raises RegistryError when it was lost."""
+        """Make sure of them once more. Raises RegistryError when one was lost."""
         ...
 
 
 @contextlib.contextmanager
-def take_turn(tracking_uri: str, name: str, board: Board, who: str) -> Iterator[Turn]:
+def take_turn(tracking_uri: str, name: str, tags: Tags, who: str) -> Iterator[Turn]:
     """Wait until it is this process's turn to change the registered model `name`, and hold it for the block."""
-    with _own_lock(tracking_uri, name) as own, Lease(board, name, own.route, who).held() as lease:
-        yield _Both(own, lease)
+    with _own_lock(tracking_uri, name) as own, TagLock(tags, name, own.route, who).held() as tag:
+        yield _Both(own, tag)
 
 
 class _OwnLock(NamedTuple):
-    """What a store's own lock is called in leases, and how to ask whether it is still held."""
+    """What a store's own lock is called in tags, and how to ask whether it is still held."""
 
     route: str
     check: Callable[[], None]
@@ -92,11 +93,11 @@ class _OwnLock(NamedTuple):
 @dataclass(frozen=True)
 class _Both:
     own: _OwnLock
-    lease: Lease
+    tag: TagLock
 
     def check(self) -> None:
         self.own.check()
-        self.lease.check()
+        self.tag.check()
 
 
 @contextlib.contextmanager
@@ -145,7 +146,7 @@ def _advisory_lock(tracking_uri: str, name: str) -> Iterator[_OwnLock]:
 
 
 class _Entry(NamedTuple):
-    """A lease as it stands on the board; ticket 0 means that its owner is still choosing one."""
+    """A tag of this lock as it is read; ticket 0 means that its owner is still choosing one."""
 
     ticket: int
     beat: int
@@ -161,16 +162,16 @@ class _Entry(NamedTuple):
         return f"{self.ticket} {self.beat} {self.route} {self.who}"
 
 
-class Lease:
-    """A turn on a board, kept alive by a thread; see the module for how it works and what it guarantees.
+class TagLock:
+    """The lock in a model's tags, renewed by a thread; see the module for how it works and what it guarantees.
 
     route: the store's own lock that this process holds meanwhile, or nothing. `seconds`, `poll` and `clock` are
-    LEASE_SECONDS, POLL_SECONDS and a steady clock.
+    SILENCE_SECONDS, POLL_SECONDS and a steady clock.
     """
 
     def __init__(
         self,
-        board: Board,
+        tags: Tags,
         name: str,
         route: str,
         who: str,
@@ -178,15 +179,15 @@ class Lease:
         poll: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._board, self._name, self._clock = board, name, clock
-        self._seconds = LEASE_SECONDS if seconds is None else seconds
+        self._tags, self._name, self._clock = tags, name, clock
+        self._seconds = SILENCE_SECONDS if seconds is None else seconds
         self._poll = POLL_SECONDS if poll is None else poll
         self._key = f"{_PREFIX}{secrets.token_hex(8)}"
         self._entry = _Entry(0, 0, route or "-", who)
         self._alive_at = clock()
         self._writing = threading.Lock()
         self._done = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name=f"lease of {name}", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name=f"lock of {name}", daemon=True)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Self]:
@@ -199,11 +200,11 @@ class Lease:
             self._done.set()
             if self._keeper.ident is not None:
                 self._keeper.join()
-            with contextlib.suppress(ConnectionError):  # it grows old by itself
-                self._board.erase(self._key)
+            with contextlib.suppress(ConnectionError):  # others remove it once it is old
+                self._tags.erase(self._key)
 
     def check(self) -> None:
-        """Raises RegistryError when the lease is no longer this process's."""
+        """Raises RegistryError when the lock is no longer this process's."""
         if self._key not in self._read():
             raise _lost(self._name, "another process took this one for dead")
         self._require_alive()
@@ -223,7 +224,7 @@ class Lease:
                 self._beat()
 
     def _ahead(self, seen: dict[str, tuple[_Entry, float]]) -> _Entry | None:
-        """Somebody whose turn comes first, once those who died are removed; `seen` holds what was seen and when."""
+        """A process whose turn comes first, once dead ones' tags are removed; `seen`: what was read, since when."""
         entries, now, first = self._read(), self._clock(), None
         if self._key not in entries:
             raise _lost(self._name, "another process took this one for dead")
@@ -235,7 +236,7 @@ class Lease:
             seen[key] = (entry, since if known == entry else now)
             ours = entry.route == mine.route != "-"
             if ours or (known == entry and now - since > self._seconds):
-                self._board.erase(key)
+                self._tags.erase(key)
             else:
                 first = entry
         return first
@@ -247,9 +248,9 @@ class Lease:
             self._write(entry)
 
     def _write(self, entry: _Entry) -> None:
-        """As far as its owner is concerned the lease lives from before it is written, and not if that took too long."""
+        """Write the tag. It counts as renewed just before the request, and not at all if that took too long."""
         before = self._clock()
-        self._board.write(self._key, str(entry))
+        self._tags.write(self._key, str(entry))
         self._entry = entry
         if self._clock() - before <= self._seconds / 2:
             self._alive_at = before
@@ -260,7 +261,7 @@ class Lease:
             raise _lost(self._name, f"this process was away for {away:.0f} s")
 
     def _keep(self) -> None:
-        """Beat until the lease is given back or lost; a beat that fails leaves it to grow old."""
+        """Renew the tag until it is given back or lost; a renewal that fails is tried again at the next beat."""
         while not self._done.wait(self._seconds / 6):
             try:
                 if self._key not in self._read():
@@ -269,11 +270,13 @@ class Lease:
             except RegistryError:
                 return
             except ConnectionError as error:
-                _log.debug("%s: the lease was not renewed: %s", self._name, error)
+                _log.debug("%s: the lock was not renewed: %s", self._name, error)
 
     def _read(self) -> dict[str, _Entry]:
-        return {key: _Entry.parse(text) for key, text in self._board.read().items() if key.startswith(_PREFIX)}
+        return {key: _Entry.parse(text) for key, text in self._tags.read().items() if key.startswith(_PREFIX)}
 
 
 def _lost(name: str, why: str) -> RegistryError:
-    return RegistryError(f"{name}: expected to keep the turn to change it, got none any more: {why} — run it again.")
+    return RegistryError(
+        f"{name}: expected to keep the turn to change it, got none any more: {why} — run the command again."
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.variants import prepared
 from pipeline.recipe import Recipe
 from sweeps.book.journal import Journal, Reported, SweepOpened
@@ -25,8 +25,7 @@ class Candidate:
 
     ledger: Ledger
     trial: Trial
-    folder: Path
-    recipe: Recipe
+    checkpoint: CheckpointInfo
     logged: dict[str, float]  # what was logged at the checkpoint's step
     gates: dict[str, str]
 
@@ -42,12 +41,12 @@ def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None 
     Raises StudyError for an unknown sweep, RegistryError when nothing finished or the figures do not come out again.
     """
     found = candidate(home, sweep, trial)
-    root = str(prepared(found.recipe.data, home.cache, verify=True).root)
-    verification = verify(found.folder, root, found.logged, home.cache, device)
+    root = str(prepared(found.checkpoint.recipe.data, home.cache, verify=True).root)
+    verification = verify(found.checkpoint, root, found.logged, home.cache, device)
     registry = Registry(home)
     tags = {key: found.ledger.tags[key] for key in _LINEAGE_TAGS if key in found.ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(found.trial.number)}
-    version = registry.register(registered_name(found.recipe), str(found.trial.run_id), verification, tags)
+    version = registry.register(registered_name(found.checkpoint.recipe), str(found.trial.run_id), verification, tags)
     assert found.ledger.objective is not None
     return registry.promote(version, parse_gates(found.gates), found.ledger.objective, root, device)
 
@@ -65,10 +64,10 @@ def candidate(home: Home, sweep: str, number: int | None = None) -> Candidate:
     events = [event for _, event in journal.events()]
     if trial.released is None or trial.run_id is None:
         raise RegistryError(
-            f"{sweep}: expected a checkpoint and a run of t{trial.number:04d}, got none — run it again."
+            f"{sweep}: expected a checkpoint and a run of t{trial.number:04d}, got none — run the sweep again."
         )
     info = checkpoint.inspect(trial.released)
     reports = [e for e in events if isinstance(e, Reported) and e.trial == trial.number and e.step == info.step]
     opened = next(event for event in events if isinstance(event, SweepOpened))
     logged = reports[-1].metrics if reports else {}
-    return Candidate(ledger, trial, info.folder, info.recipe, logged, opened.space["gates"])
+    return Candidate(ledger, trial, info, logged, opened.space["gates"])

@@ -1,7 +1,7 @@
 """The champions: versions of registered models, and the aliases people ask for them by.
 
-Files come before the version that points to them, and are looked at again before it gets an alias; aliases change in
-turns, one process at a time, and each change is written in the model's history. See `turns`, `aliases`, `history`.
+Files come before the version that points to them, and their hashes have been compared before it gets an alias; aliases
+change in turns, one process at a time, and each change is written in the model's history. See `lock` and `aliases`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,26 +20,35 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline import checkpoint, kinds
+from pipeline import kinds
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
-from pipeline.errors import CheckpointError, PipelineError
+from pipeline.errors import PipelineError
+from pipeline.recipe import Recipe
 from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
-from sweeps.registry.aliases import Aliases, Standing, TagBoard, unknown
-from sweeps.registry.history import CHALLENGER, CHAMPION, PREVIOUS, Move, signature
+from sweeps.registry.aliases import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    SEE_LIST,
+    Aliases,
+    ModelTags,
+    Move,
+    Standing,
+    signature,
+    unknown,
+)
 from sweeps.registry.lock import Turn, take_turn
-from sweeps.registry.release import bind, download, release
+from sweeps.registry.release import bind, download, log_model, pull, taken_up
 from sweeps.registry.verification import Verification, score
 from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
 
-LINEAGE_FILE = "lineage.json"
 IMPORTED = "imported"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
-_LOOK = " — see `mouselift model list`."
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Registry:
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
         self._home, self._clock = home, clock
-        self._whole: set[str] = set()  # versions whose files this process has looked at
+        # The recipes of versions whose hashes this object has compared, or whose files it copied from a proven folder.
+        self._whole: dict[str, Recipe] = {}
 
     def register(
         self, name: str, run_id: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -78,7 +87,7 @@ class Registry:
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
     ) -> Version:
-        """Register a checkpoint that no run of ours made, under a finished run in `imported`."""
+        """Register a checkpoint that was made elsewhere, under a finished run in the experiment `imported`."""
         self._ensure_model(name)
         with self._turn(name):
             known = self._find(name, verification)
@@ -104,7 +113,7 @@ class Registry:
         """
         aliases = self._aliases(version.name)
         with self._turn(version.name) as turn:
-            standing = aliases.mend(turn)
+            standing = aliases.complete(turn)
             version = self.resolve(version.ref)
             results = judge(gates, version.metrics)
             if standing.champion == version.version:
@@ -127,9 +136,9 @@ class Registry:
         aliases = self._aliases(name)
         aliases.standing()  # refuses an unknown name before anything is written
         with self._turn(name) as turn:
-            standing = aliases.mend(turn)
+            standing = aliases.complete(turn)
             if standing.previous is None:
-                raise RegistryError(f"{name}: expected a version with alias {PREVIOUS}, got none{_LOOK}")
+                raise RegistryError(f"{name}: expected a version with alias {PREVIOUS}, got none{SEE_LIST}")
             restored = self.resolve(f"{name}/{standing.previous}")
             self._require_files(restored)
             aliases.restore(turn, standing, restored.version, reason or "asked for")
@@ -154,13 +163,13 @@ class Registry:
             if alias == CHAMPION and standing.vacancy:
                 raise RegistryError(standing.vacancy)
             known = ", ".join(sorted(aliases)) or "none"
-            hint = did_you_mean(alias, aliases) or _LOOK
+            hint = did_you_mean(alias, aliases) or SEE_LIST
             raise RegistryError(f"{ref}: expected an alias of {name} ({known}), got {alias}{hint}")
         wanted = number if slash else str(aliases[alias])
         found = [item for item in self._client.search_model_versions(f"name='{name}'") if str(item.version) == wanted]
         if not found:
             known = ", ".join(map(str, sorted(standing.versions, reverse=True))) or "none"
-            raise RegistryError(f"{ref}: expected a version of {name} ({known}), got {wanted}{_LOOK}")
+            raise RegistryError(f"{ref}: expected a version of {name} ({known}), got {wanted}{SEE_LIST}")
         return _version(found[0], aliases)
 
     def pull(self, ref: str, out: Path) -> Path:
@@ -169,16 +178,7 @@ class Registry:
         A folder that holds this checkpoint already is kept. Raises RegistryError when `out` holds anything
         else, or the files are gone or are not those that were registered.
         """
-        version, out = self.resolve(ref), Path(out)
-        if _is_free(out, version):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-                folder = download(version, Path(temporary), self._home.tracking_uri)
-                _write_lineage(folder, version)
-                if _settle(folder, out, version):
-                    return out
-        _write_lineage(out, version)
-        return out
+        return pull(self.resolve(ref), Path(out), self._home.tracking_uri)
 
     def list_versions(self, name: str | None = None) -> list[Version]:
         """Versions of one registered model, or of all; newest first within a name."""
@@ -205,7 +205,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _turn(self, name: str) -> Iterator[Turn]:
-        with take_turn(self._home.tracking_uri, name, TagBoard(self._client, name), signature()) as turn:
+        with take_turn(self._home.tracking_uri, name, ModelTags(self._client, name), signature()) as turn:
             yield turn
 
     def _ensure_model(self, name: str) -> None:
@@ -226,19 +226,27 @@ class Registry:
         return None
 
     def _create(self, name: str, run_id: str, verification: Verification, tags: dict[str, str]) -> Version:
-        model = release(self._client, name, run_id, verification, self._clock)
+        left = taken_up(self._client, name, run_id, verification.checkpoint.sha256)
+        model = left or log_model(self._client, name, run_id, verification, self._clock)
         facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
         place = model.artifact_location
         created = self._client.create_model_version(name, place, run_id, facts, model_id=model.model_id)
         bind(self._client, created)
-        return _version(created, {})
+        version = _version(created, {})
+        if left is None:
+            self._whole[version.ref] = verification.checkpoint.recipe
+        return version
 
-    def _require_files(self, version: Version) -> None:
-        """Raises RegistryError unless every file of the version is there and is the one that was registered."""
+    def _require_files(self, version: Version) -> Recipe:
+        """The version's recipe. Raises RegistryError unless all its files are there and are those that were registered.
+
+        They are downloaded and hashed at most once by this object, and not where it has just created the version.
+        """
         if version.ref not in self._whole:
             with tempfile.TemporaryDirectory() as temporary:
-                download(version, Path(temporary) / "version", self._home.tracking_uri)
-            self._whole.add(version.ref)
+                info = download(version, Path(temporary) / "version", self._home.tracking_uri)
+            self._whole[version.ref] = info.recipe
+        return self._whole[version.ref]
 
     def _imported_run(self, name: str, folder: str) -> str:
         """A new finished run for an import; one that a killed import left running is closed."""
@@ -302,14 +310,13 @@ class Registry:
             raise RegistryError("no dataset was given; name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
-            ours = checkpoint.inspect(download(version, Path(temporary) / "version", self._home.tracking_uri)).recipe
-            folder = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
-            theirs = checkpoint.inspect(folder).recipe
+            info = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            ours, theirs = self._require_files(version), info.recipe
             if theirs.model.kind != ours.model.kind:
                 raise RegistryError(
                     f"it is a {theirs.model.kind}, not a {ours.model.kind}; register under another name."
                 )
-            rival = kinds.load(folder, device)
+            rival = kinds.load(info, device)
         evaluation = score(rival, ours.data, dataset, "test", self._home.cache)
         if (evaluation.protocol.id, dataset.digest) != version.measured:
             raise RegistryError(f"{root} is not the dataset that {version.ref} was scored on; name that one.")
@@ -353,33 +360,6 @@ def _how(version: Version) -> str:
     """`by protocol 1a2b on data 3c4d`."""
     protocol, digest = version.measured
     return f"by protocol {protocol} on data {str(digest)[:12]}"
-
-
-def _is_free(out: Path, version: Version) -> bool:
-    """True when `out` is absent or empty, False when it holds this version; RegistryError otherwise."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return True
-    with contextlib.suppress(CheckpointError):
-        if checkpoint.inspect(out).sha256 == version.sha256:
-            return False
-    raise RegistryError(f"{out}: expected no folder, or one with {version.ref}, got something else — choose another.")
-
-
-def _write_lineage(folder: Path, version: Version) -> None:
-    temporary = folder / f".{LINEAGE_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(version.as_plain(), indent=1))
-    temporary.replace(folder / LINEAGE_FILE)
-
-
-def _settle(folder: Path, out: Path, version: Version) -> bool:
-    """Rename the whole download to `out`; False when another process has put the same version there meanwhile."""
-    try:
-        folder.replace(out)
-    except OSError:
-        if _is_free(out, version):
-            raise
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -1,18 +1,22 @@
 """A checkpoint in MLflow: the logged model of a run, its files and figures; written by one process, whole or marked.
 
-Until a version of a registered model points to it, a logged model carries the tag `release.unfinished`. Whoever has the
-turn to change that registered model and finds such a tag knows that its writer is dead: a logged model whose files were
-all there is taken up, any other is marked FAILED.
+Until a version of a registered model points to it, a logged model carries the tag `release.unfinished`. A process that
+has the turn to change that registered model and finds such a tag knows that its writer is dead: a logged model whose
+files were all there is taken up, any other is marked FAILED.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -20,32 +24,90 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import pipeline
 from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
+from pipeline.files import write_whole
 from sweeps.errors import RegistryError
-from sweeps.registry.flavours import CHECKPOINT, Flavour, flavour_of
+from sweeps.registry import pyfunc_gslrm, pyfunc_views
 from sweeps.registry.verification import Verification
 from sweeps.registry.versions import MODEL_ID, SHA256, Version
 
+LINEAGE_FILE = "lineage.json"
 _UNFINISHED = "release.unfinished"
 _AGAIN = " — register it again."
+# What the pyfunc files, and the part of pipeline that they use, import.
+_COMMON = ("jaxtyping", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
 
-def release(
+@dataclass(frozen=True)
+class Flavour:
+    """A models-from-code file, and the packages it imports beside the common ones."""
+
+    module: ModuleType
+    packages: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        return Path(str(self.module.__file__))
+
+    @property
+    def signature(self) -> Any:
+        return self.module.SIGNATURE
+
+    @property
+    def requirements(self) -> list[str]:
+        """Every package at the version that is installed here."""
+        return [f"{name}=={installed_version(name)}" for name in sorted((*_COMMON, *self.packages))]
+
+
+_FLAVOURS = {
+    "gslrm": Flavour(pyfunc_gslrm),
+    "mvdiffusion": Flavour(pyfunc_views, ("accelerate", "diffusers", "peft", "scikit-image", "scipy", "transformers")),
+}
+CHECKPOINT = pyfunc_gslrm.CHECKPOINT
+assert CHECKPOINT == pyfunc_views.CHECKPOINT
+
+
+def taken_up(client: MlflowClient, name: str, run_id: str, sha256: str) -> LoggedModel | None:
+    """A whole logged model of these weights and this run that a dead process left; others it left are marked FAILED."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    left = client.search_logged_models([experiment_id], f"tags.`{_UNFINISHED}` = '{name}'")
+    for model in left:
+        if model.status == "PENDING":
+            client.finalize_logged_model(model.model_id, "FAILED")
+            client.delete_logged_model_tag(model.model_id, _UNFINISHED)
+    fit = (m for m in left if m.status == "READY" and (m.tags[SHA256], m.source_run_id) == (sha256, run_id))
+    return next(fit, None)
+
+
+def log_model(
     client: MlflowClient, name: str, run_id: str, verification: Verification, clock: Callable[[], float]
 ) -> LoggedModel:
-    """The run's logged model of this checkpoint, READY. Opens no run, so the run's state stays."""
-    run = client.get_run(run_id)
-    left = _left_over(client, name, run.info.experiment_id, run_id, verification)
-    return left or _log_model(client, name, run.info.experiment_id, run_id, verification, clock)
+    """A new logged model of the run with this checkpoint, READY. Opens no run, so the run's state stays.
+
+    The checkpoint's files go from its folder to MLflow's in one copy, and none is hashed.
+    """
+    info = verification.checkpoint
+    experiment_id = client.get_run(run_id).info.experiment_id
+    tags = {_UNFINISHED: name, SHA256: info.sha256}
+    model = client.create_logged_model(experiment_id, name, source_run_id=run_id, tags=tags)
+    with tempfile.TemporaryDirectory() as temporary:
+        _upload(client, model, run_id, info, Path(temporary))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, info.step)])
+    now = int(clock() * 1000)
+    figures = [Metric(key, value, now, info.step, model.model_id) for key, value in verification.metrics.items()]
+    client.log_batch(run_id, metrics=figures)
+    return client.finalize_logged_model(model.model_id, "READY")
 
 
 def bind(client: MlflowClient, version: ModelVersion) -> None:
-    """Tell a version's logged model, and so MLflow's pages, which version it is."""
+    """Write on a version's logged model, and so on MLflow's pages, which version it is."""
     model_id = version.tags.get(MODEL_ID)
     if model_id is None:  # registered before versions said so
         return
@@ -57,8 +119,8 @@ def bind(client: MlflowClient, version: ModelVersion) -> None:
         client.delete_logged_model_tag(model_id, _UNFINISHED)
 
 
-def download(version: Version, folder: Path, tracking_uri: str) -> Path:
-    """A version's checkpoint in a new folder below `folder`, every hash compared.
+def download(version: Version, folder: Path, tracking_uri: str) -> CheckpointInfo:
+    """A version's checkpoint in a new folder below `folder`, every hash compared, once.
 
     Raises RegistryError when files are gone or are not those that were registered.
     """
@@ -66,55 +128,50 @@ def download(version: Version, folder: Path, tracking_uri: str) -> Path:
     source = f"{version.source}/artifacts/{CHECKPOINT}"
     try:
         path = mlflow.artifacts.download_artifacts(source, dst_path=str(folder), tracking_uri=tracking_uri)
-        found = checkpoint.inspect(path).sha256
+        found = checkpoint.inspect(path)
     except (MlflowException, OSError, CheckpointError) as error:
         came = one_line(error)
         raise RegistryError(f"{version.ref}: expected its checkpoint at {source}, got {came}{_AGAIN}") from error
-    if found != version.sha256:
+    if found.sha256 != version.sha256:
         wanted = version.sha256[:12]
-        raise RegistryError(f"{version.ref}: expected weights {wanted}, got {found[:12]}{_AGAIN}")
-    return Path(path)
+        raise RegistryError(f"{version.ref}: expected weights {wanted}, got {found.sha256[:12]}{_AGAIN}")
+    return found
 
 
-def _left_over(
-    client: MlflowClient, name: str, experiment_id: str, run_id: str, verification: Verification
-) -> LoggedModel | None:
-    """A whole logged model of this checkpoint and run that a dead process left; those that are not whole are marked."""
-    left = client.search_logged_models([experiment_id], f"tags.`{_UNFINISHED}` = '{name}'")
-    for model in left:
-        if model.status == "PENDING":
-            client.finalize_logged_model(model.model_id, "FAILED")
-            client.delete_logged_model_tag(model.model_id, _UNFINISHED)
-    sha256 = verification.checkpoint.sha256
-    fit = (m for m in left if m.status == "READY" and (m.tags[SHA256], m.source_run_id) == (sha256, run_id))
-    return next(fit, None)
+def pull(version: Version, out: Path, tracking_uri: str) -> Path:
+    """A version's checkpoint as the folder `out`, with `lineage.json`; one that is there already is kept.
+
+    Raises RegistryError when `out` holds anything else, and as `download`.
+    """
+    if _is_free(out, version):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            folder = download(version, Path(temporary), tracking_uri).folder
+            _write_lineage(folder, version)
+            if _settle(folder, out, version):
+                return out
+    _write_lineage(out, version)
+    return out
 
 
-def _log_model(
-    client: MlflowClient,
-    name: str,
-    experiment_id: str,
-    run_id: str,
-    verification: Verification,
-    clock: Callable[[], float],
-) -> LoggedModel:
-    step, tags = verification.checkpoint.step, {_UNFINISHED: name, SHA256: verification.checkpoint.sha256}
-    model = client.create_logged_model(experiment_id, name, source_run_id=run_id, tags=tags)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, target = Path(temporary) / CHECKPOINT, Path(temporary) / "model"
-        shutil.copytree(verification.checkpoint.folder, folder, ignore=shutil.ignore_patterns(checkpoint.TRAINING))
-        flavour = flavour_of(verification.checkpoint.recipe.model.kind)
-        _save_pyfunc(target, folder, model, run_id, flavour)
-        client.log_model_artifacts(model.model_id, str(target))
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-    now = int(clock() * 1000)
-    figures = [Metric(key, value, now, step, model.model_id) for key, value in verification.metrics.items()]
-    client.log_batch(run_id, metrics=figures)
-    return client.finalize_logged_model(model.model_id, "READY")
+def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: CheckpointInfo, temporary: Path) -> None:
+    """Put the pyfunc model in its place, and the checkpoint's files below it.
+
+    MLflow's `save_model` copies what it is given, so it is given an empty folder where the checkpoint will be.
+    """
+    folder, empty, target = info.folder, temporary / "empty" / CHECKPOINT, temporary / "model"
+    if (folder / checkpoint.TRAINING).exists():
+        folder = checkpoint.strip_training(folder, temporary / CHECKPOINT)
+    empty.mkdir(parents=True)
+    about = _save_pyfunc(target, empty, model, run_id, _FLAVOURS[info.recipe.model.kind])
+    about.model_size_bytes = (about.model_size_bytes or 0) + _size_of(folder)
+    about.save(str(target / MLMODEL_FILE_NAME))
+    client.log_model_artifacts(model.model_id, str(target))
+    client.log_model_artifacts(model.model_id, str(folder), f"artifacts/{CHECKPOINT}")
 
 
-def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flavour: Flavour) -> None:
-    """Write the MLflow model: its pyfunc file, the checkpoint and the source of `pipeline`."""
+def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flavour: Flavour) -> Model:
+    """Write the MLflow model: its pyfunc file, the artifact `folder` and the source of `pipeline`."""
     place = model.artifact_location
     about = Model(run_id=run_id, artifact_path=place, model_uuid=model.model_id, model_id=model.model_id)
     with warnings.catch_warnings():
@@ -129,3 +186,36 @@ def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flav
             pip_requirements=flavour.requirements,
             mlflow_model=about,
         )
+    return about
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _is_free(out: Path, version: Version) -> bool:
+    """True when `out` is absent or empty, False when it holds this version; RegistryError otherwise."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    with contextlib.suppress(CheckpointError):
+        if checkpoint.inspect(out).sha256 == version.sha256:
+            return False
+    raise RegistryError(f"{out}: expected no folder, or one with {version.ref}, got something else — choose another.")
+
+
+def _write_lineage(folder: Path, version: Version) -> None:
+    write_whole(folder / LINEAGE_FILE, json.dumps(version.as_plain(), indent=1))
+
+
+def _settle(folder: Path, out: Path, version: Version) -> bool:
+    """Rename the whole download to `out`; False when another process has put the same version there meanwhile.
+
+    `files.whole_folder` would replace whatever that process has put there.
+    """
+    try:
+        folder.replace(out)
+    except OSError:
+        if _is_free(out, version):
+            raise
+        return False
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
+from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.recipe import DataConfig
 from pipeline.stages import Evaluation
@@ -26,9 +26,9 @@ ABSOLUTE_TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class Verification:
-    """What a version is registered with: a checkpoint whose hashes hold and its `test/*` figures."""
+    """What a version is registered with: its checkpoint and its `test/*` figures."""
 
-    checkpoint: CheckpointInfo
+    checkpoint: CheckpointInfo  # the proof that its hashes hold, so that none is computed again
     metrics: dict[str, float]
     protocol: str | None = None  # id of the protocol the figures were taken by
     data_name: str | None = None
@@ -38,23 +38,28 @@ class Verification:
 
 
 def verify(
-    folder: Path, dataset_root: str | Path, logged: Mapping[str, float], cache: Path, device: str = "cpu"
+    source: Path | CheckpointInfo,
+    dataset_root: str | Path,
+    logged: Mapping[str, float],
+    cache: Path,
+    device: str = "cpu",
 ) -> Verification:
-    """Re-evaluate a checkpoint folder on `val`, compare, then score it on `test`.
+    """Re-evaluate a checkpoint on `val`, compare, then score it on `test`.
 
-    logged: figures logged at the checkpoint's step; those named `val/…` must come out again. cache: folder
-    for decoded frames. Raises RegistryError naming the metric, the logged and the found value;
-    CheckpointError and DataError for a damaged checkpoint or dataset.
+    source: a folder, whose files are hashed once, or what `checkpoint.inspect` has said of one. logged: figures logged
+    at the checkpoint's step; those named `val/…` must come out again. cache: folder for decoded frames. Raises
+    RegistryError naming the metric, the logged and the found value; CheckpointError and DataError for a damaged
+    checkpoint or dataset.
     """
-    loaded, dataset = kinds.load(folder, device), open_dataset(dataset_root)
+    loaded, dataset = kinds.load(source, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
     if expected:
         limit = loaded.recipe.train.max_val_scenes
         found = score(loaded, loaded.recipe.data, dataset, "val", cache, limit).metrics
-        _compare(folder, expected, found)
+        _compare(loaded.info.folder, expected, found)
     test = score(loaded, loaded.recipe.data, dataset, "test", cache)
     return replace(
-        unverified(folder),
+        unverified(loaded.info),
         metrics=test.metrics,
         protocol=test.protocol.id,
         data_name=dataset.name,
@@ -62,11 +67,11 @@ def verify(
     )
 
 
-def unverified(folder: Path) -> Verification:
-    """A checkpoint without figures, for imports that no dataset is at hand for. Raises CheckpointError."""
-    info = checkpoint.inspect(folder)
+def unverified(source: Path | CheckpointInfo) -> Verification:
+    """A checkpoint without figures, for imports without a dataset; `source` as in `verify`. Raises CheckpointError."""
+    info = source if isinstance(source, CheckpointInfo) else checkpoint.inspect(source)
     parent = _parent_hash(info.recipe.train.init_from)
-    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info.folder))
+    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info))
 
 
 def score(
@@ -112,5 +117,4 @@ def _parent_hash(source: str | None) -> str | None:
         path = path / checkpoint.WEIGHTS
     if path is None or not path.is_file():
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

@@ -1,12 +1,12 @@
 """The checkpoints of a sweep's trials, on a disk that every machine of the sweep sees, or in S3.
 
 <root>/<sweep>/t0003/step-000150/    a checkpoint folder as pipeline.checkpoint writes it
-A checkpoint is there once its index is: it comes last, by a rename or as the last file sent, and holds every
-hash. Older ones go only when a newer one has been verified.
+A checkpoint counts once its index is there. The index holds every hash and comes last, by a rename or as the last file
+sent. Older checkpoints are removed only when a newer one has been verified.
 
-S3 is spoken by pyarrow: keys and region are taken from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION or from
+S3 is reached by pyarrow: keys and region are taken from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION or from
 `~/.aws`, the address of a server that is not Amazon's from AWS_ENDPOINT_URL, or all from the address itself:
-`s3://bucket/prefix?endpoint_override=host:port&scheme=http&region=us-east-1`. One that does not answer is asked again.
+`s3://bucket/prefix?endpoint_override=host:port&scheme=http&region=us-east-1`. A call that gets no answer is repeated.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from pyarrow import fs
 from pipeline import checkpoint
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
+from pipeline.files import link_or_copy, whole_folder
+from sweeps.book.delivery import pause_after
 from sweeps.errors import OutageError, StudyError
 from sweeps.space.objective import Objective
 
@@ -55,16 +57,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kept:
-    """A checkpoint that is there: its optimizer step and the figures of that step."""
+    """A checkpoint in its place: its optimizer step and the metrics of that step."""
 
     step: int
     metrics: dict[str, float]
 
 
 class Checkpoints:
-    """Those of one trial. root: a folder, or `s3://bucket/prefix` (credentials as S3 clients take them).
+    """The checkpoints of one trial. root: a folder, or `s3://bucket/prefix` (credentials as for other S3 clients).
 
-    Raises StudyError for an address that is none, and OutageError when S3 has not answered for long.
+    Raises StudyError for an address that is wrong, and OutageError when S3 has not answered for PATIENCE_SECONDS.
     """
 
     def __init__(self, root: str, sweep: str, trial: int) -> None:
@@ -78,7 +80,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A folder to train in, from which `keep` takes checkpoints without copying where it can."""
+        """A folder to train in, on the disk of the checkpoints where that can be, so that `keep` need not copy."""
         if not self.is_local:
             with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
                 yield Path(temporary)
@@ -111,7 +113,7 @@ class Checkpoints:
         later.unlink()
 
     def all(self) -> list[Kept]:
-        """What is there, by step."""
+        """The checkpoints in their place, by step."""
         found = []
         for info in self._listed(fs.FileSelector(self.folder, allow_not_found=True)):
             match = _STEP.fullmatch(info.base_name)
@@ -136,7 +138,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def newest(self, at_most: int) -> Iterator[tuple[Path | None, list[str]]]:
-        """The newest sound checkpoint of a step up to `at_most`, and what was wrong with newer ones, set aside."""
+        """The newest sound checkpoint up to step `at_most`, and the errors of newer ones, which are set aside."""
         damaged: list[str] = []
         for kept in reversed([kept for kept in self.all() if kept.step <= at_most]):
             with contextlib.ExitStack() as stack:
@@ -151,13 +153,13 @@ class Checkpoints:
         yield None, damaged
 
     def best(self, objective: Objective) -> list[Kept]:
-        """Those with the objective's figure, the best first."""
+        """The checkpoints that have the objective's metric, the best first."""
         sign = -1.0 if objective.mode == "max" else 1.0
         judged = [kept for kept in self.all() if objective.better(kept.metrics.get(objective.metric, _NONE), than=None)]
         return sorted(judged, key=lambda kept: (sign * kept.metrics[objective.metric], -kept.step))
 
     def thin(self, objective: Objective, best: int, last: int) -> list[int]:
-        """Remove all but the best and the last few, if the newest of all is sound; the steps removed."""
+        """Remove all but the best and the last few, if the newest is sound. Returns the steps removed."""
         surplus = self.surplus(objective, best, last)
         if not surplus:
             return []
@@ -176,14 +178,29 @@ class Checkpoints:
         return [item.step for item in self.all() if item.step not in kept]
 
     def release(self, objective: Objective, target: Path) -> Path | None:
-        """The best sound checkpoint without its optimizer state, in `target`."""
+        """Put the best sound checkpoint, without its optimizer state, into `target`: by links, where that can be."""
         for kept in self.best(objective) or list(reversed(self.all())):
-            with contextlib.suppress(CheckpointError), self.fetched(kept.step) as folder:
-                return checkpoint.strip_training(folder, target)
+            with contextlib.suppress(CheckpointError):
+                with whole_folder(target) as folder:
+                    self._fetch_stripped(kept.step, folder)
+                    checkpoint.inspect(folder)
+                return target
         return None
 
+    def _fetch_stripped(self, step: int, folder: Path) -> None:
+        source = f"{self.folder}/{_name(step)}"
+        for info in self._listed(fs.FileSelector(source, recursive=True)):
+            relative = Path(info.path).relative_to(source)
+            if info.type != fs.FileType.File or str(relative) == checkpoint.TRAINING:
+                continue
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            if self.is_local:
+                link_or_copy(info.path, folder / relative)
+            else:
+                _patiently(fs.copy_files, info.path, str(folder / relative), self._fs, fs.LocalFileSystem())
+
     def lacks_room(self, floor_gb: float) -> str:
-        """Why no checkpoint should be written now: less would stay free than the floor. Empty when there is room."""
+        """Why no checkpoint should be written now: less than the floor would stay free. Empty where there is room."""
         if not self.is_local:
             return ""
         free = shutil.disk_usage(_nearest(Path(self.folder))).free
@@ -193,23 +210,23 @@ class Checkpoints:
         return f"{free / _GB:.3g} GB free at {self.root}, wanted {wanted / _GB:.3g} (floor {floor_gb:g} GB)"
 
     def size(self, step: int) -> int:
-        """Of a checkpoint, in bytes."""
+        """The size of a checkpoint in bytes."""
         selector = fs.FileSelector(f"{self.folder}/{_name(step)}", recursive=True, allow_not_found=True)
         return sum(info.size or 0 for info in self._listed(selector))
 
     def sweep_up(self) -> None:
-        """Remove what workers of this machine that live no more left half-written."""
+        """Remove the unfinished folders of workers of this machine that have ended."""
         for folder in Path(self.folder).glob(f"{_WORK}*"):
             host, _, pid = folder.name.removeprefix(_WORK).rpartition("-")
             if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self, step: int) -> None:
-        """Of one step."""
+        """Remove the checkpoint of one step."""
         self._delete(f"{self.folder}/{_name(step)}")
 
     def _metrics(self, name: str) -> dict[str, float] | None:
-        """The figures in a checkpoint's index; None where there is no index, or none that can be read."""
+        """The metrics in a checkpoint's index; None without an index, empty where it cannot be read."""
         try:
             return dict(json.loads(_patiently(self._read, f"{self.folder}/{name}/{checkpoint.INDEX}"))["metrics"])
         except FileNotFoundError:
@@ -225,7 +242,7 @@ class Checkpoints:
         return list(_patiently(self._fs.get_file_info, selector))
 
     def _delete(self, folder: str) -> None:
-        """The index first: what is half gone is not there."""
+        """Remove the index first, so that a folder that is half removed does not count."""
         with contextlib.suppress(FileNotFoundError):
             _patiently(self._fs.delete_file, f"{folder}/{checkpoint.INDEX}")
         with contextlib.suppress(FileNotFoundError):
@@ -241,9 +258,9 @@ class Checkpoints:
 
 
 def try_out(address: str) -> None:
-    """Write a small object to a store and take it away again, all but the prefix.
+    """Write a small object to a store and remove it again. The prefix stays.
 
-    Raises StudyError: at once for a bucket that is not there or not ours, after 2 min for a server that is silent.
+    Raises StudyError: at once for a bucket that does not exist or refuses us, after 2 min for a silent server.
     """
     try:
         store, base = _open(address)
@@ -256,7 +273,7 @@ def try_out(address: str) -> None:
         said = (whole.partition("AWS Error ")[2] or whole).partition(" (Request")[0].partition("; Details")[0]
         raise StudyError(
             f"MOUSELIFT_CHECKPOINTS: expected a store that takes writes at {address}, got {said[:200]} — start it, or "
-            "mend its bucket or keys."
+            "correct its bucket or keys."
         ) from None
 
 
@@ -273,7 +290,7 @@ def _nearest(folder: Path) -> Path:
 
 def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:
     """Make a call, and again with growing pauses while S3 does not answer. Raises OutageError."""
-    began, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+    began, failures = time.monotonic(), 0
     while True:
         try:
             return call(*words, **options)
@@ -284,14 +301,14 @@ def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:
             if waited >= PATIENCE_SECONDS:
                 raise OutageError(
                     f"MOUSELIFT_CHECKPOINTS: expected a store that answers, got {one_line(error)[:200]} for "
-                    f"{waited:.0f} s — mend it; `mouselift sweep resume` then goes on."
+                    f"{waited:.0f} s — bring it back; `mouselift sweep resume` then goes on."
                 ) from None
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        failures += 1
+        time.sleep(pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS))
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the same call may be answered later; a bucket that is not there, or not ours, is no outage."""
+    """Whether the same call may pass later. A bucket that does not exist, or refuses us, is no outage."""
     return isinstance(error, OSError) and any(word in str(error) for word in _OUTAGES)
 
 
@@ -305,5 +322,5 @@ def _open(root: str) -> tuple[fs.FileSystem, str]:
             raise
         came = str(error).partition("\n")[0]
         raise StudyError(
-            f"MOUSELIFT_CHECKPOINTS: expected a folder or s3://bucket/prefix, got {root} ({came}) — mend it."
+            f"MOUSELIFT_CHECKPOINTS: expected a folder or s3://bucket/prefix, got {root} ({came}) — correct it."
         ) from None

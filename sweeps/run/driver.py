@@ -1,7 +1,7 @@
-"""The driver of a sweep: it hears of the trials from Ray, decides what becomes of them, and writes that down first.
+"""The driver of a sweep: it takes in what Ray reports of the trials, writes it to the journal, and decides.
 
-It knows no Ray: it is given Ray's trials by their ids and asks for their errors. What it knows of the sweep is the
-ledger; beside that it holds only which proposals Ray was given and has not begun.
+It calls nothing of Ray: it gets Ray's trials by their ids, and asks for their errors. All that it knows of the sweep
+is the ledger, but for the proposals that Ray has taken and not yet begun.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from sweeps.space.objective import Objective
 from sweeps.space.space import SearchSpace
 
 STOP_FILE = "stop"
-_NAP_SECONDS = 60.0  # between two looks: nobody was there to hear the trials, who are then given time anew
-_NO_FIGURE = "objective"  # the cause of a FAIL that is no fault of the trial's process
-_MOST_REPEATS = 20  # proposals in a row with nothing new in them: the space is searched, for now
+_NAP_SECONDS = 60.0  # a driver that did not run for so long heard no report: no trial is blamed for that time
+_NO_FIGURE = "objective"  # the cause of a FAIL without an error: the objective is missing or not finite
+_MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
 _RELEASE_SECONDS = 10.0  # for checkpoints that are being released when the sweep is interrupted
 E = TypeVar("E", bound=Event)
 Result = Mapping[str, Any]
 
 
 class Listener(Protocol):
-    """Hears each event after it is safe in the journal: the progress display."""
+    """Gets each event after it is safe in the journal. The progress display is one."""
 
     def __call__(self, event: Event) -> None: ...
 
 
 class Broken(NamedTuple):
-    """What Ray kept of an attempt that broke."""
+    """An attempt that broke, as Ray describes it."""
 
     config: Mapping[str, Any]
     error: BaseException | None
@@ -66,9 +66,9 @@ class Broken(NamedTuple):
 
 
 class Driver:
-    """What happens to the trials of one session of a sweep.
+    """Decides about the trials of one session of a sweep.
 
-    end: called with a state and a reason when the sweep should end early; clock: unix seconds.
+    end: is called with a state and a reason when the sweep should end early. clock: gives unix seconds.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Driver:
         self._listen, self._end, self._clock = listen, end, clock
         self._hung: set[int] = set()
         self.vitals = vitals or Vitals()
-        self._watched, self._awake = clock(), 0.0  # when it last looked, and since when without a pause
+        self._watched, self._awake = clock(), 0.0  # the last call of `watch`, and the first after a nap
         self.broken: Callable[[str], Broken] = _unheard
         self._proposals = Proposals(space)
         self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
@@ -98,7 +98,7 @@ class Driver:
         self.releases = Releases(home, journal.folder.name, space.objective, place, self._released)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray keeps what it is given with the experiment; a driver lives and dies with its process
+        return {}  # Ray pickles a driver with its experiment, but a driver is of use only in its own process
 
     @property
     def running(self) -> list[int]:
@@ -109,7 +109,7 @@ class Driver:
         return self._space.objective
 
     def write(self, event: E) -> E:
-        """Into the journal, and then to the listener; from any thread."""
+        """Write an event to the journal, then tell the listener; from any thread."""
         with self._writing:
             event = self.journal.append(event)
             self.ledger = fold(self.ledger, event)
@@ -117,9 +117,9 @@ class Driver:
         return event
 
     def next_trial(self, ray_trial_id: str) -> dict[str, Any] | None:
-        """The config of the trial to start: one that is to go on, or a new proposal; None where there is neither.
+        """The config of the next trial: one that waits, or else a new proposal; None where there is neither.
 
-        `number`, `params` by dotted path, which `attempt` it is, the last step `reported`, parts of a batch (`splits`).
+        It has `number`, `params` by dotted path, `attempt`, the last step `reported`, and `splits` of each batch.
         """
         number = self._waiting()
         if number is None:
@@ -133,14 +133,14 @@ class Driver:
 
     @property
     def is_over(self) -> bool:
-        """Whether no trial has still to come to its end, when none is left to start."""
+        """Whether every trial has ended."""
         return not self.ledger.open
 
     def opened(self, ray_trial_id: str, config: Mapping[str, Any]) -> None:
         """An attempt at a trial starts."""
         number, params = int(config["number"]), config["params"]
         self._given.pop(ray_trial_id, None)
-        self._hung.discard(number)  # an attempt before this one hung
+        self._hung.discard(number)  # the attempt before may have hung
         recipe = override(self._recipe, params)
         tags = data_tags(recipe, self._home.cache)
         if config["splits"] > 1:
@@ -151,14 +151,14 @@ class Driver:
     def reported(
         self, number: int, step: int, metrics: dict[str, float], images: Mapping[str, bytes], tags: dict[str, str]
     ) -> None:
-        """A trial reported."""
+        """A trial reported at an optimizer step."""
         kept = {name: self.journal.keep(f"{name}.png", png) for name, png in images.items()}
         self.write(Reported(number, step, metrics, kept, tags))
 
     def ended(self, ray_trial_id: str, result: Result | None, error: bool) -> None:
-        """Ray ended an attempt, with this last report: decide what becomes of its trial, and write it down."""
+        """Ray ended an attempt, whose last report this is: decide whether its trial goes on, and write it down."""
         number = self._number_of(ray_trial_id)
-        if number is None or (error and self.vitals.lost):  # what Ray's own end takes with it is no fault of a trial
+        if number is None or (error and self.vitals.lost):  # a trial is not blamed for Ray's own end
             return
         if error:
             broken = self.broken(ray_trial_id)
@@ -174,9 +174,9 @@ class Driver:
         self._given.pop(ray_trial_id, None)
 
     def watch(self, kill: Callable[[int], None]) -> None:
-        """Called often: end trials that have not been heard of for too long, and the sweep when somebody asked."""
+        """Called often: kill trials that have not reported for too long; end the sweep if Ray died or a user asked."""
         limit, now = self._space.faults.hang_minutes * 60, self._clock()
-        if now - self._watched > _NAP_SECONDS:  # it was itself that heard nothing
+        if now - self._watched > _NAP_SECONDS:  # this process did not run meanwhile
             self._awake = now
         self._watched = now
         for number in self.running:
@@ -190,7 +190,7 @@ class Driver:
             self._end(State.KILLED, "stopped by `mouselift sweep stop`")
 
     def take_up(self) -> None:
-        """Go on from the journal after whatever ended the session before this one."""
+        """Go on from where the session before this one ended."""
         self._scheduler.hear_again(event for _, event in self.journal.events())
         for trial in list(self.ledger.trials.values()):
             if trial.begun and not trial.state.is_final:
@@ -199,9 +199,9 @@ class Driver:
                 self.releases.add(trial.number)
 
     def close(self, state: State, reason: str) -> None:
-        """The end of the session: what still runs is KILLED, and can be taken up again."""
+        """End the session. Trials that still run are KILLED, and can be taken up again."""
         self.releases.close(_RELEASE_SECONDS)
-        self.ledger = read(self.journal)  # a signal may have come between the journal and the ledger
+        self.ledger = read(self.journal)  # a signal may have interrupted `write` between journal and ledger
         why = reason or "the sweep ended before this trial did"
         for number, trial in sorted(self.ledger.trials.items()):
             if trial.begun and trial.state.is_open:
@@ -209,13 +209,13 @@ class Driver:
         self.write(SweepClosed(state, reason))
 
     def _waiting(self) -> int | None:
-        """The first trial that is to go on, or that was proposed and never begun."""
+        """The first trial that waits and that Ray has not taken."""
         given = self._given.values()
         waiting = (n for n, t in self.ledger.trials.items() if t.state == State.WAITING)
         return min((number for number in waiting if number not in given), default=None)
 
     def _propose(self) -> int | None:
-        """A new trial; None when the sweep has enough, or, until another one ends, nothing new is found."""
+        """A new trial. None when the sweep has enough, or when nothing new is found before another trial ends."""
         ended = sum(trial.state.is_final for trial in self.ledger.trials.values())
         if ended == self._searched_at:
             return None
@@ -229,14 +229,14 @@ class Driver:
         return None
 
     def _number_of(self, ray_trial_id: str) -> int | None:
-        """The trial that Ray calls so in this session, as long as it has not ended."""
+        """The trial that has this id of Ray in this session, unless it has ended."""
         if ray_trial_id in self._given:
             return self._given[ray_trial_id]
         trials = self.ledger.trials.values()
         return next((t.number for t in trials if t.ray_trial_id == ray_trial_id and t.state == State.RUNNING), None)
 
     def _decide(self, trial: Trial) -> None:
-        """Close a trial whose end was reached or decided, but not written down."""
+        """Close a trial whose end was reached or decided, but not written."""
         if trial.number in self._scheduler.stopped:
             self._close(trial.number, State.PRUNED, self._scheduler.stopped[trial.number])
         elif trial.last_step >= self._recipe.train.max_steps:

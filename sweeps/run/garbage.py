@@ -1,4 +1,4 @@
-"""Collecting garbage: checkpoints of a home that no trial, promotion or alias can need any more."""
+"""Collecting garbage: checkpoints of a home that no trial, promotion or alias can need again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Garbage:
 
 
 def collect(home: Home, sweep: str | None = None, dry_run: bool = False) -> list[Garbage]:
-    """Remove what `garbage` finds in one sweep, or in all of a home that nobody runs; with `dry_run` only tell it.
+    """Remove what `garbage` finds in one sweep, or in all; with `dry_run` only return it. Running sweeps are left out.
 
     Raises StudyError for a sweep that does not exist.
     """
@@ -51,9 +51,9 @@ def collect(home: Home, sweep: str | None = None, dry_run: bool = False) -> list
 
 
 def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
-    """Of a trial that has ended everything but the best step of the sweep's best; of others all but best and last.
+    """The checkpoints that can go: all of trials that have ended, all but the best and last of those that may go on.
 
-    What a trial released, which is what MLflow and the registry have, lies elsewhere and is not touched.
+    The best trial of the sweep keeps its best. Releases, which MLflow and the registry have, are other files.
     """
     objective = ledger.objective or Objective()
     retention = ledger.space.get("retention", {"best": 1, "last": 1})
@@ -75,7 +75,7 @@ def _why(trial: Trial, best: int | None) -> str:
 
 
 def _sweep_up(home: Home, sweep: str) -> None:
-    """Half-written and damaged folders, and Ray's files, of a sweep that nobody runs."""
+    """Remove half-written and damaged folders, and Ray's files, of a sweep that does not run."""
     shutil.rmtree(home.ray / sweep, ignore_errors=True)
     if "://" in home.checkpoints:
         return

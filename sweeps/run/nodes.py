@@ -1,7 +1,7 @@
-"""Which machines a trial may run on, and what it asks of each: seats for its processes.
+"""The machines on which a trial may run, and the seats that its processes take there.
 
 A node says what it has by Ray labels, `ray start --labels gpu_memory_gb=80`: `gpu_memory_gb` is the memory of its
-smallest GPU, and any other name will do. A number that a trial needs is a least one, a text is to be the same.
+smallest GPU, and any other name may be used. A number in `trials.needs` is a minimum; a text has to be equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ANSWER_SECONDS = 5
 
 @dataclass(frozen=True)
 class Node:
-    """A machine: its name, what it has to give by Ray's names, and its labels."""
+    """A machine: its name, its resources by Ray's names, and its labels."""
 
     name: str
     resources: Mapping[str, float]
@@ -46,7 +46,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Seat:
-    """What one process of a trial takes of a node; labels: Ray's selector of the nodes that will do, {} for any."""
+    """The share of a node that one process of a trial takes. labels: Ray's selector of fitting nodes, {} for any."""
 
     cpus: int
     gpus: float = 0.0
@@ -58,7 +58,7 @@ class Seat:
 
 
 def this_machine() -> Node:
-    """What a trial on this machine could have, before Ray is asked; labels by its GPUs."""
+    """The machine of this process as a node, without Ray; its label is the memory of its GPUs."""
     import torch
 
     count = torch.cuda.device_count()
@@ -77,14 +77,14 @@ def require_cluster(address: str) -> str:
             return f"{address} answers"
     except OSError as error:
         raise StudyError(
-            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {one_line(error)} — start it, or mend the address."
+            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {one_line(error)} — start it, or name another."
         ) from None
 
 
 def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
     """A seat for each process of a trial of `space`: the same for all of them.
 
-    Raises StudyError when the nodes that qualify could never hold a trial: it would wait for ever.
+    Raises StudyError when the nodes that fit could never hold a trial, which would otherwise wait for ever.
     """
     trials = space.trials
     fit = [node for node in nodes if node.has(trials.needs)]

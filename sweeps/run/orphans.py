@@ -1,7 +1,7 @@
-"""Closing what has no living owner: sweeps of this home whose driver is gone, and silent runs of other homes.
+"""Closing sweeps without a living driver: those of this home, and silent runs of other homes.
 
-Here the lock on the journal is the proof: a living driver holds it, and the kernel drops it with the process. Of
-sweeps of other homes MLflow's heartbeats tell.
+In this home the lock on the journal is the proof: a living driver holds it, and the kernel drops it with the process.
+For sweeps of other homes the heartbeats in MLflow are the proof.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DELIVERY_SECONDS, _COPY_SECONDS = 30.0, 2.0
 
 
 def reap(home: Home) -> list[str]:
-    """Close dead sweeps as KILLED with the reason, deliver what MLflow lacks, and say what was done, a line each."""
+    """Close dead sweeps as KILLED with the reason, and deliver what the stores lack. Returns a line for each sweep."""
     done: list[str] = []
     for folder in sorted(home.journals.glob("*")):
         journal = Journal(folder)
@@ -35,7 +35,7 @@ def reap(home: Home) -> list[str]:
 
 
 def _is_settled(journal: Journal) -> bool:
-    """Whether all is told. Sweeps of older versions wrote to Optuna's storage themselves, and have no copy."""
+    """Whether the sweep is closed and delivered. Sweeps of older versions wrote to Optuna's storage directly."""
     size, copied = journal.path.stat().st_size, (journal.folder / COPIED).exists()
     return journal.is_closed and delivered(journal) == size and not (copied and delivered(journal, COPIED) < size)
 
@@ -56,6 +56,6 @@ def _close(journal: Journal, home: Home) -> list[str]:
         OptunaDelivery(journal, home).start(),
     )
     if not mlflow.close(_DELIVERY_SECONDS):
-        done.append(f"{ledger.name}: MLflow at {home.tracking_uri} does not answer; its news wait in the journal")
+        done.append(f"{ledger.name}: MLflow at {home.tracking_uri} does not answer; the journal keeps what it lacks")
     optuna.close(_COPY_SECONDS)
     return done

@@ -1,6 +1,6 @@
 """Several processes to a trial: the trial's own is rank 0, its companions are actors in the trial's placement group.
 
-What Ray Tune sees is one trial with one function that reports; what it reserves is room for all the processes at once.
+Ray Tune sees one trial with one function that reports, and reserves room for all the processes at once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.processes import SILENCE, leave
 from sweeps.run.nodes import Seat
 
 _PATIENCE = 10.0  # seconds in which Ray notices what the process group has noticed
-Work = Callable[[torch.device], None]  # what a companion does: the same training, whose reports nobody reads
+Work = Callable[[torch.device], None]  # a companion's work: the same training, without reports
 
 
 def resources(seats: list[Seat]) -> tune.PlacementGroupFactory:
-    """What a trial asks of Ray: a seat per process, near each other where that can be."""
+    """The resources of a trial, as Ray reserves them: a seat per process, on one node where that can be."""
     labels = [seat.labels for seat in seats]
     selectors = {"bundle_label_selector": labels} if any(labels) else {}
     return tune.PlacementGroupFactory([seat.resources for seat in seats], strategy="PACK", **selectors)
@@ -38,9 +38,9 @@ def resources(seats: list[Seat]) -> tune.PlacementGroupFactory:
 def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
     """Make this process rank 0 of a torch.distributed group as large as the trial; yields its device.
 
-    The others run `work` (pickled) meanwhile, and are gone afterwards. One that fails ends the next exchange of this
-    process: the error that leaves the context is then its own, or ChildProcessError where it was killed or its node
-    lost. Alone, nothing is started.
+    The other processes run `work` (pickled) meanwhile, and end with the context. When one of them fails, the next
+    exchange of this process fails too, and the context raises the error of that process, or ChildProcessError where it
+    was killed or its node lost. For one seat no process is started.
     """
     device = torch.device("cuda" if seats[0].gpus and torch.cuda.is_available() else "cpu")
     if len(seats) == 1:
@@ -64,11 +64,11 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
         for companion in started:
             ray.kill(companion)
         if distributed.is_initialized() and device.type == "cpu":
-            leave()  # Ray may give this process another trial; never one with a GPU
+            leave()  # Ray may use this process again; one with a GPU it does not
 
 
 def _started(seats: list[Seat]) -> list[Any]:
-    """The companions, alive: the first exchange waits long for one that never comes. Raises ChildProcessError."""
+    """The companions, once all of them live: an exchange would wait long for a dead one. Raises ChildProcessError."""
     group = get_current_placement_group()
     started = [
         _Companion.options(  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def _started(seats: list[Seat]) -> list[Any]:
 
 @dataclass
 class _Watch:
-    """Looks after the companions from a thread: when one fails, all end, so that nobody waits for it."""
+    """Watches the companions from a thread. When one fails, it ends all, so that none waits for the dead one."""
 
     companions: list[Any]
     runs: list[Any]
@@ -128,7 +128,7 @@ class _Companion:
     """A process of a trial that reports nothing."""
 
     def ready(self) -> None:
-        """Nothing: an answer is that it lives."""
+        """Does nothing. An answer shows that the process lives."""
 
     def run(self, work: Work, rank: int, size: int, address: str, cpus: int) -> None:
         torch.set_num_threads(cpus)

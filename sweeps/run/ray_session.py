@@ -1,4 +1,4 @@
-"""Ray itself: how it comes up, and how it ends, whatever happens meanwhile."""
+"""Ray itself: how it starts and how it ends, whatever happens to it meanwhile."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal replaces Ray's own result files
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most reports carry no validation
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal and the study are what a sweep is taken up from
-    "RAY_AIR_NEW_OUTPUT": "0",  # it prints to stdout, however quiet it is asked to be
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # a sweep is taken up from its journal, not from Ray's snapshots
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints to stdout even with verbose=0
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_prestart_worker_first_driver": "false",  # one for every core, and trials take none of them
-    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # their children stay ours
+    "RAY_prestart_worker_first_driver": "false",  # Ray would start a worker for each core, which no trial uses
+    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # a dead worker's children stay ours
 }
 _NEEDED = ("raylet", "gcs_server")
 _SECONDS = 10.0
 
 
 class Ray(contextlib.AbstractContextManager["Ray"]):
-    """Ray on this machine, or the cluster at RAY_ADDRESS, from where it is first entered to where it is first left.
+    """Ray on this machine, or the cluster at RAY_ADDRESS, from the first entry of this context to its first exit.
 
-    It lives in a thread: it comes up for seconds in which others may work, and no signal breaks in on it half way, or
-    is answered by Ray's own handlers, which would leave processes behind. The thread stays, since what it has started
-    dies with it.
+    Ray runs in a thread of its own. It needs seconds to start, in which the caller goes on. In a thread, no signal
+    interrupts the start half way, or reaches Ray's own handlers, which would leave processes behind. The thread lasts
+    as long as Ray, because the processes that it has started die with it.
     """
 
     def __init__(self, home: Home) -> None:
@@ -65,14 +65,14 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
     def __exit__(self, *error: object) -> None:
         self._end.set()
         if self._home.ray_address is not None and not self._up.done():
-            return  # a cluster that does not answer keeps Ray waiting for minutes, and holds nothing of ours
+            return  # Ray waits minutes for a cluster that does not answer, and such a cluster has nothing of ours
         wait([self._life])
         self._restore()
         if self._up.done():
             self._life.result()
 
     def ready(self) -> Vitals:
-        """Waits for Ray. Raises StudyError when the cluster does not take us, OutageError when it has ended since."""
+        """Wait for Ray. Raises StudyError when the cluster refuses us, OutageError when Ray has ended since."""
         either: list[Future[Any]] = [self._up, self._life]
         wait(either, return_when=FIRST_COMPLETED)
         if self._life.done():
@@ -84,7 +84,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         return vitals
 
     def _restore(self) -> None:
-        """Ray has SIGCHLD ignored, and then no child's exit code is known."""
+        """Undo that Ray ignores SIGCHLD: the exit codes of children would be lost."""
         if takes_signals():
             signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
 
@@ -99,7 +99,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
             self._life.set_result(None)
         else:
             self._life.set_exception(error)
-        return True  # whoever waits is told
+        return True  # `ready` and `__exit__` raise the error, from the future
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
     earlier = children()
     try:
         ray.init(
-            address=home.ray_address or "local",  # without a word Ray would join whatever cluster it finds here
+            address=home.ray_address or "local",  # without an address Ray joins any cluster on this machine
             include_dashboard=False if home.ray_address is None else None,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
@@ -132,24 +132,24 @@ def _ray(home: Home) -> Iterator[Vitals]:
 
 
 def _leave() -> None:
-    """End this process as one that failed: in the end, Ray's own hooks would wait a minute for the dead, and abort."""
+    """End this process with code 1. Ray's own exit hooks would wait a minute for dead processes, and abort."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
 def _told(error: BaseException) -> str:
-    """The last words of what Ray says, in which the cause stands."""
+    """The last line of Ray's message, which holds the cause."""
     return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__
 
 
 class Vitals:
-    """The processes that a sweep cannot do without, of the Ray that this process has started; of a cluster none.
+    """The processes without which no trial runs, of a Ray that this process has started; none of a cluster.
 
     When one of them dies, Ray neither says so nor ends: trials fail for no fault of theirs, or nothing happens any
-    more. What becomes of a driver that loses a cluster's own, Ray decides.
+    more. When a cluster loses its own, Ray ends the driver by itself.
 
-    earlier: processes that this one had started before.
+    earlier: processes that this one had started before Ray.
     """
 
     def __init__(self, earlier: Iterable[psutil.Process] = ()) -> None:
@@ -158,12 +158,14 @@ class Vitals:
 
     @property
     def lost(self) -> str:
-        """Which has ended; empty while all live."""
+        """The name of one that has ended; empty while all live."""
         return next((name for name, process in self._needed.items() if not _lives(process)), "")
 
     def end_children(self) -> None:
-        """Kill what Ray left: all of it, when it has lost a process and would not end when asked; else what trials that
-        were killed had started, which Ray makes children of this process.
+        """Kill the processes that Ray has left behind.
+
+        A Ray that has lost a process leaves all of them, because it cannot be shut down. Otherwise they are children of
+        killed trials, which Ray makes children of this process.
         """
         left = [child for child in children() if child.pid not in self._earlier]
         for child in left:
@@ -173,7 +175,7 @@ class Vitals:
 
 
 def children() -> list[psutil.Process]:
-    """Every process that this one has started, and those that they have."""
+    """Every process that this one has started, and their children."""
     return list(psutil.Process().children(recursive=True))
 
 

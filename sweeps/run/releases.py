@@ -1,6 +1,6 @@
-"""The best checkpoint of each trial that is COMPLETE, put where MLflow and users get it, by a thread of its own.
+"""Releases the best checkpoint of each COMPLETE trial, for MLflow and users, in a thread.
 
-A checkpoint may come from a store that takes minutes; the driver hears its other trials meanwhile.
+A store may need minutes for a checkpoint. The reports of other trials do not wait for it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sweeps.space.objective import Objective
 
 
 class Releases:
-    """Those of one session of a sweep, in `folder`/t0003 and so on.
+    """The releases of one session of a sweep, in `folder`/t0003 and so on.
 
-    released: called from the thread with a trial's number and its folder, never after `close`.
+    released: is called from the thread with a trial's number and its folder, never after `close`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Releases:
         self._thread = threading.Thread(target=self._work, name="releases", daemon=True)
 
     def add(self, number: int) -> None:
-        """Release the best checkpoint of a trial, as soon as those before it are."""
+        """Release the best checkpoint of a trial, after those that were added before."""
         if self._thread.ident is None:
             for left in self._folder.glob(".t*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -43,7 +43,7 @@ class Releases:
         self._wanted.put(number)
 
     def finish(self) -> None:
-        """Wait for all of them. Raises what stood in the way of the first that could not be released."""
+        """Wait until all are released. Raises the error of the first that could not be."""
         if self._thread.ident is not None:
             self._wanted.put(None)
             self._thread.join()
@@ -51,7 +51,7 @@ class Releases:
             raise self._error
 
     def close(self, patience: float) -> None:
-        """End within so many seconds; what is not released by then is left to the next session."""
+        """End within `patience` seconds. What is not released by then is left to the next session."""
         if self._thread.is_alive():
             self._wanted.put(None)
             self._thread.join(patience)

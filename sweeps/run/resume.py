@@ -1,4 +1,4 @@
-"""Taking up a sweep again: its space as it began, whatever its files say by now."""
+"""Taking up a sweep again, with the space and recipe that it had when it began."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 3  # differences, of many
 
 
 def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
-    """The space of a sweep that has not come to its end, with the recipe's values that it began with.
+    """The space of a sweep that has not come to its end, with the recipe's values from when it began.
 
     count: the trials it should have in all, if more than at first. Raises StudyError: no such sweep, one that runs, or
     nothing left to do.
@@ -28,7 +28,9 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
     journal = Journal(home.journal(name))
     ledger = ledger_of(home, name)
     if journal.is_being_written:
-        raise StudyError(f"{name}: expected a sweep that nobody runs, but a process does — `mouselift sweep stop` it.")
+        raise StudyError(
+            f"{name}: expected a sweep that is not running, got one that is — `mouselift sweep stop {name}` first."
+        )
     space = began_with(ledger)
     if count is not None:
         if count < space.trials.count:
@@ -65,7 +67,7 @@ def check_same_data(ledger: Ledger, tags: Mapping[str, str]) -> None:
 
 
 def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
-    """Raises StudyError for a name that a sweep has: how far that is, how it differs, and how to take it up."""
+    """Raises StudyError for a name that a sweep has. The message says how far it is, and how its space differs."""
     journal = Journal(home.journal(name))
     ledger = read(journal)
     if not ledger.name:
@@ -84,7 +86,7 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
 
 
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
-    """What another space says otherwise, `path: then -> now`."""
+    """The values in which two spaces differ, as `path: then -> now`."""
     then = _flat(ledger.space, skip=("recipe", "fixed")) | _flat({"recipe": ledger.params})
     now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base.params})
     for path in sorted(then.keys() | now.keys()):

@@ -1,7 +1,7 @@
-"""When a trial stops early: named rules of this domain first, then ASHA; both remember a sweep across its sessions.
+"""Which trials stop early: named rules first, then ASHA. Both survive the interruption of a sweep.
 
-Ray's ASHA keeps its rungs in memory under Ray's own trial ids. Here a trial is known by its number, so that one that
-goes on after a fault stays the same, and a resumed sweep gets its rungs back by hearing the journal again.
+Ray's ASHA keeps its rungs in memory under Ray's own trial ids. Here a trial has its number, so that it stays the same
+trial after a fault. A resumed sweep gets its rungs back because the scheduler reads the journal again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Rules(Protocol):
     """The rules of a space, as they watch its trials."""
 
     def feed(self, trial: int, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Why the trial should stop after this report, its rule's name first; a step heard again changes nothing."""
+        """Why the trial should stop after this report, the rule's name first. A step reported twice counts once."""
         ...
 
     def forget(self, trial: int) -> None:
-        """A trial has ended."""
+        """Drop what is kept of a trial that has ended."""
         ...
 
 
@@ -46,7 +46,7 @@ class SweepScheduler(FIFOScheduler):
         return True
 
     def hear_again(self, events: Iterable[Event]) -> None:
-        """Take in what earlier sessions of the sweep reported, as it was reported then."""
+        """Judge the reports of earlier sessions again, in their order, and keep the outcome."""
         last: dict[int, dict[str, Any]] = {}
         for event in events:
             match event:
@@ -98,7 +98,7 @@ def _asha(space: SearchSpace) -> ASHAScheduler | None:
         time_attr="step",
         metric=space.objective.metric,
         mode=space.objective.mode,
-        # At max_t ASHA stops a trial like any other; one step more and the last report is the trial's own end.
+        # ASHA stops every trial at max_t. With one step more, a trial ends by itself at its last report.
         max_t=space.base.train.max_steps + 1,
         grace_period=space.scheduler.grace_steps,
         reduction_factor=space.scheduler.reduction_factor,
@@ -106,7 +106,7 @@ def _asha(space: SearchSpace) -> ASHAScheduler | None:
 
 
 def _same(number: int) -> Any:
-    """What ASHA knows a trial by, whatever Ray calls it this time."""
+    """A stand-in for Ray's trial whose id is our number, which stays the same over all attempts."""
     return SimpleNamespace(trial_id=number)
 
 

@@ -1,6 +1,6 @@
 """One trial, in a Ray worker: params -> Recipe -> Reports -> tune.report.
 
-The worker writes checkpoints and nothing else; a report is sent when its checkpoint is where it stays.
+The worker writes checkpoints and nothing else. It sends a report after the report's checkpoint is in its place.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class TrialSettings:
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     """Ray Tune's function trainable.
 
-    config: `number` of the Optuna trial, its `params` by dotted path, the `attempt`, the last step that earlier ones
-    have `reported` (-1: none), and in how many `splits` each batch goes through the network.
+    config: the trial's `number`, its `params` by dotted path, the `attempt`, the last step that earlier attempts have
+    `reported` (-1: none), and the number of `splits` in which each batch goes through the network.
     """
-    gc.collect()  # what the trial before this one left in the process: a worker looks for garbage seldom
+    gc.collect()  # the trial before may have left cycles in this process, and a worker looks for garbage seldom
     recipe = override(settings.recipe, config["params"])
     torch.set_num_threads(settings.seats[0].cpus)
     process, began = psutil.Process(), time.perf_counter()
@@ -71,7 +71,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
             lacks_room = partial(kept.lacks_room, settings.retention.disk_floor_gb)
             for report in train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room):
                 said |= _kept(kept, report, settings)
-                spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, validation and all
+                spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, with its validations
                 tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
                 said = {}
 
@@ -79,7 +79,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
 def _follow(
     recipe: Recipe, kept: Checkpoints, step: int | None, cache: Path, splits: int, device: torch.device
 ) -> None:
-    """What the other processes of a trial do: the same training, from the same step; rank 0 does the talking."""
+    """The work of a trial's other processes: the same training, from the same step. Only rank 0 reports."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mouselift-")))
         start = None if step is None else stack.enter_context(kept.fetched(step))
@@ -88,13 +88,13 @@ def _follow(
 
 
 def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:
-    """Where the attempt starts, and what was wrong with later checkpoints, as tags of the run."""
+    """Tags of the run: the checkpoint from which the attempt starts, and later ones that are damaged."""
     tags = {} if start is None else {"trial.resumed_from": start.name}
     return tags | ({"checkpoint.damaged": "; ".join(damaged)} if damaged else {})
 
 
 def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[str, str]:
-    """Put the report's checkpoint where it stays, and older ones away; what that comes to, as tags of the run."""
+    """Keep the report's checkpoint and remove older ones. Returns the outcome, as tags of the run."""
     if report.unsaved:
         return {CHECKPOINTING: f"paused: {report.unsaved}"}
     if report.checkpoint is None:
@@ -102,7 +102,7 @@ def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[st
     try:
         kept.keep(report.checkpoint)
         kept.thin(settings.objective, settings.retention.best, settings.retention.last)
-    except OutageError as error:  # the next checkpoint may find the store back; the trial is not the worse for it
+    except OutageError as error:  # training goes on; the store may answer when the next checkpoint is written
         return {CHECKPOINTING: f"paused: {error}"}
     return {CHECKPOINTING: f"step {report.step} is kept"}
 
@@ -113,7 +113,7 @@ def as_result(report: Report) -> dict[str, Any]:
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
-    """The figures of a result that are ours, not Ray's."""
+    """The metrics of a result, without what Ray adds."""
     return {
         name: float(value)
         for name, value in result.items()
@@ -128,7 +128,7 @@ def _png(picture: Any) -> bytes:
 
 
 def _system(process: psutil.Process, device: str) -> dict[str, float]:
-    """Load of this trial's process and, where it has one, of its own GPU; MLflow's names for them."""
+    """The load of this trial's process and of its GPU, if it has one, under MLflow's names."""
     values = {
         "system/cpu_utilization_percentage": process.cpu_percent(),
         "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 1e6,

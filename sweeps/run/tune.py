@@ -1,4 +1,4 @@
-"""One sweep: Ray runs the trials, Optuna chooses them, the journal remembers; a single training is a sweep of one."""
+"""One sweep: Ray runs the trials, the driver proposes and judges them. A single training is a sweep of one."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from sweeps.space.pruning import Watch
 from sweeps.space.space import SearchSpace
 
 _FULL = "the disk of the sweep was full"
-_DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last news; with a full disk it hardly can
+_DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last events; with a full disk it rarely can
 _COPY_SECONDS = 5.0  # for Optuna's storage
 
 
 @dataclass
 class Interruption:
-    """Whether something ends the sweep before its time: the user, the machine going down, or what the trials show."""
+    """Ends a sweep before its time, when a user, a shutdown of the machine, or the driver asks for it."""
 
     verdict: tuple[State, str] = (State.KILLED, "")
     _asked: threading.Event = field(default_factory=threading.Event)
@@ -69,7 +69,7 @@ class Interruption:
                 signal.signal(number, handler)
 
     def end(self, state: State, reason: str) -> None:
-        """End the sweep in good order; the first to ask says why."""
+        """End the sweep in good order. The reason of the first call stands."""
         if not self.asked:
             self.verdict = state, reason
             self._asked.set()
@@ -77,7 +77,7 @@ class Interruption:
                 signal.raise_signal(signal.SIGUSR1)
 
     def _stop(self, number: int, _: Any) -> None:
-        # Ray Tune ends its loop on SIGUSR1 once that loop runs; before, or when asked twice, nothing does.
+        # Ray Tune ends its loop on SIGUSR1, once that loop runs. Before, and at a second signal, raise instead.
         ray_listens = callable(signal.getsignal(signal.SIGUSR1))
         again = self.asked
         if not again:
@@ -99,16 +99,16 @@ def conduct(
 ) -> Ledger:
     """Run every trial of `space` as the sweep `name` and return what the journal then says.
 
-    recipe: what a trial's parameters change, with the fixed values and local paths. tags: what preflight found out
-    about its data and artefacts. started: a Ray that is taken over, and ended with the sweep.
+    recipe: of which each trial changes some values; it has the fixed values and local paths. tags: of data and
+    artefacts, from the preflight. started: a Ray that is used here, and ends with the sweep.
 
-    A sweep of that name is taken up where it was interrupted: what has ended stays, what ran goes on from its last
-    checkpoint as the same trial and the same run. Whatever ends it, every trial and the sweep itself are closed in the
-    journal, and the tracker has delivered it or says that it has not. Raises StudyError when another process runs the
+    A sweep of that name is taken up where it was interrupted: trials that ended stay, trials that ran go on from their
+    last checkpoints as the same trials and runs. At the end every trial and the sweep are closed in the journal. A
+    warning says so where MLflow or Optuna's storage lacks something. Raises StudyError when another process runs the
     sweep, or the resources are not there.
     """
     interruption = Interruption()
-    # In this order: nothing of Ray may outlive the claim.
+    # In this order, so that Ray ends before another process can claim the journal.
     with Journal(home.journal(name)).claim() as journal, started or Ray(home) as rays, interruption.heeded():
         vitals = rays.ready()
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
@@ -180,7 +180,7 @@ def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageE
 
 @contextlib.contextmanager
 def _nothing_added(raised: BaseException | None) -> Iterator[None]:
-    """A full disk refuses the end of the sweep, too; what was raised of it already says all."""
+    """Ignore that a full disk also refuses the end of the sweep, when the error of that disk is being raised."""
     try:
         yield
     except (NoRoomError, OSError):
@@ -207,7 +207,7 @@ def _run_trials(
         space.retention,
         seats,
     )
-    if Path(home.ray_storage).is_dir():  # an earlier session's, which nothing is read from
+    if Path(home.ray_storage).is_dir():  # of an earlier session; nothing reads it
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)
     trainable = tune.with_resources(partial(run_trial, settings=settings), resources(seats))
     tuner = tune.Tuner(
@@ -239,20 +239,20 @@ def _ray_name(trial: Any) -> str:
 
 
 def _forget_figures(trial: Any) -> None:
-    """Ray keeps statistics of every figure of every trial: most of what the driver of a long sweep would grow by."""
+    """Drop Ray's statistics of each metric of a trial, by which the driver of a long sweep would grow most."""
     trial.metric_analysis.clear()
     trial.metric_n_steps.clear()
 
 
 class _Searcher(Searcher):
-    """Ray Tune's way to ask the driver for trials, and to say that one ended."""
+    """By it Ray Tune asks the driver for trials, and reports that a trial ended."""
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()  # without a metric: Ray would refuse every report that lacks it
         self._driver = driver
 
     def save(self, checkpoint_path: str) -> None:
-        """Ray keeps this with the experiment, and nothing reads it: all is in the journal."""
+        """Ray needs a file here. It stays empty, because the journal has everything."""
         Path(checkpoint_path).touch()
 
     def set_search_properties(self, *args: Any, **spec: Any) -> bool:
@@ -260,17 +260,17 @@ class _Searcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The config of a trial; FINISHED when none is left, None while that depends on a trial that runs."""
+        """The config of a trial; FINISHED when none is left, None while a running trial may still lead to one."""
         config = self._driver.next_trial(trial_id)
         return str(Searcher.FINISHED) if config is None and self._driver.is_over else config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Let the driver decide what becomes of the trial."""
+        """Let the driver decide whether the trial goes on."""
         self._driver.ended(trial_id, result, error)
 
 
 class _DriverCallback(tune.Callback):
-    """Brings Ray's news to the driver."""
+    """Passes Ray's events to the driver."""
 
     def __init__(self, driver: Driver, interruption: Interruption) -> None:
         self._driver, self._interruption = driver, interruption
@@ -278,13 +278,13 @@ class _DriverCallback(tune.Callback):
         driver.broken = self._broken
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray keeps callbacks with the experiment; ours lives and dies with the driver
+        return {}  # Ray pickles callbacks with the experiment, but this one is of use only beside its driver
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._trials = trials
         self._driver.watch(self._kill)
         if self._driver.vitals.lost:
-            raise KeyboardInterrupt  # at once: what Ray does at the end of a sweep would wait for the dead
+            raise KeyboardInterrupt  # at once: an orderly end of Ray would wait for the dead process
         if self._interruption.asked and not takes_signals():
             raise KeyboardInterrupt  # in another thread than the main one Ray Tune hears no signal that would end it
 
@@ -309,7 +309,7 @@ class _DriverCallback(tune.Callback):
         trial = next(trial for trial in reversed(self._trials) if trial.trial_id == ray_trial_id)
         file = trial.error_file
         traceback = Path(file).read_text() if file and Path(file).is_file() else ""
-        # All that it says, for its words: Ray looks for the error itself where it has not yet put it.
+        # The whole text in place of the error: Ray has written no pickled error yet when it calls this.
         return Broken(trial.config, tune.TuneError(traceback), traceback)
 
     def _kill(self, number: int) -> None:

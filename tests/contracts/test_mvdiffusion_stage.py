@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pipeline import checkpoint, kinds
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError, DataError, PipelineError, RecipeError
+from pipeline.files import sha256_of, write_whole
 from pipeline.kinds import kind_of
 from pipeline.mvdiffusion import MultiViewUNet, MVDiffusionPipeline
 from pipeline.mvdiffusion.evaluate import hull_iou
@@ -276,12 +277,16 @@ def test_a_checkpoint_gives_the_validated_figures_again(finished, mice, frames_c
 
 
 def test_a_checkpoint_tells_the_rig_its_views_are_labelled_with(finished) -> None:
-    assert kinds.load(finished[-1].checkpoint).model.rig.name == "mouse_centred"
+    loaded = kinds.load(finished[-1].checkpoint)
+    assert loaded.model.rig.name == "mouse_centred"
+    facts = kind_of(loaded.recipe).facts(loaded.info)
+    assert facts["rig.name"] == "mouse_centred"
+    assert facts["rig.sha256"] == sha256_of(finished[-1].checkpoint / "rig.json")
 
 
 def test_a_damaged_part_of_the_pipeline_is_named(finished, tmp_path) -> None:
     folder = checkpoint.strip_training(finished[-1].checkpoint, tmp_path / "released")
-    (folder / "pipeline/image_encoder/config.json").write_text("{}")
+    write_whole(folder / "pipeline/image_encoder/config.json", "{}")  # the old file is the original's, too
     assert "pipeline/image_encoder/config.json: expected sha256" in refusal(CheckpointError, kinds.load, folder)
 
 

@@ -13,7 +13,7 @@ import mouselift
 from pipeline import checkpoint, kinds
 from pipeline.data.scenes import open_dataset
 from sweeps.errors import RegistryError
-from sweeps.registry.history import championships, signature
+from sweeps.registry.aliases import championships, signature
 from sweeps.registry.registry import Registry
 from sweeps.registry.verification import Verification, score, unverified, verify
 from sweeps.space.gates import parse_gates

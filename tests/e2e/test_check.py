@@ -151,8 +151,8 @@ def test_a_tracking_server_that_is_not_there_is_refused(refused, space, mice_fol
 def test_a_cluster_that_is_not_there_is_refused(refused, space, mice_folder, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     assert refused("check", space, "--data", mice_folder) == (
-        "RAY_ADDRESS: expected a Ray cluster at 127.0.0.1:9, got [Errno 111] Connection refused — start it, or mend "
-        "the address."
+        "RAY_ADDRESS: expected a Ray cluster at 127.0.0.1:9, got [Errno 111] Connection refused — start it, or name "
+        "another."
     )
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from pipeline import config
-from pipeline.errors import RecipeError
 from pipeline.recipes import load_recipe
 from sweeps.book.journal import Journal, SweepOpened
 from sweeps.errors import StudyError
@@ -60,5 +59,7 @@ def test_the_same_space_under_a_taken_name_differs_in_nothing(begin, home):
 
 def test_a_setting_that_this_version_does_not_know_is_named(begin, home):
     begin(params=json.loads(json.dumps(load_recipe("gslrm_tiny").params)) | {"optim.magic": 1})
-    with pytest.raises(RecipeError, match=r"^the journal of gslrm_tiny: unknown key optim\.magic"):
+    with pytest.raises(
+        StudyError, match=r"expected a sweep of this version's settings, got .*unknown key optim\.magic"
+    ):
         resumable(home, "mine")

@@ -30,7 +30,7 @@ _OURS = ("MLFLOW", "MOUSELIFT", "RAY_", "OPTUNA")
 class Hurt:
     """A signal that a process sends itself right before or after the n-th call of a method of MlflowClient.
 
-    Calls count whose key begins with `key`: leases are tags, too, and are renewed at their own pace.
+    Calls count whose key begins with `key`: locks are tags, too, and are renewed at their own pace.
     """
 
     method: str
@@ -66,7 +66,7 @@ def _run(
     environment: dict[str, str],
     log: Path,
     hurt: Hurt | None = None,
-    lease_seconds: float | None = None,
+    silence_seconds: float | None = None,
     gate: str | None = None,
 ) -> None:
     import torch
@@ -82,8 +82,8 @@ def _run(
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    if lease_seconds is not None:
-        lock.LEASE_SECONDS = lease_seconds
+    if silence_seconds is not None:
+        lock.SILENCE_SECONDS = silence_seconds
     if hurt is not None:
         _arm(hurt)
     if gate is not None:

@@ -67,6 +67,17 @@ class Bench:
         wanted = self.reports(trial) + more
         self.until(lambda: self.reports(trial) >= wanted, f"{wanted} reports")
 
+    def wait_for_reports(self, more: int) -> None:
+        """So many more reports, or the end of the command."""
+        wanted = self.reports() + more
+        self.until_it_ends_or(lambda: self.reports() >= wanted)
+
+    def until_it_ends_or(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while self.process is not None and self.process.poll() is None and not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Hurt the driver itself, and wait until it is gone."""
         assert self.process is not None

@@ -63,6 +63,17 @@ def patched(folder: Path, code: str, who: str = WORKER) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
 
 
+def patched_both(folder: Path, worker: str, driver: str) -> dict[str, str]:
+    """The environment in whose workers `worker` runs, and in whose driver `driver`, once everything is imported."""
+    texts = []
+    for who, code in ((WORKER, worker), (DRIVER, driver)):
+        patched(folder, code, who)
+        texts.append((folder / "sitecustomize.py").read_text())
+    runs = "".join(f"exec({text!r}, {{'__file__': __file__, '__name__': 'patch'}})\n" for text in texts)
+    (folder / "sitecustomize.py").write_text(runs)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+
+
 def at_step(folder: Path, code: str) -> dict[str, str]:
     """`code` before each optimizer step of a worker; it knows `number`, the step, and `self`, the trainer."""
     body = textwrap.indent(textwrap.dedent(code).strip("\n"), "    ").lstrip()

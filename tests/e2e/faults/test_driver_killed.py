@@ -9,7 +9,8 @@ import time
 import pytest
 
 from sweeps.book.journal import Journal
-from tests.e2e.faults.patches import at_step, hold_at
+from tests.e2e.conftest import COMMAND, finish
+from tests.e2e.faults.patches import DRIVER, at_step, hold_at, patched
 
 pytestmark = pytest.mark.faults
 
@@ -54,6 +55,77 @@ def test_kill_9_of_the_driver_during_a_resume(bench, note):
     hurt.resume()
     assert hurt.finish() == 0, hurt.said
     note("`kill -9` of the driver, twice more while it resumes", hurt.check(), "resumed; every trial to its end")
+
+
+def test_ctrl_c_at_random_instants(bench, note):
+    """Thirty interruptions of one sweep, each resumed: while Ray comes up, within trials, and at their ends."""
+    hurt = bench(trials={"count": 12, "concurrent": 2}, scheduler={"kind": "asha", "grace_steps": 8})
+    chance, cuts = random.Random(11), 0
+    hurt.start()
+    while cuts < 30:
+        if chance.random() < 0.3:
+            time.sleep(12 * chance.random())
+        else:
+            hurt.wait_for_reports(chance.randint(1, 3))
+            time.sleep(0.4 * chance.random())
+        if hurt.process.poll() is not None:
+            break
+        hurt.kill(signal.SIGINT)
+        cuts += 1
+        assert "Traceback" not in hurt.process.communicate()[1]
+        if hurt.seat.ledger("hurt").name:
+            hurt.resume()
+        else:
+            hurt.start()
+    assert hurt.finish() == 0, hurt.said
+    assert cuts >= 15
+    note(
+        f"Ctrl-C at random instants, {cuts} times in one sweep",
+        hurt.check(),
+        "resumed each time; every trial to its end",
+    )
+
+
+BETWEEN = """
+from sweeps.run.driver import Driver
+ended_ = Driver.ended
+def ended(self, *words, **named):
+    if once("ended"):
+        (HERE / "last-report").touch()
+        for _ in range(600):
+            time.sleep(0.1)
+    return ended_(self, *words, **named)
+Driver.ended = ended
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_an_interruption_between_a_trials_last_report_and_its_closing(bench, note, tmp_path, number):
+    hurt = bench(patched(tmp_path / "patch", BETWEEN, DRIVER), trials={"count": 3, "concurrent": 2})
+    process = hurt.start()
+    hurt.until((tmp_path / "patch" / "last-report").exists, "a trial has made its last report")
+    for _ in range(2):
+        process.send_signal(number)
+        time.sleep(0.5)
+    process.wait(60)
+    assert "Traceback" not in process.communicate()[1]
+    hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    note(f"{number.name} between a trial's last report and its closing", hurt.check(), "resumed; it ends as it had")
+
+
+def test_two_look_at_a_dead_sweep_at_once(bench, note):
+    hurt = bench(trials={"count": 2, "concurrent": 2})
+    hurt.start()
+    hurt.until_reports(3)
+    hurt.kill()
+    looks = [hurt.seat.start(COMMAND, "sweep", "status", "hurt", "--json") for _ in range(4)]
+    done = [finish(look) for look in looks]
+    assert [look.returncode for look in done] == [0] * 4, [look.stderr for look in done]
+    assert sum("its driver died" in look.stderr for look in done) == 1
+    note(
+        "four `sweep status` at once on a sweep whose driver died", hurt.check(ended=False), "one closes it; none fails"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

@@ -17,8 +17,7 @@ from mlflow import MlflowClient
 
 from pipeline import checkpoint, kinds
 from sweeps.home import Home
-from sweeps.registry.aliases import TagBoard
-from sweeps.registry.history import championships
+from sweeps.registry.aliases import ModelTags, championships
 from sweeps.registry.lock import take_turn
 from sweeps.registry.registry import Registry
 from sweeps.registry.verification import verify
@@ -29,7 +28,7 @@ from tests.e2e.test_tracking import free_port, server
 pytestmark = pytest.mark.faults
 
 TRIALS = 10
-LEASE_SECONDS = 12.0  # of a server; a minute is too long to wait for in a test, and a busy machine is slow
+SILENCE_SECONDS = 12.0  # of a server; a minute is too long to wait for in a test, and a busy machine is slow
 
 
 DATABASE = {}  # of a server, by its address
@@ -78,9 +77,9 @@ def environment(root, uri):
     return {"MOUSELIFT_HOME": str(root), "MLFLOW_TRACKING_URI": uri}
 
 
-def lease_of(uri):
-    """Seconds, or None for what it is: where the store has a lock of its own, nobody waits for a dead one's lease."""
-    return LEASE_SECONDS if uri.startswith("http") else None
+def silence_of(uri):
+    """Seconds, or None for what it is: where the store has a lock of its own, no one waits for a dead tag."""
+    return SILENCE_SECONDS if uri.startswith("http") else None
 
 
 def opened(root, uri):
@@ -182,8 +181,10 @@ def test_a_promotion_killed_at_any_point_leaves_the_old_or_the_new_champion_whol
     for number, hurt in enumerate(POINTS if store.startswith("sqlite") else POINTS[::3]):
         _forget(client)
         if hurt.method != "create_registered_model":
-            assert finish(command([*words, "kill-0"], told, tmp_path / "log", lease_seconds=lease_of(store))) == [0]
-        codes = finish(command([*words, "kill-1"], told, tmp_path / "log", hurt=hurt, lease_seconds=lease_of(store)))
+            assert finish(command([*words, "kill-0"], told, tmp_path / "log", silence_seconds=silence_of(store))) == [0]
+        codes = finish(
+            command([*words, "kill-1"], told, tmp_path / "log", hurt=hurt, silence_seconds=silence_of(store))
+        )
         assert codes == [-hurt.signal], f"{hurt}: {(tmp_path / 'log').read_text()}"
         if hurt.method != "create_registered_model":
             champion = Registry(home).resolve(NAME)
@@ -191,7 +192,7 @@ def test_a_promotion_killed_at_any_point_leaves_the_old_or_the_new_champion_whol
             assert kinds.load(pulled).sha256 == champion.sha256
             assert champion.sha256 in {checkpoint.inspect(one).sha256 for one in ten.folders[:2]}
             outcomes["new" if champion.sha256 == checkpoint.inspect(ten.folders[1]).sha256 else "old"] += 1
-        again = finish(command([*words, "kill-1"], told, tmp_path / "log", lease_seconds=lease_of(store)))
+        again = finish(command([*words, "kill-1"], told, tmp_path / "log", silence_seconds=silence_of(store)))
         assert again == [0], f"{hurt}: {(tmp_path / 'log').read_text()}"
         registry = Registry(home)
         champion, _ = check_history(registry, client)
@@ -239,17 +240,19 @@ def test_the_same_folder_pulled_by_six_at_once_is_one_whole_checkpoint(store, te
 
 
 def test_a_holder_that_was_stopped_gives_up_once_another_took_its_turn(store, three_sweeps, tmp_path):
-    """SIGSTOP before its first tag, until its lease is old; only a server has leases alone to go by."""
+    """SIGSTOP before its first tag, until its tag is old; only a server has nothing but tags to go by."""
     if not store.startswith("http"):
         pytest.skip("the store's own lock stays with a stopped process: others wait")
     client, told = MlflowClient(store, registry_uri=store), environment(three_sweeps.root, store)
     _forget(client)
     assert finish(command(["model", "promote", "kill-0"], told, tmp_path / "log")) == [0]
     hurt, log = Hurt("set_model_version_tag", signal=signal.SIGSTOP), tmp_path / "stopped"
-    stopped = command(["model", "promote", "kill-2"], told, log, hurt=hurt, lease_seconds=lease_of(store))
+    stopped = command(["model", "promote", "kill-2"], told, log, hurt=hurt, silence_seconds=silence_of(store))
     while not _is_stopped(stopped.pid):
         time.sleep(0.05)
-    assert finish(command(["model", "promote", "kill-1"], told, tmp_path / "log", lease_seconds=lease_of(store))) == [0]
+    assert finish(
+        command(["model", "promote", "kill-1"], told, tmp_path / "log", silence_seconds=silence_of(store))
+    ) == [0]
     os.kill(stopped.pid, signal.SIGCONT)
     assert finish(stopped) == [2], log.read_text()
     assert "expected to keep the turn to change it, got none any more" in log.read_text()
@@ -260,19 +263,19 @@ def test_a_turn_through_a_server_and_one_in_its_database_exclude_each_other(stor
         pytest.skip("there is one way into this store")
     client = MlflowClient(store, registry_uri=store)
     client.create_registered_model("both-ways")
-    boards = {uri: TagBoard(MlflowClient(uri, registry_uri=uri), "both-ways") for uri in (store, DATABASE[store])}
+    tags = {uri: ModelTags(MlflowClient(uri, registry_uri=uri), "both-ways") for uri in (store, DATABASE[store])}
     inside, most = set(), []
 
     def go(uri):
         for _ in range(3):
-            with take_turn(uri, "both-ways", boards[uri], "me@here") as turn:
+            with take_turn(uri, "both-ways", tags[uri], "me@here") as turn:
                 inside.add(uri)
                 most.append(len(inside))
                 time.sleep(0.2)
                 turn.check()
                 inside.discard(uri)
 
-    threads = [threading.Thread(target=go, args=(uri,)) for uri in boards]
+    threads = [threading.Thread(target=go, args=(uri,)) for uri in tags]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -93,7 +93,7 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(bench, s3)
     assert hurt.finish() == 2
     assert hurt.said.strip().splitlines()[-1] == (
         "mouselift: MOUSELIFT_CHECKPOINTS: expected a store that takes writes at s3://nobody/team, got NO_SUCH_BUCKET "
-        "during CreateMultipartUpload operation: The specified bucket does not exist — start it, or mend its bucket "
+        "during CreateMultipartUpload operation: The specified bucket does not exist — start it, or correct its bucket "
         "or keys."
     )
     assert not hurt.seat.home.root.exists()

@@ -28,7 +28,7 @@ def test_two_drivers_resume_one_sweep(bench, note, tmp_path):
     assert [one.returncode for one in done] == [0, 2], [one.stderr for one in done]
     refused = [line for line in done[1].stderr.splitlines() if line.startswith("mouselift: ")]
     assert len(refused) == 1 and "Traceback" not in done[1].stderr
-    assert "another process runs this sweep" in refused[0] or "expected a sweep that nobody runs" in refused[0]
+    assert "another process runs this sweep" in refused[0] or "expected a sweep that is not running" in refused[0]
     note("two drivers resume one sweep at once", hurt.check(), "one is refused in one line, exit 2; the other finishes")
 
 

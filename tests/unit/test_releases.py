@@ -1,0 +1,97 @@
+"""Best checkpoints are released by a thread: a slow store holds up no other trial."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps.errors import OutageError
+from sweeps.home import Home
+from sweeps.run.checkpoints import Checkpoints
+from sweeps.run.releases import Releases
+from sweeps.space.objective import Objective
+
+GOAL = Objective("val/psnr_fg", "max")
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")})
+
+
+def releases(home, told):
+    return Releases(home, "s", GOAL, home.root / "released", lambda number, folder: told.append((number, folder.name)))
+
+
+def slow(seconds, monkeypatch):
+    """A store that takes so long for each copy."""
+
+    def release(self, objective, target):
+        time.sleep(seconds)
+        target.mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr(Checkpoints, "release", release)
+
+
+def test_a_release_is_told_with_its_folder_and_the_caller_does_not_wait(home, monkeypatch):
+    slow(0.3, monkeypatch)
+    told: list[tuple[int, str]] = []
+    work = releases(home, told)
+    began = time.monotonic()
+    for number in (3, 1):
+        work.add(number)
+    assert time.monotonic() - began < 0.1
+    work.finish()
+    assert told == [(3, "t0003"), (1, "t0001")]
+
+
+def test_a_trial_without_a_checkpoint_is_not_told(home):
+    told: list[tuple[int, str]] = []
+    work = releases(home, told)
+    work.add(0)
+    work.finish()
+    assert told == []
+
+
+def test_what_stood_in_the_way_is_raised_at_the_end_and_the_others_are_released(home, monkeypatch):
+    def release(self, objective, target):
+        if "t0001" in self.folder:
+            raise OutageError("MOUSELIFT_CHECKPOINTS: expected a store that answers, got none.")
+        return target
+
+    monkeypatch.setattr(Checkpoints, "release", release)
+    told: list[tuple[int, str]] = []
+    work = releases(home, told)
+    for number in range(3):
+        work.add(number)
+    with pytest.raises(OutageError, match="expected a store that answers"):
+        work.finish()
+    assert [number for number, _ in told] == [0, 2]
+
+
+def test_nothing_is_told_after_the_end(home, monkeypatch):
+    slow(0.6, monkeypatch)
+    told: list[tuple[int, str]] = []
+    work = releases(home, told)
+    work.add(0)
+    began = time.monotonic()
+    work.close(patience=0.1)
+    assert time.monotonic() - began < 0.4
+    for thread in threading.enumerate():
+        if thread.name == "releases":
+            thread.join()
+    assert told == []
+
+
+def test_what_a_killed_process_left_half_released_is_removed(home, monkeypatch):
+    slow(0.0, monkeypatch)
+    left = home.root / "released" / ".t0003.123.456"
+    left.mkdir(parents=True)
+    work = releases(home, [])
+    work.add(0)
+    work.finish()
+    assert not left.exists() and Path(home.root / "released" / "t0000").is_dir()
