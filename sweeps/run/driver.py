@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
@@ -33,7 +33,6 @@ from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler
 from sweeps.space.faults import fault_of, remedy, run_of_failures
-from sweeps.space.objective import Objective
 from sweeps.space.space import SearchSpace
 
 STOP_FILE = "stop"
@@ -43,12 +42,8 @@ _MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait fo
 _RELEASE_SECONDS = 10.0  # for checkpoints that are being released when the sweep is interrupted
 E = TypeVar("E", bound=Event)
 Result = Mapping[str, Any]
-
-
-class Listener(Protocol):
-    """Gets each event after it is safe in the journal. The progress display is one."""
-
-    def __call__(self, event: Event) -> None: ...
+# Gets each event after it is safe in the journal. The progress display is one.
+Listener = Callable[[Event], None]
 
 
 class Broken(NamedTuple):
@@ -77,14 +72,13 @@ class Driver:
         space: SearchSpace,
         recipe: Recipe,
         home: Home,
-        scheduler: SweepScheduler,
         listen: Listener,
         end: Callable[[State, str], None],
         clock: Callable[[], float] = time.time,
         vitals: Vitals | None = None,
     ) -> None:
         self.journal, self.ledger = journal, read(journal)
-        self._space, self._recipe, self._home, self._scheduler = space, recipe, home, scheduler
+        self.space, self.recipe, self.home, self.scheduler = space, recipe, home, SweepScheduler(space)
         self._listen, self._end, self._clock = listen, end, clock
         self._hung: set[int] = set()
         self.vitals = vitals or Vitals()
@@ -103,10 +97,6 @@ class Driver:
     @property
     def running(self) -> list[int]:
         return [number for number, trial in self.ledger.trials.items() if trial.state == State.RUNNING]
-
-    @property
-    def objective(self) -> Objective:
-        return self._space.objective
 
     def write(self, event: E) -> E:
         """Write an event to the journal, then tell the listener; from any thread."""
@@ -141,8 +131,8 @@ class Driver:
         number, params = int(config["number"]), config["params"]
         self._given.pop(ray_trial_id, None)
         self._hung.discard(number)  # the attempt before may have hung
-        recipe = override(self._recipe, params)
-        tags = data_tags(recipe, self._home.cache)
+        recipe = override(self.recipe, params)
+        tags = data_tags(recipe, self.home.cache)
         if config["splits"] > 1:
             tags["trial.batch_parts"] = str(config["splits"])
         opened = TrialOpened(number, ray_trial_id, config["attempt"], params, recipe.params, recipe.fingerprint, tags)
@@ -166,16 +156,16 @@ class Driver:
                 self.opened(ray_trial_id, broken.config)
             self._broke(self.ledger.trials[number], broken)
         elif number in self.running:
-            step, value = _reading(result, self.objective.metric)
-            state, reason = verdict(step, value, self.objective.metric, self._recipe.train.max_steps)
+            step, value = _reading(result, self.space.objective.metric)
+            state, reason = self._verdict(step, value)
             if state == State.PRUNED:
-                reason = self._scheduler.stopped.get(number, reason)
+                reason = self.scheduler.stopped.get(number, reason)
             self._close(number, state, reason, _NO_FIGURE if state == State.FAIL else "")
         self._given.pop(ray_trial_id, None)
 
     def watch(self, kill: Callable[[int], None]) -> None:
         """Called often: kill trials that have not reported for too long; end the sweep if Ray died or a user asked."""
-        limit, now = self._space.faults.hang_minutes * 60, self._clock()
+        limit, now = self.space.faults.hang_minutes * 60, self._clock()
         if now - self._watched > _NAP_SECONDS:  # this process did not run meanwhile
             self._awake = now
         self._watched = now
@@ -191,7 +181,7 @@ class Driver:
 
     def take_up(self) -> None:
         """Go on from where the session before this one ended."""
-        self._scheduler.hear_again(event for _, event in self.journal.events())
+        self.scheduler.hear_again(event for _, event in self.journal.events())
         for trial in list(self.ledger.trials.values()):
             if trial.begun and not trial.state.is_final:
                 self._decide(trial)
@@ -220,7 +210,7 @@ class Driver:
         if ended == self._searched_at:
             return None
         for _ in range(_MOST_REPEATS):
-            if is_spent(self.ledger, self._space):
+            if is_spent(self.ledger, self.space):
                 return None
             proposed = self.write(self._proposals.next(self.ledger))
             if proposed.trial in self.ledger.trials:
@@ -237,19 +227,21 @@ class Driver:
 
     def _decide(self, trial: Trial) -> None:
         """Close a trial whose end was reached or decided, but not written."""
-        if trial.number in self._scheduler.stopped:
-            self._close(trial.number, State.PRUNED, self._scheduler.stopped[trial.number])
-        elif trial.last_step >= self._recipe.train.max_steps:
-            ending = verdict(trial.last_step, trial.last_value, self.objective.metric, self._recipe.train.max_steps)
-            self._close(trial.number, *ending)
+        if trial.number in self.scheduler.stopped:
+            self._close(trial.number, State.PRUNED, self.scheduler.stopped[trial.number])
+        elif trial.last_step >= self.recipe.train.max_steps:
+            self._close(trial.number, *self._verdict(trial.last_step, trial.last_value))
+
+    def _verdict(self, step: int | None, value: float | None) -> tuple[State, str]:
+        return verdict(step, value, self.space.objective.metric, self.recipe.train.max_steps)
 
     def _broke(self, trial: Trial, broken: Broken) -> None:
-        hung = self._space.faults.hang_minutes if trial.number in self._hung else None
+        hung = self.space.faults.hang_minutes if trial.number in self._hung else None
         self._hung.discard(trial.number)
         fault = fault_of(broken.error, broken.last_line, hung)
-        batch_size = override(self._recipe, trial.params).train.batch_size
+        batch_size = override(self.recipe, trial.params).train.batch_size
         retries = trial.faults.count("retry")
-        chosen = remedy(self._space.faults, fault, retries, batch_size, trial.splits)
+        chosen = remedy(self.space.faults, fault, retries, batch_size, trial.splits)
         blob = self.journal.keep("traceback.txt", broken.traceback.encode()) if broken.traceback else None
         self.write(AttemptFailed(trial.number, trial.attempt, fault.cause, chosen.action, fault.reason, blob))
         match chosen.action:
@@ -262,9 +254,9 @@ class Driver:
         self.write(TrialClosed(number, state, reason, cause=cause))
         if state == State.COMPLETE:
             self.releases.add(number)
-        shared = run_of_failures(self.ledger.endings, self._space.faults.same_cause)
+        shared = run_of_failures(self.ledger.endings, self.space.faults.same_cause)
         if state == State.FAIL and shared is not None:
-            reason = f"{self._space.faults.same_cause} trials in a row failed; the last: {reason}"
+            reason = f"{self.space.faults.same_cause} trials in a row failed; the last: {reason}"
             self._end(State.FAIL, reason)
 
     def _released(self, number: int, folder: Path) -> None:

@@ -6,38 +6,27 @@ trial after a fault. A resumed sweep gets its rungs back because the scheduler r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from sweeps.book.journal import Event, Reported, TrialClosed, TrialOpened
+from sweeps.space.pruning import Watch
 from sweeps.space.space import SearchSpace
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 
 
-class Rules(Protocol):
-    """The rules of a space, as they watch its trials."""
-
-    def feed(self, trial: int, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Why the trial should stop after this report, the rule's name first. A step reported twice counts once."""
-        ...
-
-    def forget(self, trial: int) -> None:
-        """Drop what is kept of a trial that has ended."""
-        ...
-
-
 class SweepScheduler(FIFOScheduler):
     """Ray Tune's scheduler for a space. `stopped` holds the reason of each trial it has stopped, by number."""
 
-    def __init__(self, space: SearchSpace, rules: Rules) -> None:
+    def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.stopped: dict[int, str] = {}
         self._open: set[int] = set()
-        self._rules, self._asha = rules, _asha(space)
+        self._rules, self._asha = Watch(space.pruning, space.objective), _asha(space)
         self._metric = space.objective.metric
         self._max_steps = space.base.train.max_steps
 

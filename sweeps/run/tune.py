@@ -32,9 +32,7 @@ from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import Node, Seat, seats_of, this_machine
 from sweeps.run.processes import resources
 from sweeps.run.ray_session import Ray
-from sweeps.run.scheduler import SweepScheduler
 from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
-from sweeps.space.pruning import Watch
 from sweeps.space.space import SearchSpace
 
 _FULL = "the disk of the sweep was full"
@@ -114,34 +112,22 @@ def conduct(
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
-        scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
-        driver = Driver(journal, space, recipe, home, scheduler, listen, interruption.end, vitals=vitals)
-        return _remember(name, space, recipe, tags, home, driver, scheduler, seats, interruption)
+        driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
+        return _remember(driver, tags, seats, interruption)
 
 
-def _remember(
-    name: str,
-    space: SearchSpace,
-    recipe: Recipe,
-    tags: Mapping[str, str],
-    home: Home,
-    driver: Driver,
-    scheduler: SweepScheduler,
-    seats: list[Seat],
-    interruption: Interruption,
-) -> Ledger:
+def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interruption: Interruption) -> Ledger:
     """Run the trials between an opened and a closed journal."""
-    journal = driver.journal
+    journal, space, home = driver.journal, driver.space, driver.home
     origin, artifacts = provenance(journal.keep)
-    driver.write(
-        SweepOpened(name, recipe.name, space.as_plain(), {**origin, **tags}, space.base.params, artifacts=artifacts)
-    )
+    name, recipe = journal.folder.name, driver.recipe.name
+    driver.write(SweepOpened(name, recipe, space.as_plain(), {**origin, **tags}, space.base.params, artifacts))
     mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
     optuna = OptunaDelivery(journal, home).start()
     state, reason = State.FAIL, "the sweep's driver failed"
     try:
         driver.take_up()
-        _run_trials(space, recipe, home, driver, scheduler, seats, interruption)
+        _run_trials(driver, seats, interruption)
         if not interruption.asked:
             driver.releases.finish()
         state, reason = interruption.verdict if interruption.asked else (State.COMPLETE, "")
@@ -188,24 +174,10 @@ def _nothing_added(raised: BaseException | None) -> Iterator[None]:
             raise
 
 
-def _run_trials(
-    space: SearchSpace,
-    recipe: Recipe,
-    home: Home,
-    driver: Driver,
-    scheduler: SweepScheduler,
-    seats: list[Seat],
-    interruption: Interruption,
-) -> None:
-    trials, name = space.trials, driver.ledger.name
+def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -> None:
+    space, home, name = driver.space, driver.home, driver.ledger.name
     settings = TrialSettings(
-        name,
-        recipe,
-        driver.objective,
-        str(home.cache),
-        home.checkpoints,
-        space.retention,
-        seats,
+        name, driver.recipe, space.objective, str(home.cache), home.checkpoints, space.retention, seats
     )
     if Path(home.ray_storage).is_dir():  # of an earlier session; nothing reads it
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)
@@ -216,12 +188,12 @@ def _run_trials(
             metric=space.objective.metric,
             mode=space.objective.mode,
             search_alg=_Searcher(driver),
-            scheduler=scheduler,
+            scheduler=driver.scheduler,
             num_samples=-1,  # the searcher says when there are enough: a trial may need more than one of Ray's
-            max_concurrent_trials=trials.concurrent,
+            max_concurrent_trials=space.trials.concurrent,
             trial_name_creator=_ray_name,
             trial_dirname_creator=_ray_name,
-            reuse_actors=not trials.gpus,
+            reuse_actors=not space.trials.gpus,
         ),
         run_config=tune.RunConfig(
             name=name,

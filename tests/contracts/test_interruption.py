@@ -32,9 +32,7 @@ from sweeps.book.study import began_with
 from sweeps.home import Home
 from sweeps.run.driver import Broken, Driver
 from sweeps.run.orphans import reap
-from sweeps.run.scheduler import SweepScheduler
 from sweeps.space.distributions import Choice
-from sweeps.space.pruning import Watch
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, Scheduler, SearchSpace
 from tests.e2e.faults.invariants import check
@@ -73,11 +71,9 @@ class Session:
 
     def __init__(self, home: Home, name: str, space: SearchSpace, deliveries: bool = False) -> None:
         self.journal = Journal(home.journal(name)).claim()
-        self.scheduler = SweepScheduler(space, Watch(space.pruning, space.objective))
         self.ended: list[Any] = []
-        self.driver = Driver(
-            self.journal, space, space.base, home, self.scheduler, lambda _: None, lambda *why: self.ended.append(why)
-        )
+        self.driver = Driver(self.journal, space, space.base, home, lambda _: None, lambda *why: self.ended.append(why))
+        self.scheduler = self.driver.scheduler
         self.running: dict[int, Any] = {}
         self.broken: dict[str, Broken] = {}
         self.driver.broken = self.broken.__getitem__

@@ -14,7 +14,6 @@ from sweeps.book.ledger import read
 from sweeps.book.study import study_of
 from sweeps.home import Home
 from sweeps.run.driver import STOP_FILE, Broken, Driver
-from sweeps.run.scheduler import SweepScheduler
 from sweeps.space.distributions import FloatRange
 from sweeps.space.faults import Faults
 from sweeps.space.resources import Resources
@@ -23,14 +22,6 @@ from tests.support.spaces import space_with
 
 METRIC = "val/psnr_fg"
 STEPS = 12
-
-
-class NoRules:
-    def feed(self, trial, step, metrics):
-        return None
-
-    def forget(self, trial):
-        pass
 
 
 class Desk:
@@ -62,18 +53,17 @@ class Desk:
         if hasattr(self, "journal"):
             self.journal.close()
         self.journal = Journal(self.home.journal("s"), lambda: self.now).claim()
-        self.scheduler = SweepScheduler(self.space, NoRules())
         recipe = self.space.base
         self.driver = Driver(
             self.journal,
             self.space,
             recipe,
             self.home,
-            self.scheduler,
             lambda _: None,
             lambda *why: self.ends.append(why),
             lambda: self.now,
         )
+        self.scheduler = self.driver.scheduler
         self.driver.write(SweepOpened("s", recipe.name, self.space.as_plain(), {}, recipe.params))
         self.driver.take_up()
         self.broken = {}
