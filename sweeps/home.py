@@ -120,11 +120,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def name_taken(name: str) -> StudyError:
-    """The error of a name that another sweep has."""
-    return StudyError(f"{name}: expected a new name, got that of an earlier sweep — choose another with --name.")
-
-
 def timed_name(stem: str, now: datetime) -> str:
     """The computed name of a sweep: what it sweeps, and when it began."""
     return f"{stem}-{now:%Y%m%d-%H%M%S}"

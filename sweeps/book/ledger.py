@@ -7,7 +7,7 @@ gives the same again. The study, MLflow, the status command and the reports all 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -31,6 +31,7 @@ from sweeps.home import Home
 from sweeps.space.objective import Objective
 
 _ENDINGS_KEPT = 100
+_ENDED_FIRST = "the sweep ended before this trial did"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Trial:
     @property
     def begun(self) -> bool:
         return self.attempt > 0
+
+    @property
+    def ran_until_the_end(self) -> bool:
+        """Whether an end of its sweep is its end, too."""
+        return self.begun and self.state.is_open
 
     @property
     def splits(self) -> int:
@@ -149,6 +155,14 @@ def fold_all(ledger: Ledger, events: Iterable[Event]) -> Ledger:
 def fold(ledger: Ledger, event: Event) -> Ledger:
     """The ledger after one more event."""
     return replace(_folded(ledger, event), heard=max(ledger.heard, event.time))
+
+
+def closing(ledger: Ledger, state: State, reason: str) -> Iterator[Event]:
+    """The end of a sweep: trials that ran until then are KILLED, and can be taken up again."""
+    for number, trial in sorted(ledger.trials.items()):
+        if trial.ran_until_the_end:
+            yield TrialClosed(number, State.KILLED, reason or _ENDED_FIRST)
+    yield SweepClosed(state, reason)
 
 
 def _folded(ledger: Ledger, event: Event) -> Ledger:
@@ -270,6 +284,4 @@ def _closed(ledger: Ledger, event: TrialClosed) -> Ledger:
 
 
 def _ended_with_the_sweep(trial: Trial) -> Trial:
-    if not (trial.begun and trial.state.is_open):
-        return trial
-    return replace(trial, state=State.KILLED, reason="the sweep ended before this trial did")
+    return replace(trial, state=State.KILLED, reason=_ENDED_FIRST) if trial.ran_until_the_end else trial

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from fcntl import LOCK_EX, flock
 
 import sqlalchemy
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -21,6 +22,7 @@ from sweeps.home import is_made, store_file
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _TAG = "mouselift.checked"
+_PAGE = 500  # runs
 _CAUSE_SHOWN = 200  # characters
 
 
@@ -54,6 +56,17 @@ def require_writable(uri: str, seconds: int) -> None:
             client.set_experiment_tag(experiment.experiment_id, _TAG, "1")
             with contextlib.suppress(MlflowException):  # older servers cannot remove a tag
                 client.delete_experiment_tag(experiment.experiment_id, _TAG)
+
+
+def runs_of(client: MlflowClient, experiments: list[str], where: str) -> Iterator[Run]:
+    """The runs of these experiments that a filter of MLflow takes, the newest first, page by page."""
+    token: str | None = None
+    while experiments:
+        page = client.search_runs(experiments, where, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def prepare_store(tracking_uri: str) -> None:

@@ -16,14 +16,13 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.files import write_whole
 from sweeps.book.journal import Journal, RunOpened
-from sweeps.book.mlflow_client import mlflow_client
+from sweeps.book.mlflow_client import mlflow_client, runs_of
 from sweeps.book.mlflow_writer import HEARTBEAT
 from sweeps.errors import StudyError
 from sweeps.home import Home
 
 LEASE_SECONDS = 900.0  # thirty heartbeats
 _SEEN = "seen.json"
-_PAGE = 500
 
 
 def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str]:
@@ -50,15 +49,8 @@ def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str
 def _running(client: MlflowClient) -> Iterator[Run]:
     """The sweeps' own runs, and trials whose sweep is over."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found: dict[str, Run] = {}
-    token: str | None = None
-    while experiments:
-        where = "attributes.status = 'RUNNING' AND tags.`sweep.key` != ''"
-        page = client.search_runs(experiments, where, max_results=_PAGE, page_token=token)
-        found |= {run.info.run_id: run for run in page}
-        token = page.token
-        if not token:
-            break
+    where = "attributes.status = 'RUNNING' AND tags.`sweep.key` != ''"
+    found = {run.info.run_id: run for run in runs_of(client, experiments, where)}
     for run in found.values():
         if run.data.tags.get("mlflow.parentRunId") not in found:
             yield run
@@ -67,7 +59,7 @@ def _running(client: MlflowClient) -> Iterator[Run]:
 def _close(client: MlflowClient, run: Run) -> str:
     reason = f"no heartbeat since {run.data.tags.get(HEARTBEAT, 'it began')}"
     where = f"attributes.status = 'RUNNING' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-    for trial in [*client.search_runs([run.info.experiment_id], where, max_results=_PAGE), run]:
+    for trial in [*runs_of(client, [run.info.experiment_id], where), run]:
         word = "trial" if "trial.number" in trial.data.tags else "sweep"
         client.set_tag(trial.info.run_id, f"{word}.state", "KILLED")
         client.set_tag(trial.info.run_id, f"{word}.reason", reason)

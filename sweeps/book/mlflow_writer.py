@@ -26,7 +26,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.config import one_line
 from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
 from sweeps.book.journal import (
     AttemptFailed,
@@ -41,7 +40,7 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.ledger import Ledger, Trial, fold
-from sweeps.book.mlflow_client import environment, prepare_store
+from sweeps.book.mlflow_client import cause, environment, prepare_store
 from sweeps.book.mlflow_layout import (
     STATUS,
     best_metrics,
@@ -337,7 +336,7 @@ def _as_delivery_errors() -> Iterator[None]:
     except OSError as error:  # of requests, too
         raise UnansweredError(str(error)) from error
     except SQLAlchemyError as error:  # of a database, while MLflow opens it
-        raise UnansweredError(one_line(error).partition(" [SQL")[0]) from error
+        raise UnansweredError(cause(error)) from error
     except MlflowException as error:
         code = error.get_http_status_code()
         wrong = 400 <= code < 500 and code not in _TRY_AGAIN_CODES and _BUSY not in str(error)

@@ -38,6 +38,7 @@ from sweeps.book.journal import (
     append_whole,
 )
 from sweeps.book.ledger import Ledger, fold_all
+from sweeps.book.mlflow_client import cause
 from sweeps.book.study import began_with, direction, frozen_trial
 from sweeps.errors import StudyError
 from sweeps.home import Home
@@ -192,5 +193,5 @@ def _as_unanswered() -> Iterator[None]:
     try:
         yield
     except (StudyError, StorageInternalError, SQLAlchemyError, OSError, KeyError, ValueError) as error:
-        cause = one_line(error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error)
-        raise UnansweredError(cause.partition(" [SQL")[0].partition(" (Background")[0][:200]) from error
+        database = error.__cause__
+        raise UnansweredError(cause(database if isinstance(database, SQLAlchemyError) else error)) from error

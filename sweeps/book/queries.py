@@ -5,22 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from sweeps.book import mlflow_layout
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
-from sweeps.book.mlflow_client import mlflow_client
+from sweeps.book.mlflow_client import mlflow_client, runs_of
 from sweeps.home import Home, is_made, store_file
 from sweeps.space.objective import Objective
-
-_PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ def sweeps(uri: str) -> list[Sweep]:
         return []
     client = mlflow_client(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    runs = _runs(client, list(names), "tags.`sweep.state` != ''")
+    runs = runs_of(client, list(names), "tags.`sweep.state` != ''")
     return [_sweep(run, names[run.info.experiment_id]) for run in runs]
 
 
@@ -81,17 +77,6 @@ def _best(book: Ledger) -> dict[str, Any]:
         "params": best.params,
         "run_id": best.run_id,
     }
-
-
-def _runs(client: MlflowClient, experiments: list[str], where: str) -> Iterator[Run]:
-    """Page by page, the newest first."""
-    token: str | None = None
-    while experiments:
-        page = client.search_runs(experiments, where, max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _sweep(run: Run, experiment: str) -> Sweep:

@@ -21,11 +21,10 @@ from sweeps.book.journal import (
     Journal,
     Reported,
     State,
-    SweepClosed,
     TrialClosed,
     TrialOpened,
 )
-from sweeps.book.ledger import Trial, fold, read
+from sweeps.book.ledger import Trial, closing, fold, read
 from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
 from sweeps.home import Home
@@ -189,14 +188,11 @@ class Driver:
                 self.releases.add(trial.number)
 
     def close(self, state: State, reason: str) -> None:
-        """End the session. Trials that still run are KILLED, and can be taken up again."""
+        """End the session."""
         self.releases.close(_RELEASE_SECONDS)
         self.ledger = read(self.journal)  # a signal may have interrupted `write` between journal and ledger
-        why = reason or "the sweep ended before this trial did"
-        for number, trial in sorted(self.ledger.trials.items()):
-            if trial.begun and trial.state.is_open:
-                self.write(TrialClosed(number, State.KILLED, why))
-        self.write(SweepClosed(state, reason))
+        for event in closing(self.ledger, state, reason):
+            self.write(event)
 
     def _waiting(self) -> int | None:
         """The first trial that waits and that Ray has not taken."""

@@ -7,8 +7,8 @@ For sweeps of other homes the heartbeats in MLflow are the proof.
 from __future__ import annotations
 
 from sweeps.book.delivery import delivered
-from sweeps.book.journal import Journal, State, SweepClosed, TrialClosed
-from sweeps.book.ledger import read
+from sweeps.book.journal import Journal, State
+from sweeps.book.ledger import closing, read
 from sweeps.book.mlflow_heartbeats import close_silent
 from sweeps.book.mlflow_writer import MLflowDelivery, utc
 from sweeps.book.optuna_copy import COPIED, OptunaDelivery
@@ -46,15 +46,11 @@ def _close(journal: Journal, home: Home) -> list[str]:
         return []
     if ledger.state == State.RUNNING:
         reason = f"its driver died; last heard of at {utc(ledger.heard)}"
-        for number, trial in sorted(ledger.trials.items()):
-            if trial.begun and trial.state.is_open:
-                journal.append(TrialClosed(number, State.KILLED, reason))
-        journal.append(SweepClosed(State.KILLED, reason))
+        for event in closing(ledger, State.KILLED, reason):
+            journal.append(event)
         done.append(f"{ledger.name}: KILLED: {reason} — `mouselift sweep resume {ledger.name}` goes on with it")
-    mlflow, optuna = (
-        MLflowDelivery(journal, home.tracking_uri, home.artifacts).start(),
-        OptunaDelivery(journal, home).start(),
-    )
+    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts).start()
+    optuna = OptunaDelivery(journal, home).start()
     if not mlflow.close(_DELIVERY_SECONDS):
         done.append(f"{ledger.name}: MLflow at {home.tracking_uri} does not answer; the journal keeps what it lacks")
     optuna.close(_COPY_SECONDS)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.config import flatten
 from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
@@ -87,21 +88,11 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
 
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     """The values in which two spaces differ, as `path: then -> now`."""
-    then = _flat(ledger.space, skip=("recipe", "fixed")) | _flat({"recipe": ledger.params})
-    now = _flat(space.as_plain(), skip=("recipe", "fixed")) | _flat({"recipe": space.base.params})
+    then = flatten(ledger.space | {"fixed": {}, "recipe": ledger.params})
+    now = flatten(space.as_plain() | {"fixed": {}, "recipe": space.base.params})
     for path in sorted(then.keys() | now.keys()):
         if then.get(path) != now.get(path) and path.removeprefix("recipe.") not in LOCAL_PATHS:
             yield f"{path.removeprefix('recipe.')}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in skip:
-            continue
-        inner = isinstance(value, Mapping) and value
-        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
 
 
 def _shown(value: Any) -> str:
