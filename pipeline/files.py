@@ -94,5 +94,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def size_of(folder: Path) -> int:
+    """The bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest of its parents that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where the folder is, or would be made."""
+    return shutil.disk_usage(nearest_existing(folder)).free
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name.removeprefix('.')}.{os.getpid()}.{threading.get_ident()}")

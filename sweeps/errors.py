@@ -1,12 +1,5 @@
 """Every error the memory raises on purpose.
 
-    SweepError
-    ├── SpaceError         a search space that cannot be read or does not fit its recipe
-    ├── StudyError         a study, its storage or a sweep's name
-    ├── RegistryError      a registered model, a version, an alias or a gate
-    ├── NoRoomError        a disk that is full under a sweep; no mistake, so the commands leave with exit code 1
-    └── OutageError        a server that a running sweep needs stayed away
-
 Each message reads `where: what was expected, what came — what to do.` and is one line.
 """
 
@@ -20,15 +13,15 @@ class SpaceError(SweepError):
 
 
 class StudyError(SweepError):
-    """A sweep cannot start, or its stored state is not usable."""
+    """A sweep cannot start: its name, its settings, a store that it needs, or what was stored of it."""
 
 
 class RegistryError(SweepError):
-    """A model, version or alias is absent, or a promotion was refused."""
+    """A model, version, alias or dataset is absent, a gate cannot be read, or a promotion was refused."""
 
 
 class NoRoomError(SweepError):
-    """The disk under a sweep takes nothing more; what it has of the sweep is whole."""
+    """The disk under a sweep takes nothing more; what it has of the sweep is whole. No mistake: exit code 1."""
 
 
 class OutageError(SweepError):

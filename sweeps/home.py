@@ -15,19 +15,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 @dataclass(frozen=True)
 class Home:
-    """Paths and addresses of one installation.
+    """Paths and addresses of one installation."""
 
-    root: MOUSELIFT_HOME; tracking_uri: MLFLOW_TRACKING_URI or the SQLite file below root; storage: MOUSELIFT_STORAGE,
-    an Optuna RDB URL, or None for the journal file below root; ray_address: RAY_ADDRESS or None for this machine;
-    checkpoints: MOUSELIFT_CHECKPOINTS, a folder that all machines see or s3://bucket/prefix, or the folder below root.
-    """
-
-    root: Path
-    tracking_uri: str
-    storage: str | None
-    ray_address: str | None
-    adopted_run_id: str | None  # the run that `mlflow run` opened for us
-    checkpoints: str
+    root: Path  # MOUSELIFT_HOME
+    tracking_uri: str  # MLFLOW_TRACKING_URI, or the SQLite file below root
+    storage: str | None  # MOUSELIFT_STORAGE, an Optuna RDB URL, or None for the journal file below root
+    ray_address: str | None  # RAY_ADDRESS, or None for this machine
+    adopted_run_id: str | None  # MLFLOW_RUN_ID, the run that `mlflow run` opened for us
+    checkpoints: str  # MOUSELIFT_CHECKPOINTS, a folder that all machines see or s3://bucket/prefix, or one below root
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Home:

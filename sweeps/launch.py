@@ -16,13 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeps.home import Home, timed_name
 from sweeps.own_process import takes_signals
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sweeps.book.ledger import Ledger
-    from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
     from sweeps.run.ray_session import Ray
@@ -78,8 +78,6 @@ def sweep_status(name: str, home: Home | None = None) -> dict[str, Any]:
 
 def home_of_environment() -> Home:
     """Where the environment says that state is kept."""
-    from sweeps.home import Home
-
     return Home.from_environment(os.environ)
 
 
@@ -115,7 +113,7 @@ class Audience:
 
     def running(self, ready: Readiness, earlier: Ledger) -> AbstractContextManager[Listener]:  # noqa: ARG002
         """The listener, for as long as the trials run. earlier: what sessions before this one knew of the sweep."""
-        return contextlib.nullcontext(self.listen or _hear_nothing)
+        return contextlib.nullcontext(self.listen or (lambda _: None))
 
 
 class Launch(contextlib.AbstractContextManager["Launch"]):
@@ -144,7 +142,6 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
     def new(self, space: SearchSpace, name: str | None) -> Ledger:
         """A new sweep, run to its end. Raises StudyError for a name that a sweep has."""
-        from sweeps.home import timed_name
         from sweeps.run.resume import check_is_new
 
         name = name or timed_name(space.name, datetime.now())
@@ -200,7 +197,3 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _hear_nothing(event: object) -> None:
-    pass

@@ -12,20 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
-from sweeps.book.journal import (
-    AttemptFailed,
-    CheckpointReleased,
-    Event,
-    Journal,
-    Reported,
-    RunOpened,
-    State,
-    SweepClosed,
-    SweepOpened,
-    TrialClosed,
-    TrialOpened,
-    TrialProposed,
-)
+from sweeps.book import journal as events
+from sweeps.book.journal import Event, Journal, State
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.space.objective import Objective
@@ -72,16 +60,6 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class NotRun:
-    """A proposal that is not run: it repeats the trial `first`, or the recipe refuses it for `reason`."""
-
-    number: int
-    params: dict[str, Any]
-    first: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class Ledger:
     """One sweep. `opened` is unix seconds; name and `opened` together identify the sweep."""
 
@@ -96,7 +74,7 @@ class Ledger:
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
-    not_run: dict[int, NotRun] = field(default_factory=dict)
+    not_run: dict[int, events.TrialProposed] = field(default_factory=dict)  # repeats, and what the recipe refuses
     params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
@@ -147,9 +125,9 @@ def ledger_of(home: Home, name: str) -> Ledger:
     return ledger
 
 
-def fold_all(ledger: Ledger, events: Iterable[Event]) -> Ledger:
+def fold_all(ledger: Ledger, news: Iterable[Event]) -> Ledger:
     """The ledger after these events."""
-    return reduce(fold, events, ledger)
+    return reduce(fold, news, ledger)
 
 
 def fold(ledger: Ledger, event: Event) -> Ledger:
@@ -161,40 +139,40 @@ def closing(ledger: Ledger, state: State, reason: str) -> Iterator[Event]:
     """The end of a sweep: trials that ran until then are KILLED, and can be taken up again."""
     for number, trial in sorted(ledger.trials.items()):
         if trial.ran_until_the_end:
-            yield TrialClosed(number, State.KILLED, reason or _ENDED_FIRST)
-    yield SweepClosed(state, reason)
+            yield events.TrialClosed(number, State.KILLED, reason or _ENDED_FIRST)
+    yield events.SweepClosed(state, reason)
 
 
 def _folded(ledger: Ledger, event: Event) -> Ledger:
     match event:
-        case SweepOpened():
+        case events.SweepOpened():
             return _opened(ledger, event)
-        case TrialProposed():
+        case events.TrialProposed():
             return _proposed(ledger, event)
-        case TrialOpened():
+        case events.TrialOpened():
             earlier = ledger.trials.get(event.trial, Trial(event.trial))
             return _with(ledger, _reopened(earlier, event))
-        case Reported():
+        case events.Reported():
             return _with(ledger, _reported(_trial(ledger, event.trial), event, ledger.objective))
-        case AttemptFailed():
+        case events.AttemptFailed():
             broken = _trial(ledger, event.trial)
             state = State.WAITING if event.action in ("retry", "halve") else broken.state
             return _with(ledger, replace(broken, state=state, faults=(*broken.faults, event.action)))
-        case TrialClosed():
+        case events.TrialClosed():
             return _closed(ledger, event)
-        case CheckpointReleased():
+        case events.CheckpointReleased():
             return _with(ledger, replace(_trial(ledger, event.trial), released=event.path))
-        case RunOpened(trial=None):
+        case events.RunOpened(trial=None):
             return replace(ledger, run_id=event.run_id)
-        case RunOpened(trial=int(number)):
+        case events.RunOpened(trial=int(number)):
             return _with(ledger, replace(_trial(ledger, number), run_id=event.run_id))
-        case SweepClosed():
+        case events.SweepClosed():
             trials = {number: _ended_with_the_sweep(trial) for number, trial in ledger.trials.items()}
             return replace(ledger, state=State(event.state), reason=event.reason, trials=trials)
     return ledger
 
 
-def _opened(ledger: Ledger, event: SweepOpened) -> Ledger:
+def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
     return replace(
         ledger,
         name=event.sweep,
@@ -222,11 +200,10 @@ def _objective(space: dict[str, Any]) -> Objective | None:
     return Objective(space["objective"]["metric"], space["objective"]["mode"]) if "objective" in space else None
 
 
-def _proposed(ledger: Ledger, event: TrialProposed) -> Ledger:
+def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
     if event.repeats is None and not event.refused:
         return _with(ledger, Trial(event.trial, params=event.params, fingerprint=event.fingerprint))
-    one = NotRun(event.trial, event.params, event.repeats, event.refused)
-    return replace(ledger, not_run={**ledger.not_run, event.trial: one})
+    return replace(ledger, not_run={**ledger.not_run, event.trial: event})
 
 
 def _trial(ledger: Ledger, number: int) -> Trial:
@@ -242,7 +219,7 @@ def _with(ledger: Ledger, trial: Trial) -> Ledger:
     return replace(ledger, trials={**ledger.trials, trial.number: trial})
 
 
-def _reopened(trial: Trial, event: TrialOpened) -> Trial:
+def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
     return replace(
         trial,
         attempt=event.attempt,
@@ -256,7 +233,7 @@ def _reopened(trial: Trial, event: TrialOpened) -> Trial:
     )
 
 
-def _reported(trial: Trial, event: Reported, objective: Objective | None) -> Trial:
+def _reported(trial: Trial, event: events.Reported, objective: Objective | None) -> Trial:
     trial = replace(trial, heard=event.time)
     if event.step <= trial.resumed_at:  # an earlier attempt reported this step, and its report stands
         return trial
@@ -272,7 +249,7 @@ def _reported(trial: Trial, event: Reported, objective: Objective | None) -> Tri
     return trial
 
 
-def _closed(ledger: Ledger, event: TrialClosed) -> Ledger:
+def _closed(ledger: Ledger, event: events.TrialClosed) -> Ledger:
     trial, state = _trial(ledger, event.trial), State(event.state)
     if trial.state.is_final:  # an end stands, whatever an interruption wrote after it
         return ledger

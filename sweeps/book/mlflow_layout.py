@@ -33,7 +33,6 @@ from PIL import Image
 from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
-from sweeps.space.objective import Objective
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 _VIEW_TAG = "mlflow.sharedViewState."
@@ -70,13 +69,6 @@ def sweep_tags(ledger: Ledger) -> dict[str, str]:
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
     return tags
-
-
-def objective_of(tags: Mapping[str, str]) -> Objective | None:
-    """The objective in tags that `sweep_tags` made."""
-    if "objective.metric" not in tags:
-        return None
-    return Objective(tags["objective.metric"], "max" if tags["objective.mode"] == "max" else "min")
 
 
 def trial_tags(event: TrialOpened) -> dict[str, str]:
@@ -131,11 +123,7 @@ def recipe_yaml(params: Mapping[str, Any]) -> str:
 
 def saved_view(ledger: Ledger) -> str:
     """The UI's runs table with this sweep's trials, best first, and the columns in which they differ."""
-    columns = [
-        *(f"params.`{path}`" for path in ledger.searched),
-        "tags.`trial.state`",
-        "attributes.`Models`",
-    ]
+    columns = [*(f"params.`{path}`" for path in ledger.searched), "tags.`trial.state`", "attributes.`Models`"]
     state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}' AND tags.`trial.number` != ''"}
     if ledger.objective is not None:
         order = f"metrics.`best/{ledger.objective.metric}`"

@@ -26,33 +26,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeps.book import journal as events
+from sweeps.book import mlflow_layout as layout
 from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
-from sweeps.book.journal import (
-    AttemptFailed,
-    CheckpointReleased,
-    Event,
-    Journal,
-    Reported,
-    RunOpened,
-    SweepClosed,
-    SweepOpened,
-    TrialClosed,
-    TrialOpened,
-)
+from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 from sweeps.book.mlflow_client import cause, environment, prepare_store
-from sweeps.book.mlflow_layout import (
-    STATUS,
-    best_metrics,
-    experiment_tags,
-    param_text,
-    recipe_yaml,
-    run_key,
-    run_name,
-    stage_image,
-    sweep_tags,
-    trial_tags,
-)
 from sweeps.home import is_served
 
 HEARTBEAT = "heartbeat"
@@ -120,9 +99,9 @@ class _Writer:
         self._artifact_root = artifact_root
         self._adopted = adopted
         self._experiment_id: str | None = None
-        opened = (event for _, event in journal.events() if isinstance(event, RunOpened))
+        opened = (event for _, event in journal.events() if isinstance(event, events.RunOpened))
         self._runs: dict[int | None, str] = {event.trial: event.run_id for event in opened}
-        self._pending: dict[int, list[Reported]] = defaultdict(list)
+        self._pending: dict[int, list[events.Reported]] = defaultdict(list)
 
     def say(self, tags: Mapping[str, str]) -> None:
         """Set tags of the sweep's own run, once it has one. Raises UnansweredError and RefusedError."""
@@ -130,50 +109,50 @@ class _Writer:
             with _as_delivery_errors():
                 self._log(self._runs[None], tags=tags)
 
-    def send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
+    def send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
         """The ledger after these events, which follow `ledger`. Raises UnansweredError and RefusedError."""
         with _as_delivery_errors():
-            return self._send(ledger, events)
+            return self._send(ledger, news)
 
-    def _send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
+    def _send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
         """Event by event, but reports in a row travel together."""
         self._pending.clear()
-        for event in events:
+        for event in news:
             before, ledger = ledger, fold(ledger, event)
-            if isinstance(event, Reported):
+            if isinstance(event, events.Reported):
                 self._collect(ledger, event)
                 continue
             self._flush()
             match event:
-                case SweepOpened():
+                case events.SweepOpened():
                     self._open_sweep(ledger, event)
-                case TrialOpened():
+                case events.TrialOpened():
                     self._open_trial(ledger, event)
-                case AttemptFailed():
+                case events.AttemptFailed():
                     self._note_fault(event)
-                case TrialClosed():
+                case events.TrialClosed():
                     self._close_trial(ledger, event)
-                case CheckpointReleased():
+                case events.CheckpointReleased():
                     self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
-                case SweepClosed():
+                case events.SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()
         return ledger
 
-    def _open_sweep(self, ledger: Ledger, event: SweepOpened) -> None:
+    def _open_sweep(self, ledger: Ledger, event: events.SweepOpened) -> None:
         run_id = self._run(ledger, None, event.time)
         params = event.params if event.time == ledger.opened else {}
-        self._open_run(run_id, ledger, params, sweep_tags(ledger))
+        self._open_run(run_id, ledger, params, layout.sweep_tags(ledger))
         for path, blob in event.artifacts.items():
             self._upload(run_id, path, self._journal.blob(blob))
         self._client.log_text(run_id, yaml.safe_dump(event.space, sort_keys=False), "config/space.yaml")
         self._describe(run_id, ledger.tags, event.params)
-        for key, value in experiment_tags(ledger).items():
+        for key, value in layout.experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)
 
-    def _open_trial(self, ledger: Ledger, event: TrialOpened) -> None:
+    def _open_trial(self, ledger: Ledger, event: events.TrialOpened) -> None:
         run_id = self._run(ledger, event.trial, event.time)
-        self._open_run(run_id, ledger, event.recipe_params if event.attempt == 1 else {}, trial_tags(event))
+        self._open_run(run_id, ledger, event.recipe_params if event.attempt == 1 else {}, layout.trial_tags(event))
         self._describe(run_id, ledger.tags | event.tags, event.recipe_params)
 
     def _open_run(self, run_id: str, ledger: Ledger, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -183,7 +162,7 @@ class _Writer:
 
     def _describe(self, run_id: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
         """The recipe as a file, and the dataset as an input."""
-        self._client.log_text(run_id, recipe_yaml(params), "config/recipe.yaml")
+        self._client.log_text(run_id, layout.recipe_yaml(params), "config/recipe.yaml")
         if {"data.name", "data.digest"} <= tags.keys():
             name, digest = tags["data.name"], tags["data.digest"][:_DIGEST_LENGTH]
             source = {"uri": params.get("data.root", name)}
@@ -191,12 +170,12 @@ class _Writer:
             context = [InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
 
-    def _collect(self, ledger: Ledger, event: Reported) -> None:
+    def _collect(self, ledger: Ledger, event: events.Reported) -> None:
         """Keep a report for the next flush. Of a step that an earlier attempt reported, only its tags are kept."""
         if event.step <= ledger.trials[event.trial].resumed_at:
             event = replace(event, metrics={}, images={})
         else:
-            event = replace(event, metrics=event.metrics | best_metrics(ledger, event))
+            event = replace(event, metrics=event.metrics | layout.best_metrics(ledger, event))
         self._pending[event.trial].append(event)
 
     def _flush(self) -> None:
@@ -211,7 +190,7 @@ class _Writer:
             self._log(self._runs[trial], metrics=metrics, tags=said | {HEARTBEAT: utc(reports[-1].time)})
         self._pending.clear()
 
-    def _log_images(self, run_id: str, reports: list[Reported]) -> None:
+    def _log_images(self, run_id: str, reports: list[events.Reported]) -> None:
         """Previews for the UI's step slider. `log_image` would give them other names when they are sent again."""
         if not reports:
             return
@@ -219,11 +198,11 @@ class _Writer:
             for report in reports:
                 for name, blob in report.images.items():
                     source, stamp = self._journal.blob(blob), _milliseconds(report.time)
-                    stage_image(source, Path(folder), name, report.step, stamp)
+                    layout.stage_image(source, Path(folder), name, report.step, stamp)
             self._client.log_artifacts(run_id, folder, "images")
         self._log(run_id, tags={"mlflow.loggedImages": "True"})
 
-    def _close_trial(self, ledger: Ledger, event: TrialClosed) -> None:
+    def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():
             self._upload(self._runs[event.trial], target, Path(path))
         self._end_trial(ledger.trials[event.trial], event.time)
@@ -235,7 +214,7 @@ class _Writer:
         tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
         self._log(self._runs[None], metrics=[metric], tags=tags)
 
-    def _note_fault(self, event: AttemptFailed) -> None:
+    def _note_fault(self, event: events.AttemptFailed) -> None:
         tags = {f"trial.fault.{event.attempt}": f"{event.cause} ({event.action}): {event.reason}"}
         self._log(self._runs[event.trial], tags=tags)
         if event.traceback is not None:
@@ -244,35 +223,35 @@ class _Writer:
     def _end_trial(self, trial: Trial, when: float) -> None:
         reason = "trial.fail_reason" if trial.state == "FAIL" else "trial.reason"
         self._log(self._runs[trial.number], tags={"trial.state": trial.state, reason: trial.reason})
-        self._client.set_terminated(self._runs[trial.number], STATUS[trial.state], _milliseconds(when))
+        self._client.set_terminated(self._runs[trial.number], layout.STATUS[trial.state], _milliseconds(when))
 
-    def _close_sweep(self, before: Ledger, ledger: Ledger, event: SweepClosed) -> None:
+    def _close_sweep(self, before: Ledger, ledger: Ledger, event: events.SweepClosed) -> None:
         for number in sorted(before.open & self._runs.keys()):  # a trial without a run has not begun
             self._end_trial(ledger.trials[number], event.time)
         stamp = _milliseconds(event.time)
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
         tags = {**event.tags, "sweep.state": event.state, "sweep.reason": event.reason}
         self._log(self._runs[None], metrics=metrics, tags=tags)
-        self._client.set_terminated(self._runs[None], STATUS[event.state], stamp)
+        self._client.set_terminated(self._runs[None], layout.STATUS[event.state], stamp)
 
     def _run(self, ledger: Ledger, trial: int | None, when: float) -> str:
         """The run of a trial, or of the sweep (None): known, adopted, found by its key, or new."""
         if trial not in self._runs:
             adopted = self._adopted if trial is None else None
             run_id = adopted or self._find_run(ledger, trial) or self._create_run(ledger, trial, when)
-            self._runs[trial] = self._journal.append(RunOpened(trial, run_id)).run_id
+            self._runs[trial] = self._journal.append(events.RunOpened(trial, run_id)).run_id
         return self._runs[trial]
 
     def _find_run(self, ledger: Ledger, trial: int | None) -> str | None:
-        where = f"tags.`sweep.key` = '{run_key(ledger, trial)}'"
+        where = f"tags.`sweep.key` = '{layout.run_key(ledger, trial)}'"
         found = self._client.search_runs([self._experiment(ledger)], filter_string=where, max_results=1)
         return found[0].info.run_id if found else None
 
     def _create_run(self, ledger: Ledger, trial: int | None, when: float) -> str:
-        tags = {"sweep.key": run_key(ledger, trial)}
+        tags = {"sweep.key": layout.run_key(ledger, trial)}
         if trial is not None:
             tags["mlflow.parentRunId"] = self._runs[None]
-        name = run_name(ledger.name, trial)
+        name = layout.run_name(ledger.name, trial)
         experiment = self._experiment(ledger)
         with environment(_ONCE):
             return self._client.create_run(experiment, _milliseconds(when), tags, name).info.run_id
@@ -317,7 +296,7 @@ class _Writer:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """`log_batch`, in as many calls as MLflow's limits require."""
-        texts = [Param(key, param_text(value)) for key, value in (params or {}).items()]
+        texts = [Param(key, layout.param_text(value)) for key, value in (params or {}).items()]
         for few in _chunks(texts, _PARAMS_A_CALL):
             self._client.log_batch(run_id, params=few)
         for some in _chunks(metrics, _METRICS_A_CALL):

@@ -23,20 +23,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.config import one_line
+from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, Send, UnansweredError
-from sweeps.book.journal import (
-    AttemptFailed,
-    Event,
-    Journal,
-    Reported,
-    State,
-    SweepClosed,
-    SweepOpened,
-    TrialClosed,
-    TrialOpened,
-    TrialProposed,
-    append_whole,
-)
+from sweeps.book.journal import Event, Journal, State, append_whole
 from sweeps.book.ledger import Ledger, fold_all
 from sweeps.book.mlflow_client import cause
 from sweeps.book.study import began_with, direction, frozen_trial
@@ -46,7 +35,7 @@ from sweeps.space.space import SearchSpace
 
 COPIED = "copied.json"  # a file beside the journal: how much of it is in the copy
 OWNER = "sweep"  # a user attribute of the study: the home and the beginning of its sweep
-_OF_TRIALS = (TrialProposed, TrialOpened, Reported, AttemptFailed, TrialClosed)
+_OF_TRIALS = (events.TrialProposed, events.TrialOpened, events.Reported, events.AttemptFailed, events.TrialClosed)
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 60  # after which a PostgreSQL that stays silent counts as gone
 
@@ -84,18 +73,18 @@ class _Writer:
         self._study: int | None = None
         self._space: SearchSpace | None = None
 
-    def send(self, ledger: Ledger, events: Iterable[Event]) -> Ledger:
+    def send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
         """The ledger after these events. Raises UnansweredError."""
-        news = list(events)
-        ledger = fold_all(ledger, news)
+        heard = list(news)
+        ledger = fold_all(ledger, heard)
         with _as_unanswered():
-            if self._space is None or any(isinstance(event, SweepOpened) for event in news):
+            if self._space is None or any(isinstance(event, events.SweepOpened) for event in heard):
                 space = began_with(ledger)
                 self._study = self._opened(ledger, space)
                 self._write(ledger, space, range(ledger.next_number))
                 self._space = space
             else:
-                self._write(ledger, self._space, _touched(ledger, news))
+                self._write(ledger, self._space, _touched(ledger, heard))
         return ledger
 
     def _write(self, ledger: Ledger, space: SearchSpace, numbers: Iterable[int]) -> None:
@@ -133,12 +122,12 @@ class _Writer:
                 self._storage.set_trial_state_values(number, wanted.state, wanted.values)
 
 
-def _touched(ledger: Ledger, events: Iterable[Event]) -> list[int]:
+def _touched(ledger: Ledger, news: Iterable[Event]) -> list[int]:
     """The trials that these events are about, and those that repeat them."""
-    numbers = {event.trial for event in events if isinstance(event, _OF_TRIALS)}
-    if any(isinstance(event, SweepClosed) for event in events):  # it also ends the trials that ran
+    numbers = {event.trial for event in news if isinstance(event, _OF_TRIALS)}
+    if any(isinstance(event, events.SweepClosed) for event in news):  # it also ends the trials that ran
         numbers |= ledger.trials.keys()
-    repeats = {number for number, one in ledger.not_run.items() if one.first in numbers}
+    repeats = {number for number, one in ledger.not_run.items() if one.repeats in numbers}
     return sorted(numbers | repeats)
 
 

@@ -20,11 +20,7 @@ def provenance(keep: Callable[[str, bytes], str], code: Path = _CODE) -> tuple[d
 
     Without a git repository, or without git, the tags have no git facts.
     """
-    tags = {
-        "mlflow.user": getpass.getuser(),
-        "mlflow.source.name": "mouselift",
-        "mlflow.source.type": "LOCAL",
-    }
+    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "mouselift", "mlflow.source.type": "LOCAL"}
     artifacts = {"code/packages.txt": keep("packages.txt", packages().encode())}
     commit = _git(code, "rev-parse", "HEAD").strip()
     if not commit:

@@ -10,26 +10,21 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from sweeps.book import mlflow_layout
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.mlflow_client import mlflow_client, runs_of
+from sweeps.book.mlflow_layout import ui_path
 from sweeps.home import Home, is_made, store_file
-from sweeps.space.objective import Objective
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its run in MLflow describes it. `started` is unix seconds."""
+    """A sweep as its run in MLflow describes it."""
 
     name: str
     recipe: str
     state: str
-    started: float
-    objective: Objective | None
-    experiment_id: str
-    run_id: str
     ui_path: str  # goes behind the address of `mouselift ui`
 
 
@@ -85,9 +80,5 @@ def _sweep(run: Run, experiment: str) -> Sweep:
         name=tags["sweep.name"],
         recipe=experiment,
         state=tags["sweep.state"],
-        started=run.info.start_time / 1000,
-        objective=mlflow_layout.objective_of(tags),
-        experiment_id=run.info.experiment_id,
-        run_id=run.info.run_id,
-        ui_path=mlflow_layout.ui_path(run.info.experiment_id, tags["sweep.name"]),
+        ui_path=ui_path(run.info.experiment_id, tags["sweep.name"]),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -22,7 +23,7 @@ from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import State, TrialProposed
-from sweeps.book.ledger import Ledger, NotRun, Trial
+from sweeps.book.ledger import Ledger, Trial
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar
 from sweeps.space.space import SearchSpace, space_of
@@ -61,11 +62,14 @@ def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial
     """One proposal as a trial of Optuna."""
     if number in ledger.trials:
         trial = ledger.trials[number]
-        return _frozen(trial, trial.params, space, _attributes(trial))
-    if number in ledger.not_run:
-        one = ledger.not_run[number]
-        return _frozen(_ending_of(ledger, one), one.params, space, _reasons(one))
-    return create_trial(state=TrialState.FAIL)  # journals of older versions leave out proposals that were not run
+        known = {RAY_TRIAL: trial.ray_trial_id, FINGERPRINT: trial.fingerprint, REASON: trial.reason}
+        return _frozen(trial, space, {key: value for key, value in known.items() if value})
+    if number not in ledger.not_run:  # journals of older versions leave out proposals that were not run
+        return create_trial(state=TrialState.FAIL)
+    one = ledger.not_run[number]
+    if one.repeats is None:
+        return _frozen(Trial(number, state=State.FAIL, params=one.params), space, {REASON: one.refused})
+    return _frozen(replace(ledger.trials[one.repeats], params=one.params), space, {REPEATS: one.repeats})
 
 
 def direction(space: SearchSpace) -> str:
@@ -139,12 +143,8 @@ def verdict(step: int | None, value: float | None, metric: str, max_steps: int) 
 
 
 def importance_of(ledger: Ledger) -> dict[str, float]:
-    """How much each param of a sweep decides its objective."""
-    return importance(study_of(ledger, began_with(ledger)))
-
-
-def importance(study: optuna.Study) -> dict[str, float]:
-    """How much each param decides the objective: sums to 1, largest first; empty while it is unclear."""
+    """How much each param of a sweep decides its objective: sums to 1, largest first; empty while it is unclear."""
+    study = study_of(ledger, began_with(ledger))
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return {}
     with warnings.catch_warnings():
@@ -155,7 +155,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
             return {}
 
 
-def _frozen(trial: Trial, params: Mapping[str, Any], space: SearchSpace, attributes: dict[str, Any]) -> FrozenTrial:
+def _frozen(trial: Trial, space: SearchSpace, attributes: dict[str, Any]) -> FrozenTrial:
     state = _STATES[trial.state]
     value = trial.last_value if state is TrialState.COMPLETE else None
     if state is TrialState.PRUNED and trial.curve:  # Optuna itself gives a pruned trial its last value
@@ -163,25 +163,11 @@ def _frozen(trial: Trial, params: Mapping[str, Any], space: SearchSpace, attribu
     return create_trial(
         state=state,
         value=value,
-        params=dict(params),
-        distributions={path: space.space[path].distribution for path in params},
+        params=trial.params,
+        distributions={path: space.space[path].distribution for path in trial.params},
         intermediate_values=dict(trial.curve),
         user_attrs=attributes,
     )
-
-
-def _attributes(trial: Trial) -> dict[str, Any]:
-    known = {RAY_TRIAL: trial.ray_trial_id, FINGERPRINT: trial.fingerprint, REASON: trial.reason}
-    return {key: value for key, value in known.items() if value}
-
-
-def _reasons(one: NotRun) -> dict[str, Any]:
-    return {REASON: one.reason} if one.first is None else {REPEATS: one.first}
-
-
-def _ending_of(ledger: Ledger, one: NotRun) -> Trial:
-    """The trial that a repeat repeats, for its state and value; a failed one for refused values."""
-    return Trial(one.number, state=State.FAIL) if one.first is None else ledger.trials[one.first]
 
 
 def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> int | None:

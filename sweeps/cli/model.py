@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -89,7 +90,7 @@ def model_history(name: Annotated[str, typer.Argument(help="A registered model."
     """Show every change of a registered model's aliases: when, who, from, to, why."""
     moves = terminal.registry().history(name)
     if as_json:
-        typer.echo(json.dumps([move.as_plain() for move in moves]))
+        typer.echo(json.dumps([asdict(move) for move in moves]))
         return
     rows = [
         [m.when, m.who, m.action, m.alias, *("" if v is None else str(v) for v in (m.before, m.after)), m.reason]

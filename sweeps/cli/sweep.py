@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -154,7 +155,7 @@ def sweep_gc(
 
     found = collect(terminal.home(), name, dry_run)
     if as_json:
-        typer.echo(json.dumps([item.as_plain() for item in found]))
+        typer.echo(json.dumps([asdict(item) for item in found]))
         return
     rows = [
         [item.sweep, f"t{item.trial:04d}", str(item.step), f"{item.bytes / 1e6:.1f}", item.reason] for item in found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.config import one_line
+from pipeline.files import free_bytes, nearest_existing
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home, is_served
 from sweeps.preflight.dry_run_messages import Measured
@@ -119,16 +119,6 @@ def require_memory(space: SearchSpace, measured: Measured, available: int) -> st
             f"each, got {_bytes(available)} — lower trials.concurrent, train.batch_size or data.image_size."
         )
     return f"{counted(concurrent, 'trial')} × {_bytes(measured.memory)}; {_bytes(available)} free"
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space where the folder is, or would be made."""
-    return shutil.disk_usage(nearest_existing(folder)).free
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest of its parents that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def available_bytes() -> int:

@@ -18,6 +18,7 @@ import torch
 from pipeline import checkpoint, kinds
 from pipeline.config import one_line
 from pipeline.errors import PipelineError
+from pipeline.files import size_of
 from pipeline.recipe import LossConfig, Recipe
 from pipeline.recipes import override
 from pipeline.train import train
@@ -58,7 +59,7 @@ def measure(job: Job, folder: Path) -> Measured:
         assert last.checkpoint is not None
         kinds.load(last.checkpoint, device)
         checkpoint.load_training(last.checkpoint)
-    whole, state = _size(last.checkpoint), (last.checkpoint / checkpoint.TRAINING).stat().st_size
+    whole, state = size_of(last.checkpoint), (last.checkpoint / checkpoint.TRAINING).stat().st_size
     return Measured(
         step_seconds=last.metrics["time/step_seconds"],
         memory=peak[0],
@@ -116,7 +117,3 @@ def _peak_bytes() -> int:
         if name in ("VmHWM", "RssFile"):
             kilobytes[name] = int(value.split()[0])
     return 1024 * (kilobytes["VmHWM"] - kilobytes["RssFile"])
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

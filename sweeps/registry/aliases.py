@@ -21,7 +21,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -58,10 +58,6 @@ class Move:
         """The tag's key, which is no other entry's, and the entry as JSON."""
         key = f"{_PREFIX}{self.number:06d}.{secrets.token_hex(4)}"
         return key, json.dumps(asdict(self) | {"reason": self.reason[:_REASON_LENGTH]})
-
-    def as_plain(self) -> dict[str, Any]:
-        """The form of `mouselift model history --json`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

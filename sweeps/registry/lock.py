@@ -68,19 +68,11 @@ class Tags(Protocol):
         ...
 
 
-class Turn(Protocol):
-    """The right to change one registered model, as long as both locks are held."""
-
-    def check(self) -> None:
-        """Make sure of them once more. Raises RegistryError when one was lost."""
-        ...
-
-
 @contextlib.contextmanager
 def take_turn(tracking_uri: str, name: str, tags: Tags, who: str) -> Iterator[Turn]:
     """Wait until it is this process's turn to change the registered model `name`, and hold it for the block."""
     with _own_lock(tracking_uri, name) as own, TagLock(tags, name, own.route, who).held() as tag:
-        yield _Both(own, tag)
+        yield Turn(own, tag)
 
 
 class _OwnLock(NamedTuple):
@@ -91,26 +83,25 @@ class _OwnLock(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Both:
+class Turn:
+    """The right to change one registered model, as long as both locks are held."""
+
     own: _OwnLock
     tag: TagLock
 
     def check(self) -> None:
+        """Make sure of them once more. Raises RegistryError when one was lost."""
         self.own.check()
         self.tag.check()
 
 
-@contextlib.contextmanager
-def _own_lock(tracking_uri: str, name: str) -> Iterator[_OwnLock]:
+def _own_lock(tracking_uri: str, name: str) -> contextlib.AbstractContextManager[_OwnLock]:
     file = store_file(tracking_uri)
     if file is not None:
-        with _file_lock(file.resolve(), name) as own:
-            yield own
-    elif tracking_uri.startswith("postgresql"):
-        with _advisory_lock(tracking_uri, name) as own:
-            yield own
-    else:
-        yield _OwnLock("", lambda: None)
+        return _file_lock(file.resolve(), name)
+    if tracking_uri.startswith("postgresql"):
+        return _advisory_lock(tracking_uri, name)
+    return contextlib.nullcontext(_OwnLock("", lambda: None))
 
 
 @contextlib.contextmanager

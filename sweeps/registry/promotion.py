@@ -8,9 +8,9 @@ from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.variants import prepared
 from pipeline.recipe import Recipe
-from sweeps.book.journal import Journal, Reported, SweepOpened
-from sweeps.book.ledger import Ledger, Trial, read
-from sweeps.errors import RegistryError, StudyError
+from sweeps.book.journal import Journal, Reported
+from sweeps.book.ledger import Ledger, Trial, ledger_of
+from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import verify
@@ -27,7 +27,6 @@ class Candidate:
     trial: Trial
     checkpoint: CheckpointInfo
     logged: dict[str, float]  # what was logged at the checkpoint's step
-    gates: dict[str, str]
 
 
 def registered_name(recipe: Recipe) -> str:
@@ -48,26 +47,21 @@ def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None 
     tags |= {"sweep.name": sweep, "trial.number": str(found.trial.number)}
     version = registry.register(registered_name(found.checkpoint.recipe), str(found.trial.run_id), verification, tags)
     assert found.ledger.objective is not None
-    return registry.promote(version, parse_gates(found.gates), found.ledger.objective, root, device)
+    return registry.promote(version, parse_gates(found.ledger.space["gates"]), found.ledger.objective, root, device)
 
 
 def candidate(home: Home, sweep: str, number: int | None = None) -> Candidate:
     """The best finished trial of a sweep, or trial `number`, with what the journal knows of it."""
-    journal = Journal(home.journal(sweep))
-    ledger = read(journal)
-    if not ledger.name:
-        raise StudyError(f"{sweep}: expected a sweep of {home.root}, got none — see `mouselift sweep list`.")
+    ledger = ledger_of(home, sweep)
     trial = ledger.best if number is None else ledger.trials.get(number)
     if trial is None or trial.state != "COMPLETE":
         state = "none" if trial is None else f"t{trial.number:04d} {trial.state}"
         raise RegistryError(f"{sweep}: expected a finished trial to register, got {state} — name one with --trial.")
-    events = [event for _, event in journal.events()]
     if trial.released is None or trial.run_id is None:
         raise RegistryError(
             f"{sweep}: expected a checkpoint and a run of t{trial.number:04d}, got none — run the sweep again."
         )
     info = checkpoint.inspect(trial.released)
-    reports = [e for e in events if isinstance(e, Reported) and e.trial == trial.number and e.step == info.step]
-    opened = next(event for event in events if isinstance(event, SweepOpened))
-    logged = reports[-1].metrics if reports else {}
-    return Candidate(ledger, trial, info, logged, opened.space["gates"])
+    reports = [e for _, e in Journal(home.journal(sweep)).events() if isinstance(e, Reported)]
+    logged = [report.metrics for report in reports if (report.trial, report.step) == (trial.number, info.step)]
+    return Candidate(ledger, trial, info, logged[-1] if logged else {})

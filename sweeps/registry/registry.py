@@ -203,10 +203,8 @@ class Registry:
     def _standing(self, name: str) -> Standing:
         return self._aliases(name).standing()
 
-    @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[Turn]:
-        with take_turn(self._home.tracking_uri, name, ModelTags(self._client, name), signature()) as turn:
-            yield turn
+    def _turn(self, name: str) -> contextlib.AbstractContextManager[Turn]:
+        return take_turn(self._home.tracking_uri, name, ModelTags(self._client, name), signature())
 
     def _ensure_model(self, name: str) -> None:
         if not self._client.search_registered_models(f"name='{name}'"):

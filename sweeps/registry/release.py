@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -32,7 +31,7 @@ from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
-from pipeline.files import write_whole
+from pipeline.files import size_of, write_whole
 from sweeps.errors import RegistryError
 from sweeps.registry import pyfunc_gslrm, pyfunc_views
 from sweeps.registry.verification import Verification
@@ -51,14 +50,6 @@ class Flavour:
 
     module: ModuleType
     packages: tuple[str, ...] = ()
-
-    @property
-    def file(self) -> Path:
-        return Path(str(self.module.__file__))
-
-    @property
-    def signature(self) -> Any:
-        return self.module.SIGNATURE
 
     @property
     def requirements(self) -> list[str]:
@@ -164,7 +155,7 @@ def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: Checkpo
         folder = checkpoint.strip_training(folder, temporary / CHECKPOINT)
     empty.mkdir(parents=True)
     about = _save_pyfunc(target, empty, model, run_id, _FLAVOURS[info.recipe.model.kind])
-    about.model_size_bytes = (about.model_size_bytes or 0) + _size_of(folder)
+    about.model_size_bytes = (about.model_size_bytes or 0) + size_of(folder)
     about.save(str(target / MLMODEL_FILE_NAME))
     client.log_model_artifacts(model.model_id, str(target))
     client.log_model_artifacts(model.model_id, str(folder), f"artifacts/{CHECKPOINT}")
@@ -179,18 +170,14 @@ def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flav
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         mlflow.pyfunc.save_model(
             path=str(path),
-            python_model=str(flavour.file),
+            python_model=str(flavour.module.__file__),
             artifacts={CHECKPOINT: str(folder)},
             code_paths=[str(Path(pipeline.__file__).parent)],
-            signature=flavour.signature,
+            signature=flavour.module.SIGNATURE,
             pip_requirements=flavour.requirements,
             mlflow_model=about,
         )
     return about
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _is_free(out: Path, version: Version) -> bool:

@@ -75,12 +75,7 @@ def unverified(source: Path | CheckpointInfo) -> Verification:
 
 
 def score(
-    loaded: LoadedCheckpoint,
-    data: DataConfig,
-    dataset: Dataset,
-    split: str,
-    cache: Path,
-    limit: int | None = None,
+    loaded: LoadedCheckpoint, data: DataConfig, dataset: Dataset, split: str, cache: Path, limit: int | None = None
 ) -> Evaluation:
     """Evaluate a loaded model on views chosen by `data`, which need not be its own recipe's."""
     recipe = replace(loaded.recipe, data=data)
@@ -112,9 +107,7 @@ def _compare(folder: Path, logged: Mapping[str, float], found: Mapping[str, floa
 
 def _parent_hash(source: str | None) -> str | None:
     """Hash of the weights at `source`, or None when there are none here any more."""
-    path = Path(source) if source is not None else None
-    if path is not None and path.is_dir():
-        path = path / checkpoint.WEIGHTS
-    if path is None or not path.is_file():
+    if source is None:
         return None
-    return sha256_of(path)
+    file = Path(source) / checkpoint.WEIGHTS if Path(source).is_dir() else Path(source)
+    return sha256_of(file) if file.is_file() else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ from pyarrow import fs
 from pipeline import checkpoint
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
-from pipeline.files import link_or_copy, whole_folder
+from pipeline.files import free_bytes, link_or_copy, whole_folder
 from sweeps.book.delivery import pause_after
 from sweeps.errors import OutageError, StudyError
 from sweeps.space.objective import Objective
@@ -154,9 +155,9 @@ class Checkpoints:
 
     def best(self, objective: Objective) -> list[Kept]:
         """The checkpoints that have the objective's metric, the best first."""
-        sign = -1.0 if objective.mode == "max" else 1.0
-        judged = [kept for kept in self.all() if objective.better(kept.metrics.get(objective.metric, _NONE), than=None)]
-        return sorted(judged, key=lambda kept: (sign * kept.metrics[objective.metric], -kept.step))
+        metric, sign = objective.metric, -1.0 if objective.mode == "max" else 1.0
+        judged = [kept for kept in self.all() if math.isfinite(kept.metrics.get(metric, math.nan))]
+        return sorted(judged, key=lambda kept: (sign * kept.metrics[metric], -kept.step))
 
     def thin(self, objective: Objective, best: int, last: int) -> list[int]:
         """Remove all but the best and the last few, if the newest is sound. Returns the steps removed."""
@@ -203,7 +204,7 @@ class Checkpoints:
         """Why no checkpoint should be written now: less than the floor would stay free. Empty where there is room."""
         if not self.is_local:
             return ""
-        free = shutil.disk_usage(_nearest(Path(self.folder))).free
+        free = free_bytes(Path(self.folder))
         wanted = floor_gb * _GB + max((self.size(kept.step) for kept in self.all()[-1:]), default=0)
         if free >= wanted:
             return ""
@@ -277,15 +278,8 @@ def try_out(address: str) -> None:
         ) from None
 
 
-_NONE = float("nan")
-
-
 def _name(step: int) -> str:
     return f"step-{step:06d}"
-
-
-def _nearest(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _patiently(call: Callable[P, T], *words: P.args, **options: P.kwargs) -> T:

@@ -14,16 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
-from sweeps.book.journal import (
-    AttemptFailed,
-    CheckpointReleased,
-    Event,
-    Journal,
-    Reported,
-    State,
-    TrialClosed,
-    TrialOpened,
-)
+from sweeps.book import journal as events
+from sweeps.book.journal import Event, Journal, State
 from sweeps.book.ledger import Trial, closing, fold, read
 from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
@@ -134,7 +126,9 @@ class Driver:
         tags = data_tags(recipe, self.home.cache)
         if config["splits"] > 1:
             tags["trial.batch_parts"] = str(config["splits"])
-        opened = TrialOpened(number, ray_trial_id, config["attempt"], params, recipe.params, recipe.fingerprint, tags)
+        opened = events.TrialOpened(
+            number, ray_trial_id, config["attempt"], params, recipe.params, recipe.fingerprint, tags
+        )
         self.write(opened)
 
     def reported(
@@ -142,7 +136,7 @@ class Driver:
     ) -> None:
         """A trial reported at an optimizer step."""
         kept = {name: self.journal.keep(f"{name}.png", png) for name, png in images.items()}
-        self.write(Reported(number, step, metrics, kept, tags))
+        self.write(events.Reported(number, step, metrics, kept, tags))
 
     def ended(self, ray_trial_id: str, result: Result | None, error: bool) -> None:
         """Ray ended an attempt, whose last report this is: decide whether its trial goes on, and write it down."""
@@ -239,7 +233,7 @@ class Driver:
         retries = trial.faults.count("retry")
         chosen = remedy(self.space.faults, fault, retries, batch_size, trial.splits)
         blob = self.journal.keep("traceback.txt", broken.traceback.encode()) if broken.traceback else None
-        self.write(AttemptFailed(trial.number, trial.attempt, fault.cause, chosen.action, fault.reason, blob))
+        self.write(events.AttemptFailed(trial.number, trial.attempt, fault.cause, chosen.action, fault.reason, blob))
         match chosen.action:
             case "prune":
                 self._close(trial.number, State.PRUNED, chosen.reason)
@@ -247,7 +241,7 @@ class Driver:
                 self._close(trial.number, State.FAIL, chosen.reason, fault.cause)
 
     def _close(self, number: int, state: State, reason: str, cause: str = "") -> None:
-        self.write(TrialClosed(number, state, reason, cause=cause))
+        self.write(events.TrialClosed(number, state, reason, cause=cause))
         if state == State.COMPLETE:
             self.releases.add(number)
         shared = run_of_failures(self.ledger.endings, self.space.faults.same_cause)
@@ -256,7 +250,7 @@ class Driver:
             self._end(State.FAIL, reason)
 
     def _released(self, number: int, folder: Path) -> None:
-        self.write(CheckpointReleased(number, str(folder)))
+        self.write(events.CheckpointReleased(number, str(folder)))
 
 
 def _reading(result: Result | None, metric: str) -> tuple[int | None, float | None]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweeps.book.journal import Journal
 from sweeps.book.ledger import Ledger, Trial, ledger_of
@@ -24,10 +23,6 @@ class Garbage:
     step: int
     bytes: int
     reason: str
-
-    def as_plain(self) -> dict[str, Any]:
-        """The form of `mouselift sweep gc --json`."""
-        return asdict(self)
 
 
 def collect(home: Home, sweep: str | None = None, dry_run: bool = False) -> list[Garbage]:

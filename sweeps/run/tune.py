@@ -93,12 +93,12 @@ def conduct(
     tags: Mapping[str, str],
     home: Home,
     listen: Listener,
-    started: Ray | None = None,
+    started: Ray,
 ) -> Ledger:
     """Run every trial of `space` as the sweep `name` and return what the journal then says.
 
     recipe: of which each trial changes some values; it has the fixed values and local paths. tags: of data and
-    artefacts, from the preflight. started: a Ray that is used here, and ends with the sweep.
+    artefacts, from the preflight. started: the Ray that runs the trials; it ends with the sweep.
 
     A sweep of that name is taken up where it was interrupted: trials that ended stay, trials that ran go on from their
     last checkpoints as the same trials and runs. At the end every trial and the sweep are closed in the journal. A
@@ -107,8 +107,8 @@ def conduct(
     """
     interruption = Interruption()
     # In this order, so that Ray ends before another process can claim the journal.
-    with Journal(home.journal(name)).claim() as journal, started or Ray(home) as rays, interruption.heeded():
-        vitals = rays.ready()
+    with Journal(home.journal(name)).claim() as journal, started, interruption.heeded():
+        vitals = started.ready()
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
@@ -210,12 +210,6 @@ def _ray_name(trial: Any) -> str:
     return f"t{trial.config['number']:04d}-{trial.config['attempt']}"
 
 
-def _forget_figures(trial: Any) -> None:
-    """Drop Ray's statistics of each metric of a trial, by which the driver of a long sweep would grow most."""
-    trial.metric_analysis.clear()
-    trial.metric_n_steps.clear()
-
-
 class _Searcher(Searcher):
     """By it Ray Tune asks the driver for trials, and reports that a trial ended."""
 
@@ -272,10 +266,11 @@ class _DriverCallback(tune.Callback):
             self._driver.reported(trial.config["number"], result["step"], metrics_of(result), pictures, tags)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _forget_figures(trial)
+        """Drop Ray's statistics of each metric of a trial, by which the driver of a long sweep would grow most."""
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _forget_figures(trial)
+    on_trial_error = on_trial_complete
 
     def _broken(self, ray_trial_id: str) -> Broken:
         trial = next(trial for trial in reversed(self._trials) if trial.trial_id == ray_trial_id)

@@ -228,7 +228,7 @@ class Watch:
 
     def __init__(self, pruning: Pruning, objective: Objective) -> None:
         self._pruning, self._objective = pruning, objective
-        self._trials: dict[int, _Trial] = {}
+        self._trials: dict[int, _Watched] = {}
 
     def feed(self, trial_number: int, step: int, metrics: Metrics) -> str | None:
         """Why the trial should end, the rule's name first, or None.
@@ -238,7 +238,7 @@ class Watch:
         """
         if trial_number not in self._trials:
             judges = {name: rule.judge(self._objective) for name, rule in self._pruning.rules.items()}
-            self._trials[trial_number] = _Trial(judges)
+            self._trials[trial_number] = _Watched(judges)
         return self._trials[trial_number].feed(step, metrics)
 
     def forget(self, trial_number: int) -> None:
@@ -247,7 +247,7 @@ class Watch:
 
 
 @dataclass
-class _Trial:
+class _Watched:
     judges: dict[str, Judge]
     last_step: int = 0
     reason: str | None = None

@@ -150,7 +150,7 @@ def quality(params: dict[str, Any]) -> float:
 def outcome(ledger: Ledger) -> dict[int, Any]:
     """What a sweep came to, whatever happened on the way."""
     ran = {n: (t.state, t.params, t.last_step, t.curve, t.best_value, t.best_step) for n, t in ledger.trials.items()}
-    return ran | {number: (one.first, one.params, one.reason) for number, one in ledger.not_run.items()}
+    return ran | {number: (one.repeats, one.params, one.refused) for number, one in ledger.not_run.items()}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_the_recorded_sweep_has_everything_that_can_happen_to_a_trial(recorded: 
     states = [trial.state for trial in recorded.ledger.trials.values()]
     assert len(states) == 6 and {"COMPLETE", "PRUNED", "FAIL"} == set(states)
     assert [event.action for event in recorded.events if isinstance(event, AttemptFailed)] == ["retry", "fail"]
-    assert [one.first for one in recorded.ledger.not_run.values() if one.first is not None]
+    assert [one.repeats for one in recorded.ledger.not_run.values() if one.repeats is not None]
     assert isinstance(recorded.events[-1], SweepClosed)
 
 

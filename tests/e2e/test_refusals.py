@@ -228,7 +228,7 @@ def test_gpus_that_are_not_there_are_refused(refused, mice_folder):
     ("command", "message"),
     [
         (("sweep", "status", "none"), "none: expected a sweep of TMP/home, got none — it has no sweep."),
-        (("model", "promote", "none"), "none: expected a sweep of TMP/home, got none — see `mouselift sweep list`."),
+        (("model", "promote", "none"), "none: expected a sweep of TMP/home, got none — it has no sweep."),
         (
             ("model", "pull", "mouse-gslrm@champion", "--out", "model"),
             "mouse-gslrm: expected a registered model (none yet), got mouse-gslrm — see `mouselift model list`.",

@@ -273,7 +273,8 @@ def test_a_run_made_just_before_a_kill_is_found_and_not_made_again(store: tuple[
 def test_queries_tell_the_sweeps_of_a_store(store: tuple[str, Path]) -> None:
     (sweep,) = queries.sweeps(store[0])
     assert (sweep.name, sweep.recipe, sweep.state) == ("mice", "gslrm_tiny", "COMPLETE")
-    assert sweep.ui_path == mlflow_layout.ui_path(sweep.experiment_id, "mice")
+    experiment = MlflowClient(store[0]).get_experiment_by_name("gslrm_tiny")
+    assert sweep.ui_path == mlflow_layout.ui_path(experiment.experiment_id, "mice")
 
 
 def test_a_retried_trial_keeps_its_run_and_repeats_no_step(uri: str, tmp_path: Path) -> None:

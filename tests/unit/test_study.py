@@ -162,7 +162,7 @@ def test_a_model_proposes_what_it_does_on_a_stock_study_that_lived_through_it_al
                 value = event.state == "COMPLETE" and book.ledger.trials[event.trial].last_value
                 stock.tell(event.trial, value or None, state=TrialState[event.state])
     for number, one in book.ledger.not_run.items():  # a repeat ends as its first; stock knows no repeats
-        first = book.ledger.trials[one.first]
+        first = book.ledger.trials[one.repeats]
         if first.state.is_final:
             for step, value in first.curve:
                 trials[number].report(value, step)
@@ -282,10 +282,10 @@ def test_a_recipe_that_ran_already_is_not_run_again():
     assert sorted(params["loss.masked"] for params in book.run_all(most=12)) == [False, True]
     assert book.ledger.not_run
     for number, one in book.ledger.not_run.items():
-        repeat, first = book.study.trials[number], book.study.trials[one.first]
+        repeat, first = book.study.trials[number], book.study.trials[one.repeats]
         assert (repeat.state, repeat.value, repeat.params) == (TrialState.COMPLETE, first.value, first.params)
         assert repeat.intermediate_values == first.intermediate_values
-        assert repeat.user_attrs == {"repeats": one.first}
+        assert repeat.user_attrs == {"repeats": one.repeats}
 
 
 def test_equal_recipes_count_as_one_whatever_their_params():
