@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import checkpoint
 from pipeline.data.hashes import hashes_of
-from pipeline.errors import CheckpointError
 from pipeline.recipe import LOCAL_PATHS, Recipe
 from pipeline.recipes import check_artefacts
 
@@ -45,15 +44,6 @@ def artefacts_of(recipes: Iterable[Recipe], cache: Path) -> list[Artefact]:
                 named[setting, Path(value)] = None
     read = {path: _read(path, cache) for _, path in named}
     return [Artefact(setting, path, *read[path]) for setting, path in named]
-
-
-def check_resumed(recipe: Recipe, resumed: Mapping[str, int]) -> None:
-    """Raises CheckpointError for a trial (name -> step) that is to go on and has no step left."""
-    for trial, step in resumed.items():
-        if step >= recipe.train.max_steps:
-            raise CheckpointError(
-                f"{trial}: expected a step below train.max_steps {recipe.train.max_steps}, got {step} — it is finished."
-            )
 
 
 def _read(path: Path, cache: Path) -> tuple[str, int | None]:

@@ -22,7 +22,7 @@ from pipeline.recipes import override
 from sweeps import datasets
 from sweeps.errors import counted
 from sweeps.home import Home
-from sweeps.preflight.artefacts import Artefact, artefacts_of, check_resumed
+from sweeps.preflight.artefacts import Artefact, artefacts_of
 from sweeps.preflight.disk_and_memory import (
     available_bytes,
     disk_needs,
@@ -87,7 +87,6 @@ def preflight(
         artefacts = artefacts_of(variants, cache)
         tally.note("artefacts", ", ".join(map(str, artefacts)) or "none but the data")
         tags = _of_data(variants, cache, tally)
-        check_resumed(recipe, resumed or {})
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         dry_run.ask(artefacts, lambda recipe: datasets.data_tags(recipe, cache)["data.digest"])
         if home.ray_address is not None:

@@ -126,10 +126,8 @@ class Driver:
         tags = data_tags(recipe, self.home.cache)
         if config["splits"] > 1:
             tags["trial.batch_parts"] = str(config["splits"])
-        opened = events.TrialOpened(
-            number, ray_trial_id, config["attempt"], params, recipe.params, recipe.fingerprint, tags
-        )
-        self.write(opened)
+        attempt, fingerprint = config["attempt"], recipe.fingerprint
+        self.write(events.TrialOpened(number, ray_trial_id, attempt, params, recipe.params, fingerprint, tags))
 
     def reported(
         self, number: int, step: int, metrics: dict[str, float], images: Mapping[str, bytes], tags: dict[str, str]

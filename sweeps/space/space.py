@@ -274,10 +274,7 @@ def _of_conditions(space: SearchSpace) -> Iterator[tuple[str, str]]:
             where = f"space.{path}.when.{parent}"
             if parent not in space.space:
                 mend = " — add it to the space." if parent in known else did_you_mean(parent, space.space)
-                yield (
-                    where,
-                    f"expected another path of this space, got none of that name{mend or ' — drop it.'}",
-                )
+                yield where, f"expected another path of this space, got none of that name{mend or ' — drop it.'}"
             elif not allowed or not set(allowed) <= set(space.space[parent].points or ()):
                 yield (
                     where,
