@@ -13,6 +13,7 @@ import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
 from sweeps.errors import NoRoomError, OutageError, SweepError
+from sweeps.own_process import look_for_garbage_seldom
 
 EXIT_OURS, EXIT_USER = 1, 2
 EXIT_INTERRUPTED = 130
@@ -29,6 +30,7 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
+    look_for_garbage_seldom()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)

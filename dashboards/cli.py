@@ -22,6 +22,7 @@ _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lif
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(ui)
+    data.command("check")(check)  # here: the order of the commands is then that of the mounts, whoever imports first
 
 
 def ui(
@@ -52,7 +53,6 @@ def ui(
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
 
 
-@data.command("check")
 def check(
     dataset: Annotated[Path, typer.Argument(help="A dataset folder, FaceLift folder or one scene.")],
     page: Annotated[Path | None, typer.Option(help="HTML page (default: beside dataset.yaml, or here).")] = None,

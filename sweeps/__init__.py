@@ -1,21 +1,35 @@
-"""The memory: runs recipes many times, chooses the next one, writes down what happened, keeps the champions."""
+"""The memory: runs recipes many times, chooses the next one, writes down what happened, keeps the champions.
 
-import gc
-import os
+The names below are what scripts rely on, and docs/python.md shows them at work. They are imported when first used:
+`import sweeps` imports no torch, Ray, MLflow or Optuna, and changes nothing in the process.
+"""
 
-# MLflow and Ray read some of these when they are imported, so they stand here; what the user has set stays.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # at SIGTERM it prints a stack and aborts
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeps.home import Home
+    from sweeps.launch import resume_sweep, run_sweep, sweep_status
+    from sweeps.registry.promotion import promote_best
+    from sweeps.registry.registry import Registry
+    from sweeps.space.space import load_space
+
+__all__ = ["Home", "Registry", "load_space", "promote_best", "resume_sweep", "run_sweep", "sweep_status"]
+
+_HOMES = {
+    "Home": "sweeps.home",
+    "Registry": "sweeps.registry.registry",
+    "load_space": "sweeps.space.space",
+    "promote_best": "sweeps.registry.promotion",
+    "resume_sweep": "sweeps.launch",
+    "run_sweep": "sweeps.launch",
+    "sweep_status": "sweeps.launch",
 }
-for _name, _value in _ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
 
-# Imports make half a million objects that stay, and looking through them on the way takes a third of their time: of a
-# command's, and of that of every process it starts.
-gc.set_threshold(100_000, 20, 20)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -13,6 +13,7 @@ from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data
+from sweeps.launch import with_registered_start
 
 if TYPE_CHECKING:
     from sweeps.preflight.checks import Readiness
@@ -47,7 +48,7 @@ def check(
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])
     with Console(stderr=True).status(f"checking {space.name}"):
-        ready = preflight(terminal.with_registered_start(space).located(), home)
+        ready = preflight(with_registered_start(space, home).located(), home)
     _show(space.name, ready, as_json)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,13 +14,13 @@ from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
 from sweeps.errors import counted
+from sweeps.launch import Audience, Launch
 
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
     from sweeps.home import Home
-    from sweeps.preflight.dry_run_process import DryRunProcess
-    from sweeps.run.ray_session import Ray
-    from sweeps.space.space import SearchSpace
+    from sweeps.preflight.checks import Readiness
+    from sweeps.run.driver import Listener
 
 sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
 Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
@@ -39,7 +37,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
-    with _importing() as process:
+    with _launch() as launch:
         from pipeline.recipes import load_recipe
         from sweeps.space.resources import Resources
         from sweeps.space.space import SearchSpace
@@ -51,7 +49,8 @@ def train(
         space = SearchSpace(
             name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=taken)
         )
-        _start(space, name or terminal.timed(resolved.name), as_json, process)
+        ledger = launch.new(space, name)
+    _end(ledger, as_json)
 
 
 @sweep.command("run")
@@ -63,11 +62,12 @@ def sweep_run(
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
-    with _importing() as process:
+    with _launch() as launch:
         from sweeps.space.space import load_space
 
         loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
-        _start(loaded, name or terminal.timed(loaded.name), as_json, process)
+        ledger = launch.new(loaded, name)
+    _end(ledger, as_json)
 
 
 @sweep.command("resume")
@@ -77,10 +77,9 @@ def sweep_resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs."""
-    with _importing() as process:
-        from sweeps.run.resume import resumable
-
-        _run(resumable(terminal.home(), name, trials), name, as_json, process)
+    with _launch() as launch:
+        ledger = launch.resume(name, trials)
+    _end(ledger, as_json)
 
 
 @sweep.command("status")
@@ -90,7 +89,7 @@ def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
     from sweeps.run.orphans import reap
 
     home = terminal.home()
-    _say_reaped(reap(home))
+    _Terminal().closed(reap(home))
     found = queries.status(home, name)
     if as_json:
         typer.echo(json.dumps(found))
@@ -119,7 +118,7 @@ def sweep_stop(name: Sweep) -> None:
     journal = Journal(home.journal(name))
     ledger_of(home, name)
     if not journal.is_being_written:
-        _say_reaped(reap(home))
+        _Terminal().closed(reap(home))
         typer.echo(f"{name}: it is not running", err=True)
         return
     (journal.folder / STOP_FILE).touch()
@@ -165,63 +164,31 @@ def sweep_gc(
     typer.echo(f"{verb} {sum(item.bytes for item in found) / 1e9:.2f} GB", err=True)
 
 
-def _start(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -> None:
-    """A new sweep."""
-    from sweeps.run.resume import check_is_new
+class _Terminal(Audience):
+    """What a launch shows on the standard error."""
 
-    home = terminal.home()
-    located = terminal.with_registered_start(space).located()
-    check_is_new(home, name, located)
-    _run(located, name, as_json, process)
-
-
-@contextlib.contextmanager
-def _importing() -> Iterator[DryRunProcess]:
-    """The process of the two steps, started first: it and this one import for seconds, each on a core of its own."""
-    from sweeps.preflight.dry_run_process import DryRunProcess
-
-    with DryRunProcess() as process:
-        process.start()
-        yield process
-
-
-def _run(space: SearchSpace, name: str, as_json: bool, process: DryRunProcess) -> None:
-    """Check, run and report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
-    from rich.console import Console
-
-    from sweeps.book.journal import Journal
-    from sweeps.book.ledger import read
-    from sweeps.cli.progress import Progress
-    from sweeps.preflight.checks import preflight
-    from sweeps.run.resume import check_same_data, steps_so_far
-
-    home = terminal.home()
-    earlier = read(Journal(home.journal(name)))
-    with contextlib.ExitStack() as stack:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: in good order
-        stack.callback(signal.signal, signal.SIGTERM, before)
-        started: list[Ray] = []
-
-        def start_ray() -> None:
-            """Ray, and what runs trials, while the two steps run: each of the three takes seconds."""
-            from sweeps.run.ray_session import Ray
-
-            started.append(stack.enter_context(Ray(home)))
-            import sweeps.run.tune  # noqa: F401
-
-        ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, process)
+    def checked(self, ready: Readiness) -> None:
         typer.echo(f"preflight: {counted(len(ready.rows), 'check')} passed in {ready.seconds:.1f} s", err=True)
-        started[0].ready()
-        from sweeps.run.orphans import reap  # imports MLflow and Ray
-        from sweeps.run.tune import run_sweep
 
-        if earlier.name:
-            check_same_data(earlier, ready.tags)
-        _say_reaped(reap(home))
-        progress = Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier)
-        with progress.shown():
-            ledger = run_sweep(name, space, ready.recipe, ready.tags, home, progress, *started)
-    _report(ledger, home, as_json)
+    def closed(self, lines: list[str]) -> None:
+        for line in lines:
+            typer.echo(line, err=True)
+
+    def running(self, ready: Readiness, earlier: Ledger) -> AbstractContextManager[Listener]:
+        from rich.console import Console
+
+        from sweeps.cli.progress import Progress
+
+        return Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier).shown()
+
+
+def _launch() -> Launch:
+    return Launch(terminal.home(), _Terminal())
+
+
+def _end(ledger: Ledger, as_json: bool) -> None:
+    """Report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
+    _report(ledger, terminal.home(), as_json)
     if ledger.state == "KILLED":
         raise typer.Exit(INTERRUPTED)
     if ledger.state == "FAIL" or not ledger.count("COMPLETE"):
@@ -255,8 +222,3 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _say_reaped(closed: list[str]) -> None:
-    for line in closed:
-        typer.echo(line, err=True)

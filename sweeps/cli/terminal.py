@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeps.launch import home_of_environment
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.home import Home
-    from sweeps.space.space import SearchSpace
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
@@ -55,9 +54,7 @@ def dataset(name_or_path: str) -> Path:
 
 def home() -> Home:
     """Where the environment says that state is kept."""
-    from sweeps.home import Home
-
-    return Home.from_environment(os.environ)
+    return home_of_environment()
 
 
 def registry() -> Any:
@@ -65,26 +62,6 @@ def registry() -> Any:
     from sweeps.registry.registry import Registry
 
     return Registry(home())
-
-
-def with_registered_start(space: SearchSpace) -> SearchSpace:
-    """The space with `train.init_from: NAME@ALIAS` as the folder that this version is pulled to.
-
-    Raises RegistryError for a model, version or alias that is not there.
-    """
-    source = space.base.train.init_from
-    if source is None or Path(source).exists() or "@" not in source:
-        return space
-    version = registry().resolve(source)
-    folder = registry().pull(version.ref, home().root / "models" / version.ref)
-    return space.with_fixed({"train.init_from": str(folder)})
-
-
-def timed(stem: str) -> str:
-    """The computed name of a sweep."""
-    from sweeps.home import timed_name
-
-    return timed_name(stem, datetime.now())
 
 
 def has_gpu() -> bool:

@@ -8,27 +8,37 @@ of a process that crashes.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
+import json
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from sweeps.errors import StudyError
+from sweeps.own_process import look_for_garbage_seldom
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
 _LONGEST_SECONDS = 1800.0  # of one configuration, before it is called hung
 _LOG_SHOWN = 300  # characters of a crash's last line
+_BEGIN = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from multiprocessing.connection import Connection
+from pathlib import Path
+from sweeps.preflight.dry_run_process import serve
+serve(Connection(int(sys.argv[2])), Path(sys.argv[3]))
+"""
 
 
 class DryRunProcess:
     """The process, which takes jobs one after the other; started early, it imports while others work."""
 
     def __init__(self) -> None:
-        self._process: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
 
@@ -37,26 +47,35 @@ class DryRunProcess:
 
     def __exit__(self, *error: object) -> None:
         """End the process, whatever it is doing, and take its files away."""
-        if self._process is not None and self._process.is_alive():
+        if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
         self._cleanup.close()
 
     def start(self) -> None:
-        """Begin; a second call does nothing."""
+        """Begin; a second call does nothing.
+
+        Not by multiprocessing, which would import the main module again there, and so run a script without
+        `if __name__ == "__main__"` once more.
+        """
         if self._process is not None:
             return
         self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mouselift-")))
-        context = multiprocessing.get_context("spawn")  # forked, CUDA and threads would be half there
-        self._connection, other = context.Pipe()
+        self._connection, other = Pipe()
         self._cleanup.callback(self._connection.close)
-        self._process = context.Process(target=_serve, args=(other, str(self._folder)), name="dry-run", daemon=True)
+        words = [json.dumps(sys.path), str(other.fileno()), str(self._folder)]
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C is for the parent to hear
         try:
-            self._process.start()
+            with (self._folder / "log").open("wb") as log, other:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _BEGIN, *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[other.fileno()],
+                )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        other.close()
 
     def send(self, jobs: Iterable[Job]) -> None:
         """Have the jobs done, one after the other; none is waited for."""
@@ -83,10 +102,10 @@ class DryRunProcess:
         return outcome
 
     def _end_of_process(self) -> str:
-        self._process.join()
-        code = self._process.exitcode  # None while Ray starts: it has the system throw exit codes away
-        log = self._folder / "log"
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
+        assert self._process is not None
+        code = self._process.wait() or None  # none is known while Ray starts: it has the system throw exit codes away
+        log = (self._folder / "log").read_text(errors="replace")
+        lines = [line.strip() for line in log.splitlines()]
         if code is None and any(line.startswith("Traceback ") for line in lines):
             code = 1
         if code is None or code < 0:
@@ -99,11 +118,9 @@ class DryRunProcess:
         return f"expected {STEPS} steps, got a process that ended with {code} — {last}"
 
 
-def _serve(connection: Connection, folder: str) -> None:
-    """The process's whole life: what it prints goes to a log, what it finds to the connection."""
-    log = os.open(Path(folder) / "log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def serve(connection: Connection, folder: Path) -> None:
+    """The process's whole life: what it finds goes to the connection."""
+    look_for_garbage_seldom()
     from sweeps.preflight.dry_run_steps import attempt, warm_up
 
     warm_up()
@@ -112,4 +129,4 @@ def _serve(connection: Connection, folder: str) -> None:
             job: Job = connection.recv()
         except EOFError:
             return
-        connection.send(attempt(job, Path(folder)))
+        connection.send(attempt(job, folder))

@@ -18,6 +18,7 @@ import ray
 
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
+from sweeps.own_process import takes_signals
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -84,7 +85,8 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
 
     def _restore(self) -> None:
         """Undo that Ray ignores SIGCHLD: the exit codes of children would be lost."""
-        signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
+        if takes_signals():
+            signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
 
     def _live(self) -> None:
         with contextlib.ExitStack() as stack:

@@ -56,7 +56,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     config: the trial's `number`, its `params` by dotted path, the `attempt`, the last step that earlier attempts have
     `reported` (-1: none), and the number of `splits` in which each batch goes through the network.
     """
-    gc.collect()  # the trial before may have left cycles in this process, and `sweeps` makes collections rare
+    gc.collect()  # the trial before may have left cycles in this process, and a worker looks for garbage seldom
     recipe = override(settings.recipe, config["params"])
     torch.set_num_threads(settings.seats[0].cpus)
     process, began = psutil.Process(), time.perf_counter()

@@ -27,6 +27,7 @@ from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
 from sweeps.errors import NoRoomError, OutageError
 from sweeps.home import Home
+from sweeps.own_process import takes_signals
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import Node, Seat, seats_of, this_machine
 from sweeps.run.processes import resources
@@ -54,7 +55,12 @@ class Interruption:
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the sweep in good order; a second one ends it at once."""
+        """SIGINT and SIGTERM end the sweep in good order; a second one ends it at once. In another thread than the main
+        one they do what they did.
+        """
+        if not takes_signals():
+            yield
+            return
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -67,7 +73,8 @@ class Interruption:
         if not self.asked:
             self.verdict = state, reason
             self._asked.set()
-            signal.raise_signal(signal.SIGUSR1)
+            if takes_signals():
+                signal.raise_signal(signal.SIGUSR1)
 
     def _stop(self, number: int, _: Any) -> None:
         # Ray Tune ends its loop on SIGUSR1, once that loop runs. Before, and at a second signal, raise instead.
@@ -81,7 +88,7 @@ class Interruption:
         signal.raise_signal(signal.SIGUSR1)
 
 
-def run_sweep(
+def conduct(
     name: str,
     space: SearchSpace,
     recipe: Recipe,
@@ -134,7 +141,7 @@ def _remember(
     state, reason = State.FAIL, "the sweep's driver failed"
     try:
         driver.take_up()
-        _run_trials(space, recipe, home, driver, scheduler, seats)
+        _run_trials(space, recipe, home, driver, scheduler, seats, interruption)
         if not interruption.asked:
             driver.releases.finish()
         state, reason = interruption.verdict if interruption.asked else (State.COMPLETE, "")
@@ -188,6 +195,7 @@ def _run_trials(
     driver: Driver,
     scheduler: SweepScheduler,
     seats: list[Seat],
+    interruption: Interruption,
 ) -> None:
     trials, name = space.trials, driver.ledger.name
     settings = TrialSettings(
@@ -219,7 +227,7 @@ def _run_trials(
             name=name,
             storage_path=home.ray_storage,
             verbose=0,
-            callbacks=[_DriverCallback(driver)],
+            callbacks=[_DriverCallback(driver, interruption)],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
@@ -264,8 +272,8 @@ class _Searcher(Searcher):
 class _DriverCallback(tune.Callback):
     """Passes Ray's events to the driver."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, interruption: Interruption) -> None:
+        self._driver, self._interruption = driver, interruption
         self._trials: list[Any] = []
         driver.broken = self._broken
 
@@ -277,6 +285,8 @@ class _DriverCallback(tune.Callback):
         self._driver.watch(self._kill)
         if self._driver.vitals.lost:
             raise KeyboardInterrupt  # at once: an orderly end of Ray would wait for the dead process
+        if self._interruption.asked and not takes_signals():
+            raise KeyboardInterrupt  # in another thread than the main one Ray Tune hears no signal that would end it
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._driver.opened(trial.trial_id, trial.config)

@@ -69,7 +69,7 @@ def six_trials(mice: Path) -> SearchSpace:
 
 
 class Session:
-    """One process at work on a sweep: what `run_sweep` does, less Ray."""
+    """One process at work on a sweep: what `conduct` does, less Ray."""
 
     def __init__(self, home: Home, name: str, space: SearchSpace, deliveries: bool = False) -> None:
         self.journal = Journal(home.journal(name)).claim()

@@ -1,6 +1,9 @@
 """What Ray does to the process that starts it, and what is put right."""
 
+import gc
 import subprocess
+
+import ray
 
 from sweeps.home import Home
 from sweeps.run.ray_session import Ray
@@ -17,3 +20,17 @@ def test_exit_codes_of_children_are_known_after_a_ray_that_nobody_asked_for(tmp_
     with Ray(Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})):
         pass
     assert subprocess.run(["false"], check=False).returncode == 1
+
+
+def garbage_threshold() -> int:
+    import sweeps.run.trial  # noqa: F401 — what a worker imports for a trial
+
+    return gc.get_threshold()[0]
+
+
+def test_a_worker_looks_for_garbage_seldom_and_the_process_that_started_it_as_it_did(tmp_path) -> None:
+    before = garbage_threshold()
+    with Ray(Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})) as session:
+        session.ready()
+        assert ray.get(ray.remote(garbage_threshold).remote()) == 100_000
+        assert gc.get_threshold()[0] == before < 100_000

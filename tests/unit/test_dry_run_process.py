@@ -68,7 +68,7 @@ def test_the_process_goes_on_after_a_refusal(seen):
 
 def test_nothing_stays_of_the_process(seen):
     *_, folder, child = seen
-    assert not folder.exists() and child.exitcode is not None
+    assert not folder.exists() and child.returncode is not None
 
 
 @pytest.fixture(params=["SIGKILL", "a signal"])
@@ -105,7 +105,7 @@ def test_a_process_that_hangs_is_a_refusal(job, monkeypatch):
             "for this machine; lower train.batch_size, data.num_views or data.image_size."
         )
         child = process._process
-    assert child.exitcode == -signal.SIGKILL
+    assert child.returncode == -signal.SIGKILL
 
 
 def test_a_full_disk_is_told(job, monkeypatch, tmp_path):

@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "sweeps": {"pipeline", "sweeps"},
     "dashboards": {"pipeline", "sweeps", "dashboards"},
 }
-# Rooms of `sweeps`, upwards: what each may import beside itself. The folder itself holds errors, home and datasets,
-# and its `__init__` is the face, which may import every room but the command line.
-GROUND, FACE = "sweeps", "sweeps (the face)"
+# Rooms of `sweeps`, upwards: what each may import beside itself. The folder itself holds errors, home, datasets and
+# own_process. On top of the rooms stand the launch of a sweep, then the face, which is `__init__`, and the commands.
+GROUND, LAUNCH, FACE = "sweeps", "sweeps/launch.py", "sweeps (the face)"
+WITHIN = {GROUND, *(f"sweeps/{room}" for room in ("space", "book", "run", "preflight", "registry"))}
 BELOW = {
     GROUND: set[str](),
     "sweeps/space": {GROUND},
@@ -35,8 +36,9 @@ BELOW = {
     "sweeps/run": {GROUND, "sweeps/space", "sweeps/book"},
     "sweeps/registry": {GROUND, "sweeps/space", "sweeps/book"},
     "sweeps/preflight": {GROUND, "sweeps/space", "sweeps/book", "sweeps/run"},
-    FACE: {GROUND, *(f"sweeps/{room}" for room in ("space", "book", "run", "preflight", "registry"))},
-    "sweeps/cli": {GROUND, FACE, *(f"sweeps/{room}" for room in ("space", "book", "run", "preflight", "registry"))},
+    LAUNCH: WITHIN,
+    FACE: WITHIN | {LAUNCH},
+    "sweeps/cli": WITHIN | {LAUNCH, FACE},
 }
 # Library -> the files that may import it; a name ending in / is a folder.
 DOORS = {

@@ -11,12 +11,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROMISED = {
     "pipeline": ("load_recipe", "Cameras", "Gaussians", "GSLRM", "render", "Recipe"),
+    "sweeps": ("load_space", "run_sweep", "resume_sweep", "sweep_status", "Registry", "promote_best", "Home"),
     "pipeline.losses": ("mse", "ssim", "background", "perceptual", "pointsdist"),
     "pipeline.mvdiffusion": ("MVDiffusionPipeline", "MultiViewUNet"),
 }
 # Each statement comes first once: the others follow in their order.
 BEFORE = {
     "pipeline": ("import pipeline.rendering", "import pipeline.gslrm.model", "from pipeline import render, GSLRM"),
+    "sweeps": (
+        "import sweeps.registry.registry",
+        "import sweeps.run.tune",
+        "import sweeps.launch",
+        "from sweeps import load_space, Registry",
+        "from pipeline import Gaussians",
+    ),
     "pipeline.losses": ("import pipeline.gslrm.stage",),
     "pipeline.mvdiffusion": ("import pipeline.mvdiffusion.stage", "from pipeline.mvdiffusion import MultiViewUNet"),
 }
@@ -35,8 +43,42 @@ def test_the_promised_names_are_there_after_any_imports(door: str, order: tuple[
     assert run("\n".join(lines)) == "True"
 
 
-@pytest.mark.parametrize("door", ["pipeline", "pipeline.mvdiffusion"])
+@pytest.mark.parametrize("door", ["pipeline", "pipeline.mvdiffusion", "sweeps"])
 def test_no_module_has_the_name_of_what_is_promised(door: str) -> None:
     folder = ROOT / door.replace(".", "/")
     modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert modules & set(PROMISED[door]) == set()
+
+
+def test_the_face_of_the_memory_promises_what_it_says() -> None:
+    assert run("import sweeps; print(*sorted(sweeps.__all__))") == " ".join(sorted(PROMISED["sweeps"]))
+
+
+@pytest.mark.parametrize(
+    "line", ["import sweeps", "from sweeps import load_space, run_sweep, resume_sweep, sweep_status"]
+)
+def test_the_face_of_the_memory_imports_nothing_heavy(line: str) -> None:
+    heavy = {"torch", "mlflow", "ray", "fastapi"} | ({"optuna"} if line == "import sweeps" else set())
+    assert run(f"{line}; import sys; print({heavy} & set(sys.modules) or 'none')") == "none"
+
+
+@pytest.mark.parametrize(
+    "line", ["import sweeps", "from sweeps import load_space, run_sweep, resume_sweep, sweep_status"]
+)
+def test_the_face_of_the_memory_changes_nothing_in_the_process(line: str) -> None:
+    state = "(gc.get_threshold(), dict(os.environ))"
+    assert run(f"import gc, os; before = {state}; {line}; print(before == {state})") == "True"
+
+
+@pytest.mark.parametrize("module", ["sweeps.registry.release", "sweeps.book.queries", "sweeps.registry.pyfunc_gslrm"])
+def test_mlflow_is_quiet_whichever_module_imports_it_first(module: str) -> None:
+    level = "logging.getLogger('mlflow').getEffectiveLevel() == logging.ERROR"
+    assert run(f"import logging, {module}; print({level})") == "True"
+
+
+@pytest.mark.parametrize(
+    "module", ["sweeps.run.scheduler", "sweeps.run.processes", "sweeps.run.trial", "sweeps.run.tune"]
+)
+def test_ray_leaves_sigterm_alone_whichever_module_imports_it_first(module: str) -> None:
+    constant = "ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+    assert run(f"import {module}, ray._private.ray_constants; print({constant})") == "True"

@@ -1,0 +1,206 @@
+"""Launching a sweep: checked, started, and run to its end, for the command line and for scripts alike.
+
+It stands on top of the rooms and below `cli`. What takes seconds overlaps: the dry run's process starts first and
+imports while this one reads and imports; Ray starts while the two steps run. So this module imports late, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.own_process import takes_signals
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from sweeps.book.ledger import Ledger
+    from sweeps.home import Home
+    from sweeps.preflight.checks import Readiness
+    from sweeps.run.driver import Listener
+    from sweeps.run.ray_session import Ray
+    from sweeps.space.space import SearchSpace
+
+
+def run_sweep(
+    space: SearchSpace,
+    name: str | None = None,
+    data: str | Path | None = None,
+    home: Home | None = None,
+    listen: Listener | None = None,
+) -> Ledger:
+    """Check a space as `mouselift sweep run` does, run its trials, and return what the journal then says.
+
+    name: of the sweep; its space and the time, if None. data: a dataset's folder or registered name, for data.root.
+    home: that of the environment, if None. listen: called with each event once it is safe in the journal, from threads
+    of the sweep too; what it raises ends the sweep.
+
+    Raises PipelineError or SweepError, of one line, for what the commands refuse. A sweep that is ended before its time
+    is returned, too: its `state` is KILLED or FAIL, its `reason` says why, and `resume_sweep` goes on with it. Ctrl-C
+    ends it so, in good order; one that comes during the checks is a KeyboardInterrupt. That holds in the main thread:
+    called in another, the sweep hears no signal, and `mouselift sweep stop` ends it.
+    """
+    with Launch(home, Audience(listen)) as launch:
+        return launch.new(launch.on_data(space, data), name)
+
+
+def resume_sweep(
+    name: str, trials: int | None = None, home: Home | None = None, listen: Listener | None = None
+) -> Ledger:
+    """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs.
+
+    trials: how many in all, if more than at first. Otherwise as `run_sweep`; raises StudyError, too, where there is no
+    such sweep, where it runs, and where nothing is left to do.
+    """
+    with Launch(home, Audience(listen)) as launch:
+        return launch.resume(name, trials)
+
+
+def sweep_status(name: str, home: Home | None = None) -> dict[str, Any]:
+    """How far a sweep is, as `mouselift sweep status --json` prints it. A sweep whose driver died is closed first.
+
+    Raises StudyError when the home has no such sweep.
+    """
+    from sweeps.book import queries
+    from sweeps.run.orphans import reap
+
+    home = home or home_of_environment()
+    Audience().closed(reap(home))
+    return queries.status(home, name)
+
+
+def home_of_environment() -> Home:
+    """Where the environment says that state is kept."""
+    from sweeps.home import Home
+
+    return Home.from_environment(os.environ)
+
+
+def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
+    """The space with `train.init_from: NAME@ALIAS` as the folder that this version is pulled to.
+
+    Raises RegistryError for a model, version or alias that is not there.
+    """
+    source = space.base.train.init_from
+    if source is None or Path(source).exists() or "@" not in source:
+        return space
+    from sweeps.registry.registry import Registry
+
+    registry = Registry(home)
+    version = registry.resolve(source)
+    folder = registry.pull(version.ref, home.root / "models" / version.ref)
+    return space.with_fixed({"train.init_from": str(folder)})
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who hears how a launch goes, in this order. This one hears the events, and logs which sweeps were closed."""
+
+    listen: Listener | None = None
+
+    def checked(self, ready: Readiness) -> None:
+        """Every check was passed."""
+
+    def closed(self, lines: list[str]) -> None:
+        """Sweeps of this home were found without a driver, and closed: a line each."""
+        for line in lines:
+            logging.getLogger(__name__).warning("%s", line)
+
+    def running(self, ready: Readiness, earlier: Ledger) -> AbstractContextManager[Listener]:  # noqa: ARG002
+        """The listener, for as long as the trials run. earlier: what sessions before this one knew of the sweep."""
+        return contextlib.nullcontext(self.listen or _hear_nothing)
+
+
+class Launch(contextlib.AbstractContextManager["Launch"]):
+    """One launch; the dry run's process starts on entering, so that what is read and imported next costs no time."""
+
+    def __init__(self, home: Home | None, audience: Audience) -> None:
+        from sweeps.preflight.dry_run_process import DryRunProcess
+
+        self._home, self._audience = home or home_of_environment(), audience
+        self._process = DryRunProcess()
+
+    def __enter__(self) -> Launch:
+        self._process.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.__exit__(*error)
+
+    def on_data(self, space: SearchSpace, data: str | Path | None) -> SearchSpace:
+        """The space on another dataset. Raises RegistryError for a name that is not registered."""
+        if data is None:
+            return space
+        from sweeps.datasets import resolve
+
+        return space.with_fixed({"data.root": str(resolve(self._home, data))})
+
+    def new(self, space: SearchSpace, name: str | None) -> Ledger:
+        """A new sweep, run to its end. Raises StudyError for a name that a sweep has."""
+        from sweeps.home import timed_name
+        from sweeps.run.resume import check_is_new
+
+        name = name or timed_name(space.name, datetime.now())
+        located = with_registered_start(space, self._home).located()
+        check_is_new(self._home, name, located)
+        return self._run(located, name)
+
+    def resume(self, name: str, trials: int | None) -> Ledger:
+        """A sweep that was interrupted, run to its end."""
+        from sweeps.run.resume import resumable
+
+        return self._run(resumable(self._home, name, trials), name)
+
+    def _run(self, space: SearchSpace, name: str) -> Ledger:
+        from sweeps.book.journal import Journal
+        from sweeps.book.ledger import read
+        from sweeps.preflight.checks import preflight
+        from sweeps.run.resume import check_same_data, steps_so_far
+
+        home, audience = self._home, self._audience
+        earlier = read(Journal(home.journal(name)))
+        with _sigterm_as_ctrl_c(), contextlib.ExitStack() as stack:
+            started: list[Ray] = []
+
+            def start_ray() -> None:
+                """Ray, and what runs trials, while the two steps run: each of the three takes seconds."""
+                from sweeps.run.ray_session import Ray
+
+                started.append(stack.enter_context(Ray(home)))
+                import sweeps.run.tune  # noqa: F401
+
+            ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, self._process)
+            audience.checked(ready)
+            started[0].ready()
+            from sweeps.run.orphans import reap  # imports MLflow and Ray
+            from sweeps.run.tune import conduct
+
+            if earlier.name:
+                check_same_data(earlier, ready.tags)
+            audience.closed(reap(home))
+            with audience.running(ready, earlier) as listen:
+                return conduct(name, space, ready.recipe, ready.tags, home, listen, *started)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM is a KeyboardInterrupt, so that what was started is ended in good order."""
+    if not takes_signals():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _hear_nothing(event: object) -> None:
+    pass
