@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +15,6 @@ from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
-
-# What a reader looks for first; the others follow by their letters.
-_FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
-_INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-out views `test/psnr`
 
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for its champion.")]
 
@@ -38,7 +33,7 @@ def model_promote(
     if as_json:
         typer.echo(json.dumps(verdict.version.as_plain() | {"alias": verdict.alias, "reason": verdict.reason}))
         return
-    _show_figures(verdict.version.metrics)
+    terminal.figures(verdict.version.metrics)
     if verdict.gates:
         rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
         terminal.table(["gate", "target", "passed"], rows)
@@ -118,7 +113,7 @@ def model_evaluate(
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
         return
-    _show_figures(found.metrics)
+    terminal.figures(found.metrics)
     typer.echo(f"protocol {found.protocol.id}", err=True)
 
 
@@ -142,13 +137,3 @@ def model_import(
         name = registered_name(verification.checkpoint.recipe)
         version = terminal.registry().import_checkpoint(name, verification)
     typer.echo(version.ref)
-
-
-def _show_figures(metrics: Mapping[str, float]) -> None:
-    terminal.table(["metric", "figure"], [[name, f"{metrics[name]:.4f}"] for name in sorted(metrics, key=_place)])
-
-
-def _place(name: str) -> tuple[bool, int, str]:
-    """Where a figure stands in a table: those of held-out views first, the best known of them first."""
-    _, *views, metric = name.split("/")
-    return _INPUT in views, _FIRST.index(metric) if metric in _FIRST else len(_FIRST), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,9 @@ Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _FILE_WIDTH = 200  # of a table that goes to a file or another program
+# What a reader looks for first; the others follow by their letters.
+_FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
+_INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-out views `test/psnr`
 
 
 def table(columns: list[str], rows: list[list[str]]) -> None:
@@ -31,6 +35,11 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         shown.add_row(*row)
     console().print(shown, highlight=False)
+
+
+def figures(metrics: Mapping[str, float]) -> None:
+    """Show metrics on the standard output: those of held-out views first, the best known of them first."""
+    table(["metric", "figure"], [[name, f"{metrics[name]:.4f}"] for name in sorted(metrics, key=_place)])
 
 
 def console() -> Console:
@@ -69,3 +78,9 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _place(metric: str) -> tuple[bool, int, str]:
+    """Where a metric stands among others in a table."""
+    _, *views, name = metric.split("/")
+    return _INPUT in views, _FIRST.index(name) if name in _FIRST else len(_FIRST), metric
