@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow.entities import Run
-
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
@@ -34,8 +32,11 @@ def sweeps(uri: str) -> list[Sweep]:
         return []
     client = mlflow_client(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    runs = runs_of(client, list(names), "tags.`sweep.state` != ''")
-    return [_sweep(run, names[run.info.experiment_id]) for run in runs]
+    found = []
+    for run in runs_of(client, list(names), "tags.`sweep.state` != ''"):
+        name, experiment = run.data.tags["sweep.name"], run.info.experiment_id
+        found.append(Sweep(name, names[experiment], run.data.tags["sweep.state"], ui_path(experiment, name)))
+    return found
 
 
 def status(home: Home, sweep: str) -> dict[str, Any]:
@@ -72,13 +73,3 @@ def _best(book: Ledger) -> dict[str, Any]:
         "params": best.params,
         "run_id": best.run_id,
     }
-
-
-def _sweep(run: Run, experiment: str) -> Sweep:
-    tags = run.data.tags
-    return Sweep(
-        name=tags["sweep.name"],
-        recipe=experiment,
-        state=tags["sweep.state"],
-        ui_path=ui_path(run.info.experiment_id, tags["sweep.name"]),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +13,8 @@ from sweeps.home import Home, is_made, is_served, store_file
 from sweeps.preflight.disk_and_memory import require_folder
 
 _SECONDS = 5  # to wait for a server, a database or a lock
+_TIMEOUTS = {"sqlite": "timeout", "mssql": "timeout"}  # of the others it is connect_timeout
+_SERVERS = ("postgresql", "mysql", "mssql")
 
 
 def require_tracking(home: Home) -> str:
@@ -26,7 +27,7 @@ def require_tracking(home: Home) -> str:
     if file is not None and not is_made(file):
         require_folder("MLFLOW_TRACKING_URI", file.parent)
         return f"{file} will be made"
-    if file is not None or _is_database(uri):
+    if file is not None or _scheme(uri) in _SERVERS:
         _require_database("MLFLOW_TRACKING_URI", uri, "experiments", "lifecycle_stage")
     require_readable(uri)
     return f"{shown(uri)} takes writes"
@@ -46,7 +47,8 @@ def require_study_storage(home: Home) -> str:
 def _require_database(variable: str, url: str, table: str, column: str) -> None:
     """An update of no row, or a new table in an empty database, taken back: it needs rights and locks like any."""
     try:
-        engine = sqlalchemy.create_engine(url, connect_args=_limits(url), poolclass=sqlalchemy.pool.NullPool)
+        limit = {_TIMEOUTS.get(_scheme(url), "connect_timeout"): _SECONDS}
+        engine = sqlalchemy.create_engine(url, connect_args=limit, poolclass=sqlalchemy.pool.NullPool)
         with engine.connect() as connection:
             if sqlalchemy.inspect(connection).has_table(table):
                 target = sqlalchemy.table(table, sqlalchemy.column(column))
@@ -66,11 +68,5 @@ def _require_database(variable: str, url: str, table: str, column: str) -> None:
         ) from None
 
 
-def _is_database(uri: str) -> bool:
-    scheme = uri.partition(":")[0].partition("+")[0]
-    return scheme in ("postgresql", "mysql", "mssql")
-
-
-def _limits(url: str) -> dict[str, Any]:
-    scheme = url.partition(":")[0].partition("+")[0]
-    return {"sqlite": {"timeout": _SECONDS}, "mssql": {"timeout": _SECONDS}}.get(scheme, {"connect_timeout": _SECONDS})
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].partition("+")[0]

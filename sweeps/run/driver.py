@@ -74,7 +74,7 @@ class Driver:
         self._hung: set[int] = set()
         self.vitals = vitals or Vitals()
         self._watched, self._awake = clock(), 0.0  # the last call of `watch`, and the first after a nap
-        self.broken: Callable[[str], Broken] = _unheard
+        self.broken: Callable[[str], Broken]  # how an attempt broke, by Ray's id: set by what runs the trials
         self._proposals = Proposals(space)
         self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
         self._searched_at = -1  # trials that had ended when nothing new was proposed
@@ -255,7 +255,3 @@ def _reading(result: Result | None, metric: str) -> tuple[int | None, float | No
     """Step and objective of a report, as far as it has them."""
     step, value = (result or {}).get("step"), (result or {}).get(metric)
     return None if step is None else int(step), None if value is None else float(value)
-
-
-def _unheard(ray_trial_id: str) -> Broken:
-    raise KeyError(ray_trial_id)

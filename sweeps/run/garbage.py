@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.book.journal import Journal
-from sweeps.book.ledger import Ledger, Trial, ledger_of
+from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.space.objective import Objective
@@ -60,13 +60,9 @@ def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
         else:
             stays = kept.best(objective)[: retention["best"]] if trial.number == best else []
             steps = [item.step for item in kept.all() if item not in stays]
-            reason = _why(trial, best)
+            reason = "not the best step" if trial.number == best else f"the trial is {trial.state}"
         for step in steps:
             yield Garbage(ledger.name, trial.number, step, kept.size(step), reason)
-
-
-def _why(trial: Trial, best: int | None) -> str:
-    return "not the best step" if trial.number == best else f"the trial is {trial.state}"
 
 
 def _sweep_up(home: Home, sweep: str) -> None:

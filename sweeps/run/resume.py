@@ -49,12 +49,8 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
 
 def steps_so_far(ledger: Ledger) -> dict[str, int]:
     """The last step of each trial that is to go on."""
-    going = (trial for trial in ledger.trials.values() if not trial.state.is_final)
-    return {f"t{trial.number:04d}": trial.last_step for trial in going if 0 < trial.last_step < _end(ledger)}
-
-
-def _end(ledger: Ledger) -> int:
-    return int(ledger.params["train.max_steps"])
+    going = [trial for trial in ledger.trials.values() if not trial.state.is_final]
+    return {f"t{t.number:04d}": t.last_step for t in going if 0 < t.last_step < ledger.params["train.max_steps"]}
 
 
 def check_same_data(ledger: Ledger, tags: Mapping[str, str]) -> None:
