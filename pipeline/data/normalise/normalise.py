@@ -25,13 +25,7 @@ from pipeline.data.foreground import alpha_of
 from pipeline.data.gate.geometry import Silhouette, meeting_point
 from pipeline.data.gate.scene_check import centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.normalise.warp import Warp, apply_homography, resample
-from pipeline.data.scenes import (
-    Dataset,
-    Notes,
-    Scene,
-    read_image,
-    write_scene,
-)
+from pipeline.data.scenes import Dataset, Notes, Scene, read_image, write_scene
 from pipeline.data.unfinished import derived
 from pipeline.errors import DataError, DegenerateViewsError
 
@@ -66,7 +60,6 @@ class Method(Protocol):
 
     def warp(self, seen: Seen) -> tuple[Warp, Cameras]:
         """Where pixels go, and the cameras [V] of the target."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
