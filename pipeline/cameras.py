@@ -239,11 +239,6 @@ def facelift_ring(size: int, views: int = 32) -> Cameras:
     return orbit([360.0 * i / views for i in range(views)], RING_ELEVATION, size)
 
 
-def turntable(size: int, views: int = 150, elevation: float = 0.0) -> Cameras:
-    """FaceLift's turntable: starts at the front (azimuth 270°) and goes once round."""
-    return orbit([270.0 + 360.0 * i / views for i in range(views)], elevation, size)
-
-
 def mouse_rig() -> Cameras:
     """The real six-camera mouse rig: millimetres, 1152×1024, files in their order 0…5 (MAMMAL).
 

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,6 @@ from pipeline.mvdiffusion.folder import check_folder, read_component
 
 TOKENS = 77  # the UNet attends to all of them, padding too
 TENSOR = "prompt_embeds"
-Style = Literal["facelift", "mouse_elevated", "realistic", "hybrid", "simple", "from_camera"]
 _VIEWS = ("front", "front-right", "right", "back", "left", "front-left")
 _UNDERSCORED = tuple(view.replace("-", "_") for view in _VIEWS)
 _TOP = ("top-front", "top-front-right", "top-right", "top-back", "top-left", "top-front-left")
