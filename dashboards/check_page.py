@@ -36,7 +36,7 @@ from pipeline.data.gate.geometry import (
     visual_hull,
 )
 from pipeline.data.gate.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
-from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
+from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, pair_residuals
 from pipeline.data.pictures import on_white
 from pipeline.data.scenes import Scene, read_image
 from pipeline.files import write_whole
@@ -78,7 +78,7 @@ def _page(found: Check, measured: Quality) -> str:
         chain=[_step(step) for step in found.dataset.manifest.transforms],
         heat=[[_heat(value, _limits(found)) for value in row] for row in pairs.tolist()],
         rows=_rows(found),
-        representative=shown.name,
+        representative=shown.check.name,
         sheets=_sheets(found, measured),
         grades=GRADES,
         near_duplicate=NEAR_DUPLICATE,
@@ -86,12 +86,6 @@ def _page(found: Check, measured: Quality) -> str:
         human_rigs=human_rigs(),
         data={"see": _close_ups(found, shown), "rig": _drawing(found, shown)},
     )
-
-
-def pair_residuals(tangents: Float[Tensor, "scene view view 2"]) -> Float[Tensor, "view view"]:
-    """Per pair, the median over scenes and both ways of looking; NaN where no tangent could tell."""
-    both = torch.cat([tangents, tangents.transpose(1, 2)], -1)
-    return both.permute(1, 2, 0, 3).flatten(2).nanmedian(-1).values
 
 
 # ---------------------------------------------------------------- figures
@@ -159,10 +153,6 @@ class Shown:
     check: SceneCheck
     scene: Scene
     cameras: Cameras
-
-    @property
-    def name(self) -> str:
-        return self.check.name
 
 
 def _shown(found: Check) -> Shown:

@@ -29,6 +29,7 @@ from pipeline.data.scenes import (
     SPLITS,
     Manifest,
     open_dataset,
+    tenths,
     write_manifest,
     write_scene,
 )
@@ -83,7 +84,7 @@ def read_pictures(source: Path, view: int = 0) -> Pictures:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
     hashes = hashes_of(source if source.is_dir() else source.parent, list(paths.values()), remember=False)
     lines = "".join(f"{name} {found}\n" for name, found in zip(paths, hashes, strict=True))
-    return Pictures(paths, _split(sorted(paths)), hashlib.sha256(lines.encode()).hexdigest())
+    return Pictures(paths, _split(tuple(sorted(paths))), hashlib.sha256(lines.encode()).hexdigest())
 
 
 def generate(
@@ -144,13 +145,6 @@ def with_masks(views: Float[Tensor, "view 3 height width"]) -> UInt8[np.ndarray,
     return np.concatenate([pixels_of(views), alpha[..., None]], axis=-1)
 
 
-def _split(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """A tenth each for val and test, the last in order; fewer than three pictures are all for training."""
-    if len(names) < len(SPLITS):
-        return {"train": tuple(names), "val": (), "test": ()}
-    tenth = max(1, len(names) // 10)
-    return {
-        "train": tuple(names[: -2 * tenth]),
-        "val": tuple(names[-2 * tenth : -tenth]),
-        "test": tuple(names[-tenth:]),
-    }
+def _split(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """`tenths`; fewer than three pictures are all for training."""
+    return tenths(names) if len(names) >= len(SPLITS) else {"train": names, "val": (), "test": ()}

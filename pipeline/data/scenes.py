@@ -279,6 +279,11 @@ def _derive_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, .
     names = tuple(sorted(folder.parent.name for folder in root.glob(f"*/{CAMERAS_FILE}")))
     if len(names) < len(SPLITS):
         raise DataError(f"{root}: expected {MANIFEST_FILE}, lists or at least 3 scene folders, got {len(names)}.")
+    return tenths(names)
+
+
+def tenths(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Three or more scenes in splits: a tenth each for val and test, the last in order."""
     tenth = max(1, len(names) // 10)
     return {"train": names[: -2 * tenth], "val": names[-2 * tenth : -tenth], "test": names[-tenth:]}
 

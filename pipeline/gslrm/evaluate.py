@@ -86,14 +86,7 @@ def _scene_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) 
 
 def _view_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, Tensor]:
     rendered, target = rendering.images[0], batch.images[0]
-    values = {
-        "psnr": metrics.psnr(rendered, target),
-        "white_psnr": metrics.white_psnr(target),
-        "ssim": metrics.ssim(rendered, target),
-    }
-    distance = metrics.lpips(rendered, target, lpips)
-    if distance is not None:
-        values["lpips"] = distance
+    values = metrics.of_pictures(rendered, target, lpips)
     if batch.masks is not None:
         masks = batch.masks[0]
         values["psnr_fg"] = metrics.psnr_fg(rendered, target, masks)
