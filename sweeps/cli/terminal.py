@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,13 +22,13 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _FILE_WIDTH = 200  # of a table that goes to a file or another program
 
 
-def table(columns: list[str], rows: list[list[str]]) -> None:
-    """Show rows on the standard output."""
+def table(columns: list[str], rows: list[list[str]], justify: Literal["left", "right"] = "left") -> None:
+    """Show rows on the standard output. justify: of the columns that have a name."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, no_wrap=column != "params", overflow="fold")
+        shown.add_column(column, justify=justify if column else "left", no_wrap=column != "params", overflow="fold")
     for row in rows:
         shown.add_row(*row)
     console().print(shown, highlight=False)

@@ -57,7 +57,7 @@ class SceneCheck:
     keypoints: [V] px or None; extent: largest |coordinate| of the hull. crops: of each view's mask.
     """
 
-    name: str
+    scene: Scene
     centre: Float[Tensor, " 3"]
     centre_world: Float[Tensor, " 3"]
     tangents: Float[Tensor, "view view 2"]
@@ -67,6 +67,10 @@ class SceneCheck:
     extent: float
     crops: tuple[Crop, ...]
     outlines: tuple[Silhouette, ...]
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
 
     @property
     def alphas(self) -> Float[Tensor, "view height width"]:
@@ -106,7 +110,7 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
     px = QUOTED_WIDTH / cameras.width
     warp = Warp.of(scene)
     return SceneCheck(
-        name=scene.name,
+        scene=scene,
         centre=centre,
         centre_world=centre if warp is None else centre_of(outlines, warp.cameras),
         tangents=tangency(outlines, cameras) * px,
