@@ -71,10 +71,7 @@ class Gaussians:
         return Gaussians(*(getattr(self, field.name).detach() for field in fields(self)))
 
     def pruned(
-        self,
-        min_opacity: float = 0.04,
-        max_scale: float | None = None,
-        bounds: Sequence[float] | None = None,
+        self, min_opacity: float = 0.04, max_scale: float | None = None, bounds: Sequence[float] | None = None
     ) -> Gaussians:
         """Only the Gaussians worth keeping in one scene (no batch dimensions).
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.cameras import Cameras
-from pipeline.config import did_you_mean, one_line
+from pipeline.config import as_plain, did_you_mean, one_line
 from pipeline.data.rings import slot_angles
 from pipeline.errors import DataError
 from pipeline.files import whole
@@ -69,15 +69,9 @@ class PromptEmbeddings:
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the numbers."""
-        return {
-            "style": self.style,
-            "texts": list(self.texts),
-            "azimuths": list(self.azimuths),
-            "elevations": list(self.elevations),
-            "encoder": self.encoder,
-            "shape": list(self.embeddings.shape),
-            "sha256": self.sha256,
-        }
+        values = as_plain(self)
+        del values["embeddings"]
+        return values | {"shape": list(self.embeddings.shape), "sha256": self.sha256}
 
 
 def texts_of(style: str, cameras: Cameras | None = None) -> tuple[str, ...]:
