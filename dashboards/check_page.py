@@ -27,18 +27,16 @@ from torch import Tensor
 from pipeline.cameras import FACELIFT_DISTANCE, RING_ELEVATION, Cameras
 from pipeline.data.gate.checks import Check
 from pipeline.data.gate.geometry import (
-    MAX_TANGENT_SPAN,
     Silhouette,
     meeting_point,
     pixel_directions,
     reach_of,
-    tangent_axes,
+    touches,
     visual_hull,
 )
 from pipeline.data.gate.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
-from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
+from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, pair_residuals
 from pipeline.data.pictures import on_white
-from pipeline.data.scenes import Scene, read_image
 from pipeline.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -78,7 +76,7 @@ def _page(found: Check, measured: Quality) -> str:
         chain=[_step(step) for step in found.dataset.manifest.transforms],
         heat=[[_heat(value, _limits(found)) for value in row] for row in pairs.tolist()],
         rows=_rows(found),
-        representative=shown.name,
+        representative=shown.check.name,
         sheets=_sheets(found, measured),
         grades=GRADES,
         near_duplicate=NEAR_DUPLICATE,
@@ -86,12 +84,6 @@ def _page(found: Check, measured: Quality) -> str:
         human_rigs=human_rigs(),
         data={"see": _close_ups(found, shown), "rig": _drawing(found, shown)},
     )
-
-
-def pair_residuals(tangents: Float[Tensor, "scene view view 2"]) -> Float[Tensor, "view view"]:
-    """Per pair, the median over scenes and both ways of looking; NaN where no tangent could tell."""
-    both = torch.cat([tangents, tangents.transpose(1, 2)], -1)
-    return both.permute(1, 2, 0, 3).flatten(2).nanmedian(-1).values
 
 
 # ---------------------------------------------------------------- figures
@@ -133,16 +125,13 @@ def _heat(value: float, limits: tuple[float, float]) -> dict[str, Any]:
 
 def _rows(found: Check) -> list[dict[str, Any]]:
     """What is known of each view, over all scenes."""
-    chains = [scene.chain.square().mean(1) for scene in found.scenes if scene.chain is not None]
-    chain = torch.stack(chains).mean(0).sqrt().tolist() if chains else None
-    keypoints = None if found.keypoint_px is None else found.keypoint_px.tolist()
     return [
         {
             "view": view,
             "residual": float(found.scores[view]),
             "iou": float(found.iou[view]),
-            "chain": None if chain is None else chain[view],
-            "keypoint": None if keypoints is None else keypoints[view],
+            "chain": None if found.chain_px is None else float(found.chain_px[view]),
+            "keypoint": None if found.keypoint_px is None else float(found.keypoint_px[view]),
             "disagrees": view in found.geometry.views,
         }
         for view in range(len(found.iou))
@@ -154,15 +143,10 @@ def _rows(found: Check) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A checked scene beside its files; cameras in float64."""
+    """A checked scene, and its cameras in float64."""
 
     check: SceneCheck
-    scene: Scene
     cameras: Cameras
-
-    @property
-    def name(self) -> str:
-        return self.check.name
 
 
 def _shown(found: Check) -> Shown:
@@ -170,16 +154,7 @@ def _shown(found: Check) -> Shown:
     chosen = found.scenes[0]
     if found.geometry.verdict == "inconsistent":
         chosen = max(found.scenes, key=lambda scene: (float(scene.scores.nan_to_num().max()), -float(scene.iou.min())))
-    scene = _files(found)[chosen.name]
-    return Shown(chosen, scene, scene.cameras.to(torch.float64))
-
-
-def _files(found: Check) -> dict[str, Scene]:
-    return {scene.name: scene for scene in found.dataset.scenes.values()}
-
-
-def _picture(scene: Scene, view: int) -> Image.Image:
-    return on_white(read_image(scene.paths[view], (scene.cameras.width, scene.cameras.height)))
+    return Shown(chosen, chosen.scene.cameras.to(torch.float64))
 
 
 def _inline(image: Image.Image, lossless: bool = False) -> str:
@@ -205,10 +180,9 @@ def _sheets(found: Check, measured: Quality) -> dict[str, Any]:
     """Contact sheets: the scenes that stand out and others beside them, their views in ring order."""
     scenes = _sample(found)
     box = _square([outline for scene in scenes for outline in scene.outlines])
-    files = _files(found)
 
     def thumb(scene: SceneCheck, view: int) -> str:
-        picture = _cut(_picture(files[scene.name], view), box)
+        picture = _cut(on_white(scene.scene.image(view)), box)
         sampling = Image.Resampling.NEAREST if picture.width < THUMB else Image.Resampling.LANCZOS
         return _inline(picture.resize((THUMB, THUMB), sampling))
 
@@ -263,7 +237,7 @@ def _close_up(shown: Shown, view: int) -> dict[str, Any]:
     width, height = shown.cameras.width, shown.cameras.height
     left, top, right, bottom = _square([outline], CLOSE * max(width, height))
     inside = (max(0, left), max(0, top), min(width, right), min(height, bottom))
-    picture = _picture(shown.scene, view).crop(inside)
+    picture = on_white(shown.check.scene.image(view)).crop(inside)
     picture.thumbnail((CLOSE_UP, CLOSE_UP))
     return {
         "image": _inline(picture, lossless=width < COARSE),
@@ -296,13 +270,15 @@ def _first_pair(found: Check, shown: Shown) -> list[int]:
 def _drawn_tangents(shown: Shown, i: int, j: int) -> list[list[dict[str, Any]]] | None:
     """For view i, then for view j: its two touching points and the other's two tangent lines."""
     views = (i, j)
-    touched = _touched(shown.cameras[[i, j]], (shown.check.outlines[i], shown.check.outlines[j]))
+    outlines = [shown.check.outlines[view].outline for view in views]
+    rays = [pixel_directions(shown.cameras[[view]], at[None])[0] for view, at in zip(views, outlines, strict=True)]
+    touched = touches(shown.cameras[[i, j]], rays)
     if touched is None:
         return None
-    points, planes = touched
+    points = [outline[touch.ends] for outline, touch in zip(outlines, touched, strict=True)]
 
     def drawn(here: int, there: int) -> list[dict[str, Any]]:
-        feet, along = _line(shown.cameras[views[here]], planes[there], points[here])
+        feet, along = _line(shown.cameras[views[here]], touched[there].planes, points[here])
         missed = shown.check.tangents[views[there], views[here]].tolist()
         return [
             {
@@ -315,24 +291,6 @@ def _drawn_tangents(shown: Shown, i: int, j: int) -> list[list[dict[str, Any]]] 
         ]
 
     return [drawn(0, 1), drawn(1, 0)]
-
-
-def _touched(cameras: Cameras, outlines: tuple[Silhouette, Silhouette]) -> tuple[list[Tensor], list[Tensor]] | None:
-    """Where planes through both centres touch each outline [2, 2], and their normals [2, 3], as `tangency` has them."""
-    rays = [pixel_directions(cameras[[view]], outline.outline[None])[0] for view, outline in enumerate(outlines)]
-    axes = tangent_axes(cameras, rays[0])
-    if axes is None:
-        return None
-    across, beside = axes
-    points, planes = [], []
-    for ray, outline in zip(rays, outlines, strict=True):
-        angles = torch.atan2(ray @ beside, ray @ across)
-        ends = torch.stack([angles.argmin(), angles.argmax()])
-        if float(angles[ends[1]] - angles[ends[0]]) > MAX_TANGENT_SPAN:
-            return None
-        points.append(outline.outline[ends])
-        planes.append(angles[ends].cos()[:, None] * beside - angles[ends].sin()[:, None] * across)
-    return points, planes
 
 
 def _line(camera: Cameras, normals: Float[Tensor, "n 3"], pixels: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,7 @@ def _page_beside(dataset: Path, stored: bool) -> Path:
 def _print_check(found: Check, measured: Quality) -> None:
     """Verdict and problems, a row per view, and the seed's figures."""
     from pipeline.data.gate.quality import human_rigs
+    from sweeps.cli.terminal import table
 
     geometry = found.geometry
     typer.echo(
@@ -102,7 +103,7 @@ def _print_check(found: Check, measured: Quality) -> None:
     for problem in found.problems:
         typer.echo(f"  {problem}")
     views = zip(found.scores.tolist(), found.iou.tolist(), measured.views, strict=True)
-    _print_table(
+    table(
         ["view", "px", "IoU", "distance", "azimuth", "elevation", "FOV", ""],
         [
             [str(i), f"{px:.2f}", f"{iou:.3f}", f"{v.distance:.2f} ± {v.distance_std:.2f}"]
@@ -110,6 +111,7 @@ def _print_check(found: Check, measured: Quality) -> None:
             + ["disagrees" if i in geometry.views else ""]
             for i, (px, iou, v) in enumerate(views)
         ],
+        justify="right",
     )
     typer.echo(f"about {measured.origin}; ring {', '.join(map(str, measured.ring))}; {human_rigs()}")
     typer.echo(
@@ -124,15 +126,3 @@ def _print_check(found: Check, measured: Quality) -> None:
             f"leakage: nearest neighbour of val and test in train {near.nearest:g} (by {near.measured_by}), "
             f"{near.near_duplicates} near-duplicates"
         )
-
-
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table, highlight=False)

@@ -56,10 +56,8 @@ class Cameras:
 
     @property
     def w2c(self) -> Float[Tensor, "*batch 4 4"]:
-        """World-to-camera: the rigid inverse, exact for orthonormal rotations."""
-        rotation = self.c2w[..., :3, :3].mT
-        translation = -rotation @ self.c2w[..., :3, 3:]
-        return torch.cat([torch.cat([rotation, translation], -1), self.c2w[..., 3:, :]], -2)
+        """World-to-camera."""
+        return rigid_inverse(self.c2w)
 
     @property
     def K(self) -> Float[Tensor, "*batch 3 3"]:
@@ -171,6 +169,13 @@ class Cameras:
                 )
 
 
+def rigid_inverse(rigid: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """The inverse of a rotation and a shift, exact for orthonormal rotations."""
+    rotation = rigid[..., :3, :3].mT
+    translation = -rotation @ rigid[..., :3, 3:]
+    return torch.cat([torch.cat([rotation, translation], -1), rigid[..., 3:, :]], -2)
+
+
 def plucker(rays: Rays) -> Float[Tensor, "*batch height width 6"]:
     """Moment (o × d) and direction: six numbers that name a ray, wherever along it the origin is taken."""
     return torch.cat([torch.linalg.cross(rays.origins, rays.directions), rays.directions], -1)
@@ -215,13 +220,16 @@ def orbit(
 ) -> Cameras:
     """Cameras on a circle about the origin, looking at it; angles in degrees, azimuth from +x towards +y."""
     azimuth = torch.deg2rad(torch.tensor(azimuths, dtype=torch.float64))
-    height = math.radians(elevation)
-    ground = distance * math.cos(height)
-    up = torch.full_like(azimuth, distance * math.sin(height))
+    return circle(azimuth, math.radians(elevation), distance, focal_pixels(size, fov), size).to(torch.float32)
+
+
+def circle(azimuth: Float[Tensor, " view"], elevation: float, distance: float, focal: float, size: int) -> Cameras:
+    """`orbit` in radians, float64 and with a focal length in pixels."""
+    ground = distance * math.cos(elevation)
+    up = torch.full_like(azimuth, distance * math.sin(elevation))
     position = torch.stack([ground * azimuth.cos(), ground * azimuth.sin(), up], -1)
-    focal = focal_pixels(size, fov)
     intrinsics = torch.tensor([focal, focal, size / 2, size / 2], dtype=torch.float64).repeat(len(azimuth), 1)
-    return Cameras(look_at(position, torch.zeros_like(position)), intrinsics, size, size).to(torch.float32)
+    return Cameras(look_at(position, torch.zeros_like(position)), intrinsics, size, size)
 
 
 def focal_pixels(size: int, fov: float = FACELIFT_FOV_DEGREES) -> float:
@@ -237,11 +245,6 @@ def facelift_six(size: int) -> Cameras:
 def facelift_ring(size: int, views: int = 32) -> Cameras:
     """FaceLift's training rig: a ring of 32 at elevation 20°, or `views` evenly spaced on it."""
     return orbit([360.0 * i / views for i in range(views)], RING_ELEVATION, size)
-
-
-def turntable(size: int, views: int = 150, elevation: float = 0.0) -> Cameras:
-    """FaceLift's turntable: starts at the front (azimuth 270°) and goes once round."""
-    return orbit([270.0 + 360.0 * i / views for i in range(views)], elevation, size)
 
 
 def mouse_rig() -> Cameras:

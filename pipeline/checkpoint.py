@@ -77,40 +77,19 @@ def save(
     attachments: further files or folders by name, and what writes each. Raises DiskFullError.
     """
     with _refusing_a_full_disk(folder), whole_folder(folder) as temporary:
-        _write(temporary, model, recipe, step, metrics, training, attachments)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS)
+        values = {key: value for key, value in config.as_plain(recipe).items() if key != "name"}
+        (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False))
+        if training is not None:
+            torch.save(dict(training), temporary / TRAINING)
+        for name, write in (attachments or {}).items():
+            write(temporary / name)
+        about = {"recipe": recipe.name, "step": step, "fingerprint": recipe.fingerprint, "metrics": dict(metrics or {})}
+        files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+        hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
+        (temporary / INDEX).write_text(json.dumps(about | {"sha256": hashes}, indent=1))
     return folder
-
-
-def _write(
-    temporary: Path,
-    model: nn.Module,
-    recipe: Recipe,
-    step: int,
-    metrics: Mapping[str, float] | None,
-    training: Mapping[str, Any] | None,
-    attachments: Mapping[str, Callable[[Path], object]] | None,
-) -> None:
-    """The files, the index with their hashes last."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, temporary / WEIGHTS)
-    values = config.as_plain(recipe)
-    (temporary / RECIPE).write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "name"}, sort_keys=False))
-    if training is not None:
-        torch.save(dict(training), temporary / TRAINING)
-    for name, write in (attachments or {}).items():
-        write(temporary / name)
-    index = {
-        "recipe": recipe.name,
-        "step": step,
-        "fingerprint": recipe.fingerprint,
-        "metrics": dict(metrics or {}),
-        "sha256": {
-            path.relative_to(temporary).as_posix(): sha256_of(path)
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        },
-    }
-    (temporary / INDEX).write_text(json.dumps(index, indent=1))
 
 
 @contextlib.contextmanager

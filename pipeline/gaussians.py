@@ -71,10 +71,7 @@ class Gaussians:
         return Gaussians(*(getattr(self, field.name).detach() for field in fields(self)))
 
     def pruned(
-        self,
-        min_opacity: float = 0.04,
-        max_scale: float | None = None,
-        bounds: Sequence[float] | None = None,
+        self, min_opacity: float = 0.04, max_scale: float | None = None, bounds: Sequence[float] | None = None
     ) -> Gaussians:
         """Only the Gaussians worth keeping in one scene (no batch dimensions).
 
@@ -165,10 +162,7 @@ def _ply_columns(gaussians: Gaussians) -> dict[str, np.ndarray]:
 
 def _used_coefficients(coefficients: Float[Tensor, "n k 3"]) -> int:
     """FaceLift pads every file (they lack normals) to degree 3 with zeros: the smallest degree that loses nothing."""
-    for count in (0, 3, 8, 15):
-        if count >= coefficients.shape[1] or not bool(coefficients[:, count:].any()):
-            return min(count, coefficients.shape[1])
-    return coefficients.shape[1]
+    return next(count for count in (0, 3, 8, 15) if not bool(coefficients[:, count:].any()))
 
 
 def _read_vertices(path: Path) -> np.ndarray:

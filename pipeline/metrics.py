@@ -58,6 +58,13 @@ class Protocol:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def of_pictures(rendered: Images, target: Images, network: nn.Module | None) -> dict[str, PerImage]:
+    """What can be said of each pair without a mask, by name; `lpips` only with a network."""
+    figures = {"psnr": psnr(rendered, target), "white_psnr": white_psnr(target), "ssim": ssim(rendered, target)}
+    distance = lpips(rendered, target, network)
+    return figures if distance is None else figures | {"lpips": distance}
+
+
 def import_ahead() -> None:
     """Import torchmetrics in a thread, so that the first validation of a training does not wait for it."""
     names = ("torchmetrics.functional.image", "torchmetrics.functional.segmentation")

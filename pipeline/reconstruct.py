@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline import kinds, metrics
-from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, look_at
+from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
@@ -106,14 +106,10 @@ def turntable_around(cameras: Cameras, size: int, views: int = TURNTABLE_VIEWS) 
     distance = float(cameras.centres.norm(dim=-1).mean())
     elevation = float(torch.asin((cameras.centres[:, 2] / cameras.centres.norm(dim=-1)).clamp(-1, 1)).mean())
     azimuth = torch.linspace(0, 2 * torch.pi, views + 1, dtype=torch.float64)[:-1] - torch.pi / 2
-    ground = distance * np.cos(elevation)
-    height = torch.full_like(azimuth, distance * np.sin(elevation))
-    position = torch.stack([ground * azimuth.cos(), ground * azimuth.sin(), height], -1)
     widest = float(torch.rad2deg(2 * torch.atan(cameras.width / 2 / cameras.fxfycxcy[:, 0])).mean())
     focal = size / 2 / np.tan(np.radians(min(widest, FACELIFT_FOV_DEGREES)) / 2)
-    intrinsics = torch.tensor([focal, focal, size / 2, size / 2], dtype=torch.float64).repeat(views, 1)
-    circle = Cameras(look_at(position, torch.zeros_like(position)), intrinsics, size, size)
-    return circle.to(cameras.c2w.device).to(cameras.c2w.dtype)
+    around = circle(azimuth, elevation, distance, float(focal), size)
+    return around.to(cameras.c2w.device).to(cameras.c2w.dtype)
 
 
 def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "views height width 3"]:

@@ -27,10 +27,7 @@ class Rendering(NamedTuple):
 
 
 def render(
-    gaussians: Gaussians,
-    cameras: Cameras,
-    background: Sequence[float] = WHITE,
-    near_plane: float = NEAR_PLANE,
+    gaussians: Gaussians, cameras: Cameras, background: Sequence[float] = WHITE, near_plane: float = NEAR_PLANE
 ) -> Rendering:
     """Draw every scene of gaussians [..., N] into each of its own cameras [..., V].
 

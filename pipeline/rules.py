@@ -33,11 +33,7 @@ def _common_rules(recipe: Recipe) -> list[Rule]:
     zoomed = " or ".join(ZOOMED_METHODS)
     rules: list[Rule] = [
         (inputs <= views, "data.num_input_views", f"expected at most data.num_views {views}, got {inputs} — lower it"),
-        (
-            warmup < steps,
-            "optim.warmup_steps",
-            f"expected less than train.max_steps {steps}, got {warmup} — lower it",
-        ),
+        (warmup < steps, "optim.warmup_steps", f"expected less than train.max_steps {steps}, got {warmup} — lower it"),
         (
             data.zoom is None or data.normalise in ZOOMED_METHODS,
             "data.zoom",

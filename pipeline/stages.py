@@ -48,43 +48,33 @@ class Stage(Protocol):
     @property
     def model(self) -> nn.Module:
         """What the optimizer trains."""
-        ...
 
     def loader(self, dataset: Dataset, split: str, cache: Path) -> Loader:
         """Batches of a split; refuses a dataset that the stage cannot train on."""
-        ...
 
     def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """Every term that counts at this optimizer step, unweighted; a scene's chance comes from its generator."""
-        ...
 
     def pools(self, batch: Batch) -> Mapping[str, float]:
         """What each term is a mean over in a batch, counted: scenes, or pixels of the foreground. Parts add up."""
-        ...
 
     def weights(self, step: int) -> dict[str, float]:
         """What each of those terms counts."""
-        ...
 
     def updated(self) -> None:
         """Called after each step that the optimizer has taken."""
-        ...
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
-        ...
 
     def deployed_model(self) -> nn.Module:
         """The model whose weights a checkpoint holds under FaceLift's names."""
-        ...
 
     def state(self) -> dict[str, Any]:
         """What training goes on from, beside the deployed weights and the optimizer."""
-        ...
 
     def resume(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Take up a checkpoint of the same recipe."""
-        ...
 
 
 class Finding(NamedTuple):
@@ -99,22 +89,17 @@ class Kind(Protocol):
 
     def train(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> Stage:
         """A stage about to train, with the weights that the recipe starts from."""
-        ...
 
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
         """The model of a checkpoint folder in evaluation mode; its weights strictly. Raises CheckpointError."""
-        ...
 
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
     ) -> Evaluation:
         """Score a loaded model on a split, where it is."""
-        ...
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:
         """What a checkpoint says of its model that a registry should tell: such as its rig. Hashes no file."""
-        ...
 
     def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
         """Look into weights, files and data; raise what would have stopped the training before its first step."""
-        ...

@@ -87,7 +87,7 @@ def train(
                 yield Report(step, trainer.take_metrics())
             continue
         metrics = trainer.take_metrics()
-        validation = trainer.validate()
+        validation = trainer.stage.validate(trainer.dataset, trainer.cache, recipe.train.max_val_scenes, world)
         metrics |= validation.evaluation.metrics
         if not world.leads:
             yield Report(step, metrics)
@@ -204,9 +204,6 @@ class _Trainer:
         self._terms, self._passes, self._norms = {}, {}, []
         self._since_report, self._seconds_before = 0, self.seconds
         return metrics
-
-    def validate(self) -> Validation:
-        return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes, self.world)
 
     def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
         """The checkpoint, or None where the disk has no room for it."""

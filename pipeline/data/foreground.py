@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy.ndimage import label
 
-from pipeline.data.scenes import Scene, read_image
+from pipeline.data.scenes import Scene
 from pipeline.errors import DataError
 
 WHITE = 250  # of 255: background has every channel at least so bright (FaceLift's mouse loader)
@@ -21,8 +21,7 @@ RULE = (
 
 def read_masks(scene: Scene) -> UInt8[np.ndarray, "view height width"]:
     """Alpha of every view at its own size, in bytes; of RGB images by `mask_from_background`. Raises DataError."""
-    size = (scene.cameras.width, scene.cameras.height)
-    return np.stack([alpha_of(read_image(path, size), str(path)) for path in scene.paths])
+    return np.stack([alpha_of(scene.image(view), str(path)) for view, path in enumerate(scene.paths)])
 
 
 def alpha_of(image: Image.Image, where: str) -> UInt8[np.ndarray, "height width"]:

@@ -7,19 +7,17 @@ that slot, whatever photographed its input.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from pipeline.config import one_line
 from pipeline.data.gate.checks import checked
 from pipeline.data.hashes import hashes_of
 from pipeline.data.pictures import pixels_of, view_on_white
@@ -28,7 +26,9 @@ from pipeline.data.scenes import (
     MANIFEST_FILE,
     SPLITS,
     Manifest,
+    decoded_file,
     open_dataset,
+    tenths,
     write_manifest,
     write_scene,
 )
@@ -36,25 +36,12 @@ from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from pipeline.mvdiffusion.views import Rig
+    from pipeline.mvdiffusion.deployed import ViewGenerator
 
 VERSION = 1  # raise it when the same plan gives other scenes
 NOT_WHITE = 0.1  # of a channel: what a generated picture, which has no alpha, counts as foreground
 RULE = f"foreground is where a channel is below {1 - NOT_WHITE}, holes filled"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-class Generator(Protocol):
-    """What `pipeline.mvdiffusion.deployed.ViewGenerator` is here."""
-
-    rig: Rig
-
-    @property
-    def image_size(self) -> int: ...
-
-    def __call__(
-        self, images: Float[Tensor, "object 3 height width"], numbers: Sequence[int]
-    ) -> Float[Tensor, "object view 3 height width"]: ...
 
 
 @dataclass(frozen=True)
@@ -74,8 +61,8 @@ def read_pictures(source: Path, view: int = 0) -> Pictures:
             if view >= len(scene.files):
                 raise DataError(f"{scene.folder}: expected a view {view}, got {len(scene.files)} views — name another.")
         paths = {scene.folder.resolve().name: scene.paths[view] for scene in dataset.scenes.values()}
-        names = {name: scene.folder.resolve().name for name, scene in dataset.scenes.items()}
-        splits = {split: tuple(names[name] for name in some) for split, some in dataset.manifest.splits.items()}
+        folders = {name: scene.folder.resolve().name for name, scene in dataset.scenes.items()}
+        splits = {split: tuple(folders[name] for name in some) for split, some in dataset.manifest.splits.items()}
         return Pictures(paths, splits, dataset.digest)
     files = [source] if source.is_file() else sorted(source.glob("*")) if source.is_dir() else []
     paths = {path.stem: path for path in files if path.suffix.lower() in SUFFIXES}
@@ -83,11 +70,13 @@ def read_pictures(source: Path, view: int = 0) -> Pictures:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
     hashes = hashes_of(source if source.is_dir() else source.parent, list(paths.values()), remember=False)
     lines = "".join(f"{name} {found}\n" for name, found in zip(paths, hashes, strict=True))
-    return Pictures(paths, _split(sorted(paths)), hashlib.sha256(lines.encode()).hexdigest())
+    names = tuple(sorted(paths))
+    splits = tenths(names) if len(names) >= len(SPLITS) else {"train": names, "val": (), "test": ()}
+    return Pictures(paths, splits, hashlib.sha256(lines.encode()).hexdigest())
 
 
 def generate(
-    pictures: Pictures, out: Path, model: Generator, provenance: Mapping[str, Any], batch_size: int = 4
+    pictures: Pictures, out: Path, model: ViewGenerator, provenance: Mapping[str, Any], batch_size: int = 4
 ) -> Iterator[int]:
     """Write a scene of generated views per picture to `out`; yields how many are done, last after the gate's check.
 
@@ -126,12 +115,7 @@ def generate(
 
 def read_picture(path: Path, size: int) -> Float[Tensor, "3 size size"]:
     """A square picture on white in 0…1. Raises DataError."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            picture = image.convert("RGBA")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: expected an image, got {one_line(error)} — restore the file.") from None
+    picture = decoded_file(path)
     if picture.width != picture.height:
         raise DataError(f"{path}: expected a square picture, got {picture.width}×{picture.height} — crop it.")
     return view_on_white(picture, size)
@@ -142,15 +126,3 @@ def with_masks(views: Float[Tensor, "view 3 height width"]) -> UInt8[np.ndarray,
     masks = (views.amin(1) < 1 - NOT_WHITE).cpu().numpy()
     alpha = np.stack([binary_fill_holes(mask) for mask in masks]).astype(np.uint8) * 255
     return np.concatenate([pixels_of(views), alpha[..., None]], axis=-1)
-
-
-def _split(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """A tenth each for val and test, the last in order; fewer than three pictures are all for training."""
-    if len(names) < len(SPLITS):
-        return {"train": tuple(names), "val": (), "test": ()}
-    tenth = max(1, len(names) // 10)
-    return {
-        "train": tuple(names[: -2 * tenth]),
-        "val": tuple(names[-2 * tenth : -tenth]),
-        "test": tuple(names[-tenth:]),
-    }

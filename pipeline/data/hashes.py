@@ -26,7 +26,9 @@ def hashes_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
         computed = dict(zip(map(str, fresh), pool.map(sha256_of, fresh), strict=True))
     hashes = [computed.get(str(path)) or before[name][1] for path, name in zip(paths, names, strict=True)]
     if fresh and remember:
-        _write(root / FILE, dict(zip(names, zip(stamps, hashes, strict=True), strict=True)))
+        known = dict(zip(names, zip(stamps, hashes, strict=True), strict=True))
+        with contextlib.suppress(OSError):
+            write_whole(root / FILE, json.dumps(known))
     return hashes
 
 
@@ -42,8 +44,3 @@ def _read(path: Path) -> dict[str, list[str]]:
         return {name: [stamp, sha256] for name, (stamp, sha256) in hashes.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _write(path: Path, hashes: dict[str, tuple[str, str]]) -> None:
-    with contextlib.suppress(OSError):
-        write_whole(path, json.dumps(hashes))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.foreground import RULE, mask_from_background
-from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, read_image, write_scene
+from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, write_scene
 from pipeline.data.unfinished import derived
 from pipeline.files import link_or_copy, whole_folder
 
@@ -27,8 +27,7 @@ def ingest(source: Dataset, out: Path) -> Iterator[int]:
 
 
 def _take(scene: Scene, folder: Path) -> None:
-    size = (scene.cameras.width, scene.cameras.height)
-    images = [read_image(path, size) for path in scene.paths]
+    images = [scene.image(view) for view in range(len(scene.files))]
     if all(image.mode == "RGBA" for image in images):
         _link(scene, folder)
         return

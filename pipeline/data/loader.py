@@ -84,7 +84,8 @@ class Loader:
         self.num_views = len(_shortest(dataset).files)
         _check_views(dataset, config, self.num_views)
         self.held_out, self.inputs = held_out_views(self.num_views, config)
-        self.trainable = tuple(v for v in range(self.num_views) if v not in self._never_trained(dataset))
+        never = self.held_out if dataset.manifest.held_out_from_training else ()
+        self.trainable = tuple(view for view in range(self.num_views) if view not in never)
         if split == "train":
             _check_trainable(dataset, config, self.trainable)
         self._frames = decoded_frames(dataset, config.image_size, cache)
@@ -109,9 +110,6 @@ class Loader:
     def evaluation_batch(self, index: int) -> Batch:
         """Scene `index` of the split with its fixed input views first, then its held-out views."""
         return self._batch([self.scenes[index]], [Views(self.inputs, self.held_out)], None)
-
-    def _never_trained(self, dataset: Dataset) -> tuple[int, ...]:
-        return self.held_out if dataset.manifest.held_out_from_training else ()
 
     def _shuffled(self, index: int) -> Scene:
         epoch, position = divmod(index, len(self.scenes))

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from pipeline import config
-from pipeline.cameras import Cameras
+from pipeline.cameras import Cameras, rigid_inverse
 from pipeline.data.hashes import hashes_of
 from pipeline.errors import DataError, RecipeError
 from pipeline.files import whole_folder, write_whole
@@ -102,6 +102,10 @@ class Scene:
     @property
     def paths(self) -> list[Path]:
         return [self.folder / file for file in self.files]
+
+    def image(self, view: int) -> Image.Image:
+        """RGBA or RGB of the size that its camera says. Raises DataError naming the file."""
+        return read_image(self.paths[view], (self.cameras.width, self.cameras.height))
 
 
 @dataclass(frozen=True)
@@ -198,24 +202,29 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
         if not (folder / file).is_file():
             raise DataError(f"{folder / file}: expected an image that {CAMERAS_FILE} names, found none — restore it.")
     width, height = sizes.pop()
-    cameras = Cameras(_rigid_inverse(w2c), fxfycxcy, width, height)
+    cameras = Cameras(rigid_inverse(w2c), fxfycxcy, width, height)  # one that is not rigid stays so, and is refused
     cameras.check(str(path))
     return Scene(folder.resolve().name if name == "." else name, folder, files, cameras, notes)
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
     """Decode one image of `size` (width, height) to RGBA or RGB. Raises DataError naming the file."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            decoded = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: expected an image, got {config.one_line(error)} — restore the file.") from None
+    decoded = decoded_file(path)
     if decoded.size != size:
         raise DataError(
             f"{path}: expected {size[0]}×{size[1]} as its camera says, got {decoded.width}×{decoded.height}."
         )
     return decoded
+
+
+def decoded_file(path: Path) -> Image.Image:
+    """An image of any size as RGBA or RGB. Raises DataError naming the file."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: expected an image, got {config.one_line(error)} — restore the file.") from None
 
 
 def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes = Notes()) -> None:
@@ -279,6 +288,11 @@ def _derive_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, .
     names = tuple(sorted(folder.parent.name for folder in root.glob(f"*/{CAMERAS_FILE}")))
     if len(names) < len(SPLITS):
         raise DataError(f"{root}: expected {MANIFEST_FILE}, lists or at least 3 scene folders, got {len(names)}.")
+    return tenths(names)
+
+
+def tenths(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Three or more scenes in splits: a tenth each for val and test, the last in order."""
     tenth = max(1, len(names) // 10)
     return {"train": names[: -2 * tenth], "val": names[-2 * tenth : -tenth], "test": names[-tenth:]}
 
@@ -317,11 +331,3 @@ def _read_notes(content: dict[str, Any]) -> Notes:
     if known is not None and (known.ndim != 3 or known.shape[2] != 3):
         raise ValueError(f"keypoints of shape {known.shape}, not [view, joint, 3]")
     return Notes(None if frame is None else int(frame), known, normalised)
-
-
-def _rigid_inverse(w2c: torch.Tensor) -> torch.Tensor:
-    """c2w of rigid w2c [V, 4, 4]; a w2c that is not rigid stays so, and `Cameras.check` refuses it."""
-    c2w = w2c.clone()
-    c2w[:, :3, :3] = w2c[:, :3, :3].mT
-    c2w[:, :3, 3:] = -w2c[:, :3, :3].mT @ w2c[:, :3, 3:]
-    return c2w

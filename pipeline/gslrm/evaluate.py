@@ -80,20 +80,13 @@ def lpips_network(device: torch.device | str) -> nn.Module | None:
 def _scene_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, float]:
     per_view = _view_metrics(batch, rendering, lpips)
     inputs = batch.num_input_views
-    held_out = {name: _mean(values[inputs:]) for name, values in per_view.items()}
-    return held_out | {f"input/{name}": _mean(values[:inputs]) for name, values in per_view.items()}
+    held_out = {name: float(values[inputs:].nanmean()) for name, values in per_view.items()}
+    return held_out | {f"input/{name}": float(values[:inputs].nanmean()) for name, values in per_view.items()}
 
 
 def _view_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, Tensor]:
     rendered, target = rendering.images[0], batch.images[0]
-    values = {
-        "psnr": metrics.psnr(rendered, target),
-        "white_psnr": metrics.white_psnr(target),
-        "ssim": metrics.ssim(rendered, target),
-    }
-    distance = metrics.lpips(rendered, target, lpips)
-    if distance is not None:
-        values["lpips"] = distance
+    values = metrics.of_pictures(rendered, target, lpips)
     if batch.masks is not None:
         masks = batch.masks[0]
         values["psnr_fg"] = metrics.psnr_fg(rendered, target, masks)
@@ -101,10 +94,6 @@ def _view_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -
         values["foreground_mean"] = metrics.foreground_mean(rendered, masks)
         values["target_foreground_mean"] = metrics.foreground_mean(target, masks)
     return values
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.nanmean())
 
 
 def means_over_scenes(rows: list[dict[str, float | str]], split: str) -> dict[str, float]:

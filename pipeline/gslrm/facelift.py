@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -39,10 +40,11 @@ def export_facelift(folder: Path, path: Path) -> Path:
     return path
 
 
-def check_weights(config: GSLRMConfig, source: str | Path) -> int:
+@lru_cache(maxsize=16)
+def check_weights(config: GSLRMConfig, source: str | Path, changed: int) -> int:  # noqa: ARG001
     """Refuse weights that do not fit the network, without building it; how many tensors it has.
 
-    Raises CheckpointError.
+    A sweep's trials share the answer. changed: when the file was, as a new one is read again. Raises CheckpointError.
     """
     with torch.device("meta"):
         model = GSLRM(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset
 from pipeline.gslrm.facelift import check_weights
 from pipeline.gslrm.model import GSLRM
-from pipeline.recipe import GSLRMConfig, Recipe, gslrm_parts
+from pipeline.recipe import Recipe, gslrm_parts
 from pipeline.stages import Evaluation, Finding, Stage
 
 
@@ -53,7 +52,7 @@ class GSLRMKind:
         config, loss = gslrm_parts(recipe)
         if recipe.train.init_from is not None:
             source = recipe.train.init_from
-            count = _fitting_tensors(config, source, checkpoint.weights_file(source).stat().st_mtime_ns)
+            count = check_weights(config, source, checkpoint.weights_file(source).stat().st_mtime_ns)
             yield Finding("checkpoint keys", f"{count} of {count} in {Path(source).name}")
         networks = loss_networks(loss, torch.device("cpu"))
         if networks:
@@ -64,9 +63,3 @@ class GSLRMKind:
         for loader in loaders:
             check_dataset(loss, loader)
         yield from (Finding("masks", f"{setting} has them") for setting in needing_masks(loss))
-
-
-@lru_cache(maxsize=16)
-def _fitting_tensors(config: GSLRMConfig, source: str, changed: int) -> int:  # noqa: ARG001 — a new file is read again
-    """How many tensors the network has, all of which the file has too: a sweep's trials share them."""
-    return check_weights(config, source)

@@ -103,12 +103,6 @@ class GSLRMStage:
         inputs = None if mask is None else mask[:, : batch.num_input_views]
         return losses.pixelalign(means, origins, directions, inputs)
 
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> tuple[Gaussians, Rendering]:
-        """Gaussians of the batch's input views, and renders of all its views."""
-        gaussians = self.model(batch.input_images, batch.input_cameras)
-        return gaussians, render(gaussians, batch.cameras)
-
 
 def check_dataset(loss: LossConfig, loader: Loader) -> None:
     """Refuse a dataset that the losses cannot use. Raises DataError."""

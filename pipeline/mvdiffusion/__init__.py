@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MVDiffusionPipeline", "MultiViewUNet"]
 
-_HOMES = {
-    "MVDiffusionPipeline": "pipeline.mvdiffusion.sampler",
-    "MultiViewUNet": "pipeline.mvdiffusion.attention",
-}
+_HOMES = {"MVDiffusionPipeline": "pipeline.mvdiffusion.sampler", "MultiViewUNet": "pipeline.mvdiffusion.attention"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Images = Float[Tensor, "rows 3 height width"]  # −1…1
 Latents = Float[Tensor, "rows channels height/p width/p"]
-
-
-class Exactly(NamedTuple):
-    """The distribution of latents that are known: its mode, and every sample of it."""
-
-    latents: Latents
-
-    def mode(self) -> Latents:
-        return self.latents
-
-    def sample(self, generator: torch.Generator | None = None) -> Latents:  # noqa: ARG002 — AutoencoderKL's signature
-        return self.latents
-
-
-class Encoded(NamedTuple):
-    """What `encode` returns, named as AutoencoderKL names it."""
-
-    latent_dist: Exactly
-
-
-class Decoded(NamedTuple):
-    """What `decode` returns, named as AutoencoderKL names it."""
-
-    sample: Images
 
 
 class PatchCodec(ModelMixin, ConfigMixin):
@@ -52,11 +30,12 @@ class PatchCodec(ModelMixin, ConfigMixin):
         self.patch_size, self.scaling_factor = patch_size, scaling_factor
         self.register_parameter("scale", nn.Parameter(torch.ones(()), requires_grad=False))  # a module has a dtype
 
-    def encode(self, images: Images) -> Encoded:
-        return Encoded(Exactly(F.pixel_unshuffle(images, self.patch_size) * self.scale))
+    def encode(self, images: Images) -> AutoencoderKLOutput:
+        """Latents that are known: the mode of their distribution, and every sample of it."""
+        return AutoencoderKLOutput(IdentityDistribution(F.pixel_unshuffle(images, self.patch_size) * self.scale))
 
-    def decode(self, latents: Latents) -> Decoded:
-        return Decoded(F.pixel_shuffle(latents / self.scale, self.patch_size))
+    def decode(self, latents: Latents) -> DecoderOutput:
+        return DecoderOutput(F.pixel_shuffle(latents / self.scale, self.patch_size))
 
 
 Autoencoder = Any  # AutoencoderKL or PatchCodec; diffusers has no types

@@ -76,15 +76,8 @@ class ViewGenerator(nn.Module):
 
     def provenance(self) -> dict[str, Any]:
         """What decides the views beside the weights and the picture, as plain values."""
-        sampling = self.sampling
-        return {
-            "prompts_sha256": self.prompts.sha256,
-            "rig_spread_px": self.rig.spread_px,
-            "steps": sampling.steps,
-            "guidance": sampling.guidance,
-            "eta": sampling.eta,
-            "seed": sampling.seed,
-        }
+        sampling = {name: getattr(self.sampling, name) for name in ("steps", "guidance", "eta", "seed")}
+        return {"prompts_sha256": self.prompts.sha256, "rig_spread_px": self.rig.spread_px, **sampling}
 
     def _chances(self, number: int) -> list[torch.Generator]:
         seeds = np.random.SeedSequence((self.sampling.seed, number)).generate_state(self.num_views, np.uint64)

@@ -122,14 +122,7 @@ def hull_iou(images: Float[Tensor, "view 3 height width"], cameras: Cameras) -> 
 def _figures(
     generated: Tensor, target: Tensor, masks: Tensor | None, cameras: Cameras, lpips: nn.Module | None
 ) -> dict[str, float]:
-    per_view = {
-        "psnr": metrics.psnr(generated, target),
-        "white_psnr": metrics.white_psnr(target),
-        "ssim": metrics.ssim(generated, target),
-    }
-    distance = metrics.lpips(generated, target, lpips)
-    if distance is not None:
-        per_view["lpips"] = distance
+    per_view = metrics.of_pictures(generated, target, lpips)
     if masks is not None:
         per_view["psnr_fg"] = metrics.psnr_fg(generated, target, masks)
         per_view["mask_iou"] = metrics.mask_iou(generated_masks(generated), masks)

@@ -40,16 +40,10 @@ _READERS: dict[str, Any] = {
 }
 COMPONENTS = tuple(_READERS)
 _WITH_WEIGHTS = ("image_encoder", "image_normalizer", "text_encoder", "vae", "unet")
-# As FaceLift names them, so that its code reads the folder too.
-_NAMED: dict[str, list[str]] = {
+# As FaceLift names them, so that its code reads the folder too: by library and class, but for three.
+_NAMED = {name: [reader.__module__.partition(".")[0], reader.__name__] for name, reader in _READERS.items()} | {
     "feature_extractor": ["transformers", "CLIPImageProcessor"],
-    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
     "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"],
-    "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "vae": ["diffusers", "AutoencoderKL"],
     "unet": ["mvdiffusion.models.unet_mv2d_condition", FACELIFT_CLASS],
 }
 

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.cameras import Cameras
-from pipeline.config import did_you_mean, one_line
+from pipeline.config import as_plain, did_you_mean, one_line
 from pipeline.data.rings import slot_angles
 from pipeline.errors import DataError
 from pipeline.files import whole
@@ -26,7 +26,6 @@ from pipeline.mvdiffusion.folder import check_folder, read_component
 
 TOKENS = 77  # the UNet attends to all of them, padding too
 TENSOR = "prompt_embeds"
-Style = Literal["facelift", "mouse_elevated", "realistic", "hybrid", "simple", "from_camera"]
 _VIEWS = ("front", "front-right", "right", "back", "left", "front-left")
 _UNDERSCORED = tuple(view.replace("-", "_") for view in _VIEWS)
 _TOP = ("top-front", "top-front-right", "top-right", "top-back", "top-left", "top-front-left")
@@ -70,15 +69,9 @@ class PromptEmbeddings:
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the numbers."""
-        return {
-            "style": self.style,
-            "texts": list(self.texts),
-            "azimuths": list(self.azimuths),
-            "elevations": list(self.elevations),
-            "encoder": self.encoder,
-            "shape": list(self.embeddings.shape),
-            "sha256": self.sha256,
-        }
+        values = as_plain(self)
+        del values["embeddings"]
+        return values | {"shape": list(self.embeddings.shape), "sha256": self.sha256}
 
 
 def texts_of(style: str, cameras: Cameras | None = None) -> tuple[str, ...]:

@@ -153,8 +153,9 @@ class MVDiffusionPipeline(DiffusionPipeline):
         generator: Generators,
     ) -> Tensor:
         guided = guidance != 1.0
-        if guided:  # the text stays: only the picture is taken away
-            text, labels, reference = (torch.cat([off, on]) for off, on in _halves(text, labels, reference))
+        if guided:  # without and with the picture: the text is kept, what comes from the picture is 0
+            text = torch.cat([text, text])
+            labels, reference = (torch.cat([torch.zeros_like(each), each]) for each in (labels, reference))
         rows = len(text) // (2 if guided else 1)
         side = int(self.unet.config.sample_size)
         shape = (rows, latent_channels(self.vae), side, side)
@@ -215,12 +216,6 @@ def refuse_half_on_cpu(device: torch.device | str, dtype: torch.dtype) -> None:
     """Raises RecipeError: torch computes float16 on a CPU hundreds of times slower, where it does at all."""
     if torch.device(device).type == "cpu" and dtype == torch.float16:
         raise RecipeError("device cpu: expected float32 or bfloat16, got float16 — load them as float32.")
-
-
-def _halves(*conditions: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Without and with the picture: the text is kept, what comes from the picture is 0."""
-    text, *seen = conditions
-    return [(text, text), *((torch.zeros_like(each), each) for each in seen)]
 
 
 def _from_tensor(image: Float[Tensor, "channels height width"]) -> Image.Image:

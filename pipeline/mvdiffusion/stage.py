@@ -31,7 +31,7 @@ from pipeline.mvdiffusion.prompts import (
     read_prompts,
     texts_of,
 )
-from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, refuse_half_on_cpu
+from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, normalised, refuse_half_on_cpu
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
 from pipeline.processes import World
@@ -121,7 +121,8 @@ class MVDiffusionStage:
         pipe = MVDiffusionPipeline(**parts, unet=self._released)
         model = ViewGenerator(pipe, self.prompts, self.config.sampling, self.rig).to(self.device).eval()
         evaluation = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
-        files = attachments(pipe, self.prompts, self.rig, _folder(self.config.base))
+        source = None if self.config.base is None else Path(self.config.base)
+        files = attachments(pipe, self.prompts, self.rig, source)
         return Validation(evaluation, evaluation.picture, files)
 
     def deployed_model(self) -> nn.Module:
@@ -160,10 +161,7 @@ class MVDiffusionStage:
         encoder, reading = self.pipe.image_encoder, self.pipe.feature_extractor
         side = reading.crop_size["height"]
         small = F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
-        mean, deviation = (
-            images.new_tensor(numbers)[:, None, None] for numbers in (reading.image_mean, reading.image_std)
-        )
-        vectors = encoder(((small - mean) / deviation).to(encoder.dtype)).image_embeds.float()
+        vectors = encoder(normalised(small, reading).to(encoder.dtype)).image_embeds.float()
         labels = self.pipe.with_noise(vectors.repeat_interleave(views, 0), 0, list(chance))
         return labels, self.pipe.reference_latents(images).float().repeat_interleave(views, 0)
 
@@ -312,7 +310,3 @@ def chosen_modules(modules: Sequence[str], wanted: Sequence[str]) -> list[str]:
             )
         found += meant
     return found
-
-
-def _folder(base: str | None) -> Path | None:
-    return None if base is None else Path(base)

@@ -20,7 +20,6 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.files import write_whole
 from pipeline.recipe import DataConfig
 
-SAME_PX = 0.5  # how far apart a rig's cameras may put a point of the object and still be one rig
 _GREYS = (1.0, 0.0, 0.5)
 
 

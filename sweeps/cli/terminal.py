@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,13 +25,13 @@ _FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
 _INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-out views `test/psnr`
 
 
-def table(columns: list[str], rows: list[list[str]]) -> None:
-    """Show rows on the standard output."""
+def table(columns: list[str], rows: list[list[str]], justify: Literal["left", "right"] = "left") -> None:
+    """Show rows on the standard output. justify: of the columns that have a name."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, no_wrap=column != "params", overflow="fold")
+        shown.add_column(column, justify=justify if column else "left", no_wrap=column != "params", overflow="fold")
     for row in rows:
         shown.add_row(*row)
     console().print(shown, highlight=False)

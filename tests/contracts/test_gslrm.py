@@ -20,6 +20,7 @@ from pipeline.gslrm.model import GSLRM
 from pipeline.gslrm.stage import GSLRMStage, preview
 from pipeline.recipe import FreezeConfig, GSLRMConfig
 from pipeline.recipes import load_recipe
+from pipeline.rendering import render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gslrm"
 CONFIG = GSLRMConfig(dim=32, head_dim=16, num_layers=3, init_std=0.1)
@@ -283,8 +284,8 @@ def test_every_term_is_finite_and_moves_the_model(batch: Batch, tiny_recipe, ter
 
 
 def test_a_preview_is_five_rows_of_one_picture_per_view(batch: Batch, tiny_recipe) -> None:
-    _, rendering = GSLRMStage(tiny_recipe(), torch.device("cpu")).reconstruct(batch)
-    picture = preview(batch, rendering)
+    gaussians = GSLRMStage(tiny_recipe(), torch.device("cpu")).model(batch.input_images, batch.input_cameras)
+    picture = preview(batch, render(gaussians, batch.cameras))
     assert picture.shape == (5 * 96, 6 * 96, 3) and picture.dtype == np.uint8
 
 

@@ -65,10 +65,11 @@ def test_the_page_names_the_verdict_and_every_view(page: str, found: Check) -> N
 def test_a_name_is_text_and_never_markup(found: Check, tmp_path: Path) -> None:
     steps = ({"kind": HOSTILE, HOSTILE: [HOSTILE]},)
     manifest = replace(found.dataset.manifest, name=HOSTILE, transforms=steps)
-    scenes = [replace(scene, name=HOSTILE) if i == 0 else scene for i, scene in enumerate(found.scenes)]
+    first, *others = found.scenes
+    scenes = (replace(first, scene=replace(first.scene, name=HOSTILE)), *others)
     files = dict(found.dataset.scenes)
     files[HOSTILE] = replace(files[found.scenes[0].name], name=HOSTILE)
-    hostile = Check(replace(found.dataset, manifest=manifest, scenes=files), tuple(scenes))
+    hostile = Check(replace(found.dataset, manifest=manifest, scenes=files), scenes)
     page = written(hostile, tmp_path)
     assert HOSTILE not in page and html.escape(HOSTILE).replace("&#x27;", "&#39;") in page
 

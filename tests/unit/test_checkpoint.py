@@ -211,7 +211,7 @@ def test_a_long_list_of_missing_names_is_shortened(tmp_path: Path, model: GSLRM)
 
 
 def test_weights_are_checked_without_building_the_network(saved: Path, tiny_recipe) -> None:
-    message = refusal(facelift.check_weights, tiny_recipe("model.num_layers=4").model, saved)
+    message = refusal(facelift.check_weights, tiny_recipe("model.num_layers=4").model, saved, 0)
     assert message.startswith(f"{saved}: expected the 31 tensors of the model; 12 missing: transformer_layers.2.norm1")
 
 

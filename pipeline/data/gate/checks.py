@@ -23,7 +23,6 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipeline import config
-from pipeline.cameras import Cameras
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, check_scene, median_residuals, rms_over_views
 from pipeline.data.scenes import MANIFEST_FILE, Dataset, Geometry, Manifest, write_manifest
 from pipeline.errors import DataError
@@ -52,7 +51,7 @@ class Check:
     @cached_property
     def own_px(self) -> float:
         """One pixel of the images, in quoted pixels."""
-        return QUOTED_WIDTH / self._cameras[0].width
+        return QUOTED_WIDTH / next(iter(self.dataset.scenes.values())).cameras.width
 
     @cached_property
     def scores(self) -> Float[Tensor, " view"]:
@@ -82,6 +81,12 @@ class Check:
         """What the transform chain does to points, as their RMS over views; None when the dataset has none."""
         chains = [rms_over_views(scene.chain) for scene in self.scenes if scene.chain is not None]
         return float(torch.cat(chains).quantile(0.95)) if len(chains) == len(self.scenes) else None
+
+    @cached_property
+    def chain_px(self) -> Float[Tensor, " view"] | None:
+        """Per view, the root mean square of what the chain does to points, over the scenes that have one."""
+        chains = [scene.chain.square().mean(1) for scene in self.scenes if scene.chain is not None]
+        return torch.stack(chains).mean(0).sqrt() if chains else None
 
     @cached_property
     def keypoint_px(self) -> Float[Tensor, " view"] | None:
@@ -126,9 +131,8 @@ class Check:
         single = {view for views in self.contradicting.values() for view in views}
         points = () if self.keypoint_px is None else _above(self.keypoint_px, KEYPOINT_PX)
         named = {*_above(self.scores, self.view_limit(grade)), *single, *points}
-        if not named:
-            chains = [s.chain.square().mean(1) for s in self.scenes if s.chain is not None]
-            named = set(_above(torch.stack(chains).mean(0).sqrt(), CHAIN_PX[0])) if chains else set()
+        if not named and self.chain_px is not None:
+            named = set(_above(self.chain_px, CHAIN_PX[0]))
         return tuple(sorted(named)) or _above(-self.iou, -IOU[0])
 
     @cached_property
@@ -152,10 +156,6 @@ class Check:
     def problems(self) -> list[str]:
         """Everything that keeps the dataset from training GS-LRM, a line each."""
         return list(problems_of(self.geometry, self.dataset.manifest))
-
-    @property
-    def _cameras(self) -> list[Cameras]:
-        return [scene.cameras for scene in self.dataset.scenes.values()]
 
 
 def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool = False) -> Iterator[str]:
@@ -250,14 +250,9 @@ def _above(values: Float[Tensor, " view"], limit: float) -> tuple[int, ...]:
 
 def as_plain(found: Check) -> dict[str, Any]:
     """What `mouselift data check --json` prints of the gate."""
-    geometry = found.geometry
-    return {
-        "verdict": geometry.verdict,
-        "reprojection_px_p95": geometry.reprojection_px_p95,
-        "measured_by": geometry.measured_by,
-        "silhouette_iou": geometry.silhouette_iou,
-        "views": list(geometry.views),
-        "extent": geometry.extent,
+    geometry = config.as_plain(found.geometry)
+    del geometry["version"], geometry["at_odds"]
+    return geometry | {
         "problems": found.problems,
         "view_residual_px": _rounded(found.scores),
         "view_silhouette_iou": [round(value, 4) for value in found.iou.tolist()],

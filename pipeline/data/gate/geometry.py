@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -186,7 +187,7 @@ def tangency(silhouettes: Sequence[Silhouette], cameras: Cameras) -> Float[Tenso
     return residuals
 
 
-def tangent_axes(cameras: Cameras, rays: Float[Tensor, "ray 3"]) -> tuple[Tensor, Tensor] | None:
+def _tangent_axes(cameras: Cameras, rays: Float[Tensor, "ray 3"]) -> tuple[Tensor, Tensor] | None:
     """Two directions [3] that span what is normal to the line through two centres [2]: the first towards the middle
     of the first view's rays. None where that view looks along the line.
     """
@@ -199,28 +200,48 @@ def tangent_axes(cameras: Cameras, rays: Float[Tensor, "ray 3"]) -> tuple[Tensor
     return across, torch.linalg.cross(baseline, across)
 
 
+class Touch(NamedTuple):
+    """Where planes through two centres touch one view's outline: the angle of each of its points about the line of
+    the centres [n], which points have the least and the greatest [2], and the planes' normals there [2, 3].
+    """
+
+    angles: Float[Tensor, " n"]
+    ends: Int[Tensor, " 2"]
+    planes: Float[Tensor, "2 3"]
+
+
+def touches(cameras: Cameras, rays: Sequence[Float[Tensor, "n 3"]]) -> list[Touch] | None:
+    """Of two views [2] and the rays of their outlines. None where the tangents of one cannot be trusted."""
+    axes = _tangent_axes(cameras, rays[0])
+    if axes is None:
+        return None
+    across, beside = axes
+    touched = []
+    for ray in rays:
+        angles = torch.atan2(ray @ beside, ray @ across)
+        ends = torch.stack([angles.argmin(), angles.argmax()])
+        if float(angles[ends[1]] - angles[ends[0]]) > MAX_TANGENT_SPAN:
+            return None
+        planes = angles[ends].cos()[:, None] * beside - angles[ends].sin()[:, None] * across
+        touched.append(Touch(angles, ends, planes))
+    return touched
+
+
 def _pair_tangency(
     cameras: Cameras, rays: tuple[Tensor, Tensor], silhouettes: tuple[Silhouette, Silhouette]
 ) -> tuple[Tensor, Tensor] | None:
     """Residuals [2] in the second view and in the first; NaN for a tangent that the picture's edge may have moved."""
-    axes = tangent_axes(cameras, rays[0])
-    if axes is None:
+    touched = touches(cameras, rays)
+    if touched is None:
         return None
-    across, beside = axes
-    angles = [torch.atan2(ray @ beside, ray @ across) for ray in rays]
-    ends = [torch.stack([angle.argmin(), angle.argmax()]) for angle in angles]
-    if max(float(angle[end[1]] - angle[end[0]]) for angle, end in zip(angles, ends, strict=True)) > MAX_TANGENT_SPAN:
-        return None
-    first, second = (angle[end] * torch.tensor([-1.0, 1.0]) for angle, end in zip(angles, ends, strict=True))
+    first, second = (touch.angles[touch.ends] * torch.tensor([-1.0, 1.0]) for touch in touched)
     # Where a view is cut off only what it shows counts: it can reach too far, but falling short says nothing.
-    cut_first, cut_second = (_cut_ends(angle, s.cut) for angle, s in zip(angles, silhouettes, strict=True))
+    cut_first, cut_second = (_cut_ends(touch.angles, s.cut) for touch, s in zip(touched, silhouettes, strict=True))
     cut = ((second > first) & cut_first) | ((first > second) & cut_second)
 
     def missed(seen: int, other: int) -> Tensor:
-        angle = angles[other][ends[other]]
-        planes = angle.cos()[:, None] * beside - angle.sin()[:, None] * across
-        distance = _line_distance(cameras[seen], planes, silhouettes[seen].outline[ends[seen]])
-        return distance.masked_fill(cut, torch.nan)
+        at = silhouettes[seen].outline[touched[seen].ends]
+        return _line_distance(cameras[seen], touched[other].planes, at).masked_fill(cut, torch.nan)
 
     return missed(1, 0), missed(0, 1)
 

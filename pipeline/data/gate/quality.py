@@ -20,7 +20,7 @@ from pipeline.data.gate.checks import Check
 from pipeline.data.gate.geometry import meeting_point
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck
 from pipeline.data.pictures import prepare_view
-from pipeline.data.scenes import Dataset, read_image
+from pipeline.data.scenes import Dataset
 
 GRADES = (("A", 1.0, 5.0), ("B", 3.0, 10.0), ("C", 5.0, 20.0))  # below this CV in % and this offset in px
 SOFT = (0.05, 0.95)  # alpha between is neither object nor background
@@ -131,8 +131,7 @@ def _soft_share(alphas: Float[Tensor, "view height width"]) -> float:
 
 def _rig(found: Check) -> tuple[str, tuple[View, ...]]:
     """Where the cameras stand, about the world's origin, or in millimetres about where their axes meet."""
-    by_name = {scene.name: scene for scene in found.dataset.scenes.values()}
-    cameras = [by_name[scene.name].cameras.to(torch.float64) for scene in found.scenes]
+    cameras = [checked.scene.cameras.to(torch.float64) for checked in found.scenes]
     if found.dataset.manifest.unit == "mm":
         centre = meeting_point(cameras[0])
         where = ", ".join(f"{value:.1f}" for value in centre.tolist())
@@ -178,11 +177,7 @@ def _leakage_of_pictures(dataset: Dataset, limit: int = 200) -> Leakage:
 
     def thumbs(names: tuple[str, ...]) -> Float[Tensor, "n values"]:
         chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(limit, len(names))).astype(int)]
-        scenes = [dataset.scenes[name] for name in chosen]
-        pictures = [
-            prepare_view(read_image(scene.paths[0], (scene.cameras.width, scene.cameras.height)), THUMB)
-            for scene in scenes
-        ]
+        pictures = [prepare_view(dataset.scenes[name].image(0), THUMB) for name in chosen]
         return torch.from_numpy(np.stack(pictures)).float().flatten(1) / 255
 
     splits = dataset.manifest.splits

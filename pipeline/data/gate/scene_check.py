@@ -15,18 +15,10 @@ from torch import Tensor
 
 from pipeline.cameras import Cameras
 from pipeline.data.foreground import read_masks
-from pipeline.data.gate.geometry import (
-    DegenerateViewsError,
-    Silhouette,
-    reach_of,
-    silhouette,
-    tangency,
-    triangulate,
-    visual_hull,
-)
+from pipeline.data.gate.geometry import Silhouette, reach_of, silhouette, tangency, triangulate, visual_hull
 from pipeline.data.normalise.warp import Warp
 from pipeline.data.scenes import Scene
-from pipeline.errors import DataError
+from pipeline.errors import DataError, DegenerateViewsError
 
 QUOTED_WIDTH = 512
 CHAIN_POINTS = 300  # of a scene's hull
@@ -65,7 +57,7 @@ class SceneCheck:
     keypoints: [V] px or None; extent: largest |coordinate| of the hull. crops: of each view's mask.
     """
 
-    name: str
+    scene: Scene
     centre: Float[Tensor, " 3"]
     centre_world: Float[Tensor, " 3"]
     tangents: Float[Tensor, "view view 2"]
@@ -77,9 +69,13 @@ class SceneCheck:
     outlines: tuple[Silhouette, ...]
 
     @property
+    def name(self) -> str:
+        return self.scene.name
+
+    @property
     def alphas(self) -> Float[Tensor, "view height width"]:
         """The masks in 0…1, made anew each time: sixty scenes of whole pictures would fill the memory."""
-        return as_alphas(np.stack([crop.whole() for crop in self.crops]))
+        return torch.from_numpy(np.stack([crop.whole() for crop in self.crops])).float() / 255
 
     @property
     def scores(self) -> Float[Tensor, " view"]:
@@ -114,7 +110,7 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
     px = QUOTED_WIDTH / cameras.width
     warp = Warp.of(scene)
     return SceneCheck(
-        name=scene.name,
+        scene=scene,
         centre=centre,
         centre_world=centre if warp is None else centre_of(outlines, warp.cameras),
         tangents=tangency(outlines, cameras) * px,
@@ -184,13 +180,12 @@ def _check_sight(scene: Scene, cameras: Cameras, centre: Float[Tensor, " 3"]) ->
             )
 
 
-def as_alphas(masks: UInt8[np.ndarray, "view height width"]) -> Float[Tensor, "view height width"]:
-    """Bytes as alpha in 0…1."""
-    return torch.from_numpy(masks).float() / 255
-
-
 def median_residuals(tangents: Float[Tensor, "scene view view 2"]) -> Float[Tensor, " view"]:
-    """Per view, the median over the other views of the pair's median over scenes and tangents."""
+    """Per view, the median over the other views of `pair_residuals`."""
+    return pair_residuals(tangents).nanmedian(-1).values
+
+
+def pair_residuals(tangents: Float[Tensor, "scene view view 2"]) -> Float[Tensor, "view view"]:
+    """Per pair, the median over scenes and both ways of looking; NaN where no tangent could tell."""
     both = torch.cat([tangents, tangents.transpose(1, 2)], -1)
-    pairs = both.permute(1, 2, 0, 3).flatten(2).nanmedian(-1).values
-    return pairs.nanmedian(-1).values
+    return both.permute(1, 2, 0, 3).flatten(2).nanmedian(-1).values

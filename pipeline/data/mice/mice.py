@@ -17,15 +17,7 @@ import torch
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from pipeline.cameras import (
-    FACELIFT_DISTANCE,
-    Cameras,
-    facelift_ring,
-    facelift_six,
-    focal_pixels,
-    look_at,
-    mouse_rig,
-)
+from pipeline.cameras import FACELIFT_DISTANCE, Cameras, facelift_ring, facelift_six, focal_pixels, look_at, mouse_rig
 from pipeline.data.gate.checks import checked
 from pipeline.data.mice.body import BULGE, TAIL_PIECES, Array, Looks, Points, Pose, albedo, anatomy, skin
 from pipeline.data.mice.render import MouseMesh, irradiance, render_mouse

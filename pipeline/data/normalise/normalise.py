@@ -25,13 +25,7 @@ from pipeline.data.foreground import alpha_of
 from pipeline.data.gate.geometry import Silhouette, meeting_point
 from pipeline.data.gate.scene_check import centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.normalise.warp import Warp, apply_homography, resample
-from pipeline.data.scenes import (
-    Dataset,
-    Notes,
-    Scene,
-    read_image,
-    write_scene,
-)
+from pipeline.data.scenes import Dataset, Notes, Scene, write_scene
 from pipeline.data.unfinished import derived
 from pipeline.errors import DataError, DegenerateViewsError
 
@@ -66,7 +60,6 @@ class Method(Protocol):
 
     def warp(self, seen: Seen) -> tuple[Warp, Cameras]:
         """Where pixels go, and the cameras [V] of the target."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +155,8 @@ class PixelBased:
         labels = Cameras(seen.cameras.c2w, _facelift_intrinsics(views, self.size), self.size, self.size)
         if seen.unit == "mm":
             return _moved(seen.cameras, homographies, labels, torch.zeros(3, dtype=torch.float64))
-        resized = seen.cameras.resize(self.size, self.size)
         warp = Warp(homographies, seen.cameras, 1.0, torch.zeros(3, dtype=torch.float64), (self.size, self.size))
-        return warp, resized
+        return warp, seen.cameras.resize(self.size, self.size)
 
 
 METHODS: dict[str, type[Any]] = {
@@ -209,7 +201,7 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
 
 def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Float[Tensor, " 3"], unit: str) -> None:
     """Write one scene anew. Raises DataError for an empty mask and a full disk."""
-    images = [_rgba(scene, path) for path in scene.paths]
+    images = [_rgba(scene, view) for view in range(len(scene.files))]
     seen = look(scene, np.stack([image[..., 3] for image in images]), rig_centre, unit)
     warp, cameras = method.warp(seen)
     target = (method.size, method.size)
@@ -241,10 +233,10 @@ def look(
     return Seen(cameras, alphas, outlines, centre, rig_centre, unit)
 
 
-def _rgba(scene: Scene, path: Path) -> UInt8[np.ndarray, "height width 4"]:
-    image = read_image(path, (scene.cameras.width, scene.cameras.height))
-    colour = np.asarray(image.convert("RGB"))
-    return np.concatenate([colour, alpha_of(image, str(path))[..., None]], -1)
+def _rgba(scene: Scene, view: int) -> UInt8[np.ndarray, "height width 4"]:
+    image = scene.image(view)
+    alpha = alpha_of(image, str(scene.paths[view]))
+    return np.dstack([np.asarray(image.convert("RGB")), alpha])
 
 
 def _check_one_rig(source: Dataset, scenes: list[Scene]) -> None:
