@@ -22,7 +22,7 @@ _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lif
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(ui)
-    data.command("check")(check)  # here: the order of the commands is then that of the mounts, whoever imports first
+    data.command("check")(check)  # not at import: the order of the commands is that of the mounts
 
 
 def ui(

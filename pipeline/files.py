@@ -16,8 +16,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
-
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -79,12 +77,10 @@ def _exchange(new: Path, path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot do that."""
+    """Give a file a second name, or copy it where the file system cannot do that. Of a symbolic link: its file."""
     try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _UNLINKABLE:
-            raise
+        os.link(os.path.realpath(source), target)
+    except OSError:  # a copy that is not possible either raises why
         shutil.copy2(source, target)
 
 

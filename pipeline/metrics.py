@@ -11,6 +11,7 @@ process that scores something pays for it, and a training imports it while it ta
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -66,9 +67,17 @@ def of_pictures(rendered: Images, target: Images, network: nn.Module | None) -> 
 
 
 def import_ahead() -> None:
-    """Import torchmetrics in a thread, so that the first validation of a training does not wait for it."""
-    names = ("torchmetrics.functional.image", "torchmetrics.functional.segmentation")
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True).start()
+    """Import torchmetrics in a thread, so that the first validation of a training does not wait for it.
+
+    Not while another thread imports transformers: of the two, one may then see half of it.
+    """
+    threading.Thread(target=_import_torchmetrics, daemon=True).start()
+
+
+def _import_torchmetrics() -> None:
+    with contextlib.suppress(ImportError):  # the validation imports it again, and raises what is wrong
+        for part in ("image", "segmentation"):
+            importlib.import_module(f"torchmetrics.functional.{part}")
 
 
 @full_precision

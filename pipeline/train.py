@@ -68,7 +68,6 @@ def train(
     together, a share of the scenes each; all yield at the same steps, and what the leader (rank 0) yields has the
     content.
     """
-    import_ahead()
     world = World.here()
     with world.agreed():
         trainer = _Trainer(recipe, torch.device(device), cache or workdir / "cache", splits, world)
@@ -79,6 +78,7 @@ def train(
                 "it is finished."
             )
     trainer.join(start)
+    import_ahead()  # now: what the stage itself imports is there
     for step in range(start + 1, recipe.train.max_steps + 1):
         trainer.step(step)
         validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps

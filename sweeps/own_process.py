@@ -1,4 +1,4 @@
-"""What holds for a whole process. Ours are commands, dry runs and workers; a script's own is left as it is."""
+"""Garbage collection and signals of a process: set in commands, dry runs and workers, left alone in a script's own."""
 
 from __future__ import annotations
 

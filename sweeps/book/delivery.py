@@ -69,6 +69,8 @@ class Delivery:
 
     def start(self) -> Self:
         """Begin after the last event that was delivered."""
+        if not (self._journal.folder / self._file).exists():
+            self._store(0)  # from now on it is known that something is to be delivered
         self._thread.start()
         return self
 
@@ -79,7 +81,8 @@ class Delivery:
         Raises StudyError when the journal is damaged.
         """
         self._closing.set()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         self._abandoned.set()
         if self._damage is not None:
             raise self._damage

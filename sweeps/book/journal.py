@@ -170,6 +170,7 @@ class Journal:
         self._clock = clock
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
+        self._closed = False
 
     def claim(self) -> Self:
         """Make this process the only writer until `close`. Raises StudyError when another process is the writer."""
@@ -244,8 +245,9 @@ class Journal:
             return not _lock(file, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Let another process write."""
+        """Let another process write. This object never does again."""
         with self._lock:
+            self._closed = True
             if self._file is not None:
                 self._file.close()
                 self._file = None
@@ -258,6 +260,8 @@ class Journal:
 
     def _writer(self) -> IO[bytes]:
         """The open file, locked to this process. A torn line that a kill has left at its end is removed."""
+        if self._closed:  # a thread that was given up must not take the lock again
+            raise StudyError(f"{self.path}: expected an open journal, got one that this process has closed.")
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.path.open("ab", buffering=0)

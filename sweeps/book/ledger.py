@@ -41,6 +41,7 @@ class Trial:
     last_value: float | None = None  # the objective when it was last reported
     curve: tuple[tuple[int, float], ...] = ()  # step and objective, as first reported, where finite
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
+    fault: events.AttemptFailed | None = None  # of the last attempt, until another one starts
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
     heard: float = 0.0  # unix seconds of its last opening or report
 
@@ -52,6 +53,11 @@ class Trial:
     def ran_until_the_end(self) -> bool:
         """Whether an end of its sweep is its end, too."""
         return self.begun and self.state.is_open
+
+    @property
+    def lacks_release(self) -> bool:
+        """Whether its best checkpoint is still to be released, which a resumed sweep does."""
+        return self.state == State.COMPLETE and self.released is None
 
     @property
     def splits(self) -> int:
@@ -75,6 +81,7 @@ class Ledger:
     run_id: str | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
     not_run: dict[int, events.TrialProposed] = field(default_factory=dict)  # repeats, and what the recipe refuses
+    fruitless: int = 0  # proposals in a row that are not run, since a trial was proposed or ended
     params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
@@ -157,7 +164,7 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
         case events.AttemptFailed():
             broken = _trial(ledger, event.trial)
             state = State.WAITING if event.action in ("retry", "halve") else broken.state
-            return _with(ledger, replace(broken, state=state, faults=(*broken.faults, event.action)))
+            return _with(ledger, replace(broken, state=state, faults=(*broken.faults, event.action), fault=event))
         case events.TrialClosed():
             return _closed(ledger, event)
         case events.CheckpointReleased():
@@ -202,8 +209,9 @@ def _objective(space: dict[str, Any]) -> Objective | None:
 
 def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
     if event.repeats is None and not event.refused:
-        return _with(ledger, Trial(event.trial, params=event.params, fingerprint=event.fingerprint))
-    return replace(ledger, not_run={**ledger.not_run, event.trial: event})
+        proposed = Trial(event.trial, params=event.params, fingerprint=event.fingerprint)
+        return _with(replace(ledger, fruitless=0), proposed)
+    return replace(ledger, not_run={**ledger.not_run, event.trial: event}, fruitless=ledger.fruitless + 1)
 
 
 def _trial(ledger: Ledger, number: int) -> Trial:
@@ -229,6 +237,7 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
         fingerprint=event.fingerprint,
         ray_trial_id=event.ray_trial_id,
         resumed_at=trial.last_step,
+        fault=None,
         heard=event.time,
     )
 
@@ -257,7 +266,7 @@ def _closed(ledger: Ledger, event: events.TrialClosed) -> Ledger:
     ended = _with(ledger, replace(trial, state=state, reason=event.reason, released=released))
     if state == State.KILLED:
         return ended
-    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:])
+    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:], fruitless=0)
 
 
 def _ended_with_the_sweep(trial: Trial) -> Trial:

@@ -99,22 +99,31 @@ class _Writer:
                 self._update(stored[number], trial)
 
     def _opened(self, ledger: Ledger, space: SearchSpace) -> int:
-        """The id of the sweep's study. If another home has a study of that name, ours has its beginning in its name."""
+        """The id of the sweep's study. Where another study has its name, ours has its beginning in its name, too."""
         owner = f"{self._home.root} {ledger.opened:.3f}"
         for name in (ledger.name, f"{ledger.name}@{ledger.opened:.3f}"):
             with suppress(DuplicatedStudyError):
                 optuna.create_study(storage=self._storage, study_name=name, direction=direction(space))
             study = self._storage.get_study_id_from_name(name)
-            known = self._storage.get_study_user_attrs(study)
-            if known.get(OWNER, owner) == owner:
+            if self._is_of(owner, study, ledger, space):
                 self._storage.set_study_user_attr(study, OWNER, owner)
                 break
         return study
 
+    def _is_of(self, owner: str, study: int, ledger: Ledger, space: SearchSpace) -> bool:
+        """Whether a study is the sweep's. One that says no owner, as of an older version, must have its very trials."""
+        attributes = self._storage.get_study_user_attrs(study)
+        if OWNER in attributes:
+            return bool(attributes[OWNER] == owner)
+        stored = self._storage.get_all_trials(study, deepcopy=False)
+        own = [frozen_trial(ledger, space, number).params for number in range(ledger.next_number)]
+        return [trial.params for trial in stored] == own[: len(stored)]
+
     def _update(self, stored: FrozenTrial, wanted: FrozenTrial) -> None:
         number = self._storage.get_trial_id_from_study_id_trial_number(self._study, stored.number)
-        for key in wanted.user_attrs.keys() - stored.user_attrs.keys():
-            self._storage.set_trial_user_attr(number, key, wanted.user_attrs[key])
+        for key in stored.user_attrs.keys() | wanted.user_attrs.keys():
+            if stored.user_attrs.get(key, "") != (value := wanted.user_attrs.get(key, "")):
+                self._storage.set_trial_user_attr(number, key, value)
         for step in sorted(wanted.intermediate_values.keys() - stored.intermediate_values.keys()):
             self._storage.set_trial_intermediate_value(number, step, wanted.intermediate_values[step])
         if wanted.state != stored.state:
@@ -133,7 +142,8 @@ def _touched(ledger: Ledger, news: Iterable[Event]) -> list[int]:
 
 def _shown_state(ledger: Ledger, number: int, state: TrialState) -> TrialState:
     """The state in the copy: of a trial without an end, RUNNING if a worker trains it, else WAITING."""
-    trial = ledger.trials.get(number)
+    one = ledger.not_run.get(number)
+    trial = ledger.trials.get(number if one is None or one.repeats is None else one.repeats)
     if state is TrialState.RUNNING and trial is not None and trial.state != State.RUNNING:
         return TrialState.WAITING
     return state

@@ -33,9 +33,8 @@ def check(
     """Show a recipe with its fingerprint, or try whether a sweep of a space can start.
 
     A name that both a recipe and a space have is the recipe's, as for `train`; --space means the space. A YAML file
-    with `recipe` or `space` in it is a space. A space is
-    checked as `sweep run` checks it: files, data, stores, memory, disk, and two real steps of the first and of the
-    largest configuration.
+    with `recipe` or `space` in it is a space. A space is checked as `sweep run` checks it: files, data, stores, memory,
+    disk, and two real steps of the first and of the largest configuration.
     """
     home, root = terminal.home(), terminal.root(data)
     if not (_is_space(name) if as_space is None else as_space):

@@ -133,7 +133,7 @@ class DryRun:
     def _circumstances(self) -> Iterable[str]:
         yield from (f"{name} {recipe.fingerprint}" for name, recipe in self._recipes.items())
         yield f"{platform.node()} {torch.__version__} gpu {self._gpu} threads {self._threads}"
-        for path in sorted([*_CODE.rglob("*.py"), Path(__file__).with_name("dry_run_steps.py")]):
+        for path in sorted([*_CODE.rglob("*.py"), *Path(__file__).parent.glob("dry_run_[ms]*.py")]):
             yield hashlib.sha256(path.read_bytes()).hexdigest()
 
 

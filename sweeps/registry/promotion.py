@@ -49,7 +49,8 @@ def _finished(ledger: Ledger, number: int | None) -> Trial:
         )
     if trial.released is None or trial.run_id is None:
         raise RegistryError(
-            f"{ledger.name}: expected a checkpoint and a run of t{trial.number:04d}, got none — run the sweep again."
+            f"{ledger.name}: expected a checkpoint and a run of t{trial.number:04d}, got none yet — "
+            f"`mouselift sweep resume {ledger.name}`, or run the sweep again."
         )
     return trial
 

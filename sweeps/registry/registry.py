@@ -1,7 +1,8 @@
 """The champions: versions of registered models, and the aliases people ask for them by.
 
-Files come before the version that points to them, and their hashes have been compared before it gets an alias; aliases
-change in turns, one process at a time, and each change is written in the model's history. See `lock` and `aliases`.
+Files come before the version that points to them. Before it gets an alias their hashes have been compared, or, of files
+that this process has just sent, the store's list of them has been. Aliases change in turns, one process at a time, and
+each change is written in the model's history. See `lock` and `aliases`.
 """
 
 from __future__ import annotations

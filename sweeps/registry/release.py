@@ -32,7 +32,7 @@ from pipeline.checkpoint import CheckpointInfo
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
-from sweeps.errors import RegistryError
+from sweeps.errors import RegistryError, counted
 from sweeps.registry import pyfunc_gslrm, pyfunc_views
 from sweeps.registry.verification import Verification
 from sweeps.registry.versions import MODEL_ID, SHA256, Version
@@ -159,6 +159,26 @@ def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: Checkpo
     about.save(str(target / MLMODEL_FILE_NAME))
     client.log_model_artifacts(model.model_id, str(target))
     client.log_model_artifacts(model.model_id, str(folder), f"artifacts/{CHECKPOINT}")
+    _require_arrived(client, model, folder)
+
+
+def _require_arrived(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
+    """Raises RegistryError unless every file of a folder is in the store, with its size."""
+    sent = {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    place = f"artifacts/{CHECKPOINT}"
+    arrived: dict[str, int] = {}
+    left = [place]
+    while left:
+        for item in client.list_logged_model_artifacts(model.model_id, left.pop()):
+            if item.is_dir:
+                left.append(item.path)
+            else:
+                arrived[item.path.removeprefix(f"{place}/")] = item.file_size
+    if missing := sorted(name for name, size in sent.items() if arrived.get(name) != size):
+        raise RegistryError(
+            f"{model.name}: expected {counted(len(sent), 'file')} of the checkpoint in MLflow, got none, or another "
+            f"size, of {', '.join(missing[:3])}{_AGAIN}"
+        )
 
 
 def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flavour: Flavour) -> Model:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
@@ -23,10 +23,12 @@ from sweeps.home import Home
 from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler
-from sweeps.space.faults import fault_of, remedy, run_of_failures
+from sweeps.space.faults import Cause, Fault, Remedy, fault_of, remedy, run_of_failures
 from sweeps.space.space import SearchSpace
 
 STOP_FILE = "stop"
+_STOPPED = "stopped by `mouselift sweep stop`"
+_NAP_BETWEEN_LOOKS = 0.5  # seconds
 _NAP_SECONDS = 60.0  # a driver that did not run for so long heard no report: no trial is blamed for that time
 _NO_FIGURE = "objective"  # the cause of a FAIL without an error: the objective is missing or not finite
 _MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
@@ -77,7 +79,6 @@ class Driver:
         self.broken: Callable[[str], Broken]  # how an attempt broke, by Ray's id: set by what runs the trials
         self._proposals = Proposals(space)
         self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
-        self._searched_at = -1  # trials that had ended when nothing new was proposed
         self._writing = threading.RLock()
         place = journal.folder / "checkpoints"
         self.releases = Releases(home, journal.folder.name, space.objective, place, self._released)
@@ -147,11 +148,7 @@ class Driver:
                 self.opened(ray_trial_id, broken.config)
             self._broke(self.ledger.trials[number], broken)
         elif number in self.running:
-            step, value = _reading(result, self.space.objective.metric)
-            state, reason = self._verdict(step, value)
-            if state == State.PRUNED:
-                reason = self.scheduler.stopped.get(number, reason)
-            self._close(number, state, reason, _NO_FIGURE if state == State.FAIL else "")
+            self._judge(number, *_reading(result, self.space.objective.metric))
         self._given.pop(ray_trial_id, None)
 
     def watch(self, kill: Callable[[int], None]) -> None:
@@ -168,7 +165,7 @@ class Driver:
             resume = f"`mouselift sweep resume {self.ledger.name}` goes on with it"
             self._end(State.FAIL, f"Ray died: its {lost} ended — {resume}")
         if (self.journal.folder / STOP_FILE).exists():
-            self._end(State.KILLED, "stopped by `mouselift sweep stop`")
+            self._end(State.KILLED, _STOPPED)
 
     def take_up(self) -> None:
         """Go on from where the session before this one ended."""
@@ -176,8 +173,18 @@ class Driver:
         for trial in list(self.ledger.trials.values()):
             if trial.begun and not trial.state.is_final:
                 self._decide(trial)
-            elif trial.state == State.COMPLETE and trial.released is None:
+            elif trial.lacks_release:
                 self.releases.add(trial.number)
+
+    def finish(self) -> None:
+        """Wait for the checkpoints that are being released, unless `sweep stop` asks for the end.
+
+        Raises what stood in the way of a release.
+        """
+        while not self.releases.finish(_NAP_BETWEEN_LOOKS):
+            if (self.journal.folder / STOP_FILE).exists():
+                self._end(State.KILLED, _STOPPED)
+                return
 
     def close(self, state: State, reason: str) -> None:
         """End the session."""
@@ -194,16 +201,10 @@ class Driver:
 
     def _propose(self) -> int | None:
         """A new trial. None when the sweep has enough, or when nothing new is found before another trial ends."""
-        ended = sum(trial.state.is_final for trial in self.ledger.trials.values())
-        if ended == self._searched_at:
-            return None
-        for _ in range(_MOST_REPEATS):
-            if is_spent(self.ledger, self.space):
-                return None
+        while self.ledger.fruitless < _MOST_REPEATS and not is_spent(self.ledger, self.space):
             proposed = self.write(self._proposals.next(self.ledger))
             if proposed.trial in self.ledger.trials:
                 return proposed.trial
-        self._searched_at = ended
         return None
 
     def _number_of(self, ray_trial_id: str) -> int | None:
@@ -217,26 +218,39 @@ class Driver:
         """Close a trial whose end was reached or decided, but not written."""
         if trial.number in self.scheduler.stopped:
             self._close(trial.number, State.PRUNED, self.scheduler.stopped[trial.number])
+        elif trial.fault is not None and trial.fault.action in ("fail", "prune"):
+            fault = Fault(cast(Cause, trial.fault.cause), trial.fault.reason)
+            self._settle(trial, self._remedy(trial, fault), fault.cause)
         elif trial.last_step >= self.recipe.train.max_steps:
-            self._close(trial.number, *self._verdict(trial.last_step, trial.last_value))
+            self._judge(trial.number, trial.last_step, trial.last_value)
 
-    def _verdict(self, step: int | None, value: float | None) -> tuple[State, str]:
-        return verdict(step, value, self.space.objective.metric, self.recipe.train.max_steps)
+    def _judge(self, number: int, step: int | None, value: float | None) -> None:
+        """Close a trial that ended without a fault, by its last report."""
+        state, reason = verdict(step, value, self.space.objective.metric, self.recipe.train.max_steps)
+        if state == State.PRUNED:
+            reason = self.scheduler.stopped.get(number, reason)
+        self._close(number, state, reason, _NO_FIGURE if state == State.FAIL else "")
 
     def _broke(self, trial: Trial, broken: Broken) -> None:
         hung = self.space.faults.hang_minutes if trial.number in self._hung else None
         self._hung.discard(trial.number)
         fault = fault_of(broken.error, broken.last_line, hung)
-        batch_size = override(self.recipe, trial.params).train.batch_size
-        retries = trial.faults.count("retry")
-        chosen = remedy(self.space.faults, fault, retries, batch_size, trial.splits)
+        chosen = self._remedy(trial, fault)
         blob = self.journal.keep("traceback.txt", broken.traceback.encode()) if broken.traceback else None
         self.write(events.AttemptFailed(trial.number, trial.attempt, fault.cause, chosen.action, fault.reason, blob))
+        self._settle(trial, chosen, fault.cause)
+
+    def _remedy(self, trial: Trial, fault: Fault) -> Remedy:
+        batch_size = override(self.recipe, trial.params).train.batch_size
+        return remedy(self.space.faults, fault, trial.faults.count("retry"), batch_size, trial.splits)
+
+    def _settle(self, trial: Trial, chosen: Remedy, cause: str) -> None:
+        """Close a trial whose fault ends it."""
         match chosen.action:
             case "prune":
                 self._close(trial.number, State.PRUNED, chosen.reason)
             case "fail":
-                self._close(trial.number, State.FAIL, chosen.reason, fault.cause)
+                self._close(trial.number, State.FAIL, chosen.reason, cause)
 
     def _close(self, number: int, state: State, reason: str, cause: str = "") -> None:
         self.write(events.TrialClosed(number, state, reason, cause=cause))

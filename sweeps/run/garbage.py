@@ -55,7 +55,7 @@ def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
     best = ledger.best.number if ledger.best is not None else None
     for trial in ledger.trials.values():
         kept = Checkpoints(home.checkpoints, ledger.name, trial.number)
-        if not trial.state.is_final:
+        if not trial.state.is_final or trial.lacks_release:
             steps, reason = kept.surplus(objective, retention["best"], retention["last"]), "neither best nor last"
         else:
             stays = kept.best(objective)[: retention["best"]] if trial.number == best else []

@@ -5,13 +5,13 @@ A store may need minutes for a checkpoint. The reports of other trials do not wa
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 
-from sweeps.errors import SweepError
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.space.objective import Objective
@@ -31,7 +31,8 @@ class Releases:
         self._wanted: Queue[int | None] = Queue()
         self._writing = threading.Lock()
         self._closed = False
-        self._error: SweepError | OSError | None = None
+        self._done = threading.Event()  # joined, a thread counts as ended when a signal comes meanwhile (Python 3.11)
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="releases", daemon=True)
 
     def add(self, number: int) -> None:
@@ -42,31 +43,40 @@ class Releases:
             self._thread.start()
         self._wanted.put(number)
 
-    def finish(self) -> None:
-        """Wait until all are released. Raises the error of the first that could not be."""
-        if self._thread.ident is not None:
-            self._wanted.put(None)
-            self._thread.join()
+    def finish(self, seconds: float) -> bool:
+        """Wait for all of them, so many seconds at most; whether they are done.
+
+        Raises what stood in the way of the first that could not be released.
+        """
+        self._wanted.put(None)
+        if self._thread.ident is not None and not self._done.wait(seconds):
+            return False
         if self._error is not None:
             raise self._error
+        return True
 
     def close(self, patience: float) -> None:
-        """End within `patience` seconds. What is not released by then is left to the next session."""
-        if self._thread.is_alive():
-            self._wanted.put(None)
-            self._thread.join(patience)
+        """End within so many seconds; what is not released by then is left to the next session."""
+        self._wanted.put(None)
+        if self._thread.ident is not None:
+            self._done.wait(patience)
         with self._writing:
             self._closed = True
 
     def _work(self) -> None:
         while (number := self._wanted.get()) is not None:
-            try:
+            with contextlib.ExitStack() as stack:
+                stack.push(self._kept)
                 folder = self._release(number)
                 with self._writing:
                     if folder is not None and not self._closed:
                         self._released(number, folder)
-            except (SweepError, OSError) as error:
-                self._error = self._error or error
+        self._done.set()
+
+    def _kept(self, _: object, error: BaseException | None, __: object) -> bool:
+        """Whatever is raised, the others are released all the same; `finish` raises it."""
+        self._error = self._error or error
+        return True
 
     def _release(self, number: int) -> Path | None:
         trial = Checkpoints(self._home.checkpoints, self._sweep, number)

@@ -60,18 +60,28 @@ class Interruption:
             yield
             return
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # of an earlier sweep's Ray Tune
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def ray_listens(self) -> Iterator[None]:
+        """While Ray Tune's loop runs. Its handler of SIGUSR1 would otherwise stay, and a signal would be lost."""
+        try:
+            yield
+        finally:
+            if takes_signals():
+                signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
     def end(self, state: State, reason: str) -> None:
         """End the sweep in good order. The reason of the first call stands."""
         if not self.asked:
             self.verdict = state, reason
             self._asked.set()
-            if takes_signals():
+            if takes_signals() and callable(signal.getsignal(signal.SIGUSR1)):
                 signal.raise_signal(signal.SIGUSR1)
 
     def _stop(self, number: int, _: Any) -> None:
@@ -121,15 +131,18 @@ def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interr
     journal, space, home = driver.journal, driver.space, driver.home
     origin, artifacts = provenance(journal.keep)
     name, recipe = journal.folder.name, driver.recipe.name
-    driver.write(SweepOpened(name, recipe, space.as_plain(), {**origin, **tags}, space.base.params, artifacts))
-    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id).start()
-    optuna = OptunaDelivery(journal, home).start()
+    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id)
+    optuna = OptunaDelivery(journal, home)
     state, reason = State.FAIL, "the sweep's driver failed"
     try:
+        driver.write(SweepOpened(name, recipe, space.as_plain(), {**origin, **tags}, space.base.params, artifacts))
+        mlflow.start()
+        optuna.start()
         driver.take_up()
-        _run_trials(driver, seats, interruption)
         if not interruption.asked:
-            driver.releases.finish()
+            _run_trials(driver, seats, interruption)
+        if not interruption.asked:
+            driver.finish()
         state, reason = interruption.verdict if interruption.asked else (State.COMPLETE, "")
     except KeyboardInterrupt:
         state, reason = interruption.verdict
@@ -203,7 +216,8 @@ def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    tuner.fit()
+    with interruption.ray_listens():
+        tuner.fit()
 
 
 def _ray_name(trial: Any) -> str:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.recipe import Positive, Rate, strict
 
-_DECIMALS = 12  # of a float grid, so that 3 × 0.1 is 0.3
+_DIGITS = 12  # of a float grid, so that 3 × 0.1 is 0.3
 
 
 def _scalar(value: Any) -> Any:
@@ -44,7 +44,7 @@ class FloatRange:
             return None
         low, high = self.ends
         count = round((high - low) / self.step) + 1
-        return tuple(round(low + i * self.step, _DECIMALS) for i in range(count))
+        return tuple(_rounded(low + i * self.step) for i in range(count))
 
     @property
     def distribution(self) -> BaseDistribution:
@@ -53,7 +53,7 @@ class FloatRange:
 
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         value = trial.suggest_float(path, *self.ends, log=self.log, step=self.step)
-        return value if self.step is None else round(value, _DECIMALS)
+        return value if self.step is None else _rounded(value)
 
 
 @strict
@@ -122,4 +122,8 @@ def range_problem(found: Distribution) -> str | None:
 
 def is_whole(number: float) -> bool:
     """Whether a number is whole, within rounding."""
-    return abs(number - round(number)) < 1e-6
+    return abs(number - round(number)) < 1e-9 * max(1.0, abs(number))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

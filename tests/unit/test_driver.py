@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import NonFiniteError
 from pipeline.recipes import load_recipe
-from sweeps.book.journal import AttemptFailed, Journal, Reported, State, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.journal import (
+    AttemptFailed,
+    Journal,
+    Reported,
+    State,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+    TrialProposed,
+)
 from sweeps.book.ledger import read
 from sweeps.book.study import study_of
 from sweeps.home import Home
 from sweeps.run.driver import STOP_FILE, Broken, Driver
-from sweeps.space.distributions import FloatRange
+from sweeps.run.garbage import garbage
+from sweeps.space.distributions import Choice, FloatRange
 from sweeps.space.faults import Faults
 from sweeps.space.resources import Resources
 from sweeps.space.space import Scheduler
@@ -393,3 +404,45 @@ def test_recipes_of_the_driver_are_those_the_study_fingerprints(desk):
     assert opened.params == trial.config["params"] and opened.tags["data.geometry"] == "exact"
     assert found.study_states() == {0: "RUNNING"}
     assert load_recipe("gslrm_tiny").params.keys() == opened.recipe_params.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (ValueError("bad"), "FAIL", "exception: ValueError: bad"),
+        (NonFiniteError("step 7: nan"), "PRUNED", "diverged: NonFiniteError: step 7: nan"),
+    ],
+)
+def test_a_fault_that_ends_a_trial_ends_it_although_the_driver_died_before_it_wrote_that(desk, error, state, reason):
+    found = desk()
+    found.fail(found.start("a"), error)
+    lines = found.journal.path.read_bytes().splitlines(keepends=True)
+    assert b"TrialClosed" in lines[-1]
+    found.journal.path.write_bytes(b"".join(lines[:-1]))
+    found.session()
+    (closed,) = found.events(TrialClosed)
+    assert (closed.state, closed.reason) == (state, reason)
+
+
+def test_a_space_that_is_searched_through_is_proposed_no_more_by_a_successor_either(desk):
+    found = desk(space={"loss.masked": Choice(ends=(True, False))}, trials=Resources(count=9, concurrent=3))
+    assert [found.driver.next_trial(ray_id) is None for ray_id in "abc"] == [False, False, True]
+    proposals = len(found.events(TrialProposed))
+    for _ in range(3):
+        found.session()
+        assert [found.driver.next_trial(ray_id) is None for ray_id in "abc"] == [False, False, True]
+    assert len(found.events(TrialProposed)) == proposals
+
+
+def test_checkpoints_that_are_still_to_be_released_are_no_garbage(desk):
+    found = desk()
+    for ray_id, value in (("a", 20.0), ("b", 21.0)):
+        trial = found.start(ray_id)
+        found.report(trial, STEPS, value)
+        found.end(trial)
+    for number in (0, 1):
+        folder = Path(found.home.checkpoints) / "s" / f"t{number:04d}" / f"step-{STEPS:06d}"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.json").write_text('{"metrics": {}}')
+    found.driver.close("KILLED", "interrupted by SIGINT")
+    assert list(garbage(found.home, found.driver.ledger)) == []

@@ -45,7 +45,7 @@ def test_a_release_is_told_with_its_folder_and_the_caller_does_not_wait(home, mo
     for number in (3, 1):
         work.add(number)
     assert time.monotonic() - began < 0.1
-    work.finish()
+    work.finish(10)
     assert told == [(3, "t0003"), (1, "t0001")]
 
 
@@ -53,7 +53,7 @@ def test_a_trial_without_a_checkpoint_is_not_told(home):
     told: list[tuple[int, str]] = []
     work = releases(home, told)
     work.add(0)
-    work.finish()
+    work.finish(10)
     assert told == []
 
 
@@ -69,8 +69,32 @@ def test_what_stood_in_the_way_is_raised_at_the_end_and_the_others_are_released(
     for number in range(3):
         work.add(number)
     with pytest.raises(OutageError, match="expected a store that answers"):
-        work.finish()
+        work.finish(10)
     assert [number for number, _ in told] == [0, 2]
+
+
+def test_an_error_of_any_kind_is_raised_at_the_end_and_ends_no_other_release(home, monkeypatch):
+    slow(0.0, monkeypatch)
+    told: list[int] = []
+
+    def listen(number, folder):
+        if number == 0:
+            raise ZeroDivisionError("a listener's own")
+        told.append(number)
+
+    work = Releases(home, "s", GOAL, home.root / "released", listen)
+    for number in range(3):
+        work.add(number)
+    with pytest.raises(ZeroDivisionError):
+        work.finish(10)
+    assert told == [1, 2]
+
+
+def test_a_wait_for_releases_can_be_broken_off(home, monkeypatch):
+    slow(0.5, monkeypatch)
+    work = releases(home, [])
+    work.add(0)
+    assert [work.finish(0.1), work.finish(10)] == [False, True]
 
 
 def test_nothing_is_told_after_the_end(home, monkeypatch):
@@ -93,5 +117,5 @@ def test_what_a_killed_process_left_half_released_is_removed(home, monkeypatch):
     left.mkdir(parents=True)
     work = releases(home, [])
     work.add(0)
-    work.finish()
+    work.finish(10)
     assert not left.exists() and Path(home.root / "released" / "t0000").is_dir()

@@ -374,3 +374,17 @@ def test_every_state_of_a_trial_has_one_in_the_study():
         book.propose()
         book.ledger = replace(book.ledger, trials={0: replace(book.ledger.trials[0], state=state, last_value=1.0)})
         assert book.study.trials[0].state.name == ("RUNNING" if state.is_open or state == "KILLED" else state)
+
+
+@pytest.mark.parametrize(
+    ("path", "ends", "step"),
+    [
+        ("optim.lr", (1e-6, 2e-6), 2.5e-7),
+        ("optim.lr", (1e-6, 2e-6), 1e-6 / 3),
+        ("loss.alpha", (0.0, 1.0), 0.1),
+    ],
+)
+def test_every_point_of_a_grid_of_floats_can_stand_in_a_study(path, ends, step):
+    book = Book(space_for({path: FloatRange(ends=ends, step=step)}, kind="grid"))
+    found = book.run_all()
+    assert len(book.study.trials) == len(found) == round((ends[1] - ends[0]) / step) + 1
