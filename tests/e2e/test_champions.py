@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,7 @@ def test_the_commands_tell_the_history_and_a_deleted_champion(registry, three, c
     assert says("rollback", NAME, "--reason", "it was deleted").out == f"{NAME}/1 is champion\n"
     assert says("list").err == ""
     told = json.loads(says("history", NAME, "--json").out)
-    assert told == [move.as_plain() for move in registry.history(NAME)]
+    assert told == [asdict(move) for move in registry.history(NAME)]
     assert [(move["action"], move["after"]) for move in told[-2:]] == [("found", None), ("rollback", 1)]
     lines = says("history", NAME).out.splitlines()
     assert lines[0].split() == ["when", "who", "action", "alias", "from", "to", "why"]
