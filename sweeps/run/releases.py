@@ -74,7 +74,7 @@ class Releases:
         self._done.set()
 
     def _kept(self, _: object, error: BaseException | None, __: object) -> bool:
-        """Whatever is raised, the others are released all the same; `finish` raises it."""
+        """An error of one release does not end the others. `finish` raises it."""
         self._error = self._error or error
         return True
 
