@@ -44,9 +44,9 @@ class Checkout:
         """Who imports whom."""
         return {name: frozenset(self.imports(name)) for name in self.paths}
 
-    def imports(self, name: str) -> set[str]:
+    def imports(self, name: str, for_types: bool = False) -> set[str]:
         """The modules of this checkout that one of them imports, itself left out."""
-        candidates = {self._module(*found) for found in imports(self.trees[name])}
+        candidates = {self._module(*found) for found in imports(self.trees[name], for_types)}
         return (candidates & self.paths.keys()) - {name}
 
     def _module(self, module: str, name: str) -> str:
@@ -62,18 +62,18 @@ def read(root: Path) -> Checkout:
     return Checkout(root, paths, {name: ast.parse((root / path).read_text()) for name, path in paths.items()})
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Module and name of each import that can happen; the name is empty for `import module`."""
+def imports(tree: ast.AST, for_types: bool = False) -> Iterator[tuple[str, str]]:
+    """Module and name of each import that can happen, or with `for_types` of every one; `import module` has no name."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for other in node.orelse:
-                yield from imports(other)
+            statements = [*node.body, *node.orelse] if for_types else node.orelse
+            yield from imports(ast.Module(statements, []), for_types)
         elif isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             yield from ((node.module, alias.name) for alias in node.names)
         else:
-            yield from imports(node)
+            yield from imports(node, for_types)
 
 
 def rooms(checkout: Checkout) -> dict[str, str]:

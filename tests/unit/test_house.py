@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -129,8 +128,16 @@ def test_the_plan_of_the_rooms_knows_every_room() -> None:
     assert {room for room in ROOMS.values() if room.startswith("sweeps")} | {FACE} == set(BELOW)
 
 
+@pytest.mark.parametrize(("for_types", "expected"), [(False, [("b", "")]), (True, [("a", ""), ("b", "")])])
+def test_imports_for_types_are_counted_when_asked_for(for_types: bool, expected: list[tuple[str, str]]) -> None:
+    source = ast.parse("if TYPE_CHECKING:\n    import a\nelse:\n    import b\n")
+    assert list(structure.imports(source, for_types)) == expected
+
+
 def test_no_modules_import_each_other() -> None:
-    ways = [structure.shortest_circle(CHECKOUT.graph, group) for group in structure.circles(CHECKOUT.graph)]
+    """Not for types alone either."""
+    graph = {name: frozenset(CHECKOUT.imports(name, for_types=True)) for name in CHECKOUT.paths}
+    ways = [structure.shortest_circle(graph, group) for group in structure.circles(graph)]
     assert [" -> ".join(way) for way in ways] == []
 
 
@@ -143,29 +150,6 @@ def test_a_room_holds_no_more_than_a_reader_can_hold(room: str) -> None:
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_has_one_door(library: str) -> None:
     assert [name for name in NAMES if library in libraries(name) and not name.startswith(DOORS[library])] == []
-
-
-def modules_imported(name: str) -> set[str]:
-    """Files of the house that a file imports, inside functions and for types alone too."""
-    found = set()
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {module if file_of(module) else node.module for module in inside}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {file for module in found if (file := file_of(module))}
-
-
-def file_of(module: str) -> str | None:
-    stem = module.replace(".", "/")
-    return next((name for name in (f"{stem}.py", f"{stem}/__init__.py") if name in NAMES), None)
-
-
-@pytest.mark.parametrize("package", ["pipeline", "dashboards"])
-def test_no_imports_go_round_in_a_circle(package: str) -> None:
-    graph = {name: modules_imported(name) for name in NAMES if name.startswith(f"{package}/")}
-    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 
 
 @pytest.mark.parametrize("name", ["sweeps/registry/pyfunc_gslrm.py", "sweeps/registry/pyfunc_views.py"])
