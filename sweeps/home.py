@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 from sweeps.errors import StudyError
 
@@ -28,7 +29,7 @@ class Home:
     def from_environment(environment: Mapping[str, str]) -> Home:
         """Raises StudyError when MLflow and Optuna are given one database: their tables would clash."""
         root = Path(environment.get("MOUSELIFT_HOME") or "runs").resolve()
-        tracking_uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        tracking_uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlflow.db")
         storage = environment.get("MOUSELIFT_STORAGE") or None
         if storage == tracking_uri:
             raise StudyError(
@@ -89,11 +90,16 @@ def _located(folder: str) -> str:
     return folder if "://" in folder else str(Path(folder).resolve())
 
 
+def sqlite_uri(file: Path) -> str:
+    """The address of a SQLite file. SQLAlchemy reads `%41` in it as `A`, so that a `%` of the path is escaped."""
+    return f"sqlite:///{str(file).replace('%', '%25')}"
+
+
 def store_file(tracking_uri: str) -> Path | None:
     """The SQLite file that keeps a store, or None where a server or another database does."""
     if not tracking_uri.startswith("sqlite:"):
         return None
-    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+    return Path(unquote(tracking_uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 def is_made(store: Path) -> bool:

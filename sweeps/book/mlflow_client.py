@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.config import one_line
 from sweeps.errors import StudyError
-from sweeps.home import is_made, store_file
+from sweeps.home import is_made, sqlite_uri, store_file
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _TAG = "mouselift.checked"
@@ -92,7 +92,7 @@ def prepare_store(tracking_uri: str) -> None:
             unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # a second, which most commands can spare
 
-        SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
+        SqlAlchemyStore(sqlite_uri(unfinished), artifacts).engine.dispose()
         if is_made(database):  # by a process that has not asked for the lock
             unfinished.unlink()
         else:

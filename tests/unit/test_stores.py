@@ -13,7 +13,7 @@ import pytest
 from sweeps.book import mlflow_heartbeats, queries
 from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import StudyError
-from sweeps.home import Home
+from sweeps.home import Home, store_file
 from sweeps.preflight import stores
 from sweeps.preflight.stores import require_study_storage, require_tracking
 
@@ -184,3 +184,12 @@ def test_a_server_that_takes_no_writes_is_refused(served, monkeypatch):
         f"MLFLOW_TRACKING_URI: expected an MLflow at {served.tracking_uri} that takes writes, got INTERNAL_ERROR: "
         "read only — see that it runs and that you may write to it."
     )
+
+
+def test_a_home_may_have_any_sign_in_its_path(tmp_path):
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "50%41 a b%")})
+    prepare_store(home.tracking_uri)
+    assert store_file(home.tracking_uri) == home.root / "mlflow.db"
+    assert (home.root / "mlflow.db").is_file()
+    (default,) = mlflow_client(home.tracking_uri).search_experiments()
+    assert default.name == "Default"
