@@ -106,8 +106,14 @@ def reconstruct(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
-    from pipeline.reconstruct import Reconstructor, imagine, write_outputs
+    from pipeline.data.incoming.photos import check_photo
+    from pipeline.data.incoming.picture import read_picture
+    from pipeline.reconstruct import Reconstructor, imagine, scene_folder, write_outputs
 
+    if views is None:  # what is given is looked at before a model is loaded
+        scene = scene_folder(scene)
+    else:
+        check_photo(read_picture(scene), str(scene))
     reconstructor = Reconstructor(checkpoint, device)
     if views is not None:
         scene, picture = imagine(scene, views, out, device)
