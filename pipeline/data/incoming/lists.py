@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path, PurePath, PureWindowsPath
 
+from pipeline.data.incoming.names import named
 from pipeline.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -44,7 +45,7 @@ def listed_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, ..
                 "out of the folder to have all its scenes split."
             )
     if both := {*lists["train"]} & {*lists["val"], *lists["test"]}:
-        _log.warning("%s: %d scenes are listed for training and for evaluation, such as %s", root, len(both), min(both))
+        _log.warning("%s: listed for training and for evaluation: %s", root, named(sorted(both)))
     return lists
 
 

@@ -1,9 +1,9 @@
-"""Names of scenes to be written: each a folder of its own, on any file system, in any manifest."""
+"""Names of scenes, said and written: each a folder of its own, on any file system, in any manifest."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import DataError
@@ -30,6 +30,12 @@ def check_names(where: Path, names: Mapping[str, str]) -> None:
                 f"and {source} — rename one."
             )
         seen[same] = source
+
+
+def named(some: Sequence[str], limit: int = 8) -> str:
+    """The first of these in one line, and how many more there are."""
+    more = f" and {len(some) - limit} more" if len(some) > limit else ""
+    return ", ".join(some[:limit]) + more
 
 
 def _can_be_written(name: str) -> bool:
