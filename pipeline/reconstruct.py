@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline import kinds, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
 from pipeline.data.incoming.lists import listed_splits
+from pipeline.data.incoming.names import named
 from pipeline.data.incoming.photos import read_photo
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.pictures import pixels_of, sheet, write_png
@@ -30,7 +31,6 @@ TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
 _GIF_EVERY = 3
 _ZOOM = 2  # of the small views in a strip
 _CHUNK = 8
-_NAMED = 8  # scenes in one line
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def scene_folder(path: Path) -> Path:
             "picture itself, and stage 1 with --views."
         )
     if len(folders) > 1:
-        first = ", ".join(map(str, folders[:_NAMED])) + (", …" if len(folders) > _NAMED else "")
-        raise DataError(f"{path}: expected one scene, got a dataset of {len(folders)} — name one of them: {first}.")
+        choice = named([str(folder) for folder in folders])
+        raise DataError(f"{path}: expected one scene, got a dataset of {len(folders)} — name one of them: {choice}.")
     return folders[0]
 
 

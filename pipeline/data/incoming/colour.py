@@ -12,7 +12,8 @@ from PIL import Image, ImageCms
 from pipeline.errors import DataError
 
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
-EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+GREY_8 = ("1", "L", "LA", "La")
+EIGHT_BITS = (*GREY_8, "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 DARK = 16  # of 255: a picture of 16 bits that is nowhere brighter holds 12 bits or less
 SRGB_LEVELS = 2  # of 255: a profile that moves no colour further is sRGB
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA
@@ -45,9 +46,10 @@ def as_srgb(image: Image.Image, where: str, deep: bool = False) -> tuple[Image.I
     icc, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if icc:
         profile = _profile(icc, where)
+        _check_kind(plain, profile, where)
         if profile.transform is not None:
             changes.append(f"its colours became sRGB (from {profile.name})")
-            return _by_profile(plain, profile, where), changes
+            return _by_profile(plain, profile.mode, profile.transform), changes
     elif plain.mode == "CMYK":
         changes.append("CMYK became RGB, without a profile that says how")
     elif gamma is not None and "srgb" not in image.info and abs(gamma - SRGB_GAMMA) > _GAMMA_TOLERANCE:
@@ -103,6 +105,16 @@ def _profile(icc: bytes, where: str) -> Profile:
         ) from None
 
 
+def _check_kind(image: Image.Image, profile: Profile, where: str) -> None:
+    """See that a profile is not one of grey for colour, nor of RGB for CMYK, nor the other way round."""
+    fits = image.mode in GREY_8 if profile.mode == "L" else (image.mode == "CMYK") == (profile.mode == "CMYK")
+    if not fits:
+        raise DataError(
+            f"{where}: expected a colour profile of its own kind of pixels, got one of {profile.mode} for {image.mode} "
+            "— convert the picture to sRGB."
+        )
+
+
 @lru_cache(maxsize=8)
 def _read_profile(icc: bytes) -> Profile:
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
@@ -122,15 +134,9 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return bool(np.abs(moved).max() <= SRGB_LEVELS)
 
 
-def _by_profile(image: Image.Image, profile: Profile, where: str) -> Image.Image:
-    assert profile.transform is not None
+def _by_profile(image: Image.Image, mode: str, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     plain = image if image.mode == "CMYK" else _plain(image)
-    if (plain.mode == "CMYK") != (profile.mode == "CMYK"):
-        raise DataError(
-            f"{where}: expected a colour profile of its own kind of pixels, got {profile.mode} for {plain.mode} — "
-            "convert the picture to sRGB."
-        )
-    colours = profile.transform.apply(plain.convert(profile.mode))
+    colours = transform.apply(plain.convert(mode))
     if plain.mode == "RGBA":
         colours.putalpha(plain.getchannel("A"))
     return colours

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.data.foreground import MIN_WHITE_BORDER, WHITE, border_share
 from pipeline.data.hashes import hashes_of
-from pipeline.data.incoming.names import check_names
+from pipeline.data.incoming.names import check_names, named
 from pipeline.data.incoming.picture import read_picture
 from pipeline.data.pictures import prepare_view, view_on_white
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, SPLITS, open_dataset, tenths
@@ -23,7 +23,6 @@ from pipeline.errors import DataError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 MIN_CLEAR_BORDER = 0.5  # of the border of a picture with alpha: below, its alpha does not cut out a mouse
 _LOOKED_AT_PX = 256
-_NAMED = 8  # files that are left out, in one line
 
 _log = logging.getLogger(__name__)
 
@@ -112,8 +111,7 @@ def _pictures_in(folder: Path) -> list[Path]:
     reasons = {path: _why_left_out(path) for path in sorted(folder.iterdir())}
     left_out = [f"{path.name} ({why})" for path, why in reasons.items() if why is not None]
     if left_out:
-        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
-        _log.warning("%s: left out %s%s", folder, ", ".join(left_out[:_NAMED]), more)
+        _log.warning("%s: left out %s", folder, named(left_out))
     return [path for path, why in reasons.items() if why is None]
 
 

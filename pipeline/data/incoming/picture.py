@@ -36,7 +36,6 @@ _DAMAGE = (
     RuntimeError,
     MemoryError,
     struct.error,
-    Image.DecompressionBombError,
 )
 # How files begin that are given for pictures.
 _BEGINNINGS = (
@@ -100,8 +99,8 @@ def decoded(where: str, content: bytes, posed: bool = False) -> Image.Image:
 def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Image:
     changes = []
     try:
+        _verify(file, where)
         with Image.open(file, formats=FORMATS) as image:
-            _check_size(image, where)
             deep = any(";16" in str(tile.args) for tile in image.tile)
             if getattr(image, "is_animated", False):
                 changes.append("the first of its frames was taken")
@@ -125,12 +124,21 @@ def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Imag
     return picture
 
 
-def _check_size(image: Image.Image, where: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{where}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {image.width}×{image.height} — make it "
-            "smaller."
-        )
+def _verify(file: BinaryIO, where: str) -> None:
+    """See that a picture is not too large, and that no chunk of a PNG is damaged.
+
+    Decoding alone does not tell damage: it may give half a picture of wrong pixels.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            size = f"{image.width}×{image.height}" if image.width * image.height > MAX_PIXELS else None
+            if size is None and image.format == "PNG":
+                image.verify()
+    except Image.DecompressionBombError:
+        size = "many more"
+    if size is not None:
+        raise DataError(f"{where}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {size} — make it smaller.")
+    file.seek(0)
 
 
 def _upright(image: Image.Image, picture: Image.Image) -> Image.Image:
