@@ -26,6 +26,14 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SWAPPED = SRGB.replace(b"rXYZ", b"....").replace(b"gXYZ", b"rXYZ").replace(b"....", b"gXYZ")
 
 
+@pytest.fixture(autouse=True)
+def nothing_said_before() -> None:
+    """As in a new process."""
+    for name in ("pipeline.data.incoming.picture", "pipeline.data.incoming.picture.scenes"):
+        for once in logging.getLogger(name).filters:
+            once.said.clear()
+
+
 def grey_profile() -> bytes:
     """Of grey whose values are light itself: the three tags that ICC asks for."""
     white = struct.pack(">iii", round(0.9642 * 65536), 65536, round(0.8249 * 65536))
@@ -242,8 +250,14 @@ def test_an_orientation_that_turns_nothing_changes_nothing(orientation: int) -> 
     np.testing.assert_array_equal(pixels(saved(Image.fromarray(PIXELS), exif=exif)), PIXELS)
 
 
+def test_what_is_changed_in_a_photo_is_said_once(caplog) -> None:
+    content = saved(Image.new("CMYK", (4, 4)), "TIFF")
+    for name in ("first", "first", "second"):
+        decoded(name, content)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["first", "second"]
+
+
 def test_what_is_changed_in_thousands_of_scenes_is_said_once(caplog) -> None:
-    logging.getLogger("pipeline.data.incoming.picture.scenes").filters[0].__init__()  # as in a new process
     content = saved(Image.new("CMYK", (4, 4)), "TIFF")
     for name in ("first", "second"):
         decoded(name, content, posed=True)

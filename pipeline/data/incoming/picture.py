@@ -56,22 +56,24 @@ _log_of_scenes = logging.getLogger(f"{__name__}.scenes")
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class _FirstOfEach(logging.Filter):
-    """Lets the first of each change pass: a dataset has thousands of images, all of them alike."""
+class Once(logging.Filter):
+    """Lets a record pass once. of: which of its arguments make two records one."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: slice) -> None:
         super().__init__()
-        self._said: set[object] = set()
+        self.of, self.said = of, set[tuple[object, ...]]()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this change is new."""
-        change = record.args[-1] if isinstance(record.args, tuple) else record.msg
-        new = change not in self._said
-        self._said.add(change)
+        """Whether this is new."""
+        assert isinstance(record.args, tuple)
+        key = record.args[self.of]
+        new = key not in self.said
+        self.said.add(key)
         return new
 
 
-_log_of_scenes.addFilter(_FirstOfEach())
+_log.addFilter(Once(slice(None)))  # a photo is looked at before it is used
+_log_of_scenes.addFilter(Once(slice(1, None)))  # a dataset has thousands of images, all of them alike
 
 
 def read_picture(path: Path, posed: bool = False) -> Image.Image:
@@ -152,7 +154,7 @@ def _upright(image: Image.Image, picture: Image.Image) -> Image.Image:
 def _say(where: str, changes: list[str], posed: bool) -> None:
     for change in changes:
         if posed:
-            _log_of_scenes.warning("%s: %s; said of the first such image of the scenes alone", where, change)
+            _log_of_scenes.warning("%s: %s; other images of scenes that are so are not named", where, change)
         else:
             _log.warning("%s: %s", where, change)
 
