@@ -116,7 +116,7 @@ def test_a_dataset_whose_files_were_changed_is_refused(refused, mice_copy):
     ("content", "problem"),
     [
         (b"no image", "none of PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, AVIF"),
-        (None, "image file is truncated"),
+        (None, "Truncated File Read"),
     ],
 )
 def test_an_image_that_is_no_image_is_refused(refused, mice_copy, content, problem):

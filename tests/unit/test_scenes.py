@@ -274,7 +274,7 @@ def test_an_image_that_is_no_image_is_named(tmp_path: Path) -> None:
 def test_an_image_cut_short_is_named(mice_copy: Path) -> None:
     path = mice_copy / IMAGE
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"cam_002\.png: expected an image, got image file is truncated"):
+    with pytest.raises(DataError, match=r"cam_002\.png: expected an image, got Truncated File Read"):
         read_image(path, (32, 32))
 
 
