@@ -116,6 +116,12 @@ def test_twelve_bits_in_sixteen_are_refused(shape: tuple[int, ...], colour_type:
     assert "expected a picture that uses its 16 bits" in refusal(png16(values, colour_type))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_dark_animal_or_an_empty_view_of_sixteen_bits_is_read(alpha: float) -> None:
+    values = np.dstack([np.zeros((8, 8, 3)), np.full((8, 8), alpha)])
+    np.testing.assert_array_equal(pixels(png16(values, 6)), np.rint(values * 255))
+
+
 def test_sixteen_bits_with_a_transparent_colour_are_refused() -> None:
     content = png16(np.stack([GREY] * 3, -1), 2, chunk(b"tRNS", struct.pack(">HHH", 0x1234, 0, 0)))
     assert "expected transparency as alpha, got 16 bits" in refusal(content)

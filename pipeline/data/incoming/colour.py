@@ -14,10 +14,11 @@ from pipeline.errors import DataError
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 GREY_8 = ("1", "L", "LA", "La")
 EIGHT_BITS = (*GREY_8, "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
-DARK = 16  # of 255: a picture of 16 bits that is nowhere brighter holds 12 bits or less
+DARK = 16  # of 255: a picture of 16 bits whose channels, alpha too, go no further holds 12 bits or less
 SRGB_LEVELS = 2  # of 255: a profile that moves no colour further is sRGB
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA
 _GAMMA_TOLERANCE = 0.01
+_UPPER_8 = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # of each value of 16 bits
 _MIN_IS_WHITE, _PHOTOMETRIC, _EXTRA_SAMPLES = 0, 262, 338  # TIFF's tags, and a value
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of pixels, by a profile's colour space
 
@@ -64,7 +65,7 @@ def _eight_bits(image: Image.Image, where: str) -> Image.Image:
     if grey and image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # type: ignore[attr-defined]
         raise DataError(f"{where}: expected grey with 0 as black, got 16 bits with 0 as white — save it as PNG.")
     if grey or (image.mode == "I" and image.format == "PPM"):  # whose greys are scaled to 16 bits as they are read
-        scaled = Image.fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
+        scaled = Image.fromarray(_UPPER_8[np.asarray(image)])
         scaled.info = image.info
         return scaled
     if image.mode not in EIGHT_BITS:
@@ -81,7 +82,7 @@ def _check_depth(image: Image.Image, where: str) -> None:
             f"{where}: expected transparency as alpha, got 16 bits with one colour called transparent — save it as "
             "RGBA."
         )
-    if max(high for _, high in image.convert("RGB").getextrema()) <= DARK:  # type: ignore[misc]
+    if 0 < max(high for _, high in _plain(image).getextrema()) <= DARK:  # type: ignore[misc]
         raise DataError(
             f"{where}: expected a picture that uses its 16 bits, got none of its upper 4 in use — scale the 12 bits "
             "or less of the camera up to 16."
