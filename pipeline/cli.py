@@ -106,8 +106,16 @@ def reconstruct(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
-    from pipeline.reconstruct import Reconstructor, imagine, write_outputs
+    from pipeline.data.incoming.picture import read_picture
 
+    photo = None if views is None else read_picture(scene)  # before torch is there, and a model is loaded
+    from pipeline.data.incoming.photos import check_photo
+    from pipeline.reconstruct import Reconstructor, imagine, scene_folder, write_outputs
+
+    if photo is None:
+        scene = scene_folder(scene)
+    else:
+        check_photo(photo, str(scene))
     reconstructor = Reconstructor(checkpoint, device)
     if views is not None:
         scene, picture = imagine(scene, views, out, device)

@@ -14,10 +14,13 @@ from PIL import Image
 
 from pipeline import kinds, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
+from pipeline.data.incoming.lists import listed_splits
+from pipeline.data.incoming.names import named
+from pipeline.data.incoming.photos import read_photo
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
-from pipeline.data.scenes import open_dataset, write_scene
+from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, open_dataset, write_scene
 from pipeline.errors import DataError
 from pipeline.files import whole
 from pipeline.gaussians import Gaussians
@@ -53,8 +56,8 @@ class Reconstructor:
         self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
 
     def __call__(self, scene: str | Path) -> Reconstruction:
-        """Reconstruct a scene folder from the recipe's number of input views. Raises DataError."""
-        dataset = open_dataset(scene, verify=False)
+        """Reconstruct a scene folder from the recipe's number of input views. Raises DataError as `scene_folder`."""
+        dataset = open_dataset(scene_folder(Path(scene)), verify=False)
         with tempfile.TemporaryDirectory(prefix="mouselift-") as cache, torch.no_grad():
             batch = Loader(dataset, "test", self.recipe.data, Path(cache)).evaluation_batch(0).to(self.device)
             gaussians = self.model(batch.input_images, batch.input_cameras)
@@ -62,16 +65,37 @@ class Reconstructor:
         return Reconstruction(gaussians[0], batch, rendering)
 
 
+def scene_folder(path: Path) -> Path:
+    """The one scene that a folder is or holds. Raises DataError for a file, and for a folder of none or of several."""
+    if path.is_file():
+        raise DataError(f"{path}: expected a scene folder, got a file — for a picture, name stage 1 with --views too.")
+    if not path.is_dir() or (path / CAMERAS_FILE).is_file():
+        return path  # where nothing is, opening it says so
+    if (path / MANIFEST_FILE).is_file() or listed_splits(path, None) is not None:
+        folders = [scene.folder for scene in open_dataset(path, verify=False).scenes.values()]
+    else:
+        folders = [cameras.parent for cameras in sorted(path.glob(f"[!.]*/{CAMERAS_FILE}"))]
+    if not folders:
+        raise DataError(
+            f"{path}: expected a scene folder with {CAMERAS_FILE}, got a folder without — for a picture, name the "
+            "picture itself, and stage 1 with --views."
+        )
+    if len(folders) > 1:
+        choice = named([str(folder) for folder in folders])
+        raise DataError(f"{path}: expected one scene, got a dataset of {len(folders)} — name one of them: {choice}.")
+    return folders[0]
+
+
 def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.device | str = "cpu") -> tuple[Path, Path]:
     """Six views of one picture by a stage-1 checkpoint: the scene `out`/views, under the model's own cameras, and
     `out`/views.png: the picture, then the views in slot order.
 
-    Raises DataError for what is no square picture and for a view that shows nothing.
+    Raises DataError for what is no photo (`photos.check_photo`) and for a view that shows nothing.
     """
-    from pipeline.data.generate import read_picture, with_masks  # stage 1 is needed here alone
+    from pipeline.data.generate import with_masks  # stage 1 is needed here alone
 
     model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
-    image = read_picture(picture, model.image_size)
+    image = read_photo(picture, model.image_size)
     with torch.inference_mode():
         views = model(image[None].to(device), [0])[0].cpu()
     rgba = with_masks(views)

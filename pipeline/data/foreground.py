@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from scipy.ndimage import label
 
@@ -34,12 +34,17 @@ def alpha_of(image: Image.Image, where: str) -> UInt8[np.ndarray, "height width"
 def mask_from_background(image: UInt8[np.ndarray, "height width 3"], where: str) -> UInt8[np.ndarray, "height width"]:
     """255 where an RGB image on white shows the object (`RULE`), holes filled. Raises DataError off white."""
     white = np.asarray((image >= WHITE).all(-1))
-    border = np.concatenate([white[0], white[-1], white[1:-1, 0], white[1:-1, -1]])
-    if border.mean() < MIN_WHITE_BORDER:
+    share = border_share(white)
+    if share < MIN_WHITE_BORDER:
         raise DataError(
             f"{where}: expected alpha, or a white background to find the object on ({RULE}), got RGB with "
-            f"{border.mean():.0%} of its border white — add masks as alpha."
+            f"{share:.0%} of its border white — add masks as alpha."
         )
     labels, _ = label(white)
     outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return np.where(np.isin(labels, outside[outside > 0]), 0, 255).astype(np.uint8)
+
+
+def border_share(where: Bool[np.ndarray, "height width"]) -> float:
+    """Of the pixels along an image's border, how many are true."""
+    return float(np.concatenate([where[0], where[-1], where[1:-1, 0], where[1:-1, -1]]).mean())

@@ -27,6 +27,7 @@ from pipeline.recipe import DataConfig
 
 # FaceLift asks for p·q >= 0.5 of positions 2.7 away, so its neighbours lie within 86°, not within 60°.
 OVERLAP_COSINE = 0.5 / 2.7**2
+READING = 2  # raise it when the same files give other frames
 
 
 class Views(NamedTuple):
@@ -176,7 +177,7 @@ def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
     scenes = [dataset.scenes[name] for name in sorted(dataset.scenes)]
     counts = np.cumsum([0] + [len(scene.files) for scene in scenes])
     starts = {scene.name: int(start) for scene, start in zip(scenes, counts, strict=False)}
-    stem = cache / f"planes-{dataset.digest[:16]}-{size}"
+    stem = cache / f"planes-{dataset.digest[:16]}-{size}-{READING}"
     opaque, coloured = stem.with_suffix(".rgb.npy"), stem.with_suffix(".rgba.npy")
     if not _is_whole(opaque) and not _is_whole(coloured):
         cache.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,7 @@
-"""Pictures as they are read, composited on white, shown and written."""
+"""Pictures composited on white, shown and written; `incoming.picture` reads them."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +10,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import DataError
+from pipeline.data.incoming.colour import as_srgb
 from pipeline.files import whole
 
 SHOWN_PX = 96  # of a view in a sheet, at least
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-
-
-def decoded(where: str, content: bytes) -> Image.Image:
-    """The picture that the bytes of a PNG hold. Raises DataError, which begins with `where`."""
-    try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (OSError, SyntaxError, TypeError, ValueError):
-        raise DataError(
-            f"{where}: expected the bytes of a PNG, got something else — read the file in binary."
-        ) from None
-    return picture
 
 
 def prepare_view(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 4"]:
@@ -51,7 +38,7 @@ def view_on_white(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]
 
 def on_white(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB at its own size; what is transparent is white."""
-    rgba = image.convert("RGBA")
+    rgba = as_srgb(image, "image")[0].convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 

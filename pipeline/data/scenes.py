@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -24,6 +23,8 @@ from PIL import Image
 from pipeline import config
 from pipeline.cameras import Cameras, rigid_inverse
 from pipeline.data.hashes import hashes_of
+from pipeline.data.incoming.lists import SPLITS, listed_splits
+from pipeline.data.incoming.picture import read_picture
 from pipeline.errors import DataError, RecipeError
 from pipeline.files import whole_folder, write_whole
 from pipeline.recipe import Count, strict
@@ -31,7 +32,6 @@ from pipeline.recipe import Count, strict
 CAMERAS_FILE = "opencv_cameras.json"
 IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
 MANIFEST_FILE = "dataset.yaml"
-SPLITS = ("train", "val", "test")
 NORMALISED_KEYS = {"scale", "centre", "homographies", "source_c2w", "source_fxfycxcy", "source_size"}
 PNG_LEVEL = 3  # half the time of zlib's default for a tenth more bytes
 
@@ -184,7 +184,7 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     if not path.is_file():
         raise DataError(f"{folder}: expected a scene with {CAMERAS_FILE}, found none — check the list or data.root.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())  # in whichever Unicode it is
         frames = content["frames"]
         files = tuple(str(f.get("file_path", IMAGE_FILE.format(view))) for view, f in enumerate(frames))
         w2c = torch.tensor([frame["w2c"] for frame in frames], dtype=torch.float64)
@@ -209,22 +209,12 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
 
 def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
     """Decode one image of `size` (width, height) to RGBA or RGB. Raises DataError naming the file."""
-    decoded = decoded_file(path)
+    decoded = read_picture(path, posed=True)
     if decoded.size != size:
         raise DataError(
             f"{path}: expected {size[0]}×{size[1]} as its camera says, got {decoded.width}×{decoded.height}."
         )
     return decoded
-
-
-def decoded_file(path: Path) -> Image.Image:
-    """An image of any size as RGBA or RGB. Raises DataError naming the file."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: expected an image, got {config.one_line(error)} — restore the file.") from None
 
 
 def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes = Notes()) -> None:
@@ -278,14 +268,14 @@ def _derive_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, .
 
     A val list without a test list is cut in two: the first half stays val, the second becomes test.
     """
-    lists = {split: _read_list(root, split, data_root) for split in SPLITS}
-    if lists["train"] and lists["val"]:
-        train, val, test = lists["train"], lists["val"], lists["test"]
+    lists = listed_splits(root, data_root)
+    if lists is not None:
+        train, val, test = (lists[split] for split in SPLITS)
         if not test:
             half = max(1, len(val) // 2)
             val, test = val[:half], val[half:] or val
         return {"train": train, "val": val, "test": test}
-    names = tuple(sorted(folder.parent.name for folder in root.glob(f"*/{CAMERAS_FILE}")))
+    names = tuple(sorted(path.parent.name for path in root.glob(f"[!.]*/{CAMERAS_FILE}")))
     if len(names) < len(SPLITS):
         raise DataError(f"{root}: expected {MANIFEST_FILE}, lists or at least 3 scene folders, got {len(names)}.")
     return tenths(names)
@@ -295,31 +285,6 @@ def tenths(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Three or more scenes in splits: a tenth each for val and test, the last in order."""
     tenth = max(1, len(names) // 10)
     return {"train": names[: -2 * tenth], "val": names[-2 * tenth : -tenth], "test": names[-tenth:]}
-
-
-def _read_list(root: Path, split: str, data_root: Path | None) -> tuple[str, ...]:
-    """Scene folders of a FaceLift list, relative to `root`; its last line need not end."""
-    files = sorted(root.glob(f"*{split}*.txt"))
-    if len(files) > 1:
-        raise DataError(f"{root}: expected one list for {split}, got {', '.join(f.name for f in files)} — keep one.")
-    lines = [line.strip() for line in files[0].read_text().splitlines() if line.strip()] if files else []
-    return tuple(_relocated(root, line, data_root) for line in lines)
-
-
-def _relocated(root: Path, line: str, data_root: Path | None) -> str:
-    """A listed path: as it stands, below `data_root` by its longest tail found there, or by name beside the list."""
-    path = Path(line)
-    if not path.is_absolute():
-        return line
-    if path.is_dir():
-        return os.path.relpath(path, root)
-    tails = [Path(*path.parts[i:]) for i in range(1, len(path.parts))]
-    if data_root is None:
-        return path.name
-    for tail in tails:
-        if (data_root / tail).is_dir():
-            return os.path.relpath(data_root / tail, root)
-    raise DataError(f"{line}: expected the scene below --data-root {data_root}, found none — check that folder.")
 
 
 def _read_notes(content: dict[str, Any]) -> Notes:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.data.gate.checks import checked
+from pipeline.data.incoming.names import check_names
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
 from pipeline.files import write_whole
@@ -65,10 +65,8 @@ def derived(
     the manifest. Scenes are called as their folders, wherever the source lists them.
     Raises DataError as `writing` and `checked`, and where two scenes are called the same.
     """
-    names = {key: scene.name.rpartition("/")[2] for key, scene in sorted(source.scenes.items())}
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice:
-        raise DataError(f"{source.root}: expected scenes of different names, got {twice[0]} twice — rename one.")
+    names = {key: Path(scene.name).name for key, scene in sorted(source.scenes.items())}
+    check_names(source.root, names)
 
     def make(key: str) -> None:
         if not (out / names[key] / CAMERAS_FILE).is_file():

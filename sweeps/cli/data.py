@@ -64,7 +64,8 @@ def data_generate(
     """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
     from pipeline import kinds
     from pipeline.data.cli import say_dataset, show_progress
-    from pipeline.data.generate import generate, read_pictures
+    from pipeline.data.generate import generate
+    from pipeline.data.incoming.photos import read_pictures
 
     pictures = read_pictures(source, view)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pipeline import kinds
 from pipeline.cameras import Cameras
-from pipeline.data.pictures import decoded, view_on_white
+from pipeline.data.incoming.picture import decoded
+from pipeline.data.pictures import view_on_white
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 
@@ -88,7 +89,7 @@ def read_view(
     where: str, image: bytes, c2w: Sequence[float], fxfycxcy: Sequence[float], size: int
 ) -> tuple[Tensor, Cameras]:
     """One row as an image [3, size, size] on white in 0…1 and its camera in float64 at that size."""
-    picture = decoded(where, image)
+    picture = decoded(where, image, posed=True)
     camera = Cameras(_numbers(where, "c2w", c2w, (4, 4)), _numbers(where, "fxfycxcy", fxfycxcy, (4,)), *picture.size)
     camera.check(where)
     return view_on_white(picture, size), camera.resize(size, size)

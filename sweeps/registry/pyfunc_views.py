@@ -20,7 +20,9 @@ from mlflow.types.schema import Array
 from PIL import Image
 
 from pipeline import kinds
-from pipeline.data.pictures import decoded, pixels_of, view_on_white
+from pipeline.data.incoming.photos import photo
+from pipeline.data.incoming.picture import decoded
+from pipeline.data.pictures import pixels_of
 from pipeline.errors import DataError
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
@@ -61,7 +63,8 @@ class MVDiffusionModel(PythonModel):
         return pd.DataFrame([view for name, image in rows for view in self._views(str(name), image, chosen)])
 
     def _views(self, name: str, content: bytes, chosen: dict[str, Any]) -> list[dict[str, Any]]:
-        image = read_picture(f"object {name}", content, self.model.image_size)
+        where = f"object {name}"
+        image = photo(decoded(where, content), where, self.model.image_size)
         guidance = None if chosen["guidance"] < 0 else chosen["guidance"]
         steps = None if chosen["steps"] < 1 else chosen["steps"]
         with torch.inference_mode():
@@ -77,14 +80,6 @@ class MVDiffusionModel(PythonModel):
             }
             for slot, view in enumerate(views)
         ]
-
-
-def read_picture(where: str, content: bytes, size: int) -> torch.Tensor:
-    """A square PNG as [3, size, size] on white in 0…1. Raises DataError."""
-    picture = decoded(where, content)
-    if picture.width != picture.height:
-        raise DataError(f"{where}: expected a square picture, got {picture.width}×{picture.height} — crop it.")
-    return view_on_white(picture, size)
 
 
 def png_bytes(image: torch.Tensor) -> bytes:

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import mouselift
 from pipeline import checkpoint, kinds
 from pipeline.cameras import facelift_six
-from pipeline.data.generate import generate, read_picture, read_pictures, with_masks
+from pipeline.data.generate import generate, with_masks
+from pipeline.data.incoming.photos import read_photo, read_pictures
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError, PipelineError
@@ -39,7 +40,7 @@ class Photographer:
     def __call__(self, images: Tensor, numbers: list[int]) -> Tensor:
         self.asked += list(numbers)
         names = sorted(self.truth.scenes)
-        views = [torch.stack([read_picture(p, SIZE) for p in self.truth.scenes[names[n]].paths]) for n in numbers]
+        views = [torch.stack([read_photo(p, SIZE) for p in self.truth.scenes[names[n]].paths]) for n in numbers]
         return torch.stack([v if n != self.blank else torch.ones_like(v) for v, n in zip(views, numbers, strict=True)])
 
 
@@ -131,7 +132,7 @@ def test_alpha_is_where_a_picture_is_not_white_with_its_holes_filled() -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "expected pictures (.png, .jpg, .jpeg, .webp) or a dataset, found none"),
+        (lambda path: None, "expected pictures (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp) or a dataset, found none"),
         (lambda path: Image.new("RGB", (8, 4)).save(path / "a.png"), "expected a square picture, got 8×4"),
         (lambda path: (path / "a.png").write_text("no"), "expected an image"),
     ],
@@ -158,7 +159,7 @@ def model(tmp_path_factory, views_recipe, frames_cache) -> Path:
 
 def test_a_picture_gives_the_same_views_alone_as_among_others(model, mice_folder) -> None:
     generator = kinds.load(model).model
-    images = torch.stack([read_picture(mice_folder / f"scene_{n:06d}/images/cam_000.png", SIZE) for n in range(3)])
+    images = torch.stack([read_photo(mice_folder / f"scene_{n:06d}/images/cam_000.png", SIZE) for n in range(3)])
     torch.testing.assert_close(generator(images[1:2], [1])[0], generator(images, [0, 1, 2])[1], atol=1e-5, rtol=0)
 
 

@@ -313,7 +313,7 @@ def here(registry, ref, rows, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("image", b"no picture", "expected the bytes of a PNG, got something else"),
+        ("image", b"no picture", "expected an image, got none of PNG, JPEG"),
         ("c2w", [1.0] * 9, "c2w: expected 16 numbers, got 9"),
         (
             "c2w",

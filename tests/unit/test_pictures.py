@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from pipeline.data.pictures import decoded, on_white, pixels_of, sheet, view_on_white, write_png
-from pipeline.errors import DataError
+from pipeline.data.incoming.picture import decoded
+from pipeline.data.pictures import on_white, pixels_of, sheet, view_on_white, write_png
 
 HALF = np.full((8, 8, 4), (0, 0, 0, 51), np.uint8)  # black, a fifth of it
 
@@ -44,9 +43,3 @@ def test_a_png_comes_back_from_a_file_and_from_bytes(tmp_path: Path) -> None:
     pixels = sheet(torch.rand(1, 1, 3, 4, 4), least=4)
     write_png(pixels, tmp_path / "a.png")
     np.testing.assert_array_equal(np.asarray(decoded("a", (tmp_path / "a.png").read_bytes())), pixels)
-
-
-@pytest.mark.parametrize("content", [b"", b"text"])
-def test_bytes_that_are_no_picture_are_refused(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"^view 3: expected the bytes of a PNG"):
-        decoded("view 3", content)

@@ -1,0 +1,1 @@
+"""What others made, read as it is or refused: pictures, photos of one mouse, lists of scenes."""

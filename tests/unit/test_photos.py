@@ -1,0 +1,176 @@
+"""Photos: which files of a folder are taken and under which names, what is a mouse cut out, and what is said first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import mouselift
+from pipeline.data.incoming.names import check_names
+from pipeline.data.incoming.photos import check_photo, photo, read_pictures
+from pipeline.data.scenes import CAMERAS_FILE, Dataset
+from pipeline.errors import DataError
+
+ANIMAL = np.zeros((16, 16, 4), np.uint8)
+ANIMAL[4:12, 4:12] = (90, 60, 30, 255)
+
+
+def animal(on: tuple[int, int, int] | None = None) -> Image.Image:
+    """Cut out, or opaque on a colour."""
+    cut_out = Image.fromarray(ANIMAL)
+    return cut_out if on is None else Image.alpha_composite(Image.new("RGBA", cut_out.size, on), cut_out).convert("RGB")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pictures").mkdir()
+    return tmp_path / "pictures"
+
+
+def refusal(call: Callable[..., object], *args: object) -> str:
+    with pytest.raises(DataError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def said(*words: object) -> str:
+    """What the command line says about words that it refuses."""
+    result = CliRunner().invoke(mouselift.app, [str(word) for word in words])
+    assert isinstance(result.exception, DataError), result.output
+    return str(result.exception)
+
+
+# ---------------------------------------------------------------- a mouse, cut out
+
+
+@pytest.mark.parametrize("picture", [animal(), animal((255, 255, 255)), animal((251, 252, 250))])
+def test_a_mouse_on_nothing_or_on_white_is_taken(picture: Image.Image) -> None:
+    assert float(photo(picture, "a", 16)[:, 8, 8].mean()) == pytest.approx(60 / 255, abs=1e-6)
+
+
+def test_a_mouse_that_the_frame_cuts_off_is_taken_with_its_alpha() -> None:
+    check_photo(animal().crop((4, 2, 14, 12)), "a")
+
+
+@pytest.mark.parametrize("opaque_alpha", [False, True])
+def test_a_photo_with_a_background_is_refused(opaque_alpha: bool) -> None:
+    picture = animal((120, 110, 100)).convert("RGBA" if opaque_alpha else "RGB")
+    expected = "photo: expected a mouse cut out of its background, which is transparent or white, got an opaque picture"
+    assert refusal(check_photo, picture, "photo").startswith(expected)
+
+
+def test_alpha_that_is_the_wrong_way_round_is_refused() -> None:
+    inverted = np.dstack([np.full((16, 16, 3), 100, np.uint8), 255 - ANIMAL[..., 3]])
+    assert "got alpha with 0% of the border so" in refusal(check_photo, Image.fromarray(inverted), "photo")
+
+
+def test_a_picture_of_nothing_is_refused() -> None:
+    nothing = Image.fromarray(np.zeros_like(ANIMAL))
+    assert "got nothing but background" in refusal(check_photo, nothing, "photo")
+
+
+# ---------------------------------------------------------------- a folder
+
+
+def test_a_folder_is_read_before_anything_else_is_done(folder: Path) -> None:
+    for name in "abc":
+        animal().save(folder / f"{name}.png")
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:-20])
+    words = "data", "generate", folder, folder.parent / "out", "--model", "nobody@nowhere"
+    assert f"{folder}/b.png: expected an image" in said(*words)
+
+
+def test_what_is_no_picture_in_a_folder_is_left_out_and_named(folder: Path, caplog) -> None:
+    animal().save(folder / "a.png")
+    animal().save(folder / ".b.png")
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves beside a file
+    (folder / "c.png").symlink_to(folder / "gone.png")
+    (folder / "d.png").mkdir()
+    (folder / "notes.txt").write_text("")
+    assert list(read_pictures(folder).paths) == ["a"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"{folder}: left out ._a.png (hidden), .b.png (hidden), c.png (a link to nothing), d.png (a folder), "
+        "notes.txt (no picture by its suffix)"
+    )
+
+
+def test_a_link_to_a_picture_is_a_picture(folder: Path) -> None:
+    animal().save(folder.parent / "elsewhere.png")
+    (folder / "a.png").symlink_to(folder.parent / "elsewhere.png")
+    assert list(read_pictures(folder).paths) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "names", [("a.png", "a.jpg"), ("a.png", "A.png"), ("a.png", "a.PNG"), ("\u00e9.png", "e\u0301.png")], ids=ascii
+)
+def test_two_pictures_that_would_be_one_scene_are_refused(folder: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        animal((255, 255, 255)).save(folder / name, "JPEG" if name.endswith("jpg") else "PNG")
+    message = refusal(read_pictures, folder)
+    assert message.startswith(f"{folder}: expected scenes of different names") and all(
+        name in message for name in names
+    )
+
+
+@pytest.mark.parametrize("name", ["dataset.yaml.png", "\udcff.png"], ids=ascii)
+def test_a_name_that_no_scene_can_have_is_refused(folder: Path, name: str) -> None:
+    animal().save(folder / "good.png")
+    (folder / "good.png").rename(folder / name)
+    assert refusal(read_pictures, folder).startswith(f"{folder}: expected ")
+
+
+@pytest.mark.parametrize("names", [{"a/x": "x", "b/x": "x"}, {"a/x": "x", "b/X": "X"}, {"a": ".a"}, {"a/..": ""}])
+def test_scenes_of_a_dataset_keep_names_of_their_own(names: dict[str, str]) -> None:
+    assert refusal(check_names, Path("mice"), names).startswith("mice: expected ")
+
+
+def test_the_views_of_a_dataset_are_photos(mice: Dataset) -> None:
+    assert len(read_pictures(mice.root).paths) == len(mice.scenes)
+
+
+# ---------------------------------------------------------------- what `reconstruct` is given
+
+
+def reconstruct(what: Path, *more: object) -> str:
+    """No checkpoint is there: what is refused first is what was given."""
+    return said("reconstruct", what, "--checkpoint", what.parent / "no-model", *more)
+
+
+def test_a_folder_or_a_video_is_no_picture(folder: Path) -> None:
+    animal().save(folder / "a.png")
+    (folder / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(16))
+    views = "--views", folder / "no-model"
+    assert reconstruct(folder, *views) == f"{folder}: expected an image, got a folder — name a picture."
+    assert reconstruct(folder / "a.mp4", *views).startswith(f"{folder}/a.mp4: expected an image, got a video")
+
+
+def test_a_photo_with_a_background_is_refused_before_a_model_is_loaded(folder: Path) -> None:
+    animal((120, 110, 100)).save(folder / "a.png")
+    assert "remove the background" in reconstruct(folder / "a.png", "--views", folder / "no-model")
+
+
+def test_a_picture_alone_needs_stage_1(folder: Path) -> None:
+    animal().save(folder / "a.png")
+    assert "a.png: expected a scene folder, got a file" in reconstruct(folder / "a.png")
+    assert f"{folder}: expected a scene folder with {CAMERAS_FILE}, got a folder without" in reconstruct(folder)
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_dataset_is_no_scene_and_its_scenes_are_named(mice_copy: Path, manifest: bool) -> None:
+    if not manifest:
+        (mice_copy / "dataset.yaml").unlink()
+    message = reconstruct(mice_copy)
+    assert message.startswith(f"{mice_copy}: expected one scene, got a dataset of 7 — name one of them: ")
+    assert f"{mice_copy}/scene_000006" in message
+
+
+def test_a_network_sees_a_photo_on_white() -> None:
+    torch.testing.assert_close(photo(animal(), "a", 16), photo(animal((255, 255, 255)), "a", 16))
