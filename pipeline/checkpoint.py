@@ -30,6 +30,7 @@ from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
 from pipeline.files import link_or_copy, sha256_of, whole_folder
 from pipeline.recipe import Recipe
+from pipeline.text.json_file import read_json
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
@@ -109,8 +110,8 @@ def inspect(folder: str | Path) -> CheckpointInfo:
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{folder}: expected a checkpoint folder with {INDEX}, found none — check the path.")
+    index = read_json(folder / INDEX, CheckpointError)
     try:
-        index = json.loads((folder / INDEX).read_text())
         recorded, step, metrics, name = index["sha256"], int(index["step"]), index["metrics"], str(index["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

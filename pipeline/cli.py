@@ -57,11 +57,12 @@ def fit(
 
     torchrun --nproc-per-node N -m mouselift fit …: the same on N processes, a GPU each.
     """
+    from pipeline.config import text_override
     from pipeline.fit import best_device
     from pipeline.fit import fit as run
     from pipeline.recipes import load_recipe
 
-    root = [] if data is None else [f"data.root={data.resolve()}"]
+    root = [] if data is None else [text_override("data.root", data.resolve())]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
     for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
         kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}

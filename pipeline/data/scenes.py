@@ -27,6 +27,8 @@ from pipeline.data.hashes import hashes_of
 from pipeline.errors import DataError, RecipeError
 from pipeline.files import whole_folder, write_whole
 from pipeline.recipe import Count, strict
+from pipeline.text.encoding import read_text
+from pipeline.text.json_file import read_json
 
 CAMERAS_FILE = "opencv_cameras.json"
 IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
@@ -183,8 +185,8 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     path = folder / CAMERAS_FILE
     if not path.is_file():
         raise DataError(f"{folder}: expected a scene with {CAMERAS_FILE}, found none — check the list or data.root.")
+    content = read_json(path, DataError)
     try:
-        content = json.loads(path.read_text())
         frames = content["frames"]
         files = tuple(str(f.get("file_path", IMAGE_FILE.format(view))) for view, f in enumerate(frames))
         w2c = torch.tensor([frame["w2c"] for frame in frames], dtype=torch.float64)
@@ -302,7 +304,7 @@ def _read_list(root: Path, split: str, data_root: Path | None) -> tuple[str, ...
     files = sorted(root.glob(f"*{split}*.txt"))
     if len(files) > 1:
         raise DataError(f"{root}: expected one list for {split}, got {', '.join(f.name for f in files)} — keep one.")
-    lines = [line.strip() for line in files[0].read_text().splitlines() if line.strip()] if files else []
+    lines = [line.strip() for line in read_text(files[0], DataError).splitlines() if line.strip()] if files else []
     return tuple(_relocated(root, line, data_root) for line in lines)
 
 

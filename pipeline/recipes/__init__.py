@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     for path, value in params.items():
         parent = path.rpartition(".")[0]
         if parent and not any(name.startswith(f"{parent}.") for name in values):
-            raise RecipeError(f"{recipe.name}: unknown key {path}{config.did_you_mean(path, recipe.params)}")
+            raise RecipeError(f"{recipe.name}: unknown key {path}{config.advice_on_key(path, recipe.params)}")
         values = {name: kept for name, kept in values.items() if not f"{name}.".startswith(f"{path}.")}
         values[path] = config.as_plain(value)
         sources[path] = f"{recipe.name} with {path}={value}"
@@ -71,5 +72,13 @@ def _checked(layers: config.Layers) -> Recipe:
     recipe = config.decode(layers, Recipe)
     for holds, path, problem in rules_of(recipe):
         if not holds:
-            raise RecipeError(f"{layers.source(path)}: {path}: {problem}.")
+            raise RecipeError(f"{layers.source(path)}: {path}: {problem}{_origins(recipe, layers, path, problem)}.")
     return recipe
+
+
+def _origins(recipe: Recipe, layers: config.Layers, path: str, problem: str) -> str:
+    """Which file and line, or which option, says each of the settings that do not go together, where these differ."""
+    named = [path, *(other for other in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", problem) if other in recipe.params)]
+    if not layers.documents or len({layers.source(one) for one in named}) == 1:
+        return ""
+    return f" ({'; '.join(dict.fromkeys(f'{one}: {layers.origin(one)}' for one in named))})"

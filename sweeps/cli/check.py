@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
@@ -73,11 +72,11 @@ def _is_space(name: str) -> bool:
 
 
 def _has_keys_of_a_space(path: Path) -> bool:
-    """False for a file that is no YAML: it is then loaded as a recipe, and that says what is wrong with it."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return False
+    """Raises RecipeError for a file that is no YAML."""
+    from pipeline.errors import RecipeError
+    from pipeline.text.yaml_file import read_yaml
+
+    values = read_yaml(path, RecipeError).values
     return isinstance(values, dict) and bool(_SPACE_KEYS & values.keys())
 
 
