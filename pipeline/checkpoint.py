@@ -115,7 +115,7 @@ def inspect(folder: str | Path) -> CheckpointInfo:
         recorded, step, metrics, name = index["sha256"], int(index["step"]), index["metrics"], str(index["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error}."
+            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error} — restore the folder."
         ) from None
     for file in (WEIGHTS, RECIPE):
         if file not in recorded:
@@ -127,7 +127,7 @@ def inspect(folder: str | Path) -> CheckpointInfo:
             continue
         if not (folder / file).is_file() or sha256_of(folder / file) != expected:
             raise CheckpointError(
-                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
+                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged; restore it."
             )
     return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded)
 
@@ -175,7 +175,7 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]}."
+            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]} — restore the file."
         ) from None
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
@@ -201,7 +201,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged."
+            f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged; restore it."
         ) from None
 
 
@@ -218,7 +218,10 @@ def expect_weights(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) 
     """Raises CheckpointError unless the tensors are exactly those of the model."""
     problem = _mismatch(model.state_dict(), tensors)
     if problem:
-        raise CheckpointError(f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem}.")
+        raise CheckpointError(
+            f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem} — name weights of this "
+            "network, or set the recipe's model as theirs."
+        )
 
 
 def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:

@@ -98,7 +98,8 @@ def find_yaml(name: str, folder: Path, beside: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(file.stem for file in folder.glob("*.yaml"))
-    raise RecipeError(f"{name}: expected a YAML file or one of {', '.join(known)}{did_you_mean(name, known)}")
+    advice = did_you_mean(name, known) or " — name one of them, or a file."
+    raise RecipeError(f"{name}: expected a YAML file or one of {', '.join(known)}{advice}")
 
 
 def decode(layers: Layers, kind: type[T]) -> T:

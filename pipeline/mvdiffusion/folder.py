@@ -77,7 +77,9 @@ def read_component(name: str, path: Path, dtype: torch.dtype) -> Any:
     try:
         component = reader.from_pretrained(str(path), **settings)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: expected a {reader.__name__}, got {one_line(error)[:160]}.") from None
+        raise CheckpointError(
+            f"{path}: expected a {reader.__name__}, got {one_line(error)[:160]} — restore it."
+        ) from None
     return component.eval() if isinstance(component, torch.nn.Module) else component
 
 
@@ -92,7 +94,7 @@ def check_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
         class_name, unet = index["_class_name"], index["unet"][1]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(
-            f"{folder / INDEX_FILE}: expected the index of a pipeline, got a fault at {error}."
+            f"{folder / INDEX_FILE}: expected the index of a pipeline, got a fault at {error} — restore the file."
         ) from None
     if class_name not in (OUR_CLASS, THEIR_CLASS) or unet not in (FACELIFT_CLASS, MultiViewUNet.__name__):
         raise CheckpointError(

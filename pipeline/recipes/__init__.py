@@ -72,13 +72,13 @@ def _checked(layers: config.Layers) -> Recipe:
     recipe = config.decode(layers, Recipe)
     for holds, path, problem in rules_of(recipe):
         if not holds:
-            raise RecipeError(f"{layers.source(path)}: {path}: {problem}{_origins(recipe, layers, path, problem)}.")
+            raise RecipeError(f"{layers.source(path)}: {path}: {problem}{_origins(recipe, layers, path, problem)}")
     return recipe
 
 
 def _origins(recipe: Recipe, layers: config.Layers, path: str, problem: str) -> str:
-    """Which file and line, or which option, says each of the settings that do not go together, where these differ."""
+    """The end of a message: which file and line, or option, says each of the settings at odds, where these differ."""
     named = [path, *(other for other in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", problem) if other in recipe.params)]
     if not layers.documents or len({layers.source(one) for one in named}) == 1:
-        return ""
-    return f" ({'; '.join(dict.fromkeys(f'{one}: {layers.origin(one)}' for one in named))})"
+        return "."
+    return f" ({'; '.join(dict.fromkeys(f'{one}: {layers.origin(one)}' for one in named))})."

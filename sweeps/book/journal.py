@@ -261,7 +261,9 @@ class Journal:
     def _writer(self) -> IO[bytes]:
         """The open file, locked to this process. A torn line that a kill has left at its end is removed."""
         if self._closed:  # a thread that was given up must not take the lock again
-            raise StudyError(f"{self.path}: expected an open journal, got one that this process has closed.")
+            raise StudyError(
+                f"{self.path}: expected an open journal, got one that this process has closed — open another."
+            )
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.path.open("ab", buffering=0)

@@ -61,7 +61,8 @@ def open_storage(home: Home) -> BaseStorage:
         return get_storage(RDBStorage(home.storage, engine_kwargs=_engine(home.storage)))
     except (ImportError, ArgumentError) as error:
         raise StudyError(
-            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — correct it."
+            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — set one, such as "
+            "postgresql://user@host/name."
         ) from None
 
 

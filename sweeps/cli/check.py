@@ -63,10 +63,10 @@ def _is_space(name: str) -> bool:
     if name in recipes and name in spaces:
         typer.echo(f"{name} is a space, too: mouselift check --space {name}", err=True)
     if name not in recipes | spaces:
-        known = sorted(recipes | spaces)
+        advice = did_you_mean(name, sorted(recipes | spaces)) or " — name one of them, or a file."
         raise RecipeError(
             f"{name}: expected a YAML file, a recipe ({', '.join(sorted(recipes))}) or a space "
-            f"({', '.join(sorted(spaces))}){did_you_mean(name, known)}"
+            f"({', '.join(sorted(spaces))}){advice}"
         )
     return name not in recipes
 

@@ -170,7 +170,8 @@ def test_a_checkpoint_with_one_bit_turned_is_refused(refused, mice_folder, start
     weights.write_bytes(content)
     message = refused("train", "gslrm_tiny", "--data", mice_folder, "--set", f"{SETTINGS} train.init_from={start}")
     assert message == (
-        f"TMP/start/model.safetensors: expected sha256 {expected[:12]}, got another or no file — it is damaged."
+        f"TMP/start/model.safetensors: expected sha256 {expected[:12]}, got another or no file — it is damaged; "
+        "restore it."
     )
 
 
