@@ -43,7 +43,7 @@ class Trial:
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
     fault: events.AttemptFailed | None = None  # of the last attempt, until another one starts
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
-    heard: float = 0.0  # unix seconds of its last opening or report
+    last_event_time: float = 0.0  # unix seconds of its last opening or report
 
     @property
     def begun(self) -> bool:
@@ -85,7 +85,7 @@ class Ledger:
     params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
-    heard: float = 0.0  # unix seconds of the last event
+    last_event_time: float = 0.0  # unix seconds of the last event
 
     @property
     def best(self) -> Trial | None:
@@ -139,7 +139,7 @@ def fold_all(ledger: Ledger, news: Iterable[Event]) -> Ledger:
 
 def fold(ledger: Ledger, event: Event) -> Ledger:
     """The ledger after one more event."""
-    return replace(_folded(ledger, event), heard=max(ledger.heard, event.time))
+    return replace(_folded(ledger, event), last_event_time=max(ledger.last_event_time, event.time))
 
 
 def closing(ledger: Ledger, state: State, reason: str) -> Iterator[Event]:
@@ -238,12 +238,12 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
         ray_trial_id=event.ray_trial_id,
         resumed_at=trial.last_step,
         fault=None,
-        heard=event.time,
+        last_event_time=event.time,
     )
 
 
 def _reported(trial: Trial, event: events.Reported, objective: Objective | None) -> Trial:
-    trial = replace(trial, heard=event.time)
+    trial = replace(trial, last_event_time=event.time)
     if event.step <= trial.resumed_at:  # an earlier attempt reported this step, and its report stands
         return trial
     trial = replace(trial, last_step=max(trial.last_step, event.step))
