@@ -49,14 +49,19 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     return _checked(config.Layers({"name": recipe.name, **config.unflatten(values, recipe.name)}, sources))
 
 
-def check_artefacts(recipe: Recipe) -> None:
-    """Refuse a recipe whose files are not on this machine. Raises RecipeError."""
+def check_named(recipe: Recipe) -> None:
+    """Refuse a recipe that names a file or folder which is not on this machine. Raises RecipeError."""
     for path in LOCAL_PATHS:
         value = recipe.params.get(path)
         if value is not None and not Path(value).exists():
             raise RecipeError(
                 f"{recipe.name}: {path}: expected a file or folder, found none at {value} — correct the path."
             )
+
+
+def check_artefacts(recipe: Recipe) -> None:
+    """Refuse a recipe whose files are not on this machine, named or not. Raises RecipeError."""
+    check_named(recipe)
     if recipe.data.root is None:
         raise RecipeError(f"{recipe.name}: data.root: expected a dataset folder, got none — add --set data.root=PATH.")
     if isinstance(recipe.loss, LossConfig) and recipe.loss.perceptual and recipe.loss.perceptual_weights is None:

@@ -15,6 +15,8 @@ from sweeps.cli.terminal import Data
 from sweeps.launch import with_registered_start
 
 if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
 
 _SPACE_KEYS = {"recipe", "space"}
@@ -31,13 +33,14 @@ def check(
 ) -> None:
     """Show a recipe with its fingerprint, or try whether a sweep of a space can start.
 
-    A name that both a recipe and a space have is the recipe's, as for `train`; --space means the space. A YAML file
-    with `recipe` or `space` in it is a space. A space is checked as `sweep run` checks it: files, data, stores, memory,
-    disk, and two real steps of the first and of the largest configuration.
+    A recipe is refused as `train` refuses it: for the files that it names, and with --data for its data, too. A space
+    is checked as `sweep run` checks it: files, data, stores, memory, disk, and two real steps of the first and of the
+    largest configuration. A name that both a recipe and a space have is the recipe's, as for `train`; --space means
+    the space. A YAML file with `recipe` or `space` in it is a space.
     """
     home, root = terminal.home(), terminal.root(data)
     if not (_is_space(name) if as_space is None else as_space):
-        show_recipe(name, split_overrides(overrides) + root, as_json)
+        show_recipe(_checked_recipe(name, split_overrides(overrides) + root, home), as_json)
         return
     from rich.console import Console
 
@@ -48,6 +51,23 @@ def check(
     with Console(stderr=True).status(f"checking {space.name}"):
         ready = preflight(with_registered_start(space, home).located(), home)
     _show(space.name, ready, as_json)
+
+
+def _checked_recipe(name: str, overrides: list[str], home: Home) -> Recipe:
+    """The recipe, once everything that it names on this machine was looked into; nothing is imported for one that
+    names nothing.
+    """
+    from pipeline.recipe import LOCAL_PATHS
+    from pipeline.recipes import load_recipe
+    from sweeps.space.space import SearchSpace
+
+    recipe = load_recipe(name, overrides)
+    if any(recipe.params.get(path) is not None for path in LOCAL_PATHS):
+        from sweeps.preflight.checks import check_recipe
+
+        space = with_registered_start(SearchSpace(name=recipe.name, recipe=name, base=recipe), home)
+        check_recipe(space.located().base, home.cache)
+    return recipe
 
 
 def _is_space(name: str) -> bool:
