@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import mouselift
 from pipeline import GSLRM, checkpoint, load_recipe
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
@@ -23,32 +21,6 @@ from tests.support.mice_recording import write_recording
 
 VIEW = "images/cam_003.png"
 SETTINGS = " ".join(f"{path}={value}" for path, value in SMALL.items())
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys, tmp_path, mice_folder):
-    """Runs a command on a home that does not exist; the one line it says, its folders called TMP and MICE."""
-    home = tmp_path / "home"
-    for name in [
-        name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MLFLOW_RUN", "MOUSELIFT", "RAY_A"))
-    ]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MOUSELIFT_HOME", str(home))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> str:
-        before = set(tmp_path.rglob("*"))
-        monkeypatch.setattr(sys, "argv", ["mouselift", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            mouselift.main()
-        said = capsys.readouterr()
-        assert (left.value.code, said.out) == (2, "")
-        assert said.err.startswith("mouselift: ") and said.err.endswith("\n") and said.err.count("\n") == 1
-        assert set(tmp_path.rglob("*")) == before, "something was written"
-        text = said.err.removeprefix("mouselift: ").rstrip("\n")
-        return text.replace(str(mice_folder), "MICE").replace(str(tmp_path), "TMP")
-
-    return run
 
 
 @pytest.mark.parametrize(
