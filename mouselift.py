@@ -12,7 +12,7 @@ import dashboards.cli
 import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
-from sweeps.errors import NoRoomError, OutageError, SweepError
+from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
 from sweeps.own_process import look_for_garbage_seldom
 
 EXIT_OURS, EXIT_USER = 1, 2
@@ -38,7 +38,7 @@ def main() -> None:
         app()
     except (PipelineError, SweepError) as error:
         sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
-        sys.exit(EXIT_OURS if isinstance(error, NoRoomError | OutageError) else EXIT_USER)
+        sys.exit(EXIT_OURS if isinstance(error, DamagedError | NoRoomError | OutageError) else EXIT_USER)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     finally:

@@ -229,9 +229,10 @@ def _read_yaml(path: Path, folder: Path) -> tuple[str, Document]:
 def _parse_override(text: str) -> Document:
     """`key=value` as a document of one key, which has all words that the value has."""
     path, equals, value = (part.strip() for part in text.partition("="))
+    where = f"{OVERRIDE} {' '.join(text.split())}"
     if not equals or not path:
-        raise RecipeError(f"{OVERRIDE} {text}: expected key=value, such as optim.lr=1.0e-4 — add the value.")
-    document = parse_yaml(value, f"{OVERRIDE} {text}", RecipeError, option=True)
+        raise RecipeError(f"{where}: expected key=value, such as optim.lr=1.0e-4 — add the value.")
+    document = parse_yaml(value, where, RecipeError, option=True)
     is_word = isinstance(document.values, str) and "" in document.words
     parsed = value if is_word or not value else document.values  # a comment is no comment on a command line
     words = {f"{path}.{below}" if below else path: word for below, word in document.words.items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
-from sweeps.errors import StudyError
+from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.space.objective import Objective
 
@@ -180,6 +180,15 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
 
 
 def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
+    try:
+        objective, space = _objective(event.space), event.space
+        searched = tuple(space["space"]) if "space" in space else ()
+        planned = int(space["trials"]["count"]) if "trials" in space else 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{event.sweep}: expected a search space in the journal, got a fault at {error} — the journal is damaged; "
+            "restore it."
+        ) from None
     return replace(
         ledger,
         name=event.sweep,
@@ -187,12 +196,12 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         opened=ledger.opened or event.time,
         state=State.RUNNING,
         reason="",
-        objective=_objective(event.space),
+        objective=objective,
         tags=event.tags,
-        searched=tuple(event.space["space"]) if "space" in event.space else (),
-        planned=event.space["trials"]["count"] if "trials" in event.space else 1,
+        searched=searched,
+        planned=planned,
         params=event.params,
-        space=event.space,
+        space=space,
         endings=(),  # the user may have removed the cause since
         trials={number: _taken_up(trial) for number, trial in ledger.trials.items()},
     )
@@ -216,7 +225,7 @@ def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
 
 def _trial(ledger: Ledger, number: int) -> Trial:
     if number not in ledger.trials:
-        raise StudyError(
+        raise DamagedError(
             f"{ledger.name}: trial {number}: expected it to be opened before anything is written about it, "
             "got no TrialOpened in the journal — the journal is damaged; restore it."
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.files import write_whole
 from sweeps.book.journal import Journal, RunOpened
@@ -80,8 +81,11 @@ def _first_seen(run: Run, before: dict[str, tuple[str, float]], now: float) -> t
 
 
 def _read(home: Home) -> dict[str, tuple[str, float]]:
-    path = home.root / _SEEN
-    return {key: (beat, since) for key, (beat, since) in json.loads(path.read_text()).items()} if path.is_file() else {}
+    """Nothing where the file is missing or damaged: the silence is then measured from now."""
+    try:
+        return TypeAdapter(dict[str, tuple[str, float]]).validate_json((home.root / _SEEN).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
 
 
 def _write(home: Home, seen: dict[str, tuple[str, float]]) -> None:
