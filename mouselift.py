@@ -15,7 +15,7 @@ import dashboards.cli
 import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
-from sweeps.errors import NoRoomError, OutageError, SweepError
+from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
 from sweeps.own_process import look_for_garbage_seldom
 
 EXIT_OURS, EXIT_USER = 1, 2
@@ -42,7 +42,7 @@ def main() -> None:
         app(args=list(map(_with_home, sys.argv[1:])))
     except (PipelineError, SweepError) as error:
         _say(str(error))
-        sys.exit(EXIT_OURS if isinstance(error, NoRoomError | OutageError) else EXIT_USER)
+        sys.exit(EXIT_OURS if isinstance(error, DamagedError | NoRoomError | OutageError) else EXIT_USER)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

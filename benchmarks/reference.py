@@ -161,13 +161,14 @@ def type_of(hint: Any) -> str:
 
 def _bounds(extras: tuple[Any, ...]) -> str:
     limits = [one for extra in extras if isinstance(extra, FieldInfo) for one in extra.metadata]
-    said = [f"{BOUNDS[type(one)]} {_limit(one):.3g}" for one in limits if type(one) in BOUNDS]
+    said = [f"{BOUNDS[type(one)]} {_limit(one)}" for one in limits if type(one) in BOUNDS]
     return f" {' and '.join(said)}" if said else ""
 
 
-def _limit(limit: Any) -> float:
+def _limit(limit: Any) -> str:
     """The one number that a Gt, Ge, Lt or Le holds, in a field of its own name."""
-    return float(getattr(limit, type(limit).__name__.lower()))
+    number = float(getattr(limit, type(limit).__name__.lower()))
+    return f"{number:.0f}" if number.is_integer() else f"{number:.3g}"
 
 
 def _default(one: Field[Any]) -> str:

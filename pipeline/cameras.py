@@ -148,7 +148,9 @@ class Cameras:
         last_row = self.c2w[..., 3, :].double().reshape(-1, 4)
         for i in range(len(rotation)):
             if not bool(torch.isfinite(numbers[i]).all()):
-                raise DataError(f"{where}: camera {i} has a number that is not finite — write it again.")
+                raise DataError(
+                    f"{where}: camera {i}: expected finite numbers, got one that is not — calibrate it again."
+                )
             determinant = float(torch.linalg.det(rotation[i]))
             skewed = float((rotation[i] @ rotation[i].mT - torch.eye(3, dtype=torch.float64)).abs().max())
             if abs(determinant - 1) > tolerance:

@@ -31,6 +31,7 @@ from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
 from pipeline.files import link_or_copy, sha256_of, whole_folder
 from pipeline.recipe import Recipe
+from pipeline.text.json_file import read_json
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
@@ -111,12 +112,12 @@ def inspect(folder: str | Path) -> CheckpointInfo:
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{folder}: expected a checkpoint folder with {INDEX}, found none — check the path.")
+    index = read_json(folder / INDEX, CheckpointError)
     try:
-        index = json.loads((folder / INDEX).read_text())
         recorded, step, metrics, name = index["sha256"], int(index["step"]), index["metrics"], str(index["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error}."
+            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error} — restore the folder."
         ) from None
     for file in (WEIGHTS, RECIPE):
         if file not in recorded:
@@ -128,7 +129,7 @@ def inspect(folder: str | Path) -> CheckpointInfo:
             continue
         if not (folder / file).is_file() or sha256_of(folder / file) != expected:
             raise CheckpointError(
-                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
+                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged; restore it."
             )
     return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded)
 
@@ -176,7 +177,7 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]}."
+            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]} — restore the file."
         ) from None
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
@@ -202,7 +203,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged."
+            f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged; restore it."
         ) from None
 
 
@@ -219,7 +220,10 @@ def expect_weights(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) 
     """Raises CheckpointError unless the tensors are exactly those of the model, and finite."""
     problem = _mismatch(model.state_dict(), tensors)
     if problem:
-        raise CheckpointError(f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem}.")
+        raise CheckpointError(
+            f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem} — name weights of this "
+            "network, or set the recipe's model as theirs."
+        )
 
 
 def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:

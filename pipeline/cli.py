@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 
 from pipeline.data.cli import AsJson, data
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override: key=value, such as optim.lr=1.0e-4. Repeatable.")
@@ -30,18 +33,16 @@ def split_overrides(values: list[str] | None) -> list[str]:
     return [word for value in values or [] for word in _words(value)]
 
 
-def show_recipe(recipe: str, overrides: list[str], as_json: bool) -> None:
-    """Print the resolved recipe and its fingerprint, or say what is wrong with it."""
+def show_recipe(recipe: Recipe, as_json: bool) -> None:
+    """Print a resolved recipe and its fingerprint."""
     from pipeline import config
-    from pipeline.recipes import load_recipe
 
-    resolved = load_recipe(recipe, overrides)
-    values = config.as_plain(resolved)
+    values = config.as_plain(recipe)
     if as_json:
-        typer.echo(json.dumps(values | {"fingerprint": resolved.fingerprint}))
+        typer.echo(json.dumps(values | {"fingerprint": recipe.fingerprint}))
         return
     name = values.pop("name")
-    typer.echo(f"# {name}, fingerprint {resolved.fingerprint}")
+    typer.echo(f"# {name}, fingerprint {recipe.fingerprint}")
     typer.echo(yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip())
 
 
@@ -57,11 +58,12 @@ def fit(
 
     torchrun --nproc-per-node N -m mouselift fit …: the same on N processes, a GPU each.
     """
+    from pipeline.config import text_override
     from pipeline.fit import best_device
     from pipeline.fit import fit as run
     from pipeline.recipes import load_recipe
 
-    root = [] if data is None else [f"data.root={data.resolve()}"]
+    root = [] if data is None else [text_override("data.root", data.resolve())]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
     for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
         kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}

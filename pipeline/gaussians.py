@@ -47,9 +47,15 @@ class Gaussians:
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 came = tuple(getattr(self, name).shape)
-                raise DataError(f"gaussians: expected {name} {shape} beside opacities {tuple(lead)}, got {came}.")
+                raise DataError(
+                    f"gaussians: expected {name} {shape} beside opacities {tuple(lead)}, got {came} — give each "
+                    "Gaussian one."
+                )
         if self.sh.ndim != len(lead) + 2 or self.sh.shape[:-2] != lead or self.sh.shape[-2:] not in _SH_SHAPES:
-            raise DataError(f"gaussians: expected sh {(*lead, 'K', 3)}, K of 1, 4, 9, 16; got {tuple(self.sh.shape)}.")
+            raise DataError(
+                f"gaussians: expected sh {(*lead, 'K', 3)}, K of 1, 4, 9, 16; got {tuple(self.sh.shape)} — give all "
+                "coefficients of a degree from 0 to 3."
+            )
 
     @property
     def sh_degree(self) -> int:

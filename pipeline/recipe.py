@@ -29,6 +29,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home folder of who runs it
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # which torch, numpy and Optuna all take
 
 T = TypeVar("T")
 
@@ -58,10 +60,10 @@ class GSLRMConfig:
     pixel_aligned: bool = True  # means lie on their pixel's ray
     depth_range: Rate = 1.8  # means lie within ± this of the ray's point nearest to the origin
     # added to the head's depth before the sigmoid; 0: a new network's means begin where rays pass the origin
-    depth_bias: float = 0.0
-    scale_bias: float = -2.3  # added to the head's logarithm of a scale; e^-2.3 is 0.1 world units
-    max_log_scale: float = -1.2  # no Gaussian is larger than e to this; e^-1.2 is 0.3 world units
-    opacity_bias: float = -2.0  # added to the head's opacity before the sigmoid; -2 begins at 0.12
+    depth_bias: Finite = 0.0
+    scale_bias: Finite = -2.3  # added to the head's logarithm of a scale; e^-2.3 is 0.1 world units
+    max_log_scale: Finite = -1.2  # no Gaussian is larger than e to this; e^-1.2 is 0.3 world units
+    opacity_bias: Finite = -2.0  # added to the head's opacity before the sigmoid; -2 begins at 0.12
     init_std: Rate = 0.02  # of every weight matrix; small networks learn faster from more
     checkpoint_layers: Count = 0  # layers per activation-checkpoint group; 0 keeps all activations
     compile: bool = False  # layers run through torch.compile
@@ -78,7 +80,7 @@ class ScratchConfig:
     text_dim: Positive = 64  # width of a prompt's embedding
     patch_size: Positive = 4  # pixels along a side that one latent holds
     noise_shift: Rate = 4.0  # how many times noisier each level is than Stable Diffusion's: pixels tell more
-    seed: int = 0  # of the weights that the network begins with
+    seed: Seed = 0  # of the weights that the network begins with
 
 
 @strict
@@ -89,7 +91,7 @@ class SamplingConfig:
     steps: Positive = 20  # denoising steps of a picture
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0  # 1: none
     eta: Fraction = 1.0  # share of fresh noise in a step: 0 is DDIM, 1 is DDPM
-    seed: int = 42  # of the noise that evaluation draws from
+    seed: Seed = 42  # of the noise that evaluation draws from
     compared: tuple[Weight, ...] = ()  # further guidances that validation reports
 
 
@@ -214,7 +216,7 @@ class TrainConfig:
     batch_size: Positive  # scenes in a forward pass, over all processes
     accumulate: Positive = 1  # forward-backward passes per optimizer step
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the forward pass; weights and losses are fp32
-    seed: int = 777  # of weights, batches and every draw in training
+    seed: Seed = 777  # of weights, batches and every draw in training
     report_every: Positive = 20  # steps between reports of train/…
     validate_every: Positive = 5000  # steps between validations, each with a checkpoint
     max_val_scenes: Positive = 64  # scenes of val that a validation scores, the first ones

@@ -101,5 +101,8 @@ class Kind(Protocol):
     def facts(self, info: CheckpointInfo) -> dict[str, str]:
         """What a checkpoint says of its model that a registry should tell: such as its rig. Hashes no file."""
 
-    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
-        """Look into weights, files and data; raise what would have stopped the training before its first step."""
+    def check(self, recipe: Recipe, dataset: Dataset | None, cache: Path) -> Iterator[Finding]:
+        """Look into weights, files and data; raise what would have stopped the training before its first step.
+
+        Without a dataset: only what can be told without one.
+        """

@@ -264,7 +264,7 @@ class _Trainer:
                 with self._autocast():
                     terms = self.stage.losses(part.to(self.device), step, chance)
             except NonFiniteError as error:
-                raise NonFiniteError(f"step {step}: {error}{self._last_norm()}") from None
+                raise NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._last_norm()}.") from None
             shares = {name: term * (pools[name] / max(pooled[name], 1.0)) for name, term in terms.items()}
             total = torch.stack([weights[name] * share for name, share in shares.items()]).sum()
             if not bool(torch.isfinite(total)):

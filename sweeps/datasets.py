@@ -17,6 +17,7 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import write_whole
 from pipeline.recipe import DataConfig, Recipe, strict
+from pipeline.text.yaml_file import read_yaml
 from sweeps.errors import RegistryError
 from sweeps.home import Home, check_name
 
@@ -85,10 +86,10 @@ def registered(home: Home) -> dict[str, Registered]:
     path = _file(home)
     if not path.is_file():
         return {}
+    values = read_yaml(path, RegistryError).values
     try:
-        values = json.dumps(yaml.safe_load(path.read_text()) or [])
-        entries = TypeAdapter(list[Registered]).validate_json(values, strict=True)
-    except (yaml.YAMLError, TypeError, ValidationError) as error:
+        entries = TypeAdapter(list[Registered]).validate_json(json.dumps(values or []), strict=True)
+    except ValidationError as error:
         raise RegistryError(
             f"{path}: expected a list of datasets, got {config.one_line(error)} — correct it, or register anew."
         ) from None

@@ -16,6 +16,10 @@ class StudyError(SweepError):
     """A sweep cannot start: its name, its settings, a store that it needs, or what was stored of it."""
 
 
+class DamagedError(StudyError):
+    """What a sweep wrote itself cannot be read any more; not the user's mistake: exit code 1."""
+
+
 class RegistryError(SweepError):
     """A model, version, alias or dataset is absent, a gate cannot be read, or a promotion was refused."""
 

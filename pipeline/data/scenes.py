@@ -28,6 +28,7 @@ from pipeline.data.incoming.picture import read_picture
 from pipeline.errors import DataError, RecipeError
 from pipeline.files import whole_folder, write_whole
 from pipeline.recipe import Count, strict
+from pipeline.text.json_file import read_json
 
 CAMERAS_FILE = "opencv_cameras.json"
 IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
@@ -183,8 +184,8 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     path = folder / CAMERAS_FILE
     if not path.is_file():
         raise DataError(f"{folder}: expected a scene with {CAMERAS_FILE}, found none — check the list or data.root.")
+    content = read_json(path, DataError)
     try:
-        content = json.loads(path.read_bytes())  # in whichever Unicode it is
         frames = content["frames"]
         files = tuple(str(f.get("file_path", IMAGE_FILE.format(view))) for view, f in enumerate(frames))
         w2c = torch.tensor([frame["w2c"] for frame in frames], dtype=torch.float64)
@@ -193,7 +194,9 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
         sizes = {(int(frame["w"]), int(frame["h"])) for frame in frames}
         notes = _read_notes(content)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: expected frames of w h fx fy cx cy w2c file_path, got a fault at {error}.") from None
+        raise DataError(
+            f"{path}: expected frames of w h fx fy cx cy w2c file_path, got a fault at {error} — write them."
+        ) from None
     if len(sizes) != 1 or w2c.shape[1:] != (4, 4):
         raise DataError(
             f"{path}: expected views of one size with 4×4 w2c, got sizes {sorted(sizes)} — split the scene."
@@ -212,7 +215,8 @@ def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
     decoded = read_picture(path, posed=True)
     if decoded.size != size:
         raise DataError(
-            f"{path}: expected {size[0]}×{size[1]} as its camera says, got {decoded.width}×{decoded.height}."
+            f"{path}: expected {size[0]}×{size[1]} as its camera says, got {decoded.width}×{decoded.height} — "
+            "restore the file."
         )
     return decoded
 
@@ -220,7 +224,9 @@ def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
 def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes = Notes()) -> None:
     """Write a scene whole: images uint8 [V, H, W, 4] with straight alpha, cameras [V]; replaces an older one."""
     if images.shape != (len(cameras.c2w), cameras.height, cameras.width, 4) or images.dtype != np.uint8:
-        raise DataError(f"{folder}: expected uint8 RGBA [V, H, W, 4] of the cameras' size, got {images.shape}.")
+        raise DataError(
+            f"{folder}: expected uint8 RGBA [V, H, W, 4] of the cameras' size, got {images.shape} — convert them."
+        )
     with whole_folder(folder) as temporary:
         (temporary / "images").mkdir()
         for i, image in enumerate(images):
@@ -277,7 +283,10 @@ def _derive_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, .
         return {"train": train, "val": val, "test": test}
     names = tuple(sorted(path.parent.name for path in root.glob(f"[!.]*/{CAMERAS_FILE}")))
     if len(names) < len(SPLITS):
-        raise DataError(f"{root}: expected {MANIFEST_FILE}, lists or at least 3 scene folders, got {len(names)}.")
+        raise DataError(
+            f"{root}: expected {MANIFEST_FILE}, lists or at least 3 scene folders, got {len(names)} — name the folder "
+            "above the scenes, or one scene."
+        )
     return tenths(names)
 
 

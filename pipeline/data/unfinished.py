@@ -19,6 +19,7 @@ from pipeline.data.incoming.names import check_names
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
 from pipeline.files import write_whole
+from pipeline.text.json_file import read_json
 
 _UNFINISHED = re.compile(r"\..+\.\d+")  # what `files.whole_folder` calls a scene that is not whole yet
 
@@ -105,7 +106,9 @@ def claim(out: Path, plan: dict[str, Any], what: str) -> Path:
         if any(not path.name.startswith(note.name) for path in out.iterdir()):  # a claim may have been killed
             raise DataError(f"{out}: expected an empty folder, got other files — choose another.")
         write_whole(note, json.dumps(plan))
-    came = json.loads(note.read_text())
+    came = read_json(note, DataError)
+    if not isinstance(came, dict):
+        raise DataError(f"{note}: expected the plan of this folder, got another sort of file — choose another folder.")
     if differing := [key for key in {**plan, **came} if plan.get(key) != came.get(key)]:
         raise DataError(
             f"{out}: expected {what} of the same plan, got another {', '.join(differing)} — choose another folder."

@@ -46,7 +46,7 @@ class GSLRMKind:
     def facts(self, info: CheckpointInfo) -> dict[str, str]:  # noqa: ARG002
         return {}
 
-    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
+    def check(self, recipe: Recipe, dataset: Dataset | None, cache: Path) -> Iterator[Finding]:
         from pipeline.gslrm.stage import check_dataset, loss_networks, needing_masks
 
         config, loss = gslrm_parts(recipe)
@@ -54,6 +54,8 @@ class GSLRMKind:
             source = recipe.train.init_from
             count = check_weights(config, source, checkpoint.weights_file(source).stat().st_mtime_ns)
             yield Finding("checkpoint keys", f"{count} of {count} in {Path(source).name}")
+        if dataset is None:
+            return
         networks = loss_networks(loss, torch.device("cpu"))
         if networks:
             yield Finding("loss networks", ", ".join(networks))

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
+from pipeline.text.json_file import read_json
 
 Mode = Literal["sparse", "dense", "off"]
 FACELIFT_CLASS = "UNetMV2DConditionModel"
@@ -218,10 +219,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: expected a folder with {CONFIG_FILE}, found none — check the path.")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got a fault at {error} — restore the file.") from None
+    return read_json(path, CheckpointError)
 
 
 def _require_multi_view(path: Path, values: Mapping[str, Any]) -> None:

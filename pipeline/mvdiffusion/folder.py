@@ -22,6 +22,7 @@ from pipeline.errors import CheckpointError
 from pipeline.files import whole_folder
 from pipeline.mvdiffusion.attention import FACELIFT_CLASS, MultiViewUNet, read_config
 from pipeline.mvdiffusion.codec import PatchCodec
+from pipeline.text.json_file import read_json
 
 INDEX_FILE = "model_index.json"
 OUR_CLASS, THEIR_CLASS = "MVDiffusionPipeline", "StableUnCLIPImg2ImgPipeline"
@@ -76,7 +77,9 @@ def read_component(name: str, path: Path, dtype: torch.dtype) -> Any:
     try:
         component = reader.from_pretrained(str(path), **settings)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: expected a {reader.__name__}, got {one_line(error)[:160]}.") from None
+        raise CheckpointError(
+            f"{path}: expected a {reader.__name__}, got {one_line(error)[:160]} — restore it."
+        ) from None
     return component.eval() if isinstance(component, torch.nn.Module) else component
 
 
@@ -86,12 +89,12 @@ def check_folder(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
         raise CheckpointError(f"{folder}: expected a pipeline folder, found none — check the path.")
     if not (folder / INDEX_FILE).is_file():
         raise CheckpointError(f"{folder}: expected a pipeline folder with {INDEX_FILE}, found none — check the path.")
+    index = read_json(folder / INDEX_FILE, CheckpointError)
     try:
-        index = json.loads((folder / INDEX_FILE).read_text())
         class_name, unet = index["_class_name"], index["unet"][1]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(
-            f"{folder / INDEX_FILE}: expected the index of a pipeline, got a fault at {error}."
+            f"{folder / INDEX_FILE}: expected the index of a pipeline, got a fault at {error} — restore the file."
         ) from None
     if class_name not in (OUR_CLASS, THEIR_CLASS) or unet not in (FACELIFT_CLASS, MultiViewUNet.__name__):
         raise CheckpointError(

@@ -53,13 +53,15 @@ class MVDiffusionKind:
 
         return facts_of(info)
 
-    def check(self, recipe: Recipe, dataset: Dataset, cache: Path) -> Iterator[Finding]:
+    def check(self, recipe: Recipe, dataset: Dataset | None, cache: Path) -> Iterator[Finding]:
         from pipeline.mvdiffusion.prompts import check_embeddings, make_prompts, read_prompts
         from pipeline.mvdiffusion.stage import chosen_modules
         from pipeline.mvdiffusion.views import ViewSets, rig_of
 
-        scenes = ", ".join(f"{len(ViewSets(dataset, split, recipe.data, cache).scenes)} {split}" for split in SPLITS)
-        yield Finding("images", f"scenes: {scenes}; at {recipe.data.image_size} px")
+        if dataset is not None:
+            sets = {split: ViewSets(dataset, split, recipe.data, cache) for split in SPLITS}
+            scenes = ", ".join(f"{len(found.scenes)} {split}" for split, found in sets.items())
+            yield Finding("images", f"scenes: {scenes}; at {recipe.data.image_size} px")
         (config, _), network = mvdiffusion_parts(recipe), _loaded_once(_weights_of(recipe))
         chosen_modules(network.modules, config.trainable)
         start = recipe.train.init_from or config.base
@@ -70,7 +72,11 @@ class MVDiffusionKind:
             read_prompts(config.prompts, config.num_views, network.width)
             yield Finding("prompt width", f"{size} in {Path(config.prompts).name}")
         elif config.base is not None:
-            cameras = rig_of(dataset, recipe.data).cameras if config.prompt_style == "from_camera" else None
+            cameras = None
+            if config.prompt_style == "from_camera":
+                if dataset is None:
+                    return
+                cameras = rig_of(dataset, recipe.data).cameras
             made = make_prompts(Path(config.base), config.prompt_style, cameras)
             check_embeddings("model.prompt_style", made.embeddings, config.num_views, network.width)
             yield Finding("prompt width", f"{size} by {config.prompt_style}")

@@ -188,7 +188,7 @@ def _read_tensor_file(path: Path) -> PromptEmbeddings:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a tensor file, got {one_line(error)[:120]}.") from None
+        raise DataError(f"{path}: expected a tensor file, got {one_line(error)[:120]} — make it again.") from None
     if not isinstance(content, Tensor):
         raise DataError(f"{path}: expected a bare tensor, got {type(content).__name__} — make them again.")
     return PromptEmbeddings(content)

@@ -19,6 +19,7 @@ from pipeline.data.scenes import Dataset, Scene
 from pipeline.errors import CheckpointError, DataError
 from pipeline.files import write_whole
 from pipeline.recipe import DataConfig
+from pipeline.text.json_file import read_json
 
 _GREYS = (1.0, 0.0, 0.5)
 
@@ -132,10 +133,10 @@ def write_rig(rig: Rig, path: Path) -> None:
 
 def read_rig(path: Path) -> Rig:
     """Raises CheckpointError when the file is missing or damaged."""
+    values = read_json(path, CheckpointError)
     try:
-        values = json.loads(path.read_text())
         c2w, fxfycxcy = (torch.tensor(values[key], dtype=torch.float64) for key in ("c2w", "fxfycxcy"))
         cameras = Cameras(c2w, fxfycxcy, int(values["width"]), int(values["height"]))
         return Rig(str(values["name"]), cameras, float(values["spread_px"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model's rig, got {one_line(error)} — save it again.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,21 +42,26 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     for path, value in params.items():
         parent = path.rpartition(".")[0]
         if parent and not any(name.startswith(f"{parent}.") for name in values):
-            raise RecipeError(f"{recipe.name}: unknown key {path}{config.did_you_mean(path, recipe.params)}")
+            raise RecipeError(f"{recipe.name}: unknown key {path}{config.advice_on_key(path, recipe.params)}")
         values = {name: kept for name, kept in values.items() if not f"{name}.".startswith(f"{path}.")}
         values[path] = config.as_plain(value)
         sources[path] = f"{recipe.name} with {path}={value}"
     return _checked(config.Layers({"name": recipe.name, **config.unflatten(values, recipe.name)}, sources))
 
 
-def check_artefacts(recipe: Recipe) -> None:
-    """Refuse a recipe whose files are not on this machine. Raises RecipeError."""
+def check_named(recipe: Recipe) -> None:
+    """Refuse a recipe that names a file or folder which is not on this machine. Raises RecipeError."""
     for path in LOCAL_PATHS:
         value = recipe.params.get(path)
         if value is not None and not Path(value).exists():
             raise RecipeError(
                 f"{recipe.name}: {path}: expected a file or folder, found none at {value} — correct the path."
             )
+
+
+def check_artefacts(recipe: Recipe) -> None:
+    """Refuse a recipe whose files are not on this machine, named or not. Raises RecipeError."""
+    check_named(recipe)
     if recipe.data.root is None:
         raise RecipeError(f"{recipe.name}: data.root: expected a dataset folder, got none — add --set data.root=PATH.")
     if isinstance(recipe.loss, LossConfig) and recipe.loss.perceptual and recipe.loss.perceptual_weights is None:
@@ -71,5 +77,13 @@ def _checked(layers: config.Layers) -> Recipe:
     recipe = config.decode(layers, Recipe)
     for holds, path, problem in rules_of(recipe):
         if not holds:
-            raise RecipeError(f"{layers.source(path)}: {path}: {problem}.")
+            raise RecipeError(f"{layers.source(path)}: {path}: {problem}{_origins(recipe, layers, path, problem)}")
     return recipe
+
+
+def _origins(recipe: Recipe, layers: config.Layers, path: str, problem: str) -> str:
+    """The end of a message: which file and line, or option, says each of the settings at odds, where these differ."""
+    named = [path, *(other for other in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", problem) if other in recipe.params)]
+    if not layers.documents or len({layers.source(one) for one in named}) == 1:
+        return "."
+    return f" ({'; '.join(dict.fromkeys(f'{one}: {layers.origin(one)}' for one in named))})."

@@ -30,9 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 def delivered(journal: Journal, file: str = DELIVERED) -> int:
-    """How many bytes of a journal the receiver of this file has."""
-    path = journal.folder / file
-    return int(json.loads(path.read_text())["offset"]) if path.is_file() else 0
+    """How many bytes of a journal the receiver of this file has; none where the file is missing or damaged, for what
+    arrives twice changes nothing.
+    """
+    try:
+        return int(json.loads((journal.folder / file).read_bytes())["offset"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0
 
 
 class UnansweredError(Exception):

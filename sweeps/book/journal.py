@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from pipeline.files import whole
-from sweeps.errors import NoRoomError, StudyError
+from sweeps.errors import DamagedError, NoRoomError, StudyError
 
 _HASH_LENGTH = 16
 _LONGEST_ENDING = 65536  # bytes of a SweepClosed
+_log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -50,6 +53,7 @@ class State(StrEnum):
         return self in (State.COMPLETE, State.PRUNED, State.FAIL)
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Event:
     """Something that happened. `time` is when it was appended, in unix seconds."""
@@ -158,7 +162,7 @@ class SweepClosed(Event):
 
 
 E = TypeVar("E", bound=Event)
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+_KINDS: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in Event.__subclasses__()}
 
 
 class Journal:
@@ -197,7 +201,7 @@ class Journal:
         """Events from byte `start` on, each with the offset that follows it.
 
         A last line without its newline is being written, or was cut off by a kill, and is left out.
-        Raises StudyError, naming file and line, for any other line that is no event.
+        Raises DamagedError, naming file and line, for any other line that is no event.
         """
         if not self.path.is_file():
             return
@@ -261,7 +265,9 @@ class Journal:
     def _writer(self) -> IO[bytes]:
         """The open file, locked to this process. A torn line that a kill has left at its end is removed."""
         if self._closed:  # a thread that was given up must not take the lock again
-            raise StudyError(f"{self.path}: expected an open journal, got one that this process has closed.")
+            raise StudyError(
+                f"{self.path}: expected an open journal, got one that this process has closed — open another."
+            )
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.path.open("ab", buffering=0)
@@ -271,17 +277,20 @@ class Journal:
                     f"{self.path}: expected to be the only writer, but another process runs this sweep — stop it first."
                 )
             content = self.path.read_bytes()
-            file.truncate(content.rfind(b"\n") + 1)
+            if torn := len(content) - (whole_lines := content.rfind(b"\n") + 1):
+                _log.warning("%s: %d bytes of a last line that was cut off are dropped", self.path, torn)
+                file.truncate(whole_lines)
             self._file = file
         return self._file
 
     def _decode(self, line: bytes, end: int) -> Event:
         try:
             values = json.loads(line)
-            return _KINDS[values.pop("kind")](**values)
-        except (ValueError, AttributeError, KeyError, TypeError):
+            event: Event = _KINDS[values.pop("kind")].validate_python(values)
+            return event
+        except (ValidationError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
             number = self.path.read_bytes()[:end].count(b"\n")
-            raise StudyError(
+            raise DamagedError(
                 f"{self.path}:{number}: expected an event of a sweep, got {line[:60]!r} — "
                 "the journal is damaged; restore it, or start a sweep with another name."
             ) from None

@@ -14,7 +14,7 @@ from typing import Any
 
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
-from sweeps.errors import StudyError
+from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.space.objective import Objective
 
@@ -43,7 +43,7 @@ class Trial:
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
     fault: events.AttemptFailed | None = None  # of the last attempt, until another one starts
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
-    heard: float = 0.0  # unix seconds of its last opening or report
+    last_event_time: float = 0.0  # unix seconds of its last opening or report
 
     @property
     def begun(self) -> bool:
@@ -85,7 +85,7 @@ class Ledger:
     params: dict[str, Any] = field(default_factory=dict)  # of the recipe, before any trial changes them
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
-    heard: float = 0.0  # unix seconds of the last event
+    last_event_time: float = 0.0  # unix seconds of the last event
 
     @property
     def best(self) -> Trial | None:
@@ -139,7 +139,7 @@ def fold_all(ledger: Ledger, news: Iterable[Event]) -> Ledger:
 
 def fold(ledger: Ledger, event: Event) -> Ledger:
     """The ledger after one more event."""
-    return replace(_folded(ledger, event), heard=max(ledger.heard, event.time))
+    return replace(_folded(ledger, event), last_event_time=max(ledger.last_event_time, event.time))
 
 
 def closing(ledger: Ledger, state: State, reason: str) -> Iterator[Event]:
@@ -180,6 +180,15 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
 
 
 def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
+    try:
+        objective, space = _objective(event.space), event.space
+        searched = tuple(space["space"]) if "space" in space else ()
+        planned = int(space["trials"]["count"]) if "trials" in space else 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{event.sweep}: expected a search space in the journal, got a fault at {error} — the journal is damaged; "
+            "restore it."
+        ) from None
     return replace(
         ledger,
         name=event.sweep,
@@ -187,12 +196,12 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         opened=ledger.opened or event.time,
         state=State.RUNNING,
         reason="",
-        objective=_objective(event.space),
+        objective=objective,
         tags=event.tags,
-        searched=tuple(event.space["space"]) if "space" in event.space else (),
-        planned=event.space["trials"]["count"] if "trials" in event.space else 1,
+        searched=searched,
+        planned=planned,
         params=event.params,
-        space=event.space,
+        space=space,
         endings=(),  # the user may have removed the cause since
         trials={number: _taken_up(trial) for number, trial in ledger.trials.items()},
     )
@@ -216,7 +225,7 @@ def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
 
 def _trial(ledger: Ledger, number: int) -> Trial:
     if number not in ledger.trials:
-        raise StudyError(
+        raise DamagedError(
             f"{ledger.name}: trial {number}: expected it to be opened before anything is written about it, "
             "got no TrialOpened in the journal — the journal is damaged; restore it."
         )
@@ -238,12 +247,12 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
         ray_trial_id=event.ray_trial_id,
         resumed_at=trial.last_step,
         fault=None,
-        heard=event.time,
+        last_event_time=event.time,
     )
 
 
 def _reported(trial: Trial, event: events.Reported, objective: Objective | None) -> Trial:
-    trial = replace(trial, heard=event.time)
+    trial = replace(trial, last_event_time=event.time)
     if event.step <= trial.resumed_at:  # an earlier attempt reported this step, and its report stands
         return trial
     trial = replace(trial, last_step=max(trial.last_step, event.step))

@@ -1,6 +1,6 @@
-"""Runs of sweeps of other homes in a shared MLflow: closed as KILLED when their heartbeat has not changed for a lease.
+"""Runs of sweeps of other homes in a shared MLflow: closed as KILLED when their heartbeat stays the same for too long.
 
-The lease is measured by our own clock between two looks, so that a clock which is wrong closes no run that lives.
+How long is measured by our own clock between two looks, so that a clock which is wrong closes no run that lives.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.files import write_whole
 from sweeps.book.journal import Journal, RunOpened
@@ -21,14 +22,14 @@ from sweeps.book.mlflow_writer import HEARTBEAT
 from sweeps.errors import StudyError
 from sweeps.home import Home
 
-LEASE_SECONDS = 900.0  # thirty heartbeats
+LONGEST_SILENCE_SECONDS = 900.0  # thirty heartbeats
 _SEEN = "seen.json"
 
 
 def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str]:
-    """Close as KILLED the RUNNING sweeps, with their trials, that have been silent for a lease; a line for each.
+    """Close as KILLED the RUNNING sweeps, with their trials, that have been silent too long; a line for each.
 
-    Silent is a run whose heartbeat reads as it did when this home first looked, a lease or more ago by `clock`.
+    Silent is a run whose heartbeat reads as it did when this home first looked, by `clock`.
     An MLflow that does not answer, or cannot be opened, is not waited for.
     """
     if not home.has_store:
@@ -43,7 +44,7 @@ def close_silent(home: Home, clock: Callable[[], float] = time.time) -> list[str
     now, before = clock(), _read(home)
     seen = {run.info.run_id: _first_seen(run, before, now) for run in strangers}
     _write(home, seen)
-    return [_close(client, run) for run in strangers if now - seen[run.info.run_id][1] >= LEASE_SECONDS]
+    return [_close(client, run) for run in strangers if now - seen[run.info.run_id][1] >= LONGEST_SILENCE_SECONDS]
 
 
 def _running(client: MlflowClient) -> Iterator[Run]:
@@ -80,8 +81,11 @@ def _first_seen(run: Run, before: dict[str, tuple[str, float]], now: float) -> t
 
 
 def _read(home: Home) -> dict[str, tuple[str, float]]:
-    path = home.root / _SEEN
-    return {key: (beat, since) for key, (beat, since) in json.loads(path.read_text()).items()} if path.is_file() else {}
+    """Nothing where the file is missing or damaged: the silence is then measured from now."""
+    try:
+        return TypeAdapter(dict[str, tuple[str, float]]).validate_json((home.root / _SEEN).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
 
 
 def _write(home: Home, seen: dict[str, tuple[str, float]]) -> None:

@@ -61,7 +61,8 @@ def open_storage(home: Home) -> BaseStorage:
         return get_storage(RDBStorage(home.storage, engine_kwargs=_engine(home.storage)))
     except (ImportError, ArgumentError) as error:
         raise StudyError(
-            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — correct it."
+            f"MOUSELIFT_STORAGE: expected the URL of a database, got {one_line(error)} — set one, such as "
+            "postgresql://user@host/name."
         ) from None
 
 
@@ -75,16 +76,16 @@ class _Writer:
 
     def send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
         """The ledger after these events. Raises UnansweredError."""
-        heard = list(news)
-        ledger = fold_all(ledger, heard)
+        events_read = list(news)
+        ledger = fold_all(ledger, events_read)
         with _as_unanswered():
-            if self._space is None or any(isinstance(event, events.SweepOpened) for event in heard):
+            if self._space is None or any(isinstance(event, events.SweepOpened) for event in events_read):
                 space = began_with(ledger)
                 self._study = self._opened(ledger, space)
                 self._write(ledger, space, range(ledger.next_number))
                 self._space = space
             else:
-                self._write(ledger, self._space, _touched(ledger, heard))
+                self._write(ledger, self._space, _touched(ledger, events_read))
         return ledger
 
     def _write(self, ledger: Ledger, space: SearchSpace, numbers: Iterable[int]) -> None:

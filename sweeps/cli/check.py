@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
@@ -16,6 +15,8 @@ from sweeps.cli.terminal import Data
 from sweeps.launch import with_registered_start
 
 if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
 
 _SPACE_KEYS = {"recipe", "space"}
@@ -32,13 +33,14 @@ def check(
 ) -> None:
     """Show a recipe with its fingerprint, or try whether a sweep of a space can start.
 
-    A name that both a recipe and a space have is the recipe's, as for `train`; --space means the space. A YAML file
-    with `recipe` or `space` in it is a space. A space is checked as `sweep run` checks it: files, data, stores, memory,
-    disk, and two real steps of the first and of the largest configuration.
+    A recipe is refused as `train` refuses it: for the files that it names, and with --data for its data, too. A space
+    is checked as `sweep run` checks it: files, data, stores, memory, disk, and two real steps of the first and of the
+    largest configuration. A name that both a recipe and a space have is the recipe's, as for `train`; --space means
+    the space. A YAML file with `recipe` or `space` in it is a space.
     """
     home, root = terminal.home(), terminal.root(data)
     if not (_is_space(name) if as_space is None else as_space):
-        show_recipe(name, split_overrides(overrides) + root, as_json)
+        show_recipe(_checked_recipe(name, split_overrides(overrides) + root, home), as_json)
         return
     from rich.console import Console
 
@@ -49,6 +51,23 @@ def check(
     with Console(stderr=True).status(f"checking {space.name}"):
         ready = preflight(with_registered_start(space, home).located(), home)
     _show(space.name, ready, as_json)
+
+
+def _checked_recipe(name: str, overrides: list[str], home: Home) -> Recipe:
+    """The recipe, once everything that it names on this machine was looked into; nothing is imported for one that
+    names nothing.
+    """
+    from pipeline.recipe import LOCAL_PATHS
+    from pipeline.recipes import load_recipe
+    from sweeps.space.space import SearchSpace
+
+    recipe = load_recipe(name, overrides)
+    if any(recipe.params.get(path) is not None for path in LOCAL_PATHS):
+        from sweeps.preflight.checks import check_recipe
+
+        space = with_registered_start(SearchSpace(name=recipe.name, recipe=name, base=recipe), home)
+        check_recipe(space.located().base, home.cache)
+    return recipe
 
 
 def _is_space(name: str) -> bool:
@@ -64,20 +83,20 @@ def _is_space(name: str) -> bool:
     if name in recipes and name in spaces:
         typer.echo(f"{name} is a space, too: mouselift check --space {name}", err=True)
     if name not in recipes | spaces:
-        known = sorted(recipes | spaces)
+        advice = did_you_mean(name, sorted(recipes | spaces)) or " — name one of them, or a file."
         raise RecipeError(
             f"{name}: expected a YAML file, a recipe ({', '.join(sorted(recipes))}) or a space "
-            f"({', '.join(sorted(spaces))}){did_you_mean(name, known)}"
+            f"({', '.join(sorted(spaces))}){advice}"
         )
     return name not in recipes
 
 
 def _has_keys_of_a_space(path: Path) -> bool:
-    """False for a file that is no YAML: it is then loaded as a recipe, and that says what is wrong with it."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return False
+    """Raises RecipeError for a file that is no YAML."""
+    from pipeline.errors import RecipeError
+    from pipeline.text.yaml_file import read_yaml
+
+    values = read_yaml(path, RecipeError).values
     return isinstance(values, dict) and bool(_SPACE_KEYS & values.keys())
 
 

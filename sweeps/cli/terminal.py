@@ -51,7 +51,9 @@ def console() -> Console:
 
 def root(data: str | None) -> list[str]:
     """`--data` as an override."""
-    return [] if data is None else [f"data.root={dataset(data)}"]
+    from pipeline.config import text_override
+
+    return [] if data is None else [text_override("data.root", dataset(data))]
 
 
 def dataset(name_or_path: str) -> Path:

@@ -18,7 +18,7 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
 from pipeline.recipe import DataConfig, Recipe
-from pipeline.recipes import override
+from pipeline.recipes import check_named, override
 from sweeps import datasets
 from sweeps.errors import counted
 from sweeps.home import Home
@@ -103,6 +103,22 @@ def preflight(
             dry_run.remember()
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
     return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, dry_run.configurations)
+
+
+def check_recipe(recipe: Recipe, cache: Path) -> None:
+    """Refuse what would stop the training of a recipe before its first step, as `preflight` refuses it of a space.
+
+    Of a recipe without a dataset: what its weights and prompts alone tell.
+    Raises RecipeError, DataError, CheckpointError; folders that were made for the checks are then removed.
+    """
+    with _unmade_on_refusal(cache):
+        if recipe.data.root is not None:
+            artefacts_of([recipe], cache)
+            _of_data([recipe], cache, _Tally())
+            return
+        check_named(recipe)
+        for _ in kind_of(recipe).check(recipe, None, cache):
+            pass
 
 
 class _Tally:

@@ -306,19 +306,21 @@ class Registry:
         self, champion: Version, version: Version, metric: str, root: str | Path | None, device: str
     ) -> float | None:
         if root is None:
-            raise RegistryError("no dataset was given; name its folder.")
+            raise RegistryError("expected the dataset, got none — name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
             info = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
             ours, theirs = self._require_files(version), info.recipe
             if theirs.model.kind != ours.model.kind:
                 raise RegistryError(
-                    f"it is a {theirs.model.kind}, not a {ours.model.kind}; register under another name."
+                    f"expected a {ours.model.kind}, got a {theirs.model.kind} — register under another name."
                 )
             rival = kinds.load(info, device)
         evaluation = score(rival, ours.data, dataset, "test", self._home.cache)
         if (evaluation.protocol.id, dataset.digest) != version.measured:
-            raise RegistryError(f"{root} is not the dataset that {version.ref} was scored on; name that one.")
+            raise RegistryError(
+                f"{root}: expected the dataset that {version.ref} was scored on, got another — name it."
+            )
         return evaluation.metrics.get(metric)
 
     def _record(self, version: Version, results: list[GateResult], alias: str, reason: str) -> None:

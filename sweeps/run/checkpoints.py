@@ -316,5 +316,5 @@ def _open(root: str) -> tuple[fs.FileSystem, str]:
             raise
         came = str(error).partition("\n")[0]
         raise StudyError(
-            f"MOUSELIFT_CHECKPOINTS: expected a folder or s3://bucket/prefix, got {root} ({came}) — correct it."
+            f"MOUSELIFT_CHECKPOINTS: expected a folder or s3://bucket/prefix, got {root} ({came}) — set one of them."
         ) from None

@@ -158,7 +158,7 @@ class Driver:
             self._awake = now
         self._watched = now
         for number in self.running:
-            if number not in self._hung and now - max(self.ledger.trials[number].heard, self._awake) > limit:
+            if number not in self._hung and now - max(self.ledger.trials[number].last_event_time, self._awake) > limit:
                 self._hung.add(number)
                 kill(number)
         if lost := self.vitals.lost:
@@ -169,7 +169,7 @@ class Driver:
 
     def take_up(self) -> None:
         """Go on from where the session before this one ended."""
-        self.scheduler.hear_again(event for _, event in self.journal.events())
+        self.scheduler.judge_again(event for _, event in self.journal.events())
         for trial in list(self.ledger.trials.values()):
             if trial.begun and not trial.state.is_final:
                 self._decide(trial)

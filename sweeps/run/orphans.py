@@ -45,7 +45,7 @@ def _close(journal: Journal, home: Home) -> list[str]:
     if not ledger.name:
         return []
     if ledger.state == State.RUNNING:
-        reason = f"its driver died; last heard of at {utc(ledger.heard)}"
+        reason = f"its driver died; last heard of at {utc(ledger.last_event_time)}"
         for event in closing(ledger, State.KILLED, reason):
             journal.append(event)
         done.append(f"{ledger.name}: KILLED: {reason} — `mouselift sweep resume {ledger.name}` goes on with it")

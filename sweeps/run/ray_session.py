@@ -117,7 +117,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
         if home.ray_address is None:
             raise
         raise StudyError(
-            f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_told(error)} — "
+            f"RAY_ADDRESS: expected a Ray cluster at {home.ray_address} that takes us, got {_last_line(error)} — "
             "start it; where it asks for a token, export RAY_AUTH_MODE=token and have that token here, too."
         ) from None
     vitals = Vitals(earlier)
@@ -138,7 +138,7 @@ def _leave() -> None:
     os._exit(1)
 
 
-def _told(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     """The last line of Ray's message, which holds the cause."""
     return str(error).strip().rpartition("\n")[2][:200] or type(error).__name__
 

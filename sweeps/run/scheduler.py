@@ -34,7 +34,7 @@ class SweepScheduler(FIFOScheduler):
         """Accept Ray's metric and mode; the space knows its objective."""
         return True
 
-    def hear_again(self, events: Iterable[Event]) -> None:
+    def judge_again(self, events: Iterable[Event]) -> None:
         """Judge the reports of earlier sessions again, in their order, and keep the outcome."""
         last: dict[int, dict[str, Any]] = {}
         for event in events:

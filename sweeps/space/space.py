@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter
 from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
-from pipeline.recipe import LOCAL_PATHS, Count, Positive, Recipe, Weight, strict
+from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
 from pipeline.recipes import load_recipe, override
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
@@ -53,7 +53,7 @@ class Sampler:
 
     # tpe and gp learn from finished trials; random does not; grid tries every point
     kind: Literal["tpe", "random", "grid", "gp"] = "tpe"
-    seed: Count = 0  # of the sampler's draws
+    seed: Seed = 0  # of the sampler's draws
     startup_trials: Positive = 10  # drawn at random before tpe or gp begins
 
 

@@ -263,7 +263,7 @@ def test_a_missing_tensor_of_the_weights_to_start_from_is_named(
     recipe = tiny_recipe(f"train.init_from={tmp_path}/most.safetensors")
     assert refusal(train(recipe, tmp_path / "run"), CheckpointError) == (
         f"{tmp_path}/most.safetensors: expected the 19 tensors of the model; 1 missing: "
-        "transformer_layers.1.attn.fc.weight."
+        "transformer_layers.1.attn.fc.weight — name weights of this network, or set the recipe's model as theirs."
     )
 
 

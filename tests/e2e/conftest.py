@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+import mouselift
 from sweeps.book.journal import Journal, Reported, RunOpened
 from sweeps.book.ledger import Ledger, read
 from sweeps.home import Home
@@ -37,6 +38,32 @@ SMALL = {
     "optim.warmup_steps": 2,
 }
 _OURS = ("MLFLOW", "MOUSELIFT", "RAY_", "OPTUNA")
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path, mice_folder):
+    """Runs a command on a home that does not exist; the one line it says, its folders called TMP and MICE."""
+    home = tmp_path / "home"
+    for name in [
+        name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MLFLOW_RUN", "MOUSELIFT", "RAY_A"))
+    ]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MOUSELIFT_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> str:
+        before = set(tmp_path.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["mouselift", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            mouselift.main()
+        said = capsys.readouterr()
+        assert (left.value.code, said.out) == (2, "")
+        assert said.err.startswith("mouselift: ") and said.err.endswith("\n") and said.err.count("\n") == 1
+        assert set(tmp_path.rglob("*")) == before, "something was written"
+        text = said.err.removeprefix("mouselift: ").rstrip("\n")
+        return text.replace(str(mice_folder), "MICE").replace(str(tmp_path), "TMP")
+
+    return run
 
 
 @dataclass(frozen=True)

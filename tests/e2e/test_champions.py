@@ -382,7 +382,7 @@ def test_a_champion_without_the_figure_is_scored_and_not_taken_for_beaten(regist
     client.delete_model_version_tag(OTHER, "1", "test/psnr")
     client.set_registered_model_alias(OTHER, "champion", "1")
     worse = registry.register(OTHER, run_id, ranked[0])
-    with pytest.raises(RegistryError, match="no dataset was given"):
+    with pytest.raises(RegistryError, match="expected the dataset, got none"):
         registry.promote(worse, (), OBJECTIVE)
     assert registry.promote(worse, (), OBJECTIVE, world.dataset).alias == "challenger"
     assert registry.resolve(OTHER).version == better.version

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pipeline.files import sha256_of
 from sweeps.preflight import checks, disk_and_memory, dry_run_process
 from tests.e2e.conftest import SMALL, Seat, write_space
 
+PIPECKPTS = Path(__file__).parents[1] / "golden/mvdiffusion/pipeckpts"
 SETTINGS = [f"{path}={value}" for path, value in SMALL.items()]
 CHECKS = [
     "space",
@@ -130,6 +132,21 @@ def test_a_file_with_a_recipe_in_it_is_a_space_and_another_is_a_recipe(say, tmp_
     (tmp_path / "mine.yaml").write_text("base: gslrm_tiny\noptim: {lr: 1.0e-4}\n")
     code, out, _ = say("check", tmp_path / "mine.yaml")
     assert code == 0 and out.startswith("# mine, fingerprint ")
+
+
+def test_a_recipe_is_refused_what_its_training_is_refused(refused, mice_copy):
+    alike = "expected another text for each view, got the same for slots 0 and 1"
+    assert alike in refused("check", "mvdiffusion_mouse", "--recipe", "--set", f"model.base={PIPECKPTS}")
+    (mice_copy / "scene_000002/images/cam_003.png").unlink()
+    gone = "TMP/mice/scene_000002/images/cam_003.png: expected an image that opencv_cameras.json names, found none"
+    assert refused("check", "gslrm_tiny", "--recipe", "--data", mice_copy).startswith(gone)
+
+
+def test_a_recipe_is_shown_with_the_data_that_it_can_train_on(say, mice_folder):
+    code, out, _ = say(
+        "check", "gslrm_tiny", "--recipe", "--data", mice_folder, "--set", "data.image_size=32", "--json"
+    )
+    assert (code, json.loads(out)["data"]["root"]) == (0, str(mice_folder))
 
 
 def test_a_name_that_nobody_has_is_refused(refused):

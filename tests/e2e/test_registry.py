@@ -201,7 +201,7 @@ def test_a_champion_of_another_protocol_is_scored_again_by_the_new_one(registry,
 def test_a_champion_is_not_scored_again_on_a_dataset_the_version_never_saw(registry, run_id, ranked, tmp_path):
     registry.promote(registry.register(OTHER, run_id, ranked[0]), (), OBJECTIVE)
     moved = replace(ranked[1], data_digest="0" * 64)
-    with pytest.raises(RegistryError, match="is not the dataset that mouse-other/2 was scored on"):
+    with pytest.raises(RegistryError, match="expected the dataset that mouse-other/2 was scored on, got another"):
         registry.promote(registry.register(OTHER, run_id, moved), (), OBJECTIVE, make_dataset(tmp_path / "x", 1))
 
 

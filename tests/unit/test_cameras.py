@@ -311,7 +311,7 @@ def test_a_skewed_camera_is_refused() -> None:
 
 
 def test_a_camera_with_a_nan_is_refused() -> None:
-    expected = "scene.json: camera 4 has a number that is not finite — write it again."
+    expected = "scene.json: camera 4: expected finite numbers, got one that is not — calibrate it again."
     assert refusal(broken(1, 3, math.nan)) == expected
 
 

@@ -21,6 +21,7 @@ from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import Recipe
 
 FC = "transformer_layers.0.attn.fc.weight"
+ADVICE = " — name weights of this network, or set the recipe's model as theirs."
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_one_flipped_bit_is_noticed(saved: Path, file: str) -> None:
     content[len(content) // 2] ^= 1
     (saved / file).write_bytes(content)
     assert refusal(checkpoint.inspect, saved) == (
-        f"{saved / file}: expected sha256 {expected}, got another or no file — it is damaged."
+        f"{saved / file}: expected sha256 {expected}, got another or no file — it is damaged; restore it."
     )
 
 
@@ -180,7 +181,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 )
 def test_an_index_that_is_none_is_refused(saved: Path, content: str, fault: str) -> None:
     (saved / INDEX).write_text(content)
-    expected = f"{saved / INDEX}: expected the index of a checkpoint, got a fault at {fault}."
+    expected = f"{saved / INDEX}: expected the index of a checkpoint, got a fault at {fault} — restore the folder."
     assert refusal(checkpoint.inspect, saved) == expected
 
 
@@ -188,7 +189,7 @@ def test_weights_without_one_tensor_are_refused_by_its_name(saved: Path, tmp_pat
     tensors = load_file(saved / WEIGHTS)
     del tensors[FC]
     save_file(tensors, tmp_path / "w.safetensors")
-    expected = f"{tmp_path}/w.safetensors: expected the 19 tensors of the model; 1 missing: {FC}."
+    expected = f"{tmp_path}/w.safetensors: expected the 19 tensors of the model; 1 missing: {FC}{ADVICE}"
     assert refusal(checkpoint.load_weights, model, tmp_path / "w.safetensors") == expected
 
 
@@ -200,7 +201,7 @@ def test_every_kind_of_misfit_is_listed(saved: Path, tmp_path: Path, model: GSLR
     save_file(tensors, tmp_path / "w.safetensors")
     assert refusal(checkpoint.load_weights, model, tmp_path / "w.safetensors") == (
         f"{tmp_path}/w.safetensors: expected the 19 tensors of the model; 1 missing: {FC}; 1 unexpected: extra; "
-        "1 of another shape: input_layer_norm.weight (16,) for (32,)."
+        f"1 of another shape: input_layer_norm.weight (16,) for (32,){ADVICE}"
     )
 
 
@@ -267,7 +268,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, model: 
     broken = list(tensors)[2]
     tensors[broken].view(-1)[-1] = float("nan")
     torch.save({"model": tensors}, tmp_path / "a.pt")
-    assert refusal(checkpoint.load_weights, model, tmp_path / "a.pt").endswith(f"; 1 not finite: {broken}.")
+    assert f"; 1 not finite: {broken} — " in refusal(checkpoint.load_weights, model, tmp_path / "a.pt")
 
 
 def test_a_bare_state_dict_is_read_too(tmp_path: Path, model: GSLRM) -> None:

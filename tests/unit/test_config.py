@@ -91,10 +91,28 @@ def test_a_recipe_is_named_by_its_file(tmp_path: Path) -> None:
         ("loss={ssim: 0.5}", "loss.ssim", 0.5),
         ("data.root=a=b", "data.root", "a=b"),
         ("data.root=null", "data.root", None),
+        ("optim.lr=1e-5", "optim.lr", 1e-5),
+        ("train.max_steps=1e3", "train.max_steps", 1000),
+        ("optim.betas=[5e-1, 9e-1]", "optim.betas", [0.5, 0.9]),
+        ("data.root=2024-01-01", "data.root", "2024-01-01"),
+        ("data.root=2024", "data.root", "2024"),
+        ("data.root=1e3", "data.root", "1e3"),
+        ("data.root=on", "data.root", "on"),
+        ("data.root=my #1 mouse", "data.root", "my #1 mouse"),
     ],
 )
 def test_an_option_is_a_dotted_path_and_a_yaml_value(option: str, path: str, value: object) -> None:
     assert load_recipe("gslrm_tiny", [option]).params[path] == value
+
+
+def test_a_word_of_an_option_is_the_text_that_the_recipe_takes() -> None:
+    assert load_recipe("mvdiffusion_tiny", ["model.attention=off"]).params["model.attention"] == "off"
+    assert load_recipe("mvdiffusion_tiny", ["model={attention: off}"]).params["model.attention"] == "off"
+
+
+@pytest.mark.parametrize("text", ["2024", "0100", "1:30", "my #1", "a: b", "null", "[x", "'x'", "생쥐", "a\\b"])
+def test_a_text_override_is_that_text_whatever_yaml_reads_in_it(text: str) -> None:
+    assert load_recipe("gslrm_tiny", [config.text_override("data.root", text)]).data.root == text
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -148,44 +166,70 @@ def test_the_released_recipe_is_facelifts_optimizer_and_schedule() -> None:
 # ---------------------------------------------------------------- refusals, word for word
 
 REFUSALS = {
+    "optim.foo: 1": "my.yaml: unknown key optim.foo — optim has lr, betas, weight_decay, warmup_steps, schedule, "
+    "grad_clip_norm, skip_factor, freeze; name one of them, or remove the key.",
+    "train.lr: 1": "my.yaml: unknown key train.lr — did you mean optim.lr?",
+    "optim: {lr: 1.0, lr: 2.0}": "my.yaml:2: optim.lr: expected one value, got another in line 2 — keep one of the "
+    "two.",
+    "optim: {lr: 1.0}\noptim: {lr: 2.0}": "my.yaml:3: optim: expected one value, got another in line 2 — keep one of "
+    "the two.",
+    "optim: {lr: 1.0}\noptim.lr: 2.0": "my.yaml:3: optim.lr: expected one value, got another in line 2 — keep one of "
+    "the two.",
+    "data: {normalise: off}": "my.yaml: data.normalise: expected 'object_centred', 'rig_affine', 'zoom_exact', "
+    "'facelift_rig' or 'pixel_based', got False — write one of these.",
+    "data: {root: 2024}": "my.yaml: data.root: expected a valid string, got 2024 — write '2024', with the quotes.",
+    "data: {root: no}": "my.yaml: data.root: expected a valid string, got False — YAML reads no as false: write 'no', "
+    "with the quotes.",
+    "train: {max_steps: 08}": "my.yaml: train.max_steps: expected a valid integer, got '08' — YAML reads 08 as text: "
+    "write 8.",
+    "train: {seed: -1}": "my.yaml: train.seed: expected greater than or equal to 0, got -1 — raise it.",
+    "train: {seed: 4294967296}": "my.yaml: train.seed: expected less than 4294967296, got 4294967296 — lower it.",
+    "model: {depth_bias: .nan}": "my.yaml: model.depth_bias: expected a finite number, got nan — write a finite one.",
+    "optim: {betas: [0.9, 0.9, 0.9]}": "my.yaml: optim.betas: expected at most 2 items after validation, not 3, got "
+    "[0.9, 0.9, 0.9] — shorten the list.",
+    "loss: 3": "my.yaml: loss: expected a mapping of keys, got 3 — indent its keys below it.",
     "optim: {lrr: 1.0}": "my.yaml: unknown key optim.lrr — did you mean optim.lr?",
     "optimm: {lr: 1.0}": "my.yaml: unknown key optimm — did you mean optim?",
-    "zzz: 1": "my.yaml: unknown key zzz — remove it",
+    "zzz: 1": "my.yaml: unknown key zzz — the file has model, data, loss, optim, train; name one of them, or "
+    "remove the key.",
     "name: x": "my.yaml: unknown key name — a recipe is named by its file; remove it.",
     "optim: {lr: 1e-4}": "my.yaml: optim.lr: expected a valid number, got '1e-4' — YAML reads 1e-4 as text, "
     "because a number with an exponent needs a dot and a sign: write 1.0e-4.",
     "train: {max_steps: 1e3}": "my.yaml: train.max_steps: expected a valid integer, got '1e3' — "
     "YAML reads 1e3 as text: write 1000.",
-    "optim: {lr: fast}": "my.yaml: optim.lr: expected a valid number, got 'fast' — mend the value.",
-    "optim: {lr: true}": "my.yaml: optim.lr: expected a valid number, got True — mend the value.",
-    "optim: {lr: -1.0}": "my.yaml: optim.lr: expected greater than 0, got -1.0 — mend the value.",
-    "optim: {lr: .nan}": "my.yaml: optim.lr: expected a finite number, got nan — mend the value.",
-    "optim: {lr: 2020-01-01}": "my.yaml: expected plain values, got Object of type date is not JSON serializable — "
-    "write a number or text.",
-    "train: {max_steps: true}": "my.yaml: train.max_steps: expected a valid integer, got True — mend the value.",
-    "train: {max_steps: 2.5}": "my.yaml: train.max_steps: expected a valid integer, got 2.5 — mend the value.",
-    "train: {max_steps: 0}": "my.yaml: train.max_steps: expected greater than 0, got 0 — mend the value.",
-    "loss: {masked: 1}": "my.yaml: loss.masked: expected a valid boolean, got 1 — mend the value.",
-    "optim: {betas: [0.9, 1.5]}": "my.yaml: optim.betas.1: expected less than or equal to 1, got 1.5 — mend the value.",
+    "optim: {lr: fast}": "my.yaml: optim.lr: expected a valid number, got 'fast' — write a number.",
+    "optim: {lr: true}": "my.yaml: optim.lr: expected a valid number, got True — write a number.",
+    "optim: {lr: -1.0}": "my.yaml: optim.lr: expected greater than 0, got -1.0 — raise it.",
+    "optim: {lr: .nan}": "my.yaml: optim.lr: expected a finite number, got nan — write a finite one.",
+    "optim: {lr: 2020-01-01}": "my.yaml:2: expected a number or text, got 2020-01-01, which YAML reads as a "
+    "date — quote it: '2020-01-01'.",
+    "train: {max_steps: true}": "my.yaml: train.max_steps: expected a valid integer, got True — write a whole number.",
+    "train: {max_steps: 2.5}": "my.yaml: train.max_steps: expected a valid integer, got 2.5 — write a whole number.",
+    "train: {max_steps: 0}": "my.yaml: train.max_steps: expected greater than 0, got 0 — raise it.",
+    "loss: {masked: 1}": "my.yaml: loss.masked: expected a valid boolean, got 1 — write true or false.",
+    "optim: {betas: [0.9, 1.5]}": "my.yaml: optim.betas.1: expected less than or equal to 1, got 1.5 — lower it.",
     "optim: {betas: [0.9]}": "my.yaml: optim.betas.1: expected a value, got none — add it.",
-    "optim: {betas: 0.9}": "my.yaml: optim.betas: expected a valid array, got 0.9 — mend the value.",
+    "optim: {betas: 0.9}": "my.yaml: optim.betas: expected a valid array, got 0.9 — write a list, such as [1, 2].",
     "train: {precision: fp8}": "my.yaml: train.precision: expected 'fp32', 'bf16' or 'fp16', got 'fp8' — "
-    "mend the value.",
+    "write one of these.",
     "optim: 5": "my.yaml: optim: expected a mapping of keys, got 5 — indent its keys below it.",
     "optim:": "my.yaml: optim: expected a mapping of keys, got None — indent its keys below it.",
-    "optim: 5\noptim.lr: 0.5": "my.yaml: optim.lr: expected one meaning, got 5 for it above — remove one of the two.",
+    "optim: 5\noptim.lr: 0.5": "my.yaml:3: optim.lr: expected one value, got another by optim in line 2 — keep one of "
+    "the two.",
     "data: {image_size: 60}": "my.yaml: data.image_size: expected a multiple of model.patch_size 8, got 60 — "
-    "change one.",
-    "model: {dim: 100}": "my.yaml: model.dim: expected a multiple of model.head_dim 32, got 100 — change one.",
-    "data: {num_input_views: 7}": "my.yaml: data.num_input_views: expected at most data.num_views 6, got 7 — lower it.",
+    "change one (data.image_size: my.yaml, line 2; model.patch_size: its default).",
+    "model: {dim: 100}": "my.yaml: model.dim: expected a multiple of model.head_dim 32, got 100 — change one "
+    "(model.dim: my.yaml, line 2; model.head_dim: small.yaml, line 2).",
+    "data: {num_input_views: 7}": "my.yaml: data.num_input_views: expected at most data.num_views 6, got 7 — lower it "
+    "(data.num_input_views: my.yaml, line 2; data.num_views: small.yaml, line 3).",
     "optim: {warmup_steps: 300}": "my.yaml: optim.warmup_steps: expected less than train.max_steps 300, got 300 — "
-    "lower it.",
+    "lower it (optim.warmup_steps: my.yaml, line 2; train.max_steps: small.yaml, line 5).",
     "optim: {freeze: {num_layers: 5}}": "my.yaml: optim.freeze.num_layers: expected at most model.num_layers 4, "
-    "got 5 — lower it.",
+    "got 5 — lower it (optim.freeze.num_layers: my.yaml, line 2; model.num_layers: small.yaml, line 2).",
     "data: {contrast: [1.1, 0.9]}": "my.yaml: data.contrast: expected [low, high], got [1.1, 0.9] — swap them.",
     "loss: {mse: 0.0}": "my.yaml: loss: expected a term with a weight above 0, got none — set loss.mse.",
     "loss: {pixelalign: 0.1}": "my.yaml: loss.pixelalign: expected 0 with model.pixel_aligned, whose means lie on "
-    "their rays already — set one of them off.",
+    "their rays already — set one of them off (loss.pixelalign: my.yaml, line 2; model.pixel_aligned: its default).",
 }
 
 
@@ -197,12 +241,12 @@ def test_a_refusal_names_file_key_expectation_and_remedy(tmp_path: Path, text: s
 OPTION_REFUSALS = {
     "optim.lr": "--set optim.lr: expected key=value, such as optim.lr=1.0e-4 — add the value.",
     "=3": "--set =3: expected key=value, such as optim.lr=1.0e-4 — add the value.",
-    "optim.lr=": "--set: optim.lr: expected a valid number, got '' — mend the value.",
+    "optim.lr=": "--set: optim.lr: expected a valid number, got '' — write a number.",
     "optim.lrr=1.0": "--set: unknown key optim.lrr — did you mean optim.lr?",
-    "optim.lr=1e-4": "--set: optim.lr: expected a valid number, got '1e-4' — YAML reads 1e-4 as text, because a "
-    "number with an exponent needs a dot and a sign: write 1.0e-4.",
-    "optim.lr={": "--set optim.lr={: expected a YAML value, got while parsing a flow node expected the node content, "
-    "but found '<stream end>' in \"<unicode string>\", line 1, column 2: { ^ — quote it.",
+    "optim.lr={": "--set optim.lr={: expected YAML, got a fault while parsing a flow node: expected the node content, "
+    "but found '<stream end>' — correct it, or quote the text.",
+    "train={seed: 1, seed: 2}": "--set train={seed: 1, seed: 2}: seed: expected one value, got another before — keep "
+    "one of the two.",
 }
 
 
@@ -225,6 +269,21 @@ def test_a_value_of_the_base_is_blamed_on_the_base(tmp_path: Path) -> None:
     assert refusal(tmp_path, "base: parent\nloss: {ssim: 0.5}\n").startswith("parent.yaml: optim.lr:")
 
 
+def test_a_word_that_yaml_reads_as_something_else_is_to_be_quoted(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "base: mvdiffusion_tiny\nmodel: {attention: off}\n")
+    assert message == (
+        "my.yaml: model.attention: expected 'sparse', 'dense' or 'off', got False — YAML reads off as false: write "
+        "'off', with the quotes."
+    )
+
+
+def test_settings_that_do_not_go_together_are_named_with_who_sets_each(tmp_path: Path) -> None:
+    assert refusal(tmp_path, BASE + "\noptim.warmup_steps: 30\n", "train.max_steps=4") == (
+        "my.yaml: optim.warmup_steps: expected less than train.max_steps 4, got 30 — lower it "
+        "(optim.warmup_steps: my.yaml, line 3; train.max_steps: --set)."
+    )
+
+
 def test_a_missing_base_suggests_a_near_name(tmp_path: Path) -> None:
     message = refusal(tmp_path, "base: gslrm_tinny\n")
     assert message == f"gslrm_tinny: expected a YAML file or one of {', '.join(RECIPES)} — did you mean gslrm_tiny?"
@@ -238,9 +297,8 @@ def test_a_circle_of_bases_is_refused(tmp_path: Path) -> None:
 
 def test_bad_yaml_is_one_line_with_its_place(tmp_path: Path) -> None:
     assert refusal(tmp_path, BASE + "optim: {lr: 1.0\n") == (
-        'my.yaml: expected YAML, got while parsing a flow mapping in "<unicode string>", line 2, column 8: '
-        "optim: {lr: 1.0 ^ expected ',' or '}', but got '<stream end>' in \"<unicode string>\", line 3, column 1: ^ "
-        "— mend the syntax."
+        "my.yaml:3: expected YAML, got a fault while parsing a flow mapping of line 2: expected ',' or '}', but got "
+        "'<stream end>' — correct it, or quote the text."
     )
 
 

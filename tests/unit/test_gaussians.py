@@ -206,4 +206,7 @@ def test_values_for_another_number_of_gaussians_are_refused(name: str) -> None:
 def test_a_number_of_coefficients_that_is_no_sh_degree_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         replace(random_gaussians(), sh=torch.zeros(40, 2, 3))
-    assert str(caught.value) == "gaussians: expected sh (40, 'K', 3), K of 1, 4, 9, 16; got (40, 2, 3)."
+    assert str(caught.value) == (
+        "gaussians: expected sh (40, 'K', 3), K of 1, 4, 9, 16; got (40, 2, 3) — give all coefficients of a degree "
+        "from 0 to 3."
+    )

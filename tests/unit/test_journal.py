@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mouselift
 from pipeline.recipes import load_recipe
 from sweeps.book import ledger, mlflow_layout, provenance, queries
 from sweeps.book.delivery import Delivery, RefusedError, UnansweredError
@@ -29,7 +30,7 @@ from sweeps.book.journal import (
     TrialClosed,
     TrialOpened,
 )
-from sweeps.errors import NoRoomError, StudyError
+from sweeps.errors import DamagedError, NoRoomError, StudyError
 from sweeps.home import Home
 
 SPACE = {
@@ -98,7 +99,7 @@ def test_reading_goes_on_at_the_offset_where_it_stopped(tmp_path: Path) -> None:
     )
 
 
-def test_a_line_torn_by_a_kill_has_not_happened_and_the_next_writer_removes_it(tmp_path: Path) -> None:
+def test_a_line_torn_by_a_kill_has_not_happened_and_the_next_writer_removes_it(tmp_path: Path, caplog) -> None:
     filled(tmp_path, OPENED, trial_opened(0)).close()
     with Journal(tmp_path).path.open("ab") as file:
         file.write(b'{"kind": "Reported", "tri')
@@ -106,17 +107,48 @@ def test_a_line_torn_by_a_kill_has_not_happened_and_the_next_writer_removes_it(t
     assert len(events_of(journal)) == 2
     journal.append(reported(0, 1, 20.0))
     assert [type(event) for event in events_of(journal)] == [SweepOpened, TrialOpened, Reported]
+    assert caplog.messages == [f"{journal.path}: 25 bytes of a last line that was cut off are dropped"]
 
 
 @pytest.mark.parametrize(
-    "damage", [b"{", b"[]", b'{"kind": "Nonsense"}', b'{"kind": "RunOpened", "extra": 1}', b"\xff\xfe"]
+    "damage",
+    [
+        b"{",
+        b"[]",
+        b'{"kind": "Nonsense"}',
+        b'{"kind": "RunOpened", "extra": 1}',
+        b'{"kind": "RunOpened", "trial": "x", "run_id": "a"}',
+        b'{"kind": "TrialClosed", "trial": 0, "state": "COMPLEUE"}',
+        b'{"kind": "Reported", "trial": 0, "step": 4, "metrics": {"val/psnr": "high"}}',
+        b"[" * 10_000,
+        b"\xff\xfe",
+    ],
 )
 def test_damage_in_the_middle_names_the_file_and_the_line(tmp_path: Path, damage: bytes) -> None:
     journal = filled(tmp_path, OPENED, trial_opened(0))
     lines = journal.path.read_bytes().splitlines()
     journal.path.write_bytes(b"\n".join([lines[0], damage, lines[1], b""]))
-    with pytest.raises(StudyError, match=r"journal\.jsonl:2: expected an event of a sweep, got .* — "):
+    with pytest.raises(DamagedError, match=r"journal\.jsonl:2: expected an event of a sweep, got .* — "):
         list(journal.events())
+
+
+@pytest.mark.parametrize("space", [{"trials": {}}, {"trials": 3}, {"objective": {"metric": "val/psnr"}}])
+def test_a_space_that_is_none_is_damage_too(tmp_path: Path, space: dict[str, object]) -> None:
+    journal = filled(tmp_path, dataclasses.replace(OPENED, space=space))
+    with pytest.raises(DamagedError, match="expected a search space in the journal, got a fault at"):
+        ledger.read(journal)
+
+
+def test_a_damaged_journal_is_no_mistake_of_the_users(tmp_path: Path, monkeypatch, capsys) -> None:
+    filled(tmp_path / "home/journal/mine", OPENED).close()
+    (tmp_path / "home/journal/mine/journal.jsonl").write_bytes(b"{}\n")
+    monkeypatch.setenv("MOUSELIFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "argv", ["mouselift", "sweep", "status", "mine"])
+    with pytest.raises(SystemExit) as left:
+        mouselift.main()
+    said = capsys.readouterr()
+    assert (left.value.code, said.out, said.err.count("\n")) == (1, "", 1)
+    assert "journal.jsonl:1: expected an event of a sweep, got b'{}" in said.err
 
 
 def test_appends_of_many_threads_are_whole_lines(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ REFUSALS = {
     ),
     "percents": (
         "pruning: {skip_rate: {above: 30}}",
-        "mine.yaml: pruning.skip_rate.above: expected less than 1, got 30 — mend the value.",
+        "mine.yaml: pruning.skip_rate.above: expected less than 1, got 30 — lower it.",
     ),
     "a number as a rule": (
         "pruning: {skip_rate: 0.3}",
@@ -416,7 +416,7 @@ REFUSALS = {
     ),
     "a window of nothing": (
         "pruning: {no_gain: {window_steps: 0}}",
-        "mine.yaml: pruning.no_gain.window_steps: expected greater than 0, got 0 — mend the value.",
+        "mine.yaml: pruning.no_gain.window_steps: expected greater than 0, got 0 — raise it.",
     ),
     "a window longer than the training": (
         "pruning: {skip_rate: {window_steps: 2000}}",

@@ -226,16 +226,16 @@ def test_a_mirrored_camera_is_named(mice_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda frame: frame.update(fx=None), "must be real number, not NoneType."),
-        (lambda frame: frame.pop("cy"), "'cy'."),
-        (lambda frame: frame.update(w="wide"), "invalid literal for int() with base 10: 'wide'."),
+        (lambda frame: frame.update(fx=None), "must be real number, not NoneType"),
+        (lambda frame: frame.pop("cy"), "'cy'"),
+        (lambda frame: frame.update(w="wide"), "invalid literal for int() with base 10: 'wide'"),
     ],
     ids=["null", "missing", "text"],
 )
 def test_a_frame_that_is_no_camera_is_named(mice_copy: Path, change, fault: str) -> None:
     edit_cameras(mice_copy, lambda content: change(content["frames"][0]))
     expected = f"mice/{SCENE}/{CAMERAS_FILE}: expected frames of w h fx fy cx cy w2c file_path, got a fault at {fault}"
-    assert refusal(mice_copy) == expected
+    assert refusal(mice_copy) == f"{expected} — write them."
 
 
 def test_views_of_two_sizes_are_refused(mice_copy: Path) -> None:
@@ -279,7 +279,7 @@ def test_an_image_cut_short_is_named(mice_copy: Path) -> None:
 
 
 def test_an_image_of_another_size_than_its_camera_is_named(mice_copy: Path) -> None:
-    with pytest.raises(DataError, match=r"cam_002\.png: expected 64×48 as its camera says, got 32×32\."):
+    with pytest.raises(DataError, match=r"cam_002\.png: expected 64×48 as its camera says, got 32×32 — restore"):
         read_image(mice_copy / IMAGE, (64, 48))
 
 

@@ -210,17 +210,17 @@ REFUSALS = {
     ),
     "an end that does not decode": (
         {"space": {"optim.lr": {"float": [-1.0, 1e-3]}}},
-        f"{LR}: gslrm_tiny with optim.lr=-1.0: optim.lr: expected greater than 0, got -1.0 — mend the value.",
+        f"{LR}: gslrm_tiny with optim.lr=-1.0: optim.lr: expected greater than 0, got -1.0 — raise it.",
     ),
     "a choice that does not decode": (
         {"space": {"loss.masked": {"choice": [True, "yes please"]}}},
         "mine.yaml: space.loss.masked: gslrm_tiny with loss.masked=yes please: loss.masked: expected a valid "
-        "boolean, got 'yes please' — mend the value.",
+        "boolean, got 'yes please' — write true or false.",
     ),
     "a real range for a whole number": (
         {"space": {"data.num_input_views": {"float": [1.0, 2.0]}}},
         "mine.yaml: space.data.num_input_views: gslrm_tiny with data.num_input_views=1.0: "
-        "data.num_input_views: expected a valid integer, got 1.0 — mend the value.",
+        "data.num_input_views: expected a valid integer, got 1.0 — write a whole number.",
     ),
     "an end that the recipe's cross checks refuse": (
         {"space": {"data.num_input_views": {"int": [1, 7]}}},
@@ -230,7 +230,7 @@ REFUSALS = {
     "a list as a choice": (
         {"space": {"data.brightness": {"choice": [[0.9, 1.1], [1.0, 1.0]]}}},
         "mine.yaml: space.data.brightness.choice.0: expected a number, text, true, false or null, "
-        "got [0.9, 1.1] — mend the value.",
+        "got [0.9, 1.1] — write one of these.",
     ),
     "a range without its kind": (
         {"space": {"optim.lr": [1e-4, 1e-3]}},
@@ -329,7 +329,7 @@ REFUSALS = {
     ),
     "an unknown sampler": (
         {"sampler": {"kind": "cmaes"}},
-        "mine.yaml: sampler.kind: expected 'tpe', 'random', 'grid' or 'gp', got 'cmaes' — mend the value.",
+        "mine.yaml: sampler.kind: expected 'tpe', 'random', 'grid' or 'gp', got 'cmaes' — write one of these.",
     ),
     "a grid over a range without end": (
         {"sampler": {"kind": "grid"}},
@@ -341,7 +341,7 @@ REFUSALS = {
     ),
     "no trial": (
         {"trials": {"count": 0}},
-        "mine.yaml: trials.count: expected greater than 0, got 0 — mend the value.",
+        "mine.yaml: trials.count: expected greater than 0, got 0 — raise it.",
     ),
     "one GPU and a half": (
         {"trials": {"gpus": 1.5}},
@@ -376,8 +376,8 @@ def test_a_space_is_refused_in_one_line_that_says_where_and_what_to_do(case, wri
 
 
 def test_an_override_is_named_as_the_place_of_its_mistake(write):
-    message = refusal(write(), "space.optim.lr.float=[1e-4, 1.0e-3]")
-    assert message.startswith("--set: space.optim.lr.float.0: expected a valid number, got '1e-4'")
+    message = refusal(write(), "space.optim.lr.float=[low, 1.0e-3]")
+    assert message.startswith("--set: space.optim.lr.float.0: expected a valid number, got 'low'")
 
 
 def test_an_unknown_space_is_refused_with_the_nearest_known():

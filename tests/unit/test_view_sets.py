@@ -118,5 +118,5 @@ def test_a_rig_is_read_as_it_was_written(mice, views_recipe, tmp_path) -> None:
 
 
 def test_a_rig_that_is_not_there_is_refused(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match="expected a model's rig"):
+    with pytest.raises(CheckpointError, match=r"rig\.json: expected a file that can be read"):
         read_rig(tmp_path / "rig.json")

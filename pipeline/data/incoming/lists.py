@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
 import re
@@ -10,16 +9,9 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from pipeline.data.incoming.names import named
 from pipeline.errors import DataError
+from pipeline.text.encoding import read_text
 
 SPLITS = ("train", "val", "test")
-# The mark of UTF-32 begins as that of UTF-16 does.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +51,7 @@ def _list_of(root: Path, split: str) -> Path | None:
 
 def _read_list(root: Path, file: Path, data_root: Path | None) -> tuple[str, ...]:
     """Scene folders relative to `root`. Its last line need not end; `#` begins a comment; a scene counts once."""
-    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", _text_of(file))]
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", read_text(file, DataError))]
     found: dict[str, PurePath] = {}
     for line in lines:
         if not line or (line.startswith("#") and not (root / line).is_dir()):
@@ -67,24 +59,13 @@ def _read_list(root: Path, file: Path, data_root: Path | None) -> tuple[str, ...
         path = _path_of(root, line)
         name = os.path.normpath(_relocated(root, path, data_root))
         if name in found and found[name] != path and not (root / path).is_dir():
-            raise DataError(f"{file}: expected scenes of different folders, got {found[name]} and {path} for {name}.")
+            raise DataError(
+                f"{file}: expected scenes of different folders, got {found[name]} and {path} for {name} — rename one."
+            )
         if name in found:
             _log.warning("%s: %s is listed more than once and taken once", file, name)
         found.setdefault(name, path)
     return tuple(found)
-
-
-def _text_of(file: Path) -> str:
-    """By the mark it begins with, or else UTF-8. Raises DataError."""
-    try:
-        content = file.read_bytes()
-        text = content.decode(next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8"))
-        if "\0" in text:
-            raise ValueError("zeros between its letters, as UTF-16 without its mark")
-    except (OSError, ValueError) as error:
-        came = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise DataError(f"{file}: expected text in UTF-8, or UTF-16 with its mark, got {came} — save it so.") from None
-    return text
 
 
 def _path_of(root: Path, line: str) -> PurePath:

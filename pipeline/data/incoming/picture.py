@@ -118,7 +118,7 @@ def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Imag
                 changes.append(f"it was turned upright (EXIF orientation {orientation})")
                 picture = _upright(image, picture)
     except UnidentifiedImageError:
-        raise DataError(f"{where}: expected an image, got {_what(file, advice)}.") from None
+        raise DataError(f"{where}: expected an image, got {_what(file, advice)}") from None
     except _DAMAGE as error:
         raise DataError(f"{where}: expected an image, got {config.one_line(error)} — {advice}.") from None
     _say(where, changes + of_colour, posed)
@@ -170,5 +170,5 @@ def _what(file: BinaryIO, advice: str) -> str:
     elif head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         what = "a video"
     if what is not None:
-        return f"{what} — give the picture itself, as PNG or JPEG"
-    return f"none of {', '.join(FORMATS)} — {advice}" if head else f"an empty file — {advice}"
+        return f"{what} — give the picture itself, as PNG or JPEG."
+    return f"none of {', '.join(FORMATS)} — {advice}." if head else f"an empty file — {advice}."

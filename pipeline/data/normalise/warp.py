@@ -55,7 +55,9 @@ class Warp:
             return cls(homographies, source, float(noted["scale"]), centre, size)
         except (TypeError, ValueError) as error:
             path = scene.folder / CAMERAS_FILE
-            raise DataError(f"{path}: expected normalised as `data normalise` writes it, got {error}.") from None
+            raise DataError(
+                f"{path}: expected normalised as `data normalise` writes it, got {error} — normalise anew."
+            ) from None
 
     def after(self, before: Warp | None) -> Warp:
         """The way from the first source, when this warp's own source came about by `before`."""

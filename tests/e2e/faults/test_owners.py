@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[MLflowServer]:
 @pytest.fixture
 def look(tmp_path: Path, server: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> Look:
     """What `sweep status` of another home on the same server does first: what it closed, a line each."""
-    monkeypatch.setattr(mlflow_heartbeats, "LEASE_SECONDS", LEASE)
+    monkeypatch.setattr(mlflow_heartbeats, "LONGEST_SILENCE_SECONDS", LEASE)
     seat = Seat(tmp_path / "neighbour", {"MLFLOW_TRACKING_URI": server.uri})
     return lambda: reap(seat.home)
 
