@@ -12,6 +12,7 @@ import dashboards.cli
 import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
+from pipeline.machine import account, outputs
 from sweeps.errors import NoRoomError, OutageError, SweepError
 from sweeps.own_process import look_for_garbage_seldom
 
@@ -35,10 +36,16 @@ def main() -> None:
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)
     try:
+        account.settle()
         app()
     except (PipelineError, SweepError) as error:
         sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_OURS if isinstance(error, NoRoomError | OutageError) else EXIT_USER)
+    except OSError as error:
+        if error.filename is None or error.errno not in outputs.REFUSALS:
+            raise
+        sys.stderr.write(f"mouselift: {outputs.told(error)}\n")
+        sys.exit(EXIT_USER)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.data.cli import AsJson, DataRoot, data
+from pipeline.machine.outputs import require_file
 
 if TYPE_CHECKING:
     from pipeline.data.gate.checks import Check
@@ -70,6 +71,8 @@ def check(
     from pipeline.data.scenes import MANIFEST_FILE, open_dataset
 
     opened = open_dataset(dataset, verify=False, data_root=data_root)
+    if page is not None or not os.access(dataset, os.W_OK):
+        require_file(page or _page_beside(dataset, stored=False))
     checked = checks.check(opened, scenes)
     measured = quality(checked)
     stored = checks.store(checked)

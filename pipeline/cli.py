@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from pipeline.data.cli import AsJson, data
+from pipeline.machine.outputs import require_file, require_folder
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override: key=value, such as optim.lr=1.0e-4. Repeatable.")
@@ -61,6 +62,7 @@ def fit(
     from pipeline.fit import fit as run
     from pipeline.recipes import load_recipe
 
+    require_folder(out)
     root = [] if data is None else [f"data.root={data.resolve()}"]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
     for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
@@ -83,6 +85,7 @@ def prompts(
     from pipeline.data.scenes import read_scene
     from pipeline.mvdiffusion.prompts import make_prompts, write_prompts
 
+    require_file(out)
     cameras = None if scene is None else read_scene(scene).cameras
     if cameras is not None:
         cameras = cameras[list(slots(ring_order(cameras), 0))]
@@ -108,6 +111,7 @@ def reconstruct(
     """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
     from pipeline.reconstruct import Reconstructor, imagine, write_outputs
 
+    require_folder(out)
     reconstructor = Reconstructor(checkpoint, device)
     if views is not None:
         scene, picture = imagine(scene, views, out, device)

@@ -7,10 +7,10 @@ import os
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.machine.outputs import require_folder
 from sweeps.book.mlflow_client import cause, require_readable, require_writable, shown
 from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, is_served, store_file
-from sweeps.preflight.disk_and_memory import require_folder
 
 _SECONDS = 5  # to wait for a server, a database or a lock
 _TIMEOUTS = {"sqlite": "timeout", "mssql": "timeout"}  # of the others it is connect_timeout
@@ -25,7 +25,7 @@ def require_tracking(home: Home) -> str:
         return f"{uri} takes writes"
     file = store_file(uri)
     if file is not None and not is_made(file):
-        require_folder("MLFLOW_TRACKING_URI", file.parent)
+        require_folder(file.parent, "MLFLOW_TRACKING_URI")
         return f"{file} will be made"
     if file is not None or _scheme(uri) in _SERVERS:
         _require_database("MLFLOW_TRACKING_URI", uri, "experiments", "lifecycle_stage")

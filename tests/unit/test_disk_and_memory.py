@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import OutputError
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.preflight import disk_and_memory
@@ -31,7 +32,7 @@ def home(tmp_path):
 
 
 def refusal(check, *arguments):
-    with pytest.raises(StudyError) as error:
+    with pytest.raises((StudyError, OutputError)) as error:
         check(*arguments)
     return str(error.value)
 
