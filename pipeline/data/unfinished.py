@@ -19,6 +19,7 @@ from pipeline.data.gate.checks import checked
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
 from pipeline.files import write_whole
+from pipeline.machine.outputs import require_folder, require_locks
 
 _UNFINISHED = re.compile(r"\..+\.\d+")  # what `files.whole_folder` calls a scene that is not whole yet
 
@@ -32,6 +33,8 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
     changed, and for a disk that is full or may not be written to.
     """
     try:
+        require_folder(out)
+        require_locks(out)
         note = claim(out, plan, what)
         with note.open() as held:
             _hold(held, out)

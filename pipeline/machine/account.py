@@ -41,9 +41,14 @@ def settle() -> None:
     home = Path.home()
     if not _takes_files(Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")):
         os.environ["XDG_CACHE_HOME"] = str(_own_folder())
-    if not _takes_files(home):
+    if not home_takes_files():
         for variable in ("MPLCONFIGDIR", "TRITON_HOME"):
             os.environ.setdefault(variable, str(_own_folder()))
+
+
+def home_takes_files() -> bool:
+    """Whether libraries may keep files in the user's home."""
+    return _takes_files(Path.home())
 
 
 def temporary_folder() -> Path:

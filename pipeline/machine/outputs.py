@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -33,6 +34,21 @@ def require_folder(folder: Path, where: str = "") -> None:
             file.write(_PROBE)
     except OSError as error:
         raise _no_folder(folder, where, os.strerror(error.errno or errno.EIO)) from None
+
+
+def require_locks(folder: Path, where: str = "") -> None:
+    """Raises OutputError where the file system of a folder knows no locks, as NFS without its lock service.
+
+    Without them two processes would write one journal, or one dataset.
+    """
+    with tempfile.TemporaryFile(dir=nearest_existing(folder)) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"{where or folder}: expected a file system that knows locks, got {error.strerror} for {folder} — "
+                "mount it with locks, or name a folder on another disk."
+            ) from None
 
 
 def require_file(path: Path) -> None:

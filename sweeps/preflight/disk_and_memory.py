@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.files import free_bytes, nearest_existing
-from pipeline.machine.outputs import require_folder
+from pipeline.machine.outputs import require_folder, require_locks
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home, is_served
 from sweeps.preflight.dry_run_messages import Measured
@@ -50,8 +50,10 @@ class DiskNeed:
 
 
 def require_home(home: Home) -> str:
-    """What was found. Raises OutputError where the home cannot be written to."""
-    require_folder(home.root, "MOUSELIFT_HOME")
+    """What was found. Raises OutputError where the home, or a folder in it, cannot be written to or knows no locks."""
+    for folder in (home.root, home.journals, home.artifacts, home.ray, home.cache):
+        require_folder(folder, "MOUSELIFT_HOME")
+    require_locks(home.root, "MOUSELIFT_HOME")
     return str(home.root)
 
 
