@@ -14,14 +14,19 @@ import contextlib
 import errno
 import json
 import pickle
+import re
 import shutil
+import struct
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,12 +34,20 @@ from torch import Tensor, nn
 from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
 from pipeline.files import link_or_copy, sha256_of, whole_folder
+from pipeline.machine import contents
 from pipeline.recipe import Recipe
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
 _FACELIFT_LOSSES = "loss_calculator."
 _NAMES_SHOWN = 4
+_CAUSE_SHOWN = 120  # characters
+# What torch raises for a file with a bit turned over: its reader trusts the pickle and the sizes in it.
+_UNREADABLE = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError,
+    OverflowError, ImportError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+_FOREIGN = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL|Unsupported class) ([\w.]+)")
 # What safetensors and torch say of a full disk; their errors carry no errno.
 _FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")
 
@@ -61,6 +74,17 @@ class CheckpointInfo:
         came = self.recipe.model.kind
         if came != kind:
             raise CheckpointError(f"{self.folder}: expected a checkpoint of {kind}, got one of {came} — name another.")
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The file INDEX."""
+
+    recipe: str
+    step: int
+    fingerprint: str
+    metrics: dict[str, float]
+    sha256: dict[str, str]
 
 
 def save(
@@ -110,12 +134,13 @@ def inspect(folder: str | Path) -> CheckpointInfo:
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{folder}: expected a checkpoint folder with {INDEX}, found none — check the path.")
     try:
-        index = json.loads((folder / INDEX).read_text())
-        recorded, step, metrics, name = index["sha256"], int(index["step"]), index["metrics"], str(index["recipe"])
-    except (ValueError, KeyError, TypeError) as error:
+        index = TypeAdapter(_Index).validate_json((folder / INDEX).read_bytes())
+    except ValidationError as error:
         raise CheckpointError(
-            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error}."
+            f"{folder / INDEX}: expected the index of a checkpoint, got {_fault(folder / INDEX, error)} — copy the "
+            "checkpoint again."
         ) from None
+    recorded = index.sha256
     for file in (WEIGHTS, RECIPE):
         if file not in recorded:
             raise CheckpointError(
@@ -125,10 +150,24 @@ def inspect(folder: str | Path) -> CheckpointInfo:
         if file == TRAINING and not (folder / file).exists():
             continue
         if not (folder / file).is_file() or sha256_of(folder / file) != expected:
-            raise CheckpointError(
-                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged."
-            )
-    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded)
+            raise CheckpointError(f"{folder / file}: expected sha256 {expected[:12]}, got {_instead(folder / file)}")
+    return CheckpointInfo(folder, _read_recipe(folder, index.recipe), index.step, index.metrics, recorded)
+
+
+def _fault(path: Path, error: ValidationError) -> str:
+    """What stands in the place of an index: another kind of file, or a document with a value that is none."""
+    found = contents.described(path)
+    if found != "a JSON document":
+        return found.partition(";")[0]
+    first = error.errors()[0]
+    return f"a fault at {'.'.join(map(str, first['loc'])) or 'its JSON'} ({first['msg']})"
+
+
+def _instead(path: Path) -> str:
+    """What stands in the place of a checkpoint's file."""
+    found = contents.described(path) if path.is_file() else "no file"
+    known = found.partition(";")[0] if found.startswith(("a pointer", "a web page", "an empty", "zeros")) else ""
+    return f"{known} — copy the checkpoint again, whole." if known else "another or no file — it is damaged."
 
 
 def strip_training(folder: Path, target: Path) -> Path:
@@ -149,7 +188,7 @@ def load_training(source: Path | CheckpointInfo) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: expected {TRAINING} to resume from, found none — it was saved for release only."
         )
-    return torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+    return load_torch(folder / TRAINING)
 
 
 def load_weights(model: nn.Module, source: str | Path) -> None:
@@ -165,17 +204,12 @@ def load_weights(model: nn.Module, source: str | Path) -> None:
 def read_tensors(source: str | Path) -> dict[str, Tensor]:
     """The weights of a checkpoint folder, its safetensors file or a FaceLift `.pt`. Raises CheckpointError."""
     path = weights_file(source)
-    return read_facelift(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
+    return _read_safetensors(path) if contents.described(path) == contents.SAFETENSORS else read_facelift(path)
 
 
 def read_facelift(path: Path) -> dict[str, Tensor]:
     """The core tensors of a FaceLift `.pt`: `model`, less the networks of its losses. Raises CheckpointError."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]}."
-        ) from None
+    content = load_torch(path)
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(
@@ -183,6 +217,36 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
         )
     named = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not name.startswith(_FACELIFT_LOSSES)}
+
+
+def load_torch(path: Path) -> Any:
+    """What a torch file holds, of tensors and plain values alone; of a zip, mapped from the disk.
+
+    Files of before torch 1.6 are read, too. Raises CheckpointError, which says what else the file is, OSError for one
+    that may not be read.
+    """
+    found = contents.described(path)
+    if found not in (contents.TORCH, contents.OLD_TORCH):
+        raise CheckpointError(f"{path}: expected weights (safetensors, or a torch file), got {found}.")
+    try:
+        if path.suffix == ".safetensors":  # torch believes the name
+            return torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=found == contents.TORCH)
+    except pickle.UnpicklingError as error:
+        foreign = _FOREIGN.search(str(error))
+        if foreign is None:
+            raise CheckpointError(_damaged(path, error)) from None
+        raise CheckpointError(
+            f"{path}: expected a torch file of tensors, got one that names {foreign[1]}, which could run code — save "
+            "its tensors alone, where it was made: torch.save({'model': model.state_dict()}, …)."
+        ) from None
+    except _UNREADABLE as error:
+        raise CheckpointError(_damaged(path, error)) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    came = config.one_line(error)[:_CAUSE_SHOWN] or type(error).__name__
+    return f"{path}: expected a whole torch file, got a damaged one ({came}) — copy it again."
 
 
 def _read_recipe(folder: Path, name: str) -> Recipe:
@@ -196,9 +260,10 @@ def _read_recipe(folder: Path, name: str) -> Recipe:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises CheckpointError."""
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged."
         ) from None
@@ -207,6 +272,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def weights_file(source: str | Path) -> Path:
     """The file of weights that a checkpoint folder, or its name itself, stands for. Raises CheckpointError."""
     path = Path(source)
+    if path.is_dir() and not (path / WEIGHTS).exists():
+        raise CheckpointError(f"{path}: expected a checkpoint folder, got one without {WEIGHTS} — check the path.")
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
         raise CheckpointError(f"{path}: expected weights, found no file — check the path.")
