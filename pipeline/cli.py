@@ -107,6 +107,10 @@ def reconstruct(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    ply_sh_degree: Annotated[
+        int | None,
+        typer.Option(min=0, max=3, help="Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."),
+    ] = None,
 ) -> None:
     """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
     from pipeline.reconstruct import Reconstructor, imagine, write_outputs
@@ -117,7 +121,7 @@ def reconstruct(
         scene, picture = imagine(scene, views, out, device)
         typer.echo(picture)
     result = reconstructor(scene)
-    for path in write_outputs(result, out):
+    for path in write_outputs(result, out, sh_degree=ply_sh_degree):
         typer.echo(path)
     against = "" if views is None else ", against a view that was generated too"
     typer.echo(f"held-out PSNR {result.held_out_psnr:.2f} dB{against}", err=True)
