@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
+import os
+import re
 import sys
 
 import typer
@@ -36,21 +39,44 @@ def main() -> None:
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)
     try:
+        _require_working_folder()
         account.settle()
-        app()
+        app(args=list(map(_with_home, sys.argv[1:])))
     except (PipelineError, SweepError) as error:
-        sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
+        _say(str(error))
         sys.exit(EXIT_OURS if isinstance(error, NoRoomError | OutageError) else EXIT_USER)
     except OSError as error:
-        if error.filename is None or error.errno not in outputs.REFUSALS:
+        if error.filename is not None and error.errno in outputs.REFUSALS:
+            _say(outputs.told(error))
+            sys.exit(EXIT_USER)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.stderr.write(f"mouselift: {outputs.told(error)}\n")
-        sys.exit(EXIT_USER)
+        where = error.filename or "the standard output"
+        _say(f"{where}: expected room to write to, got a full disk — free some and run the command again.")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would write the rest once more
+        sys.exit(EXIT_OURS)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     finally:
         if "triton" not in sys.modules:  # whose bindings call what is still there at the exit leaks
             gc.freeze()  # or the exit looks through all of them again, for a second
+
+
+def _say(problem: str) -> None:
+    sys.stderr.write(f"mouselift: {' '.join(problem.split())}\n")
+
+
+def _with_home(word: str) -> str:
+    """A word of the command line with its `~/` written out. Shells leave it as it is behind `--out=` or in quotes."""
+    return re.sub(r"^([^/=]*=)?~/", lambda begin: (begin[1] or "") + os.path.expanduser("~/"), word)
+
+
+def _require_working_folder() -> None:
+    """Every relative path begins at the working folder. Raises PipelineError."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise PipelineError("the working folder: expected one, got a deleted one — `cd` to another.") from None
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from pipeline.recipe import Recipe
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
 _FACELIFT_LOSSES = "loss_calculator."
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # names that DistributedDataParallel and torch.compile put in front
 _NAMES_SHOWN = 4
 _CAUSE_SHOWN = 120  # characters
 # What torch raises for a file with a bit turned over: its reader trusts the pickle and the sizes in it.
@@ -215,7 +216,7 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: expected a FaceLift checkpoint with `model`, got something else — check the file."
         )
-    named = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    named = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not name.startswith(_FACELIFT_LOSSES)}
 
 
@@ -281,7 +282,7 @@ def weights_file(source: str | Path) -> Path:
 
 
 def expect_weights(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError unless the tensors are exactly those of the model."""
+    """Raises CheckpointError unless the tensors are exactly those of the model, and finite."""
     problem = _mismatch(model.state_dict(), tensors)
     if problem:
         raise CheckpointError(f"{path}: expected the {len(model.state_dict())} tensors of the model; {problem}.")
@@ -295,7 +296,8 @@ def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
         for name, tensor in expected.items()
         if name in got and got[name].shape != tensor.shape
     ]
-    groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    infinite = [name for name, tensor in got.items() if name in expected and not bool(tensor.isfinite().all())]
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "not finite": infinite}
     return "; ".join(f"{len(names)} {word}: {_some(names)}" for word, names in groups.items() if names)
 
 

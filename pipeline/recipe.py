@@ -6,10 +6,11 @@ YAML key, dataclass field, MLflow param, search space.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from pipeline import config
 
@@ -27,6 +28,7 @@ Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home folder of who runs it
 
 T = TypeVar("T")
 
@@ -97,8 +99,8 @@ class MVDiffusionConfig:
     """The multi-view diffusion model (FaceLift's stage 1), what of it is trained, and how it is sampled."""
 
     kind: Literal["mvdiffusion"] = "mvdiffusion"  # the network: six views from one picture
-    base: str | None = None  # pipeline folder (pipeckpts) it starts from; None: from nothing, of `scratch`'s sizes
-    prompts: str | None = None  # embeddings file; None: prompt_style by the base's own text encoder
+    base: LocalPath | None = None  # pipeline folder (pipeckpts) to start from; None: from nothing, of `scratch`'s sizes
+    prompts: LocalPath | None = None  # embeddings file; None: prompt_style by the base's own text encoder
     # texts that name the view of each slot
     prompt_style: Literal["facelift", "mouse_elevated", "realistic", "hybrid", "simple", "from_camera"] = "facelift"
     num_views: Positive = 6  # slots, the first of which is the reference
@@ -123,7 +125,7 @@ class DataConfig:
     from any (`ring_random`).
     """
 
-    root: str | None = None  # dataset folder, FaceLift folder or one scene; None: given on the command line
+    root: LocalPath | None = None  # dataset folder, FaceLift folder or one scene; None: given on the command line
     normalise: Normalisation | None = None  # how root's scenes are made anew before they are trained on
     zoom: Rate | None = None  # of data.normalise, where its method has one
     allow_inconsistent_geometry: bool = False  # train although cameras contradict their images
@@ -157,7 +159,7 @@ class LossConfig:
     clamp: bool = False  # renders are clamped to 0…1 before every term
     warmup_steps: Count = 0  # optimizer steps without perceptual and lpips
     pointsdist_warmup_steps: Count = 0  # optimizer steps of pointsdist (weight 0.1) alone
-    perceptual_weights: str | None = None  # VGG19 file, or a FaceLift checkpoint that carries it
+    perceptual_weights: LocalPath | None = None  # VGG19 file, or a FaceLift checkpoint that carries it
 
     @property
     def weights(self) -> dict[str, float]:
@@ -216,7 +218,7 @@ class TrainConfig:
     report_every: Positive = 20  # steps between reports of train/…
     validate_every: Positive = 5000  # steps between validations, each with a checkpoint
     max_val_scenes: Positive = 64  # scenes of val that a validation scores, the first ones
-    init_from: str | None = None  # checkpoint folder, FaceLift .pt, or NAME@ALIAS of the registry: weights only
+    init_from: LocalPath | None = None  # checkpoint folder, FaceLift .pt, or NAME@ALIAS of the registry: weights only
 
 
 def _kind(default: str) -> Discriminator:

@@ -28,7 +28,7 @@ class Home:
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Home:
         """Raises StudyError when MLflow and Optuna are given one database: their tables would clash."""
-        root = Path(environment.get("MOUSELIFT_HOME") or "runs").resolve()
+        root = Path(environment.get("MOUSELIFT_HOME") or "runs").expanduser().resolve()
         tracking_uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlflow.db")
         storage = environment.get("MOUSELIFT_STORAGE") or None
         if storage == tracking_uri:
@@ -87,7 +87,7 @@ class Home:
 
 def _located(folder: str) -> str:
     folder = folder.removeprefix("file://")
-    return folder if "://" in folder else str(Path(folder).resolve())
+    return folder if "://" in folder else str(Path(folder).expanduser().resolve())
 
 
 def sqlite_uri(file: Path) -> str:

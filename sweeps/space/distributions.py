@@ -106,11 +106,13 @@ Distribution = FloatRange | IntRange | Choice
 def range_problem(found: Distribution) -> str | None:
     """What is wrong with a distribution, whatever its recipe; None if nothing is."""
     if isinstance(found, Choice):
-        good = len(found.ends) > 1 and len(set(map(repr, found.ends))) == len(found.ends)
+        good = len(found.ends) > 1 and len(set(found.ends)) == len(found.ends)  # 1 and 1.0 are one value of a recipe
         return None if good else f"expected two or more different values, got {list(found.ends)} — change the list."
     low, high = found.ends
     if low > high:
         return f"expected [low, high], got [{low}, {high}] — swap them."
+    if low == high:
+        return f"expected two different ends, got [{low}, {high}] — write the one value under `fixed`."
     if found.log and low <= 0:
         return f"expected a lower end above 0 with log, got {low} — raise it or drop log."
     if found.log and found.step is not None:

@@ -180,14 +180,12 @@ def test_weights_of_another_size_are_refused(refused, mice_folder, tmp_path):
     assert refused("check", space, "--data", mice_folder).startswith("TMP/start: expected the ")
 
 
-def test_weights_that_are_not_finite_are_refused_by_the_steps(refused, mice_folder, tmp_path):
+def test_weights_that_overflow_are_refused_by_the_steps(refused, mice_folder, tmp_path):
     recipe = load_recipe("gslrm_tiny", SETTINGS)
     start = checkpoint.save(tmp_path / "start", GSLRM(recipe.model), recipe, step=7)
-    tensors = {
-        name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(start / checkpoint.WEIGHTS).items()
-    }
-    save_file(tensors, tmp_path / "nan.safetensors")
-    space = write_space(tmp_path / "small.yaml", fixed={"train.init_from": str(tmp_path / "nan.safetensors")})
+    tensors = {name: torch.full_like(tensor, 1e38) for name, tensor in load_file(start / checkpoint.WEIGHTS).items()}
+    save_file(tensors, tmp_path / "huge.safetensors")
+    space = write_space(tmp_path / "small.yaml", fixed={"train.init_from": str(tmp_path / "huge.safetensors")})
     assert refused("check", space, "--data", mice_folder).startswith(
         "small: the first configuration (optim.lr 0.0005, data.num_input_views 2): step 1: "
     )

@@ -258,10 +258,19 @@ def test_a_facelift_file_is_imported_without_the_networks_of_its_losses(
     assert same_weights(dict(kinds.load(folder).model.state_dict()), dict(model.state_dict()))
 
 
-def test_the_prefix_of_data_parallel_training_is_dropped(tmp_path: Path, model: GSLRM) -> None:
-    loss = {"module.loss_calculator.x": torch.zeros(1)}
-    read = checkpoint.read_facelift(facelift_file(tmp_path / "a.pt", model, "module.", **loss))
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_the_prefixes_of_parallel_and_compiled_training_are_dropped(tmp_path: Path, model: GSLRM, prefix: str) -> None:
+    loss = {f"{prefix}loss_calculator.x": torch.zeros(1)}
+    read = checkpoint.read_facelift(facelift_file(tmp_path / "a.pt", model, prefix, **loss))
     assert list(read) == list(model.state_dict())
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, model: GSLRM) -> None:
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    broken = list(tensors)[2]
+    tensors[broken].view(-1)[-1] = float("nan")
+    torch.save({"model": tensors}, tmp_path / "a.pt")
+    assert refusal(checkpoint.load_weights, model, tmp_path / "a.pt").endswith(f"; 1 not finite: {broken}.")
 
 
 def test_a_bare_state_dict_is_read_too(tmp_path: Path, model: GSLRM) -> None:

@@ -252,6 +252,14 @@ REFUSALS = {
         {"space": {"optim.lr": {"float": [1e-3, 1e-4]}}},
         f"{LR}.float: expected [low, high], got [0.001, 0.0001] — swap them.",
     ),
+    "a range of one value": (
+        {"space": {"optim.lr": {"float": [1e-4, 1e-4]}}},
+        f"{LR}.float: expected two different ends, got [0.0001, 0.0001] — write the one value under `fixed`.",
+    ),
+    "a choice of one value in two spellings": (
+        {"space": {"optim.lr": {"choice": [1, 1.0]}}},
+        f"{LR}.choice: expected two or more different values, got [1, 1.0] — change the list.",
+    ),
     "a logarithm of zero": (
         {"space": {"loss.alpha": {"float": [0.0, 1.0], "log": True}}},
         "mine.yaml: space.loss.alpha.float: expected a lower end above 0 with log, got 0.0 — raise it or drop log.",
