@@ -34,6 +34,7 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
+    account.speak_utf8()
     look_for_garbage_seldom()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered

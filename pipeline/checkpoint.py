@@ -105,7 +105,7 @@ def save(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
         values = {key: value for key, value in config.as_plain(recipe).items() if key != "name"}
-        (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False))
+        (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         if training is not None:
             torch.save(dict(training), temporary / TRAINING)
         for name, write in (attachments or {}).items():
@@ -113,7 +113,7 @@ def save(
         about = {"recipe": recipe.name, "step": step, "fingerprint": recipe.fingerprint, "metrics": dict(metrics or {})}
         files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
         hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
-        (temporary / INDEX).write_text(json.dumps(about | {"sha256": hashes}, indent=1))
+        (temporary / INDEX).write_text(json.dumps(about | {"sha256": hashes}, indent=1), encoding="utf-8")
     return folder
 
 

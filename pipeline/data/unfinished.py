@@ -36,7 +36,7 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
         require_folder(out)
         require_locks(out)
         note = claim(out, plan, what)
-        with note.open() as held:
+        with note.open("rb") as held:
             _hold(held, out)
             finished = (out / MANIFEST_FILE).is_file() and open_dataset(out).manifest.geometry is not None
             _remove_unfinished(out)
@@ -51,7 +51,7 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
         ) from None
 
 
-def _hold(file: IO[str], out: Path) -> None:
+def _hold(file: IO[bytes], out: Path) -> None:
     """Take a lock that the system releases when the process ends, even by a kill."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,8 +9,10 @@ TRITON_HOME, getpass LOGNAME. Imports no library.
 from __future__ import annotations
 
 import getpass
+import locale
 import os
 import stat
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -44,6 +46,17 @@ def settle() -> None:
     if not home_takes_files():
         for variable in ("MPLCONFIGDIR", "TRITON_HOME"):
             os.environ.setdefault(variable, str(_own_folder()))
+
+
+def speak_utf8() -> None:
+    """Begin this command again in Python's UTF-8 mode, where the locale (`LC_ALL=C`) has another encoding.
+
+    Names of files would not reach MLflow otherwise, nor a `✓` the terminal. Does not return then.
+    """
+    if sys.getfilesystemencoding() == "utf-8" and locale.getpreferredencoding(False).lower() in ("utf-8", "utf8"):
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def home_takes_files() -> bool:

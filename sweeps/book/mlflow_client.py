@@ -83,7 +83,7 @@ def prepare_store(tracking_uri: str) -> None:
     artifacts = (database.parent / "artifacts").resolve().as_uri()
     database = database.resolve()  # a link stays one
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as file:
+    with database.with_name(f"{database.name}.lock").open("wb") as file:
         flock(file, LOCK_EX)
         if is_made(database):
             return

@@ -126,11 +126,11 @@ def available_bytes() -> int:
     """Memory that processes can still have: the machine's, or what a container's limit leaves."""
     available = int(psutil.virtual_memory().available)
     limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
-    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+    if not (limit.is_file() and used.is_file()) or limit.read_text("ascii").strip() == "max":
         return available
-    statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    held = int(used.read_text()) - int(statistics["inactive_file"])  # the system drops those pages when asked
-    return max(0, min(available, int(limit.read_text()) - held))
+    statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text("ascii").splitlines())
+    held = int(used.read_text("ascii")) - int(statistics["inactive_file"])  # the system drops those pages when asked
+    return max(0, min(available, int(limit.read_text("ascii")) - held))
 
 
 def _disk(folder: Path) -> int:
