@@ -15,6 +15,7 @@ import dashboards.cli
 import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
+from pipeline.machine import account, outputs
 from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
 from sweeps.own_process import look_for_garbage_seldom
 
@@ -33,17 +34,22 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
+    account.speak_utf8()
     look_for_garbage_seldom()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)
     try:
         _require_working_folder()
+        account.settle()
         app(args=list(map(_with_home, sys.argv[1:])))
     except (PipelineError, SweepError) as error:
         _say(str(error))
         sys.exit(EXIT_OURS if isinstance(error, DamagedError | NoRoomError | OutageError) else EXIT_USER)
     except OSError as error:
+        if error.filename is not None and error.errno in outputs.REFUSALS:
+            _say(outputs.told(error))
+            sys.exit(EXIT_USER)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "the standard output"

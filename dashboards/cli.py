@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.data.cli import AsJson, DataRoot, data
+from pipeline.machine.outputs import require_file
 
 if TYPE_CHECKING:
     from pipeline.data.gate.checks import Check
     from pipeline.data.gate.quality import Quality
 
 _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lifespan` makes a fuss at Ctrl-C
+
+_LAST_PORT = 65535
 
 
 def mount(app: typer.Typer) -> None:
@@ -36,6 +40,8 @@ def ui(
 
     home = Home.from_environment(os.environ)
     served = is_served(home.tracking_uri)
+    if not served:
+        _require_port(host, port)
     prepare_store(home.tracking_uri)
     address = home.tracking_uri if served else f"http://{host}:{port}"
     sweeps = queries.sweeps(home.tracking_uri)
@@ -51,6 +57,24 @@ def ui(
     place = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", _QUIET]
     os.dup2(2, 1)  # what the server says is no result
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
+
+
+def _require_port(host: str, port: int) -> None:
+    """Raises SweepError where nothing can listen: the links would lead to another server, or to none."""
+    from sweeps.errors import SweepError
+
+    if not 1 <= port <= _LAST_PORT:
+        raise SweepError(f"--port: expected one of 1 to {_LAST_PORT}, got {port} — name another.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has ended is in nobody's way
+            trial.bind(address)
+            trial.listen()
+    except OSError as error:
+        raise SweepError(
+            f"--port: expected {host}:{port} to be free for this user, got {error.strerror} — name another with --port."
+        ) from None
 
 
 def check(
@@ -70,6 +94,8 @@ def check(
     from pipeline.data.scenes import MANIFEST_FILE, open_dataset
 
     opened = open_dataset(dataset, verify=False, data_root=data_root)
+    if page is not None or not os.access(dataset, os.W_OK):
+        require_file(page or _page_beside(dataset, stored=False))
     checked = checks.check(opened, scenes)
     measured = quality(checked)
     stored = checks.store(checked)

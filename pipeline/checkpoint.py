@@ -16,13 +16,17 @@ import json
 import pickle
 import re
 import shutil
+import struct
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,14 +34,21 @@ from torch import Tensor, nn
 from pipeline import config
 from pipeline.errors import CheckpointError, DiskFullError, RecipeError
 from pipeline.files import link_or_copy, sha256_of, whole_folder
+from pipeline.machine import contents
 from pipeline.recipe import Recipe
-from pipeline.text.json_file import read_json
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
 _FACELIFT_LOSSES = "loss_calculator."
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # names that DistributedDataParallel and torch.compile put in front
 _NAMES_SHOWN = 4
+_CAUSE_SHOWN = 120  # characters
+# What torch raises for a file with a bit turned over: its reader trusts the pickle and the sizes in it.
+_UNREADABLE = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError,
+    OverflowError, ImportError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+_FOREIGN = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL|Unsupported class) ([\w.]+)")
 # What safetensors and torch say of a full disk; their errors carry no errno.
 _FULL = ("No space left", "Disk quota", "write failed", "unexpected pos")
 
@@ -66,6 +77,17 @@ class CheckpointInfo:
             raise CheckpointError(f"{self.folder}: expected a checkpoint of {kind}, got one of {came} — name another.")
 
 
+@dataclass(frozen=True)
+class _Index:
+    """The file INDEX."""
+
+    recipe: str
+    step: int
+    fingerprint: str
+    metrics: dict[str, float]
+    sha256: dict[str, str]
+
+
 def save(
     folder: Path,
     model: nn.Module,
@@ -83,7 +105,7 @@ def save(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
         values = {key: value for key, value in config.as_plain(recipe).items() if key != "name"}
-        (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False))
+        (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         if training is not None:
             torch.save(dict(training), temporary / TRAINING)
         for name, write in (attachments or {}).items():
@@ -91,7 +113,7 @@ def save(
         about = {"recipe": recipe.name, "step": step, "fingerprint": recipe.fingerprint, "metrics": dict(metrics or {})}
         files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
         hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
-        (temporary / INDEX).write_text(json.dumps(about | {"sha256": hashes}, indent=1))
+        (temporary / INDEX).write_text(json.dumps(about | {"sha256": hashes}, indent=1), encoding="utf-8")
     return folder
 
 
@@ -112,13 +134,14 @@ def inspect(folder: str | Path) -> CheckpointInfo:
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{folder}: expected a checkpoint folder with {INDEX}, found none — check the path.")
-    index = read_json(folder / INDEX, CheckpointError)
     try:
-        recorded, step, metrics, name = index["sha256"], int(index["step"]), index["metrics"], str(index["recipe"])
-    except (ValueError, KeyError, TypeError) as error:
+        index = TypeAdapter(_Index).validate_json((folder / INDEX).read_bytes())
+    except ValidationError as error:
         raise CheckpointError(
-            f"{folder / INDEX}: expected the index of a checkpoint, got a fault at {error} — restore the folder."
+            f"{folder / INDEX}: expected the index of a checkpoint, got {_fault(folder / INDEX, error)} — copy the "
+            "checkpoint again."
         ) from None
+    recorded = index.sha256
     for file in (WEIGHTS, RECIPE):
         if file not in recorded:
             raise CheckpointError(
@@ -128,10 +151,26 @@ def inspect(folder: str | Path) -> CheckpointInfo:
         if file == TRAINING and not (folder / file).exists():
             continue
         if not (folder / file).is_file() or sha256_of(folder / file) != expected:
-            raise CheckpointError(
-                f"{folder / file}: expected sha256 {expected[:12]}, got another or no file — it is damaged; restore it."
-            )
-    return CheckpointInfo(folder, _read_recipe(folder, name), step, metrics, recorded)
+            raise CheckpointError(f"{folder / file}: expected sha256 {expected[:12]}, got {_instead(folder / file)}")
+    return CheckpointInfo(folder, _read_recipe(folder, index.recipe), index.step, index.metrics, recorded)
+
+
+def _fault(path: Path, error: ValidationError) -> str:
+    """What stands in the place of an index: another kind of file, or a document with a value that is none."""
+    found = contents.described(path)
+    if found != "a JSON document":
+        return found.partition(";")[0]
+    first = error.errors()[0]
+    return f"a fault at {'.'.join(map(str, first['loc'])) or 'its JSON'} ({first['msg']})"
+
+
+def _instead(path: Path) -> str:
+    """What stands in the place of a checkpoint's file."""
+    found = contents.described(path) if path.is_file() else "no file"
+    known = found.partition(";")[0] if found.startswith(("a pointer", "a web page", "an empty", "zeros")) else ""
+    return (
+        f"{known} — copy the checkpoint again, whole." if known else "another or no file — it is damaged; restore it."
+    )
 
 
 def strip_training(folder: Path, target: Path) -> Path:
@@ -152,7 +191,7 @@ def load_training(source: Path | CheckpointInfo) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: expected {TRAINING} to resume from, found none — it was saved for release only."
         )
-    return torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+    return load_torch(folder / TRAINING)
 
 
 def load_weights(model: nn.Module, source: str | Path) -> None:
@@ -168,17 +207,12 @@ def load_weights(model: nn.Module, source: str | Path) -> None:
 def read_tensors(source: str | Path) -> dict[str, Tensor]:
     """The weights of a checkpoint folder, its safetensors file or a FaceLift `.pt`. Raises CheckpointError."""
     path = weights_file(source)
-    return read_facelift(path) if path.suffix in (".pt", ".pth") else _read_safetensors(path)
+    return _read_safetensors(path) if contents.described(path) == contents.SAFETENSORS else read_facelift(path)
 
 
 def read_facelift(path: Path) -> dict[str, Tensor]:
     """The core tensors of a FaceLift `.pt`: `model`, less the networks of its losses. Raises CheckpointError."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: expected a torch file of tensors, got {config.one_line(error)[:120]} — restore the file."
-        ) from None
+    content = load_torch(path)
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(
@@ -186,6 +220,38 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
         )
     named = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not name.startswith(_FACELIFT_LOSSES)}
+
+
+def load_torch(path: Path) -> Any:
+    """What a torch file holds, of tensors and plain values alone; of a zip, mapped from the disk.
+
+    Files of before torch 1.6 are read, too. Raises CheckpointError, which says what else the file is, OSError for one
+    that may not be read.
+    """
+    found = contents.described(path)
+    if found not in (contents.TORCH, contents.OLD_TORCH):
+        raise CheckpointError(
+            f"{path}: expected weights (safetensors, or a torch file), got {found} — name a file of weights."
+        )
+    try:
+        if path.suffix == ".safetensors":  # torch believes the name
+            return torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=found == contents.TORCH)
+    except pickle.UnpicklingError as error:
+        foreign = _FOREIGN.search(str(error))
+        if foreign is None:
+            raise CheckpointError(_damaged(path, error)) from None
+        raise CheckpointError(
+            f"{path}: expected a torch file of tensors, got one that names {foreign[1]}, which could run code — save "
+            "its tensors alone, where it was made: torch.save({'model': model.state_dict()}, …)."
+        ) from None
+    except _UNREADABLE as error:
+        raise CheckpointError(_damaged(path, error)) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    came = config.one_line(error)[:_CAUSE_SHOWN] or type(error).__name__
+    return f"{path}: expected a whole torch file, got a damaged one ({came}) — copy it again."
 
 
 def _read_recipe(folder: Path, name: str) -> Recipe:
@@ -199,9 +265,10 @@ def _read_recipe(folder: Path, name: str) -> Recipe:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises CheckpointError."""
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path}: expected safetensors, got {config.one_line(error)} — the file is damaged; restore it."
         ) from None
@@ -210,6 +277,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def weights_file(source: str | Path) -> Path:
     """The file of weights that a checkpoint folder, or its name itself, stands for. Raises CheckpointError."""
     path = Path(source)
+    if path.is_dir() and not (path / WEIGHTS).exists():
+        raise CheckpointError(f"{path}: expected a checkpoint folder, got one without {WEIGHTS} — check the path.")
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
         raise CheckpointError(f"{path}: expected weights, found no file — check the path.")

@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from pipeline.data.cli import AsJson, data
+from pipeline.machine.outputs import require_file, require_folder
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -63,6 +64,7 @@ def fit(
     from pipeline.fit import fit as run
     from pipeline.recipes import load_recipe
 
+    require_folder(out)
     root = [] if data is None else [text_override("data.root", data.resolve())]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
     for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
@@ -85,6 +87,7 @@ def prompts(
     from pipeline.data.scenes import read_scene
     from pipeline.mvdiffusion.prompts import make_prompts, write_prompts
 
+    require_file(out)
     cameras = None if scene is None else read_scene(scene).cameras
     if cameras is not None:
         cameras = cameras[list(slots(ring_order(cameras), 0))]
@@ -106,10 +109,15 @@ def reconstruct(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    ply_sh_degree: Annotated[
+        int | None,
+        typer.Option(min=0, max=3, help="Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."),
+    ] = None,
 ) -> None:
     """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
     from pipeline.data.incoming.picture import read_picture
 
+    require_folder(out)
     photo = None if views is None else read_picture(scene)  # before torch is there, and a model is loaded
     from pipeline.data.incoming.photos import check_photo
     from pipeline.reconstruct import Reconstructor, imagine, scene_folder, write_outputs
@@ -123,7 +131,7 @@ def reconstruct(
         scene, picture = imagine(scene, views, out, device)
         typer.echo(picture)
     result = reconstructor(scene)
-    for path in write_outputs(result, out):
+    for path in write_outputs(result, out, sh_degree=ply_sh_degree):
         typer.echo(path)
     against = "" if views is None else ", against a view that was generated too"
     typer.echo(f"held-out PSNR {result.held_out_psnr:.2f} dB{against}", err=True)

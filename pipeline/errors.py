@@ -6,6 +6,7 @@
     │   └── DegenerateViewsError    rays that meet nowhere in particular
     ├── CheckpointError    a file of weights: absent, damaged, of another shape
     │   └── DiskFullError           there is no room to write one
+    ├── OutputError        a place where nothing can be written
     └── NonFiniteError     a loss or gradient that is not a number, with its step and term
 
 Each message reads `where: what was expected, what came — what to do.` and is one line.
@@ -34,6 +35,10 @@ class CheckpointError(PipelineError):
 
 class DiskFullError(CheckpointError):
     """There is no room for a checkpoint; nothing of it is left, and an older one of its name stands."""
+
+
+class OutputError(PipelineError):
+    """What is to be written cannot be where it was asked for: no leave, a file in the place of a folder."""
 
 
 class NonFiniteError(PipelineError):

@@ -12,8 +12,9 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -21,12 +22,13 @@ from pathlib import Path
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path to write a file to: renamed to `path` when the block ends, removed when it raises.
 
-    The file that stood at `path` is replaced in one step, and stays as it was when the block raises. The folder must
-    be there.
+    The file that stood at `path` is replaced in one step, and stays as it was when the block raises. Those may read it
+    who may read any new file there. The folder must be there.
     """
     temporary = _temporary(path)
     try:
         yield temporary
+        _share([temporary], path.parent)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,13 +46,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """An empty temporary folder to fill: renamed to `path` when the block ends, removed when it raises.
 
     A folder that stood at `path` is moved aside before and removed after, and stays when the block raises: `path` is
-    never half of one. Missing parents are made.
+    never half of one. Those may read its files who may read any new file there. Missing parents are made.
     """
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        _share(temporary.rglob("*"), temporary)
         _exchange(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -96,13 +99,34 @@ def size_of(folder: Path) -> int:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest of its parents that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+    """The path itself, or the nearest of its parents that exists, as far as this user may know."""
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
 def free_bytes(folder: Path) -> int:
     """Free space where the folder is, or would be made."""
     return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def _share(paths: Iterable[Path], folder: Path) -> None:
+    """Give files the rights that a new file in `folder` has; safetensors, and all that calls mkstemp, writes for the
+    owner alone. The folder's own rule counts as well as the umask, so that a new file is asked.
+    """
+    closed = [path for path in paths if path.is_file() and not path.is_symlink() and _is_closed(path.stat())]
+    if not closed:
+        return
+    probe = _temporary(folder / "rights")
+    probe.touch()
+    rights = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in closed:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | rights)
+
+
+def _is_closed(found: os.stat_result) -> bool:
+    """Whether a file of this user is for its owner alone; not one with a second name, which is somebody's original."""
+    closed = not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    return closed and found.st_uid == os.geteuid() and found.st_nlink == 1
 
 
 def _temporary(path: Path) -> Path:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import SH_C0, Gaussians
+from pipeline.machine import account
 
 MIN_ALPHA = 1 / 255  # fainter pairs are not drawn
 MAX_ALPHA = 0.999  # gsplat 1.6 lowers this to 0.99
@@ -218,6 +219,7 @@ def _each_image(work: Callable[[int], Result], count: int) -> list[Result]:
 
 # The kernels compute in float64 whatever the arrays hold: scalar code is no slower for it. Without fast maths
 # both walks take identical decisions, so the backward pass differentiates exactly what was drawn.
+account.settle()  # numba looks for a folder for what it compiles when it is told of a function, and ends without one
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 
 

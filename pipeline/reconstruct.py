@@ -108,17 +108,19 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.dev
     return scene, strip
 
 
-def write_outputs(result: Reconstruction, out: Path, size: int | None = None) -> list[Path]:
+def write_outputs(
+    result: Reconstruction, out: Path, size: int | None = None, sh_degree: int | None = None
+) -> list[Path]:
     """Write `gaussians.ply`, `turntable.mp4`, `turntable.gif` and `comparison.png` to `out`; each file whole.
 
-    size: pixels of the turntable's frames (default: at least 256).
+    size: pixels of the turntable's frames (default: at least 256). sh_degree: of the PLY, as `Gaussians.save_ply`.
     """
     out.mkdir(parents=True, exist_ok=True)
     gaussians = result.gaussians.pruned()
     cameras = turntable_around(result.batch.cameras[0], size or max(256, result.batch.cameras.width))
     frames = render_frames(gaussians, cameras)
     paths = [out / name for name in ("gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png")]
-    gaussians.save_ply(paths[0])
+    gaussians.save_ply(paths[0], sh_degree)
     write_video(frames, paths[1], TURNTABLE_FPS)
     write_gif(frames[::_GIF_EVERY], paths[2])
     write_png(preview(result.batch, result.rendering), paths[3])

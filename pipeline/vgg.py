@@ -13,12 +13,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from pipeline.checkpoint import load_torch, read_tensors
 from pipeline.errors import CheckpointError
 
 CHANNELS = (3, 64, 64, 128, 128, *[256] * 4, *[512] * 8)
@@ -70,7 +69,9 @@ def load_perceptual(path: Path) -> PerceptualNetwork:
         )
     try:
         return PerceptualNetwork(_tensors(path))
-    except (KeyError, RuntimeError, ValueError, SafetensorError) as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(error).removesuffix('.')} — give {VGG19_SOURCE}") from None
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: expected weight and bias of VGG-19's conv1 to conv16, found something else — give {VGG19_SOURCE}"
         ) from error
@@ -81,7 +82,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         case ".mat":
             return _from_matconvnet(path)
         case ".safetensors":
-            return load_file(path)
+            return read_tensors(path)
         case _:
             return _from_facelift(path)
 
@@ -101,7 +102,7 @@ def _from_matconvnet(path: Path) -> dict[str, Tensor]:
 
 def _from_facelift(path: Path) -> dict[str, Tensor]:
     """The perceptual network inside a GS-LRM checkpoint; mapped, so the other gigabytes stay on disk."""
-    model = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
+    model = load_torch(path)["model"]
     names = (name for name in model if name.startswith(FACELIFT_PREFIX))
     return {name.removeprefix(FACELIFT_PREFIX): model[name] for name in names}
 

@@ -16,6 +16,7 @@ from pipeline.data.gate.checks import require_geometry
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import write_whole
+from pipeline.machine.outputs import require_folder
 from pipeline.recipe import DataConfig, Recipe, strict
 from pipeline.text.yaml_file import read_yaml
 from sweeps.errors import RegistryError
@@ -38,9 +39,10 @@ def register(home: Home, name: str, path: Path) -> Registered:
 
     Raises DataError for a folder that is no dataset, RegistryError for a name that another content has.
     """
+    require_folder(home.root, "MOUSELIFT_HOME")
+    check_name(name)
     dataset = open_dataset(path)
     known = registered(home)
-    check_name(name)
     if name in known and known[name].digest != dataset.digest:
         raise RegistryError(
             f"{name}: expected a new name or the data of digest {known[name].digest[:12]}, got "

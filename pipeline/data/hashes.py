@@ -40,7 +40,7 @@ def _stamp(path: Path) -> str:
 def _read(path: Path) -> dict[str, list[str]]:
     """The hashes of an earlier call by file name; nothing where the file is missing or damaged."""
     try:
-        hashes = json.loads(path.read_text())
+        hashes = json.loads(path.read_text(encoding="utf-8"))
         return {name: [stamp, sha256] for name, (stamp, sha256) in hashes.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

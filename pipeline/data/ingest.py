@@ -43,4 +43,4 @@ def _link(scene: Scene, folder: Path) -> None:
         (temporary / "images").mkdir()
         for view, path in enumerate(scene.paths):
             link_or_copy(path.resolve(), temporary / IMAGE_FILE.format(view))
-        (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, scene.cameras, scene.notes))
+        (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, scene.cameras, scene.notes), encoding="utf-8")

@@ -231,7 +231,7 @@ def write_scene(folder: Path, images: np.ndarray, cameras: Cameras, notes: Notes
         (temporary / "images").mkdir()
         for i, image in enumerate(images):
             Image.fromarray(image).save(temporary / IMAGE_FILE.format(i), compress_level=PNG_LEVEL)
-        (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, cameras, notes))
+        (temporary / CAMERAS_FILE).write_text(cameras_text(folder.name, cameras, notes), encoding="utf-8")
 
 
 def cameras_text(name: str, cameras: Cameras, notes: Notes = Notes()) -> str:

@@ -19,6 +19,7 @@ from pipeline.data.incoming.names import check_names
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
 from pipeline.errors import DataError
 from pipeline.files import write_whole
+from pipeline.machine.outputs import require_folder, require_locks
 from pipeline.text.json_file import read_json
 
 _UNFINISHED = re.compile(r"\..+\.\d+")  # what `files.whole_folder` calls a scene that is not whole yet
@@ -33,8 +34,10 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
     changed, and for a disk that is full or may not be written to.
     """
     try:
+        require_folder(out)
+        require_locks(out)
         note = claim(out, plan, what)
-        with note.open() as held:
+        with note.open("rb") as held:
             _hold(held, out)
             finished = (out / MANIFEST_FILE).is_file() and open_dataset(out).manifest.geometry is not None
             _remove_unfinished(out)
@@ -49,7 +52,7 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
         ) from None
 
 
-def _hold(file: IO[str], out: Path) -> None:
+def _hold(file: IO[bytes], out: Path) -> None:
     """Take a lock that the system releases when the process ends, even by a kill."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -96,7 +96,7 @@ def attachments(
             left_out = shutil.ignore_patterns("unet", "unet_ema")
             shutil.copytree(source, folder, copy_function=link_or_copy, ignore=left_out)
         (folder / "unet").mkdir()
-        (folder / "unet" / CONFIG_FILE).write_text(pipe.unet.to_json_string())
+        (folder / "unet" / CONFIG_FILE).write_text(pipe.unet.to_json_string(), encoding="utf-8")
 
     return {
         PIPELINE: write_pipeline,

@@ -122,13 +122,13 @@ def write_components(folder: Path, components: Mapping[str, Any], leave_out: tup
         named = dict(_NAMED)
         if isinstance(components["vae"], PatchCodec):
             named["vae"] = [PatchCodec.__module__, PatchCodec.__name__]
-        (temporary / INDEX_FILE).write_text(json.dumps({"_class_name": OUR_CLASS, **named}, indent=2))
+        (temporary / INDEX_FILE).write_text(json.dumps({"_class_name": OUR_CLASS, **named}, indent=2), encoding="utf-8")
     return folder
 
 
 def _write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """The files that the transformers of FaceLift's day reads; today's writes them as one of its own."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
     merges = [" ".join(pair) for pair in model["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.cameras import Cameras
+from pipeline.checkpoint import load_torch
 from pipeline.config import as_plain, did_you_mean, one_line
 from pipeline.data.rings import slot_angles
 from pipeline.errors import DataError
@@ -185,10 +185,7 @@ def _prompts(embeddings: Tensor, values: Mapping[str, Any]) -> PromptEmbeddings:
 
 
 def _read_tensor_file(path: Path) -> PromptEmbeddings:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a tensor file, got {one_line(error)[:120]} — make it again.") from None
+    content = load_torch(path)
     if not isinstance(content, Tensor):
         raise DataError(f"{path}: expected a bare tensor, got {type(content).__name__} — make them again.")
     return PromptEmbeddings(content)

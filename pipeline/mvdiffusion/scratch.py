@@ -138,10 +138,11 @@ def _tokenizer() -> CLIPTokenizer:
     words = [_START, _END, *_characters(), *(f"{character}</w>" for character in _characters())]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
-        vocabulary.write_text(json.dumps({word: index for index, word in enumerate(words)}))
-        merges.write_text("#version: 0.2\n")
+        vocabulary.write_text(json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8")
+        merges.write_text("#version: 0.2\n", encoding="utf-8")
         (Path(folder) / "tokenizer_config.json").write_text(
-            json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "pad_token": _END})
+            json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "pad_token": _END}),
+            encoding="utf-8",
         )
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 

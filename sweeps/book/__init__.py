@@ -2,6 +2,9 @@
 
 import os
 
+from pipeline.machine import account
+
+account.settle()  # MLflow asks for the user's home when it is imported
 # MLflow reads some of these when it is imported. They stand here because Python runs this before any module of the
 # room, whatever that imports first. What the user has set stays.
 _OF_MLFLOW = {

@@ -80,10 +80,10 @@ def prepare_store(tracking_uri: str) -> None:
     database = store_file(tracking_uri)
     if database is None or is_made(database):
         return
-    database.parent.mkdir(parents=True, exist_ok=True)
     artifacts = (database.parent / "artifacts").resolve().as_uri()
     database = database.resolve()  # a link stays one
-    with database.with_name(f"{database.name}.lock").open("w") as file:
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("wb") as file:
         flock(file, LOCK_EX)
         if is_made(database):
             return

@@ -5,11 +5,12 @@ It is gathered when a sweep opens, so that it is right even if it reaches MLflow
 
 from __future__ import annotations
 
-import getpass
 import importlib.metadata
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+from pipeline.machine.account import user_name
 
 _CODE = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 20
@@ -20,7 +21,7 @@ def provenance(keep: Callable[[str, bytes], str], code: Path = _CODE) -> tuple[d
 
     Without a git repository, or without git, the tags have no git facts.
     """
-    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "mouselift", "mlflow.source.type": "LOCAL"}
+    tags = {"mlflow.user": user_name(), "mlflow.source.name": "mouselift", "mlflow.source.type": "LOCAL"}
     artifacts = {"code/packages.txt": keep("packages.txt", packages().encode())}
     commit = _git(code, "rev-parse", "HEAD").strip()
     if not commit:

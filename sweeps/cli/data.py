@@ -11,6 +11,7 @@ import typer
 
 from pipeline.data.cli import AsJson
 from pipeline.data.cli import data as data_commands
+from pipeline.machine.outputs import require_folder
 from sweeps.cli import terminal
 
 
@@ -67,6 +68,7 @@ def data_generate(
     from pipeline.data.generate import generate
     from pipeline.data.incoming.photos import read_pictures
 
+    require_folder(out)
     pictures = read_pictures(source, view)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(model) if Path(model).is_dir() else terminal.registry().pull(model, Path(folder) / "model")

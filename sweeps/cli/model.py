@@ -27,8 +27,10 @@ def model_promote(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a sweep's best checkpoint afresh, register it, and make it champion if it earns that."""
+    from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import promote_best
 
+    require_tracking(terminal.home())
     verdict = promote_best(terminal.home(), sweep, device, trial)
     if as_json:
         typer.echo(json.dumps(verdict.version.as_plain() | {"alias": verdict.alias, "reason": verdict.reason}))
@@ -126,9 +128,11 @@ def model_import(
     """Register a checkpoint made elsewhere; every tensor must fit."""
     from pipeline.gslrm import facelift
     from pipeline.recipes import load_recipe
+    from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import registered_name
     from sweeps.registry.verification import unverified
 
+    require_tracking(terminal.home())
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         if not source.is_dir():
             wanted = load_recipe(recipe, split_overrides(overrides))

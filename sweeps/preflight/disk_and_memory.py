@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from pipeline.config import one_line
 from pipeline.files import free_bytes, nearest_existing
+from pipeline.machine.outputs import require_folder, require_locks
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home, is_served
 from sweeps.preflight.dry_run_messages import Measured
@@ -51,19 +50,21 @@ class DiskNeed:
 
 
 def require_home(home: Home) -> str:
-    """What was found. Raises StudyError where the home cannot be written to."""
-    require_folder("MOUSELIFT_HOME", home.root)
+    """What was found. Raises OutputError where the home, or a folder in it, cannot be written to or knows no locks."""
+    for folder in (home.root, home.journals, home.artifacts, home.ray, home.cache):
+        require_folder(folder, "MOUSELIFT_HOME")
+    require_locks(home.root, "MOUSELIFT_HOME")
     return str(home.root)
 
 
 def require_checkpoints(home: Home) -> str:
-    """What was found. Raises StudyError where checkpoints cannot be written."""
+    """What was found. Raises StudyError or OutputError where checkpoints cannot be written."""
     if home.keeps_in_store:
         from sweeps.run.checkpoints import try_out
 
         try_out(home.checkpoints)
     else:
-        require_folder("MOUSELIFT_CHECKPOINTS", Path(home.checkpoints))
+        require_folder(Path(home.checkpoints), "MOUSELIFT_CHECKPOINTS")
     return home.checkpoints
 
 
@@ -125,23 +126,11 @@ def available_bytes() -> int:
     """Memory that processes can still have: the machine's, or what a container's limit leaves."""
     available = int(psutil.virtual_memory().available)
     limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
-    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+    if not (limit.is_file() and used.is_file()) or limit.read_text("ascii").strip() == "max":
         return available
-    statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    held = int(used.read_text()) - int(statistics["inactive_file"])  # the system drops those pages when asked
-    return max(0, min(available, int(limit.read_text()) - held))
-
-
-def require_folder(variable: str, folder: Path) -> None:
-    """Raises StudyError where a folder, or the nearest of its parents that exists, cannot be written to."""
-    try:
-        with tempfile.TemporaryFile(dir=nearest_existing(folder)) as file:  # without a name where the system can
-            file.write(b"0" * 4096)
-    except OSError as error:
-        raise StudyError(
-            f"{variable}: expected a folder that can be written to, got {one_line(error)} for {folder} — "
-            "make it writable, or name another folder."
-        ) from None
+    statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text("ascii").splitlines())
+    held = int(used.read_text("ascii")) - int(statistics["inactive_file"])  # the system drops those pages when asked
+    return max(0, min(available, int(limit.read_text("ascii")) - held))
 
 
 def _disk(folder: Path) -> int:

@@ -241,7 +241,7 @@ def _of_mvdiffusion(recipe: Recipe, model: MVDiffusionConfig) -> tuple[float, fl
 def _read(file: Path) -> dict[str, Measured] | None:
     """A verdict, or None for one that is not there or was damaged."""
     try:
-        return TypeAdapter(dict[str, Measured]).validate_json(file.read_text())
+        return TypeAdapter(dict[str, Measured]).validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
 

@@ -104,7 +104,7 @@ class DryRunProcess:
     def _end_of_process(self) -> str:
         assert self._process is not None
         code = self._process.wait() or None  # none is known while Ray starts: it has the system throw exit codes away
-        log = (self._folder / "log").read_text(errors="replace")
+        log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in log.splitlines()]
         if code is None and any(line.startswith("Traceback ") for line in lines):
             code = 1

@@ -101,7 +101,7 @@ def _watched_memory(device: torch.device) -> Iterator[list[int]]:
         found[0] = torch.cuda.max_memory_allocated(device)
         return
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak so far is forgotten
     yield found
     found[0] = _peak_bytes()
 
@@ -112,7 +112,7 @@ def _peak_bytes() -> int:
     if not status.is_file():
         return int(psutil.Process().memory_info().rss)
     kilobytes = {}
-    for line in status.read_text().splitlines():
+    for line in status.read_text("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
         if name in ("VmHWM", "RssFile"):
             kilobytes[name] = int(value.split()[0])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.files import nearest_existing
+from pipeline.machine.outputs import require_folder, require_locks
 from sweeps.book.mlflow_client import cause, require_readable, require_writable, shown
 from sweeps.errors import StudyError
-from sweeps.home import Home, is_made, is_served, store_file
-from sweeps.preflight.disk_and_memory import require_folder
+from sweeps.home import Home, is_made, is_served, sqlite_uri, store_file
 
 _SECONDS = 5  # to wait for a server, a database or a lock
 _TIMEOUTS = {"sqlite": "timeout", "mssql": "timeout"}  # of the others it is connect_timeout
@@ -23,9 +26,14 @@ def require_tracking(home: Home) -> str:
     if is_served(uri):
         require_writable(uri, _SECONDS)
         return f"{uri} takes writes"
+    if _scheme(uri) == "sqlite" and sqlalchemy.make_url(uri).database in (None, "", ":memory:"):
+        raise StudyError(
+            f"MLFLOW_TRACKING_URI: expected a SQLite file that keeps what is written, got {uri} — name one, such as "
+            "sqlite:////folder/mlflow.db."
+        )
     file = store_file(uri)
     if file is not None and not is_made(file):
-        require_folder("MLFLOW_TRACKING_URI", file.parent)
+        _require_new_file(file)
         return f"{file} will be made"
     if file is not None or _scheme(uri) in _SERVERS:
         _require_database("MLFLOW_TRACKING_URI", uri, "experiments", "lifecycle_stage")
@@ -39,9 +47,18 @@ def require_study_storage(home: Home) -> str:
         _require_database("MOUSELIFT_STORAGE", home.storage, "studies", "study_name")
         return f"{shown(home.storage)} takes writes"
     file = home.optuna_journal
-    if file.exists() and not os.access(file, os.W_OK):
+    if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
         raise StudyError(f"{file}: expected a file that can be written to, got one that cannot — make it writable.")
     return f"{file}{'' if file.exists() else ' will be made'}"
+
+
+def _require_new_file(file: Path) -> None:
+    """Whether SQLite can make a file there, which it needs locks of its own for."""
+    folder = file.resolve().parent  # of a link, where it leads
+    require_folder(folder, "MLFLOW_TRACKING_URI")
+    require_locks(folder, "MLFLOW_TRACKING_URI")
+    with tempfile.NamedTemporaryFile(dir=nearest_existing(folder), prefix=".mouselift-") as probe:
+        _require_database("MLFLOW_TRACKING_URI", sqlite_uri(Path(probe.name)), "experiments", "lifecycle_stage")
 
 
 def _require_database(variable: str, url: str, table: str, column: str) -> None:

@@ -14,7 +14,6 @@ a chain: each begins where the one before it ended.
 
 from __future__ import annotations
 
-import getpass
 import json
 import secrets
 import socket
@@ -27,6 +26,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import did_you_mean
+from pipeline.machine.account import user_name
 from sweeps.errors import RegistryError
 from sweeps.registry.lock import Turn
 
@@ -213,7 +213,7 @@ def timestamp(seconds: float) -> str:
 
 def signature() -> str:
     """The user and the machine of this process: user@host."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return f"{user_name()}@{socket.gethostname()}"
 
 
 def unknown(name: str, known: list[str]) -> RegistryError:

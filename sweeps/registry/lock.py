@@ -108,7 +108,7 @@ def _own_lock(tracking_uri: str, name: str) -> contextlib.AbstractContextManager
 def _file_lock(store: Path, name: str) -> Iterator[_OwnLock]:
     """A lock beside the store's file, so homes that share the store share it; it ends with the process."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    with store.with_name(f"{store.name}.{digest}.turn").open("w") as file:
+    with store.with_name(f"{store.name}.{digest}.turn").open("wb") as file:
         flock(file, LOCK_EX)
         yield _OwnLock(f"file@{socket.gethostname()}", lambda: None)
 

@@ -32,6 +32,7 @@ from pipeline.checkpoint import CheckpointInfo
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
+from pipeline.machine.outputs import require_folder
 from sweeps.errors import RegistryError, counted
 from sweeps.registry import pyfunc_gslrm, pyfunc_views
 from sweeps.registry.verification import Verification
@@ -135,6 +136,7 @@ def pull(version: Version, out: Path, tracking_uri: str) -> Path:
     Raises RegistryError when `out` holds anything else, and as `download`.
     """
     if _is_free(out, version):
+        require_folder(out.parent)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
             folder = download(version, Path(temporary), tracking_uri).folder

@@ -3,8 +3,10 @@
 import os
 import sys
 
+from pipeline.machine import account
 from sweeps.own_process import look_for_garbage_seldom
 
+account.settle()  # Ray asks for the user's name, and for the home, when it is imported
 # Ray reads this when it is imported. It stands here because Python runs this before any module of the room.
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # at SIGTERM it prints a stack and aborts
 

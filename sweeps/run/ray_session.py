@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import ray
 
+from pipeline.machine import account
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
 from sweeps.own_process import takes_signals
@@ -36,6 +38,7 @@ _ENVIRONMENT = {
 }
 _NEEDED = ("raylet", "gcs_server")
 _SECONDS = 10.0
+_TOKEN_BYTES = 32
 
 
 class Ray(contextlib.AbstractContextManager["Ray"]):
@@ -57,6 +60,8 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
     def __enter__(self) -> Ray:
         if self._thread.ident is None:
             os.environ.update(_ENVIRONMENT)
+            if self._home.ray_address is None and not account.home_takes_files():  # Ray would keep its token there
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN_BYTES))
             for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
                 logging.getLogger(noisy).setLevel(logging.CRITICAL)
             self._thread.start()

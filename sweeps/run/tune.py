@@ -289,7 +289,7 @@ class _DriverCallback(tune.Callback):
     def _broken(self, ray_trial_id: str) -> Broken:
         trial = next(trial for trial in reversed(self._trials) if trial.trial_id == ray_trial_id)
         file = trial.error_file
-        traceback = Path(file).read_text() if file and Path(file).is_file() else ""
+        traceback = Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).is_file() else ""
         # The whole text in place of the error: Ray has written no pickled error yet when it calls this.
         return Broken(trial.config, tune.TuneError(traceback), traceback)
 

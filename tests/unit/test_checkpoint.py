@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm import facelift
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import Recipe
+from tests.support.mutations import mutations
 
 FC = "transformer_layers.0.attn.fc.weight"
 ADVICE = " — name weights of this network, or set the recipe's model as theirs."
@@ -48,6 +51,15 @@ def refusal(action, *args: object) -> str:
     with pytest.raises(CheckpointError) as caught:
         action(*args)
     return str(caught.value)
+
+
+def said_of(action, *args: object) -> str:
+    """The refusal, or nothing for what was accepted."""
+    try:
+        action(*args)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def facelift_file(path: Path, model: GSLRM, prefix: str = "", **others: Tensor) -> Path:
@@ -176,15 +188,6 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     assert refusal(kinds.load, tmp_path) == expected
 
 
-@pytest.mark.parametrize(
-    ("content", "fault"), [("{}", "'sha256'"), ("[]", "list indices must be integers or slices, not str")]
-)
-def test_an_index_that_is_none_is_refused(saved: Path, content: str, fault: str) -> None:
-    (saved / INDEX).write_text(content)
-    expected = f"{saved / INDEX}: expected the index of a checkpoint, got a fault at {fault} — restore the folder."
-    assert refusal(checkpoint.inspect, saved) == expected
-
-
 def test_weights_without_one_tensor_are_refused_by_its_name(saved: Path, tmp_path: Path, model: GSLRM) -> None:
     tensors = load_file(saved / WEIGHTS)
     del tensors[FC]
@@ -297,16 +300,96 @@ class Malice:
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Malice()}, tmp_path / "evil.pt")
     message = refusal(checkpoint.read_facelift, tmp_path / "evil.pt")
-    assert message.startswith(f"{tmp_path}/evil.pt: expected a torch file of tensors, got Weights only load failed")
+    assert message.startswith(f"{tmp_path}/evil.pt: expected a torch file of tensors, got one that names exec, which")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 580064\n"
+
+
+def zipped() -> bytes:
+    with zipfile.ZipFile(buffer := BytesIO(), "w") as archive:
+        archive.writestr("readme.txt", "weights are elsewhere")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [
+        (b"not a checkpoint", "other bytes"),
+        (b"", "an empty file; copy it again"),
+        (pickle.dumps({"model": 1}), "a Python pickle that torch did not write"),
+        (LFS, "a pointer of Git LFS in its place; `git lfs pull` fetches the file"),
+        (b"<!DOCTYPE html><html>404", "a web page; what was downloaded was not the file, see what its address answers"),
+        (b'{"error": "denied"}', "a JSON document"),
+        (bytes(4096), "zeros; it was not written to its end, copy it again"),
+        (zipped(), "a zip archive; unpack it"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_called_what_it_is(
+    tmp_path: Path, content: bytes, came: str, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    expected = f"{path}: expected weights (safetensors, or a torch file), got {came} — name a file of weights."
+    assert refusal(checkpoint.read_tensors, path) == expected
+
+
+@pytest.mark.parametrize("suffix", ["pt", "ckpt", "bin", "safetensors"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["today's", "before torch 1.6"])
+def test_a_torch_file_is_read_whatever_it_is_called_and_however_old(tmp_path: Path, suffix: str, zipped: bool) -> None:
+    path = tmp_path / f"a.{suffix}"
+    torch.save({"model": {"w": torch.arange(3.0)}}, path, _use_new_zipfile_serialization=zipped)
+    assert checkpoint.read_tensors(path)["w"].tolist() == [0, 1, 2]
+
+
+def test_safetensors_are_read_whatever_they_are_called(tmp_path: Path) -> None:
+    save_file({"w": torch.arange(3.0)}, tmp_path / "a.pt")
+    assert checkpoint.read_tensors(tmp_path / "a.pt")["w"].tolist() == [0, 1, 2]
+
+
+def test_a_pointer_in_the_place_of_a_checkpoints_weights_is_called_one(saved: Path) -> None:
+    (saved / WEIGHTS).write_bytes(LFS)
+    assert refusal(checkpoint.inspect, saved).endswith(
+        "got a pointer of Git LFS in its place — copy the checkpoint again, whole."
+    )
 
 
 @pytest.mark.parametrize(
-    "content", [b"not a checkpoint", b"", pickle.dumps({"model": 1})], ids=["text", "empty", "pickle"]
+    ("content", "came"),
+    [
+        (LFS, "a pointer of Git LFS in its place"),
+        (b"", "an empty file"),
+        (b"{}", "a fault at recipe (Field required)"),
+        (b'{"recipe": "a", "step": 1, "fingerprint": "b", "metrics": {}, "sha256": []}', "a fault at sha256"),
+        (b'{"recipe": ', "a fault at its JSON"),
+    ],
 )
-def test_a_file_that_is_no_torch_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.pt").write_bytes(content)
-    message = refusal(checkpoint.read_facelift, tmp_path / "a.pt")
-    assert message.startswith(f"{tmp_path}/a.pt: expected a torch file of tensors, got ") and "\n" not in message
+def test_an_index_that_is_none_is_called_what_it_is(saved: Path, content: bytes, came: str) -> None:
+    (saved / INDEX).write_bytes(content)
+    assert refusal(checkpoint.inspect, saved).startswith(
+        f"{saved / INDEX}: expected the index of a checkpoint, got {came}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "old torch"])
+def test_damaged_weights_are_read_or_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    good, path = tmp_path / "good", tmp_path / "damaged"
+    tensors = {"first.weight": torch.arange(64.0).reshape(8, 8), "second.bias": torch.ones(3, dtype=torch.float16)}
+    if kind == "safetensors":
+        save_file(tensors, good)
+    else:
+        torch.save({"model": tensors}, good, _use_new_zipfile_serialization=kind == "torch")
+    for content in mutations(good.read_bytes(), seed=0, count=200):
+        path.write_bytes(content)
+        assert "\n" not in said_of(checkpoint.read_tensors, path)
+
+
+def test_a_damaged_index_is_read_or_refused_in_one_line(saved: Path) -> None:
+    good = (saved / INDEX).read_bytes()
+    for content in mutations(good, seed=0, count=200):
+        (saved / INDEX).write_bytes(content)
+        assert "\n" not in said_of(checkpoint.inspect, saved)
 
 
 def test_a_torch_file_without_tensors_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """Whether a sweep fits the disk and the memory: what is counted, and what is said when it does not."""
 
+import errno
+import fcntl
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import OutputError
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.preflight import disk_and_memory
@@ -31,7 +35,7 @@ def home(tmp_path):
 
 
 def refusal(check, *arguments):
-    with pytest.raises(StudyError) as error:
+    with pytest.raises((StudyError, OutputError)) as error:
         check(*arguments)
     return str(error.value)
 
@@ -151,4 +155,24 @@ def test_checkpoints_that_a_file_stands_in_the_way_of_are_refused(tmp_path, home
 
 def test_asking_a_home_leaves_nothing_in_it(home):
     assert (require_home(home), require_checkpoints(home)) == (str(home.root), home.checkpoints)
+    assert not home.root.exists()
+
+
+@pytest.mark.parametrize("name", ["journal", "artifacts", "ray", "cache"])
+def test_a_file_in_the_place_of_a_folder_of_the_home_is_refused(home, name):
+    home.root.mkdir()
+    (home.root / name).write_text("mine")
+    assert f"got a file for {home.root / name}" in refusal(require_home, home)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_home_on_a_file_system_without_locks_is_refused(home, monkeypatch, code):
+    def without_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    assert refusal(require_home, home) == (
+        f"MOUSELIFT_HOME: expected a file system that knows locks, got {os.strerror(code)} for {home.root} — mount it "
+        "with locks, or name a folder on another disk."
+    )
     assert not home.root.exists()

@@ -165,3 +165,31 @@ def test_a_file_is_copied_where_it_cannot_have_a_second_name(tmp_path: Path, mon
 def test_sha256_is_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def closed(path: Path) -> None:
+    """As safetensors and all users of mkstemp write: for the owner alone."""
+    path.write_text("weights")
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_those_may_read_a_file_whom_the_umask_lets(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with whole(tmp_path / "prompts") as temporary:
+            closed(temporary)
+        with whole_folder(tmp_path / "checkpoint") as folder:
+            (folder / "below").mkdir()
+            closed(folder / "below" / "weights")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()} == {mode}
+    assert names(tmp_path) == ["checkpoint", "prompts"]
+
+
+def test_somebodys_original_keeps_its_rights_when_a_folder_links_to_it(tmp_path: Path) -> None:
+    closed(tmp_path / "mine")
+    with whole_folder(tmp_path / "folder") as folder:
+        link_or_copy(tmp_path / "mine", folder / "mine")
+    assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o600

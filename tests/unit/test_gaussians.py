@@ -11,6 +11,7 @@ import torch
 
 from pipeline.errors import DataError
 from pipeline.gaussians import SH_C0, Gaussians
+from tests.support.mutations import mutations
 
 
 def random_gaussians(count: int = 40, degree: int = 0, seed: int = 0) -> Gaussians:
@@ -143,30 +144,158 @@ def test_a_ply_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "g.ply"
     random_gaussians(10).save_ply(path)
     path.write_bytes(path.read_bytes()[:-1])
-    assert refusal(path) == "g.ply: expected 680 bytes of vertices, got 679 — it is cut short."
+    assert refusal(path) == "g.ply: expected 10 vertices, got 9 — it is cut short."
 
 
-def test_an_ascii_ply_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "g.ply").write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n0.0\n")
-    assert refusal(tmp_path / "g.ply") == "g.ply: expected a binary little-endian PLY — export it again."
+def test_a_ply_that_holds_more_than_its_header_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.ply"
+    random_gaussians(10).save_ply(path)
+    path.write_bytes(path.read_bytes().replace(b"vertex 10", b"vertex 9"))
+    assert refusal(path) == "g.ply: expected 9 vertices as its header says, got 10 — export it again."
 
 
-def test_a_mesh_is_refused(tmp_path: Path) -> None:
-    lines = ["ply", "format binary_little_endian 1.0", "element vertex 0", "property float x", "element face 0"]
-    lines += ["property list uchar int vertex_indices", "end_header\n"]
-    (tmp_path / "g.ply").write_text("\n".join(lines))
-    expected = "g.ply: expected one element, vertex, of plain numbers — export it as Gaussians, not a mesh."
-    assert refusal(tmp_path / "g.ply") == expected
+@pytest.mark.parametrize("form", ["binary_little_endian", "binary_big_endian", "ascii"])
+def test_a_promise_of_more_gaussians_than_there_are_takes_no_memory(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "g.ply"
+    variant(path, random_gaussians(10), form)
+    path.write_bytes(path.read_bytes().replace(b"vertex 10", b"vertex 1000000000000"))
+    assert refusal(path).endswith("expected 1000000000000 vertices, got 10 — it is cut short.")
 
 
-def test_a_cloud_of_points_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
-    lines = ["ply", "format binary_little_endian 1.0", "element vertex 0"]
-    lines += [*(f"property float {name}" for name in "xyz"), "end_header\n"]
-    (tmp_path / "g.ply").write_text("\n".join(lines))
+def variant(
+    path: Path, gaussians: Gaussians, form: str = "binary_little_endian", kind: str = "float", end: str = "\n"
+) -> None:
+    """The Gaussians as other programs write them: a comment, an element before and one after the vertices, columns
+    in the order of the alphabet and one that nobody knows.
+    """
+    gaussians.save_ply(path)
+    names = [line.split()[-1] for line in header(path) if line.startswith("property")]
+    body = path.read_bytes().partition(b"end_header\n")[2]
+    table = np.frombuffer(body, [(name, "<f4") for name in names])
+    columns = sorted([*names, "label"])
+    lines = ["ply", f"format {form} 1.0", "comment made elsewhere", "element intrinsic 4", "property float fov"]
+    lines += [f"element vertex {gaussians.count}"]
+    lines += [f"property {'uchar' if name == 'label' else kind} {name}" for name in columns]
+    lines += ["element face 1", "property list uchar int vertex_indices", "end_header"]
+    values = {"intrinsic": np.ones(4, "f4"), "face": np.array([(3, 0, 1, 2)], "u1,i4,i4,i4")}
+    types = [(name, "u1" if name == "label" else {"float": "f4", "double": "f8"}[kind]) for name in columns]
+    shuffled = np.zeros(gaussians.count, types)
+    for name in names:
+        shuffled[name] = table[name]
+    parts = [values["intrinsic"], shuffled, values["face"]]
+    if form == "ascii":
+        rows = [" ".join(repr(value) for value in np.atleast_1d(row).item(0)) for row in shuffled]
+        content = "\n".join(["1.0"] * 4 + rows + ["3 0 1 2", ""]).encode()
+    else:
+        order = ">" if "big" in form else "<"
+        content = b"".join(part.astype(part.dtype.newbyteorder(order)).tobytes() for part in parts)
+    path.write_bytes("".join(line + end for line in lines).encode() + content)
+
+
+@pytest.mark.parametrize("degree", range(4))
+@pytest.mark.parametrize("form", ["binary_little_endian", "binary_big_endian", "ascii"])
+@pytest.mark.parametrize(("kind", "end"), [("float", "\n"), ("double", "\r\n")])
+def test_a_ply_of_another_program_gives_the_same_gaussians(
+    tmp_path: Path, degree: int, form: str, kind: str, end: str
+) -> None:
+    written = random_gaussians(degree=degree)
+    variant(tmp_path / "g.ply", written, form, kind, end)
+    for name, values in as_dict(Gaussians.load_ply(tmp_path / "g.ply")).items():
+        torch.testing.assert_close(values, as_dict(written)[name])
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["means", "quats", "sh"])
+def test_a_gaussian_that_is_not_finite_is_refused(tmp_path: Path, name: str, value: float) -> None:
+    gaussians = random_gaussians(3)
+    getattr(gaussians, name)[1] = value
+    gaussians.save_ply(tmp_path / "g.ply")
     assert refusal(tmp_path / "g.ply") == (
-        "g.ply: expected a 3DGS PLY; missing ['f_dc_0', 'f_dc_1', 'f_dc_2', 'opacity', 'scale_0', 'scale_1', "
-        "'scale_2', 'rot_0', 'rot_1', 'rot_2', 'rot_3'] — export it again."
+        "g.ply: expected finite numbers, got inf or nan in 1 of 3 Gaussians — leave them out, and export it again."
     )
+
+
+def test_a_scale_that_is_too_large_for_its_logarithm_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.ply"
+    variant(path, random_gaussians(1), "ascii")
+    lines = path.read_text().splitlines()
+    place = [line.split()[-1] for line in lines if line.startswith("property")].index("scale_0") - 1  # less `fov`
+    row = lines.index("end_header") + 5
+    lines[row] = " ".join("1000" if i == place else word for i, word in enumerate(lines[row].split()))
+    path.write_text("\n".join(lines))
+    assert "got inf or nan in 1 of 1" in refusal(path)
+
+
+def test_viewers_that_expect_degree_3_get_its_zeros(tmp_path: Path) -> None:
+    written = random_gaussians(degree=1)
+    written.save_ply(tmp_path / "g.ply", sh_degree=3)
+    assert sum("f_rest" in line for line in header(tmp_path / "g.ply")) == 45
+    read = Gaussians.load_ply(tmp_path / "g.ply")
+    assert torch.equal(read.sh[:, :4], written.sh) and not read.sh[:, 4:].any()
+
+
+@pytest.mark.parametrize("degree", [1, 4])
+def test_a_ply_of_a_degree_that_cannot_hold_the_colours_is_refused(tmp_path: Path, degree: int) -> None:
+    with pytest.raises(DataError, match=f"save_ply: expected a degree of 2 to 3, got {degree}"):
+        random_gaussians(degree=2).save_ply(tmp_path / "g.ply", sh_degree=degree)
+
+
+def text(*lines: str) -> bytes:
+    return "\n".join(["ply", "format binary_little_endian 1.0", *lines, "end_header", ""]).encode()
+
+
+FLOATS = tuple(f"property float {name}" for name in "xyz")
+COMPRESSED = (
+    "element chunk 0",
+    *(f"property float {end}_{name}" for end in ("min", "max") for name in "xyz"),
+    "element vertex 0",
+    *(f"property uint packed_{name}" for name in ("position", "rotation", "scale", "color")),
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (text("element vertex 0", *FLOATS), "— it is a mesh or a cloud of points; export it as Gaussians."),
+        (text(*COMPRESSED), "— it is SuperSplat's compressed PLY; export it there as an uncompressed one."),
+        (text("element vertex 0", "property list uchar int v"), "got elements vertex — export it as Gaussians, not a"),
+        (text(), "got elements of no kind"),
+        (text("element vertex 1000000000000"), "got elements vertex — export it as Gaussians"),
+        (text("element vertex -1", *FLOATS), "expected the header of a PLY, got 'element vertex -1'"),
+        (text("element vertex 1e6", *FLOATS), "expected the header of a PLY, got 'element vertex 1e6'"),
+        (text("property float x"), "expected the header of a PLY, got 'property float x'"),
+        (text("element vertex 0", "property half x"), "expected the header of a PLY, got 'property half x'"),
+        (text("element vertex 0", *FLOATS, *FLOATS), "each property once"),
+        (text("element vertex 0", "property float f_rest_red", *FLOATS), "expected a 3DGS PLY; missing"),
+        (b"ply\nformat ascii 2.0\nend_header\n", "got 'format ascii 2.0'"),
+        (b"ply\nformat ascii 1.0\n", "expected a PLY, got one without a whole header — name a PLY."),
+        (b"", "expected a PLY, got an empty file — name a PLY."),
+        (
+            b"version https://git-lfs.github.com/spec/v1",
+            "expected a PLY, got a pointer of Git LFS in its place — name a PLY.",
+        ),
+        (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\none\n", "got other text"),
+    ],
+)
+def test_a_ply_that_holds_no_gaussians_is_called_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "g.ply").write_bytes(content)
+    assert said in refusal(tmp_path / "g.ply")
+
+
+@pytest.mark.parametrize("form", ["binary_little_endian", "binary_big_endian", "ascii"])
+def test_a_damaged_ply_is_read_or_refused_in_one_line(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "g.ply"
+    variant(path, random_gaussians(20, degree=1), form)
+    for content in mutations(path.read_bytes(), seed=1, count=200):
+        path.write_bytes(content)
+        try:
+            read = Gaussians.load_ply(path)
+        except DataError as error:
+            said = str(error)
+        else:
+            said = f"{read.count}"
+            assert all(values.isfinite().all() for values in as_dict(read).values())
+        assert "\n" not in said
 
 
 # ---------------------------------------------------------------- pruning and shapes

@@ -49,7 +49,7 @@ DOORS = {
     "torchmetrics": ("pipeline/metrics.py",),
     "numba": ("pipeline/rasterize_cpu.py",),
     "embreex": ("pipeline/data/mice/render.py",),
-    "safetensors": ("pipeline/checkpoint.py", "pipeline/vgg.py", "pipeline/mvdiffusion/"),
+    "safetensors": ("pipeline/checkpoint.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/run/",),
     "pyarrow": ("sweeps/run/checkpoints.py",),
     "optuna": ("sweeps/space/", "sweeps/book/"),

@@ -296,11 +296,18 @@ def test_a_missing_weights_file_is_refused_with_the_remedy(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["vgg.safetensors", "vgg.pt", "vgg.mat"])
-def test_a_file_of_something_else_is_refused(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vgg.safetensors", "got other bytes — give a FaceLift GS-LRM checkpoint"),
+        ("vgg.pt", "got other bytes — give a FaceLift GS-LRM checkpoint"),
+        ("vgg.mat", "expected weight and bias of VGG-19's conv1 to conv16"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(name, said, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"not weights, but long enough to be looked at by every reader" * 8)
-    with pytest.raises(CheckpointError, match="expected weight and bias of VGG-19's conv1 to conv16"):
+    with pytest.raises(CheckpointError, match=said):
         load_perceptual(path)
 
 

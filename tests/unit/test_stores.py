@@ -193,3 +193,33 @@ def test_a_home_may_have_any_sign_in_its_path(tmp_path):
     assert (home.root / "mlflow.db").is_file()
     (default,) = mlflow_client(home.tracking_uri).search_experiments()
     assert default.name == "Default"
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_refused(home, uri):
+    said = refusal(require_tracking, replace(home, tracking_uri=uri))
+    assert said.startswith("MLFLOW_TRACKING_URI: expected a SQLite file that keeps what is written, got sqlite:")
+
+
+def test_a_folder_in_the_place_of_the_store_is_refused(home):
+    (home.root / "mlflow.db").mkdir(parents=True)
+    assert "unable to open database file" in refusal(require_tracking, home)
+
+
+def test_a_folder_in_the_place_of_the_copy_of_the_studies_is_refused(home):
+    home.optuna_journal.mkdir(parents=True)
+    assert "expected a file that can be written to" in refusal(require_study_storage, home)
+
+
+def test_a_store_that_a_link_leads_to_is_made_there(home, tmp_path):
+    home.root.mkdir()
+    (home.root / "mlflow.db").symlink_to(tmp_path / "other" / "mlflow.db")
+    assert require_tracking(home).endswith("will be made")
+    prepare_store(home.tracking_uri)
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_looking_for_room_for_a_new_store_leaves_nothing(home):
+    home.root.mkdir()
+    require_tracking(home)
+    assert list(home.root.iterdir()) == []

@@ -200,7 +200,7 @@ def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = F
 def _remembered(dataset: Dataset, cache: Path) -> Geometry:
     path = cache / f"geometry-{dataset.digest[:16]}-{VERSION}.json"
     if path.is_file():
-        return TypeAdapter(Geometry).validate_json(path.read_text())
+        return TypeAdapter(Geometry).validate_json(path.read_text(encoding="utf-8"))
     geometry = check(dataset).geometry
     cache.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(config.as_plain(geometry)))

@@ -24,6 +24,7 @@ from pipeline.data.mice.render import MouseMesh, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, write_manifest, write_scene
 from pipeline.data.unfinished import claim
 from pipeline.errors import DataError
+from pipeline.machine.outputs import require_folder
 
 VERSION = 2  # raise it when the same plan draws other pictures
 FPS = 25.0
@@ -249,6 +250,7 @@ def write_mice(
     plan, out = MicePlan(rig, size, seed, views, zoom, frames, step), Path(out)
     splits = plan.splits(scenes)
     provenance = {"kind": "mice", "version": VERSION, **asdict(plan)}
+    require_folder(out)
     claim(out, provenance, "mice")
 
     def write(scene: int) -> None:

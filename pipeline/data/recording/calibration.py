@@ -127,7 +127,7 @@ _PICKLE_FAULTS = (
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: expected JSON, got {config.one_line(error)} — restore the file.") from None
 
