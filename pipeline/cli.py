@@ -31,6 +31,11 @@ def split_overrides(values: list[str] | None) -> list[str]:
     return [word for value in values or [] for word in _words(value)]
 
 
+def root_override(folder: Path) -> str:
+    """`--data` as an override. It is quoted: YAML takes ` #` for the begin of a comment and `: ` for a mapping."""
+    return f"data.root={json.dumps(str(folder), ensure_ascii=False)}"
+
+
 def show_recipe(recipe: str, overrides: list[str], as_json: bool) -> None:
     """Print the resolved recipe and its fingerprint, or say what is wrong with it."""
     from pipeline import config
@@ -63,7 +68,7 @@ def fit(
     from pipeline.recipes import load_recipe
 
     require_folder(out)
-    root = [] if data is None else [f"data.root={data.resolve()}"]
+    root = [] if data is None else [root_override(data.resolve())]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
     for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
         kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.cli import root_override
 from sweeps.launch import home_of_environment
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def console() -> Console:
 
 def root(data: str | None) -> list[str]:
     """`--data` as an override."""
-    return [] if data is None else [f"data.root={dataset(data)}"]
+    return [] if data is None else [root_override(dataset(data))]
 
 
 def dataset(name_or_path: str) -> Path:
