@@ -27,9 +27,16 @@ class Home:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Home:
-        """Raises StudyError when MLflow and Optuna are given one database: their tables would clash."""
+        """Raises StudyError when MLflow and Optuna are given one database: their tables would clash; and when `mlflow
+        run` was told of no store, so that its run is in a file of the working folder, where nobody looks for it.
+        """
         root = Path(environment.get("MOUSELIFT_HOME") or "runs").expanduser().resolve()
         tracking_uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlflow.db")
+        if environment.get("MLFLOW_RUN_ID") and _is_mlflows_default(tracking_uri, environment.get("PWD"), root):
+            raise StudyError(
+                f"MLFLOW_TRACKING_URI: expected the store of this home for `mlflow run`, got MLflow's own default, "
+                f"{tracking_uri} — export MLFLOW_TRACKING_URI={sqlite_uri(root / 'mlflow.db')} and run it again."
+            )
         storage = environment.get("MOUSELIFT_STORAGE") or None
         if storage == tracking_uri:
             raise StudyError(
@@ -83,6 +90,17 @@ class Home:
 
     def journal(self, sweep: str) -> Path:
         return self.journals / check_name(sweep)
+
+
+def _is_mlflows_default(tracking_uri: str, called_from: str | None, root: Path) -> bool:
+    """Whether a store is where MLflow keeps its own when it is told of none: in the folder where `mlflow run` was
+    called, or in the project's. PWD stays the former, while MLflow begins us in the latter.
+    """
+    file = store_file(tracking_uri)
+    if file is None or file.name != "mlflow.db":
+        return False
+    folder = file.absolute().parent
+    return folder != root and folder in (Path.cwd(), Path(called_from or "."))
 
 
 def _located(folder: str) -> str:

@@ -90,6 +90,7 @@ def prepare_store(tracking_uri: str) -> None:
         unfinished = database.with_name(f".{database.name}")  # not `whole`: SQLite keeps files of its own beside it
         for part in ("", "-journal", "-wal", "-shm"):
             unfinished.with_name(unfinished.name + part).unlink(missing_ok=True)
+        unfinished.touch()  # by the umask's rights: SQLite would let no colleague write, whatever the umask says
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # a second, which most commands can spare
 
         SqlAlchemyStore(sqlite_uri(unfinished), artifacts).engine.dispose()

@@ -8,7 +8,9 @@ files were all there is taken up, any other is marked FAILED.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -41,6 +43,7 @@ from sweeps.registry.versions import MODEL_ID, SHA256, Version
 LINEAGE_FILE = "lineage.json"
 _UNFINISHED = "release.unfinished"
 _AGAIN = " — register it again."
+_MAY_NOT = " — its owner must let this user read the file."
 # What the pyfunc files, and the part of pipeline that they use, import.
 _COMMON = ("jaxtyping", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
@@ -123,7 +126,8 @@ def download(version: Version, folder: Path, tracking_uri: str) -> CheckpointInf
         found = checkpoint.inspect(path)
     except (MlflowException, OSError, CheckpointError) as error:
         came = one_line(error)
-        raise RegistryError(f"{version.ref}: expected its checkpoint at {source}, got {came}{_AGAIN}") from error
+        mend = _MAY_NOT if os.strerror(errno.EACCES) in came else _AGAIN  # MLflow hands on the words alone
+        raise RegistryError(f"{version.ref}: expected its checkpoint at {source}, got {came}{mend}") from error
     if found.sha256 != version.sha256:
         wanted = version.sha256[:12]
         raise RegistryError(f"{version.ref}: expected weights {wanted}, got {found.sha256[:12]}{_AGAIN}")

@@ -39,6 +39,9 @@ _ENVIRONMENT = {
 _NEEDED = ("raylet", "gcs_server")
 _SECONDS = 10.0
 _TOKEN_BYTES = 32
+# A socket's path has at most 107 bytes; `/ray/session_2026-11-26_16-01-27_123456_4194304/sockets/plasma_store.1` is 70.
+_LONGEST_FOLDER = 107 - 70
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  Ray makes its folder in it by itself, for all users
 
 
 class Ray(contextlib.AbstractContextManager["Ray"]):
@@ -60,8 +63,8 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
     def __enter__(self) -> Ray:
         if self._thread.ident is None:
             os.environ.update(_ENVIRONMENT)
-            if self._home.ray_address is None and not account.home_takes_files():  # Ray would keep its token there
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN_BYTES))
+            if self._home.ray_address is None:
+                settle()
             for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
                 logging.getLogger(noisy).setLevel(logging.CRITICAL)
             self._thread.start()
@@ -105,6 +108,27 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         else:
             self._life.set_exception(error)
         return True  # `ready` and `__exit__` raise the error, from the future
+
+
+def settle() -> None:
+    """Give a Ray of this machine what the account lacks: a token, which it would keep in the user's home, and a folder
+    whose path leaves room for the names of its sockets.
+
+    Raises StudyError where there is no such folder.
+    """
+    if not account.home_takes_files():
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN_BYTES))
+    given = os.environ.get("RAY_TMPDIR") or str(account.temporary_folder())
+    if len(os.fsencode(given)) <= _LONGEST_FOLDER:
+        return
+    short = next((folder for folder in _SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise StudyError(
+            f"RAY_TMPDIR: expected a path of at most {_LONGEST_FOLDER} bytes for Ray's sockets, got {given} — set it "
+            "to a folder with a shorter one."
+        )
+    os.environ["RAY_TMPDIR"] = short
+    logging.getLogger(__name__).warning("%s is too long a path for Ray's sockets: it uses %s", given, short)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Whether stores take writes: found out within seconds, and without a trace."""
 
+import os
 import shutil
 import sqlite3
+import stat
 import threading
 import time
 from contextlib import closing
@@ -223,3 +225,12 @@ def test_looking_for_room_for_a_new_store_leaves_nothing(home):
     home.root.mkdir()
     require_tracking(home)
     assert list(home.root.iterdir()) == []
+
+
+def test_a_new_store_is_for_the_group_where_the_umask_says_so(home):
+    before = os.umask(0o002)
+    try:
+        prepare_store(home.tracking_uri)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((home.root / "mlflow.db").stat().st_mode) == 0o664

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pipeline.recipes import load_recipe
 from sweeps.cli import terminal
 
 
@@ -12,3 +15,10 @@ def test_figures_are_shown_in_the_order_in_which_they_are_looked_for(capsys):
         "test/psnr", "test/psnr_fg", "test/ssim", "test/lpips", "test/mask_iou", "test/foreground_mean",
         "test/input/psnr", "test/input/mask_iou",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a #1 mouse", "a: b", "[1]", "생쥐 100%25 ?q=1", "'quoted' \"twice\"", "{x}", "no"])
+def test_a_folder_of_any_name_is_the_data_of_a_recipe(tmp_path, name):
+    (tmp_path / name).mkdir()
+    recipe = load_recipe("gslrm_tiny", terminal.root(str(tmp_path / name)))
+    assert str(recipe.data.root) == str(tmp_path / name)

@@ -1,0 +1,45 @@
+"""Where state is kept: what the environment says, and what it may not say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.errors import StudyError
+from sweeps.home import Home
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "clone").mkdir()
+    monkeypatch.chdir(tmp_path / "clone")
+    return tmp_path / "clone"
+
+
+def under_mlflow_run(tmp_path: Path, store: Path, called_from: Path) -> dict[str, str]:
+    """What `mlflow run` tells the command that it starts."""
+    own = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}", "MLFLOW_RUN_ID": "4f", "PWD": str(called_from)}
+    return own | {"MOUSELIFT_HOME": str(tmp_path / "100%25 mice")}
+
+
+@pytest.mark.parametrize("called_from", ["clone", "."])
+def test_mlflow_run_without_a_store_is_refused_with_the_homes(tmp_path: Path, clone: Path, called_from: str) -> None:
+    folder = tmp_path / called_from
+    with pytest.raises(StudyError) as refusal:
+        Home.from_environment(under_mlflow_run(tmp_path, folder / "mlflow.db", folder))
+    assert str(refusal.value) == (
+        "MLFLOW_TRACKING_URI: expected the store of this home for `mlflow run`, got MLflow's own default, "
+        f"sqlite:///{folder}/mlflow.db — export MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/100%2525 mice/mlflow.db and "
+        "run it again."
+    )
+
+
+def test_mlflow_run_on_a_store_of_the_users_is_taken(tmp_path: Path, clone: Path) -> None:
+    told = under_mlflow_run(tmp_path, tmp_path / "store" / "mlflow.db", clone)
+    assert Home.from_environment(told).tracking_uri == told["MLFLOW_TRACKING_URI"]
+
+
+def test_a_store_in_the_working_folder_is_taken_where_the_user_names_it(clone: Path) -> None:
+    told = {"MLFLOW_TRACKING_URI": f"sqlite:///{clone}/mlflow.db"}
+    assert Home.from_environment(told).tracking_uri == told["MLFLOW_TRACKING_URI"]

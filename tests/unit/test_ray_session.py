@@ -1,0 +1,43 @@
+"""What Ray needs of the machine before it starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from sweeps.run import ray_session
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, "")  # is taken back whatever is set meanwhile
+        monkeypatch.delenv(name)
+
+
+def test_a_folder_too_long_for_rays_sockets_is_replaced_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = str(tmp_path / ("t" * 100))
+    monkeypatch.setenv("RAY_TMPDIR", long)
+    with caplog.at_level(logging.WARNING):
+        ray_session.settle()
+    assert os.environ["RAY_TMPDIR"] == "/tmp"
+    assert caplog.messages == [f"{long} is too long a path for Ray's sockets: it uses /tmp"]
+
+
+def test_an_account_that_lacks_nothing_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    before = dict(os.environ)
+    ray_session.settle()
+    assert dict(os.environ) == before
+
+
+def test_a_home_that_takes_no_files_leaves_rays_token_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc")  # writable for nobody
+    monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith("/proc"))  # root may write anywhere
+    ray_session.settle()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
