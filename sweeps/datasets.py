@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +96,9 @@ def registered(home: Home) -> dict[str, Registered]:
         raise RegistryError(
             f"{path}: expected a list of datasets, got {config.one_line(error)} — correct it, or register anew."
         ) from None
+    twice = [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]
+    if twice:
+        raise RegistryError(f"{path}: expected each name once, got {twice[0]} twice — keep one of the two.")
     return {entry.name: entry for entry in entries}
 
 

@@ -163,10 +163,20 @@ def test_a_name_is_not_given_to_other_content(mice: Dataset, arena: Path, tmp_pa
         datasets.register(home, "lab", arena)
 
 
-@pytest.mark.parametrize("content", ["- {name: lab}", "lab: 3", "[", "- {name: 1, path: x, digest: y}"])
-def test_a_broken_list_of_names_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- {name: lab}", "expected a list of datasets, got "),
+        ("lab: 3", "expected a list of datasets, got "),
+        ("- {name: 1, path: x, digest: y}", "expected a list of datasets, got "),
+        ("[", ":1: expected YAML, got "),
+        ("- {name: a, path: x,\n   path: z, digest: y}", ":2: path: expected one value, got another in line 1"),
+        ("- {name: a, path: x, digest: y}\n" * 2, "expected each name once, got a twice"),
+    ],
+)
+def test_a_broken_list_of_names_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "datasets.yaml").write_text(content)
-    with pytest.raises(RegistryError, match="expected a list of datasets, got "):
+    with pytest.raises(RegistryError, match=message):
         datasets.registered(home_at(tmp_path))
 
 
