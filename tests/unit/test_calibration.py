@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from pipeline.cameras import Cameras, mouse_rig
-from pipeline.data.recording.calibration import read_calibration, read_pickle
+from pipeline.data.calibration.calibration import read_calibration
+from pipeline.data.calibration.pickles import read_pickle
 from pipeline.errors import DataError
 
 Entries = list[dict[str, Any]]
@@ -37,7 +38,7 @@ def read(tmp_path: Path) -> Callable[[Any], Cameras]:
     def pickled_and_read(calibration: Any) -> Cameras:
         path = tmp_path / "new_cam.pkl"
         path.write_bytes(pickle.dumps(calibration))
-        return read_calibration(path, 1152, 1024)
+        return read_calibration(path, 1152, 1024).cameras
 
     return pickled_and_read
 
@@ -70,7 +71,7 @@ def test_pickle_json_and_npz_say_the_same(entries: Entries, read, tmp_path: Path
     (tmp_path / "new_cam.json").write_text(json.dumps(plain))
     np.savez(tmp_path / "new_cam.npz", **{key: np.stack([entry[key] for entry in entries]) for key in "KRT"})
     for name in ("new_cam.json", "new_cam.npz"):
-        other = read_calibration(tmp_path / name, 1152, 1024)
+        other = read_calibration(tmp_path / name, 1152, 1024).cameras
         assert torch.equal(other.c2w, read(entries).c2w) and torch.equal(other.fxfycxcy, read(entries).fxfycxcy)
 
 
@@ -131,6 +132,12 @@ def test_a_truncated_pickle_is_refused(tmp_path: Path, entries: Entries, size: i
     (tmp_path / "new_cam.pkl").write_bytes(pickle.dumps(entries)[:size])
     with pytest.raises(DataError, match=r"new_cam.pkl: expected a whole pickle, got .+ — restore the file"):
         read_calibration(tmp_path / "new_cam.pkl", 1152, 1024)
+
+
+def test_a_flipped_bit_in_the_memo_does_not_ask_for_gigabytes(tmp_path: Path) -> None:
+    (tmp_path / "new_cam.pkl").write_bytes(b"\x80\x04]r" + (2**28).to_bytes(4, "little") + b".")
+    with pytest.raises(DataError, match="expected a whole pickle, got place 268435456 of its memo — restore"):
+        read_pickle(tmp_path / "new_cam.pkl")
 
 
 @pytest.mark.parametrize(
