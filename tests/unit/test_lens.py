@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.data.calibration.lens import PINHOLE, Lens, Undistortion, lens_of, undistorted
+from pipeline.data.calibration.lens import PINHOLE, Lens, Undistortion, leaves, lens_of, undistorted
 from pipeline.errors import DataError
 
 SIZE = (288, 256)
@@ -76,6 +76,16 @@ def test_only_the_masks_window_is_computed_and_that_changes_nothing(mask: tuple[
     x, y = (places[..., i] - 0.5 for i in (0, 1))
     theirs = cv2.remap(alpha, x, y, cv2.INTER_LINEAR, borderValue=0).astype(int)
     assert np.abs(undistorted(image, places)[..., 3].astype(int) - theirs).max() <= 8
+
+
+def test_a_mask_that_undistortion_moves_over_the_border_is_known() -> None:
+    image, places = np.zeros((SIZE[1], SIZE[0], 4), np.uint8), undistortion("k1 k2").places()
+    image[100:140, 120:180] = 255
+    assert not leaves(image, undistorted(image, places))
+    image[2:20, 2:20] = 255
+    assert leaves(image, undistorted(image, places))
+    image[0] = 255
+    assert not leaves(image, undistorted(image, places))  # it was cut before
 
 
 def test_beyond_where_a_polynomial_turns_back_there_is_nothing() -> None:

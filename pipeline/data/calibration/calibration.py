@@ -125,8 +125,9 @@ def read_calibration(
                 f"{path}: camera {camera.name or i}: expected the calibration of {width}×{height} as the videos are, "
                 f"got one of {camera.size[0]}×{camera.size[1]} — use the calibration of these videos' size."
             )
+    mm = _mm(path, kind, wanted.mm)
     chosen = _ordered(path, read, videos)
-    cameras = _cameras(path, chosen, _mm(path, kind, wanted.mm), (width, height))
+    cameras = _cameras(path, chosen, mm, (width, height))
     cameras.check(str(path))
     _check_rig(path, cameras)
     return Calibration(kind, _upright(path, cameras, wanted.up), tuple(camera.lens for camera in chosen))

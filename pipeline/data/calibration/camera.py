@@ -89,8 +89,10 @@ def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark. Raises DataError."""
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a text file, got {config.one_line(error)} — restore the file.") from None
+    except OSError as error:
+        raise DataError(f"{path}: expected a text file, got {error.strerror} — restore the file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected a text in UTF-8, got {config.one_line(error)} — restore the file.") from None
 
 
 def read_json(path: Path) -> Any:
@@ -102,7 +104,8 @@ def read_json(path: Path) -> Any:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for i, (key, _) in enumerate(pairs):
-        if any(key == other for other, _ in pairs[:i]):
-            raise ValueError(f"the key {key} twice")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} twice")
+    return found

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from pipeline import config
 from pipeline.data.calibration.camera import (
     PIXEL_CENTRE,
     CalibratedCamera,
@@ -156,7 +155,7 @@ class _Binary:
         try:
             self.content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: expected a file, got {config.one_line(error)} — restore it.") from None
+            raise DataError(f"{path}: expected a file, got {error.strerror} — restore it.") from None
 
     def cameras(self) -> Iterator[tuple[int, Intrinsics]]:
         names = {model.identity: name for name, model in MODELS.items()}

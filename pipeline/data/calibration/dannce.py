@@ -88,7 +88,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: expected a .mat, got {config.one_line(error)} — restore it.") from None
+        raise DataError(f"{path}: expected a .mat, got {error.strerror} — restore it.") from None
     if content[:10] == b"MATLAB 7.3":
         raise DataError(
             f"{path}: expected a .mat of MATLAB's version 7, got one of version 7.3 — load it in MATLAB and save it "

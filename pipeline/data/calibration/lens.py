@@ -173,6 +173,16 @@ def undistorted(
     return target
 
 
+def leaves(image: UInt8[Array, "height width 4"], straight: UInt8[Array, "height width 4"]) -> bool:
+    """Whether undistortion moved the mask onto the picture's border, so that a part of it may be lost."""
+    return _touches_border(straight) and not _touches_border(image)
+
+
+def _touches_border(image: UInt8[Array, "height width 4"]) -> bool:
+    alpha = image[..., 3]
+    return any(bool(edge.any()) for edge in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
+
+
 def _divided(slopes: Float[Array, "*n 2 2"], rest: Float[Array, "*n 2"]) -> Float[Array, "*n 2"]:
     (a, b), (c, d) = np.moveaxis(slopes, (-2, -1), (0, 1))
     x, y = np.moveaxis(rest, -1, 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -29,7 +30,7 @@ from jaxtyping import Float, UInt8
 from pipeline.cameras import Cameras
 from pipeline.data.calibration.calibration import AS_FOUND, Wanted, files_of, find_calibration, read_calibration
 from pipeline.data.calibration.camera import PIXEL_CENTRE
-from pipeline.data.calibration.lens import Undistortion, undistorted
+from pipeline.data.calibration.lens import Undistortion, leaves, undistorted
 from pipeline.data.calibration.pickles import read_pickle
 from pipeline.data.gate.checks import checked
 from pipeline.data.recording.frame_plan import FramePlan
@@ -46,6 +47,8 @@ VERSION = 1  # raise it when the same recording and plan give other scenes
 MAX_WRITERS = 6  # each holds one scene, 28 MB at 1152×1024
 
 Picture = UInt8[np.ndarray, "height width 4"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -280,13 +283,20 @@ def _cut_out(
     video: Video, mask: Video, undistortion: Undistortion | None, frames: list[int]
 ) -> Generator[Picture, None, None]:
     """One camera's frames with the mask as straight alpha, undistorted, and colour 0 where alpha is 0."""
-    places = None if undistortion is None else undistortion.places()
+    places, said = None if undistortion is None else undistortion.places(), False
     for grey, image in zip(mask.read(frames, "gray"), video.read(frames, "rgba"), strict=True):
         alpha = coverage(grey)
         packed = image.view(np.uint32)[..., 0]
         packed *= alpha > 0
         image[..., 3] = alpha
-        yield image if places is None else undistorted(image, places)
+        if places is None:
+            yield image
+            continue
+        straight = undistorted(image, places)
+        if not said and leaves(image, straight):
+            _log.warning("%s: without distortion the animal reaches beyond the picture in some frames", video.path)
+            said = True
+        yield straight
 
 
 def _write(
