@@ -62,7 +62,7 @@ def convert(
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
     mm = None if calibration_unit is None else mm_of(calibration_unit)
     wanted = Wanted(calibration, mm, None if up is None else up_of(up), undistorted)
-    source = open_recording(recording, wanted)
+    source = open_recording(recording, wanted=wanted)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
     typer.echo(json.dumps(summary(out)) if as_json else out)
 
