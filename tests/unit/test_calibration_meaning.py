@@ -281,6 +281,10 @@ def lens_only(folder: Path) -> Path:
     return write_storage(folder / "a.yml", {"camera_matrix": camera.K, "distortion_coefficients": np.zeros((1, 5))})
 
 
+def one_of_six(folder: Path) -> Path:
+    return WRITERS["OpenCV, a file per camera"](folder, filmed()) / "0.yml"
+
+
 def of_one_line(name: str, text: str) -> Callable[[Path], Path]:
     def written(folder: Path) -> Path:
         (folder / name).write_text(text)
@@ -328,8 +332,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"rig.xml: expected a calibration of lists of K, R, T .*got .xml",
     ),
     "an empty folder": (lambda f: f, "expected a calibration of .*, got no files — convert it"),
-    "no such file": (lambda f: f / "a.toml", "a.toml: expected a text file, got .*No such file"),
-    "a lens alone": (lens_only, "a.yml: expected camera_matrix, .*got camera_matrix, distortion_coefficients"),
+    "no such file": (lambda f: f / "a.toml", "a.toml: expected a calibration, found none — check the path"),
+    "a lens alone": (lens_only, "a.yml: a: expected K, R and T of a camera in a shared world, got no R, T — add them"),
+    "one of six": (
+        one_of_six,
+        "0.yml: expected 2 or more cameras, got 1 — give the whole rig, or the folder of its files",
+    ),
     "other keys": (of_one_line("a.json", '{"left": 1}'), "a.json: expected camera_matrix, .*, got left"),
     "another size": (
         another_size,

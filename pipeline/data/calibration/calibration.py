@@ -118,7 +118,9 @@ def read_calibration(
     """
     kind, read = _read(path, (width, height))
     if len(read) < 2:
-        raise DataError(f"{path}: expected 2 or more cameras, got {len(read)} — calibrate the whole rig.")
+        raise DataError(
+            f"{path}: expected 2 or more cameras, got {len(read)} — give the whole rig, or the folder of its files."
+        )
     for i, camera in enumerate(read):
         if camera.size not in (None, (width, height)):
             raise DataError(
@@ -189,6 +191,8 @@ def _read(path: Path, size: tuple[int, int]) -> tuple[str, list[CalibratedCamera
         path = path.parent
     if path.is_dir():
         return _read_folder(path)
+    if not path.exists():
+        raise DataError(f"{path}: expected a calibration, found none — check the path.")
     match path.suffix.lower():
         case ".pkl" | ".pickle":
             content = read_pickle(path)

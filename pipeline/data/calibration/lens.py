@@ -164,7 +164,9 @@ def undistorted(
         return target
     left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 2
     top, bottom = max(int(rows[0]) - 1, 0), int(rows[-1]) + 2
-    reached = np.all((places > [left - 1, top - 1]) & (places < [right + 1, bottom + 1]), axis=-1)
+    low, high = (np.array(corner, np.float32) for corner in ((left - 1, top - 1), (right + 1, bottom + 1)))
+    across, down = np.moveaxis((places > low) & (places < high), -1, 0)
+    reached = across & down
     rows, columns = (np.flatnonzero(np.any(reached, axis=axis)) for axis in (1, 0))
     if len(rows):
         window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -70,7 +70,8 @@ def cameras_of(path: Path, tree: Mapping[str, Any]) -> list[CalibratedCamera]:
     elif isinstance(listed, dict):
         tree = listed
     nested = {name: found for name, each in tree.items() if isinstance(each, dict) and "K" in (found := _parts(each))}
-    cameras = nested or _stereo(tree) or _suffixed(tree)
+    alone = _parts(tree)
+    cameras = nested or _stereo(tree) or _suffixed(tree) or ({path.stem: alone} if "K" in alone else {})
     if not cameras:
         came = ", ".join(map(str, list(tree)[:6])) or "nothing"
         raise DataError(
