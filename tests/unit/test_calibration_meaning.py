@@ -167,6 +167,14 @@ def test_distortion_is_never_left_in_silence(tmp_path: Path) -> None:
     assert came.as_plain(Wanted(undistorted=False))["distortion"] == "removed"
 
 
+def test_a_distortion_that_no_lens_has_is_said(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.WARNING)
+    came = read(write_pickle(tmp_path, filmed((-6.0, 0, 0, 0, 0))))
+    came.undistortions(tmp_path, False)
+    assert "camera 5: the distortion turns back at 13°, which no lens does" in caplog.text
+    assert "camera 0" not in caplog.text
+
+
 def test_without_distortion_nobody_is_asked(tmp_path: Path) -> None:
     assert read(write_label3d(tmp_path, filmed())).undistortions(tmp_path, None) == (None,) * 6
 

@@ -95,10 +95,19 @@ class Calibration:
                 f"(camera {bent[0]}: {lens}) — pass --undistorted, or --distorted to have it taken out."
             )
         size = (self.cameras.width, self.cameras.height)
-        return tuple(
+        found = tuple(
             None if undistorted or lens.is_pinhole else Undistortion(lens, tuple(numbers), size)
             for lens, numbers in zip(self.lenses, self.cameras.fxfycxcy.tolist(), strict=True)
         )
+        for i, each in enumerate(found):
+            if each is not None and each.reach < each.farthest:
+                _log.warning(
+                    "%s: camera %d: the distortion turns back at %.0f°, which no lens does: nothing is shown beyond",
+                    path,
+                    i,
+                    math.degrees(math.atan(each.reach)),
+                )
+        return found
 
     def as_plain(self, wanted: Wanted) -> dict[str, Any]:
         """Where the rig came from, for a manifest: the format, and what the user said beside."""

@@ -131,14 +131,24 @@ class Undistortion:
     fxfycxcy: tuple[float, float, float, float]
     size: tuple[int, int]
 
+    @property
+    def reach(self) -> float:
+        """How far from the axis the picture shows something, in focal lengths; `farthest` where all of it does."""
+        return self.lens.reach(self.farthest)
+
+    @property
+    def farthest(self) -> float:
+        """The distance of the picture's farthest corner from the axis, in focal lengths."""
+        corners = np.array([[x, y] for x in (0, self.size[0]) for y in (0, self.size[1])])
+        return float(np.linalg.norm((corners - self._centre) / self._focal, axis=-1).max())
+
     def places(self) -> Float[Array, "height width 2"]:
         """The source pixel of every target pixel's centre; OUTSIDE where the lens shows nothing."""
         width, height = self.size
         v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
         points = (np.stack([u, v], -1) - self._centre) / self._focal
-        radii = np.linalg.norm(points, axis=-1)
         seen = self.lens.distorted(points) * self._focal + self._centre
-        seen[(radii > self.lens.reach(float(radii.max()))) | ~np.isfinite(seen).all(-1)] = OUTSIDE
+        seen[(np.linalg.norm(points, axis=-1) > self.reach) | ~np.isfinite(seen).all(-1)] = OUTSIDE
         return np.clip(seen, OUTSIDE, max(self.size) - OUTSIDE).astype(np.float32)
 
     def pixels(self, pixels: Float[Array, "*n 2"]) -> Float[Array, "*n 2"]:
