@@ -167,6 +167,21 @@ def test_distortion_is_never_left_in_silence(tmp_path: Path) -> None:
     assert came.as_plain(Wanted(undistorted=False))["distortion"] == "removed"
 
 
+@pytest.mark.parametrize("key", ["D", "dist", "distCoef", "distCoeffs", "distortion_coefficients", "distortions"])
+def test_distortion_is_known_under_each_of_its_names(tmp_path: Path, key: str) -> None:
+    """A list of our own, and CMU Panoptic's JSON, in which every camera has K, distCoef, R and t."""
+    bent = [-0.3, 0.1, 0.002, 0.003, 0.04]
+    plain = [{"K": c.K.tolist(), "R": c.R.tolist(), "t": c.T[:, None].tolist(), key: bent} for c in filmed()]
+    (tmp_path / "panoptic.json").write_text(
+        json.dumps({"cameras": [e | {"name": f"00_0{i}"} for i, e in enumerate(plain)]})
+    )
+    (tmp_path / "list.json").write_text(json.dumps([each | {"T": each["t"]} for each in plain]))
+    for name in ("panoptic.json", "list.json"):
+        came = read(tmp_path / name)
+        torch.testing.assert_close(came.cameras.c2w, rigid(mouse_rig()).c2w)
+        assert list(came.lenses[3].coefficients[:5]) == bent
+
+
 def test_a_distortion_that_no_lens_has_is_said(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.WARNING)
     came = read(write_pickle(tmp_path, filmed((-6.0, 0, 0, 0, 0))))

@@ -100,6 +100,12 @@ class Lens:
 PINHOLE = Lens()
 
 
+def is_distortion(key: Any) -> bool:
+    """Whether a calibration's key holds coefficients: D, or dist, distCoef, distortion_coefficients and so on."""
+    word = str(key).lower()
+    return word == "d" or (word.startswith("dist") and not word.endswith("model"))
+
+
 def lens_of(where: str, coefficients: Any, fisheye: bool = False) -> Lens:
     """A lens of coefficients in OpenCV's order, as a list, a row or a column.
 

@@ -1,7 +1,7 @@
 """Lists of {K, R, T} (the published mouse rig's `new_cam.pkl`; MAMMAL), as pickle, JSON or NPZ.
 
-OpenCV's axes and pixels (the first one's centre at 0), x_cam = R·X + T in millimetres. A fourth key, `D` or `dist`,
-holds OpenCV's distortion; undistortion maps (`mapx`, `mapy`) are not used, and that is said.
+OpenCV's axes and pixels (the first one's centre at 0), x_cam = R·X + T in millimetres. A fourth key, `D` or one that
+begins with `dist`, holds OpenCV's distortion; undistortion maps (`mapx`, `mapy`) are not used, and that is said.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data.calibration.camera import MATRIX, CalibratedCamera, intrinsics, numbers, vector
-from pipeline.data.calibration.lens import lens_of
+from pipeline.data.calibration.lens import is_distortion, lens_of
 from pipeline.errors import DataError
 
 KEYS = ("K", "R", "T")
-DISTORTION = ("D", "dist", "distCoeffs", "dist_coeffs", "distortion", "distortions")
 IGNORED = ("mapx", "mapy")
 
 _log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def read_npz(path: Path) -> list[CalibratedCamera]:
     """K, R [V, 3, 3] and T [V, 3]; D [V, 4, 5 or 8] where there is one."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            columns = {key: arrays[key] for key in (*KEYS, *DISTORTION) if key in arrays}
+            columns = {key: arrays[key] for key in arrays if key in KEYS or is_distortion(key)}
             ignored = {key: None for key in IGNORED if key in arrays}
     except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: expected an NPZ, got {config.one_line(error)} — restore the file.") from None
@@ -56,7 +55,7 @@ def _camera(where: str, entry: Any) -> CalibratedCamera:
             came = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
             raise DataError(f"{where}: expected K, R and T, got {came} — add {key}.")
     K, R = intrinsics(where, "K", entry["K"]), numbers(where, "R", entry["R"], MATRIX)
-    lens = lens_of(where, next((entry[key] for key in DISTORTION if key in entry), None))
+    lens = lens_of(where, next((value for key, value in entry.items() if is_distortion(key)), None))
     return CalibratedCamera(K, R, vector(where, "T", entry["T"]), lens)
 
 

@@ -5,7 +5,7 @@ file does not say. Distortion is OpenCV's, of its fisheye model where `fisheye_m
 those of OpenCV's samples and of EasyMocap are known, in any case, in one of these layouts:
 
     a file per camera in one folder:    camera_matrix, distortion_coefficients, R, T
-    a map per camera in one file:       cam0: {camera_matrix: …, …}, or a list called cameras
+    a map per camera in one file:       cam0: {camera_matrix: …, …}, or a list called cameras (CMU Panoptic)
     a suffix per camera:                K_01, dist_01, R_01 (or Rot_01), T_01, in one file or two (intri, extri)
     OpenCV's stereo_calib:              M1, D1, M2, D2 and R, T of the second camera, in one file or two
 """
@@ -31,13 +31,13 @@ from pipeline.data.calibration.camera import (
     rotation,
     vector,
 )
-from pipeline.data.calibration.lens import lens_of
+from pipeline.data.calibration.lens import is_distortion, lens_of
 from pipeline.errors import DataError
 
 ENDINGS = (".yml", ".yaml", ".json")
 KEYS = {
     "K": ("camera_matrix", "cameramatrix", "intrinsic_matrix", "intrinsics", "mtx", "k", "m"),
-    "D": ("distortion_coefficients", "distortion_coeffs", "dist_coeffs", "distcoeffs", "distortion", "dist", "d"),
+    "D": ("distortion_coefficients", "dist_coeffs", "distcoeffs", "distortion", "dist", "d"),
     "R": ("rotation_matrix", "rotation", "rot", "rvec", "r"),
     "T": ("translation_vector", "translation", "tvec", "t"),
 }
@@ -100,7 +100,7 @@ def _camera(where: str, name: str, parts: Parts) -> CalibratedCamera:
 
 def _parts(tree: Mapping[str, Any]) -> Parts:
     """K, D, R, T by what the keys mean; other keys as they are."""
-    return {MEANINGS.get(str(key).lower(), str(key)): value for key, value in tree.items()}
+    return {"D" if is_distortion(key) else MEANINGS.get(str(key).lower(), str(key)): tree[key] for key in tree}
 
 
 def _stereo(tree: Mapping[str, Any]) -> dict[str, Parts]:
