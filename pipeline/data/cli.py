@@ -19,7 +19,9 @@ data = typer.Typer(no_args_is_help=True, help="Make, judge and name datasets.")
 
 @data.command("convert")
 def convert(
-    recording: Annotated[Path, typer.Argument(help="videos_undist/, simpleclick_undist/ and new_cam.pkl.")],
+    recording: Annotated[
+        Path, typer.Argument(help="videos_undist/, simpleclick_undist/ and a calibration, such as new_cam.pkl.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder of the new dataset; an interrupted one is continued.")],
     count: Annotated[int | None, typer.Option(help="So many frames, evenly spread (default: 2000, or all).")] = None,
     step: Annotated[int | None, typer.Option(help="Every so many-th frame.")] = None,
@@ -36,9 +38,21 @@ def convert(
     ] = "blocks",
     seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out frames with an empty mask.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A calibration file or folder elsewhere (formats: docs/data.md).")
+    ] = None,
+    calibration_unit: Annotated[
+        str | None, typer.Option(help="Of its lengths: mm, cm, m, or the millimetres of one unit, such as 23.5.")
+    ] = None,
+    up: Annotated[str | None, typer.Option(help="Up in the calibration's world: x,y,z (default: 0,0,1).")] = None,
+    undistorted: Annotated[
+        bool | None,
+        typer.Option("--undistorted/--distorted", help="Whether the videos are, where the calibration has distortion."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a raw six-camera recording into scenes: RGBA at the videos' size, cameras in mm, splits apart in time."""
+    from pipeline.data.calibration.calibration import Wanted, mm_of, up_of
     from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
     from pipeline.data.recording.recording import convert as converted
     from pipeline.data.recording.recording import open_recording, summary
@@ -46,7 +60,9 @@ def convert(
     chosen = None if frames is None else parse_frames(frames)
     joins = JOINS if join is None else tuple(join)
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
-    source = open_recording(recording)
+    mm = None if calibration_unit is None else mm_of(calibration_unit)
+    wanted = Wanted(calibration, mm, None if up is None else up_of(up), undistorted)
+    source = open_recording(recording, wanted=wanted)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
     typer.echo(json.dumps(summary(out)) if as_json else out)
 

@@ -188,6 +188,7 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     try:
         frames = content["frames"]
         files = tuple(str(f.get("file_path", IMAGE_FILE.format(view))) for view, f in enumerate(frames))
+        _check_shapes(path, [frame["w2c"] for frame in frames])
         w2c = torch.tensor([frame["w2c"] for frame in frames], dtype=torch.float64)
         numbers = [[frame[key] for key in ("fx", "fy", "cx", "cy")] for frame in frames]
         fxfycxcy = torch.tensor(numbers, dtype=torch.float64)
@@ -197,10 +198,9 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
         raise DataError(
             f"{path}: expected frames of w h fx fy cx cy w2c file_path, got a fault at {error} — write them."
         ) from None
-    if len(sizes) != 1 or w2c.shape[1:] != (4, 4):
-        raise DataError(
-            f"{path}: expected views of one size with 4×4 w2c, got sizes {sorted(sizes)} — split the scene."
-        )
+    if len(sizes) != 1:
+        came = " and ".join(f"{width}×{height}" for width, height in sorted(sizes)) or "no views"
+        raise DataError(f"{path}: expected views of one size, got {came} — split the scene.")
     for file in files:
         if not (folder / file).is_file():
             raise DataError(f"{folder / file}: expected an image that {CAMERAS_FILE} names, found none — restore it.")
@@ -208,6 +208,13 @@ def read_scene(folder: Path, name: str = ".") -> Scene:
     cameras = Cameras(rigid_inverse(w2c), fxfycxcy, width, height)  # one that is not rigid stays so, and is refused
     cameras.check(str(path))
     return Scene(folder.resolve().name if name == "." else name, folder, files, cameras, notes)
+
+
+def _check_shapes(path: Path, matrices: list[Any]) -> None:
+    for view, matrix in enumerate(matrices):
+        if (shape := np.shape(matrix)) != (4, 4):
+            came = "×".join(map(str, shape)) or "one value"
+            raise DataError(f"{path}: view {view}: expected a w2c of 4×4, got {came} — add the row 0 0 0 1.")
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Image.Image:

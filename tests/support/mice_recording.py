@@ -12,10 +12,10 @@ import torch
 from jaxtyping import UInt8
 
 from pipeline.cameras import Cameras, mouse_rig
+from pipeline.data.calibration.camera import PIXEL_CENTRE
 from pipeline.data.mice.mice import FPS, MouseSequence
 from pipeline.data.mice.render import render_mouse
-from pipeline.data.recording.calibration import PIXEL_CENTRE
-from pipeline.data.recording.recording import CALIBRATIONS, KEYPOINTS, MASKS, VIDEOS
+from pipeline.data.recording.recording import KEYPOINTS, MASKS, VIDEOS
 from pipeline.data.recording.video import video_writer
 from pipeline.errors import DataError
 from pipeline.files import whole_folder
@@ -38,7 +38,7 @@ def write_recording(
     moments = [FPS * frame / fps for frame in range(frames)]
     with whole_folder(out) as temporary:
         _film(temporary, mouse, cameras, moments, fps)
-        _write_calibration(temporary / CALIBRATIONS[0], cameras)
+        _write_calibration(temporary / "new_cam.pkl", cameras)
         if keypoints:
             (temporary / KEYPOINTS).mkdir()
             _write_keypoints(temporary / KEYPOINTS, cameras, np.stack([mouse.joints(moment) for moment in moments]))

@@ -59,7 +59,7 @@ DOORS = {
     "plotly": ("dashboards/",),
 }
 # Parts of libraries that their documentation does not promise: file and part -> the test that holds it.
-CALIBRATION = "pipeline/data/recording/calibration.py"
+CALIBRATION = "pipeline/data/calibration/pickles.py"
 PICKLES = "tests/unit/test_calibration.py::test_arrays_of_every_pickle_protocol_are_read"
 PRIVATE_PARTS = {
     (CALIBRATION, "numpy._core"): PICKLES,

@@ -240,9 +240,15 @@ def test_a_frame_that_is_no_camera_is_named(mice_copy: Path, change, fault: str)
 
 def test_views_of_two_sizes_are_refused(mice_copy: Path) -> None:
     edit_cameras(mice_copy, lambda content: content["frames"][0].update(w=33))
+    expected = f"mice/{SCENE}/{CAMERAS_FILE}: expected views of one size, got 32×32 and 33×32 — split the scene."
+    assert refusal(mice_copy) == expected
+
+
+@pytest.mark.parametrize(("rows", "came"), [(slice(0, 3), "3×4"), (0, "4"), (slice(0, 0), "0")])
+def test_a_w2c_of_another_shape_is_refused_with_its_view_and_shape(mice_copy: Path, rows, came: str) -> None:
+    edit_cameras(mice_copy, lambda content: content["frames"][2].update(w2c=content["frames"][2]["w2c"][rows]))
     assert refusal(mice_copy) == (
-        f"mice/{SCENE}/{CAMERAS_FILE}: expected views of one size with 4×4 w2c, got sizes [(32, 32), (33, 32)] — "
-        "split the scene."
+        f"mice/{SCENE}/{CAMERAS_FILE}: view 2: expected a w2c of 4×4, got {came} — add the row 0 0 0 1."
     )
 
 

@@ -132,16 +132,27 @@ def resample(
     if right <= left or bottom <= top:
         return target
     per_axis = _subsamples(homography, (left, top, right, bottom))
-    source = torch.from_numpy(image[max(0, box[1]) : box[3], max(0, box[0]) : box[2]]).float()
-    source = torch.cat([source[..., :3] * source[..., 3:] / 255, source[..., 3:]], -1)
     grid = _grid(homography, (left, top, right, bottom), per_axis) - torch.tensor([max(0, box[0]), max(0, box[1])])
-    places = (2 * grid / torch.tensor([source.shape[1], source.shape[0]]) - 1).float()
-    sampled = F.grid_sample(source.permute(2, 0, 1)[None], places[None], align_corners=False)
+    source = image[max(0, box[1]) : box[3], max(0, box[0]) : box[2]]
+    target[top:bottom, left:right] = sample(source, grid, per_axis)
+    return target
+
+
+def sample(
+    image: UInt8[Array, "height width 4"], places: Float[Tensor, "rows columns 2"], per_axis: int
+) -> UInt8[Array, "h w 4"]:
+    """Straight RGBA of per_axis² bilinear samples a pixel, at the source pixels `places` (image corner at 0).
+
+    Colour is premultiplied before it is mixed; beyond the image there is nothing.
+    """
+    source = torch.from_numpy(image).float()
+    source = torch.cat([source[..., :3] * source[..., 3:] / 255, source[..., 3:]], -1)
+    at = (2 * places / torch.tensor([source.shape[1], source.shape[0]]) - 1).float()
+    sampled = F.grid_sample(source.permute(2, 0, 1)[None], at[None], align_corners=False)
     mixed = F.avg_pool2d(sampled, per_axis)[0].permute(1, 2, 0).numpy()
     alpha = mixed[..., 3:]
     colour = np.where(alpha > 0.5, mixed[..., :3] * 255 / np.maximum(alpha, 1e-6), 0)
-    target[top:bottom, left:right] = np.rint(np.clip(np.concatenate([colour, alpha], -1), 0, 255)).astype(np.uint8)
-    return target
+    return np.rint(np.clip(np.concatenate([colour, alpha], -1), 0, 255)).astype(np.uint8)
 
 
 def _window(

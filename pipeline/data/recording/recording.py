@@ -1,8 +1,8 @@
 """Raw six-camera recordings to scenes: videos, lossy mask videos and a calibration in, RGBA and cameras out.
 
-    videos_undist/0.mp4 …          colour, undistorted already
+    videos_undist/0.mp4 …          colour; lenses whose distortion the calibration knows are straightened here
     simpleclick_undist/0.mp4 …     grey silhouettes
-    new_cam.pkl | .json | .npz     OpenCV, millimetres
+    new_cam.pkl                    or any other calibration of pipeline/data/calibration
     keypoints2d_undist/result_view_0.pkl …   optional: (frames, joints, 3) of x, y, confidence
 
 Frame f of every file is one moment.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -27,8 +28,11 @@ import torch
 from jaxtyping import Float, UInt8
 
 from pipeline.cameras import Cameras
+from pipeline.data.calibration.calibration import AS_FOUND, Wanted, files_of, find_calibration, read_calibration
+from pipeline.data.calibration.camera import PIXEL_CENTRE
+from pipeline.data.calibration.lens import Undistortion, leaves, undistorted
+from pipeline.data.calibration.pickles import read_pickle
 from pipeline.data.gate.checks import checked
-from pipeline.data.recording.calibration import PIXEL_CENTRE, read_calibration, read_pickle
 from pipeline.data.recording.frame_plan import FramePlan
 from pipeline.data.recording.masks import THRESHOLD, coverage
 from pipeline.data.recording.video import Video, open_video
@@ -39,11 +43,12 @@ from pipeline.errors import DataError
 from pipeline.files import sha256_of
 
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
-CALIBRATIONS = ("new_cam.pkl", "new_cam.json", "new_cam.npz")
 VERSION = 1  # raise it when the same recording and plan give other scenes
 MAX_WRITERS = 6  # each holds one scene, 28 MB at 1152×1024
 
 Picture = UInt8[np.ndarray, "height width 4"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Recording:
     """V synchronous cameras: file i is camera i. World in mm, images at the videos' own size.
 
     keypoints: [frames, V, joints, 3] of x, y (pixels, image corner at 0) and confidence; 0, 0, 0 is not seen.
+    undistortions: what takes each lens's distortion out of its pictures; None where nothing is to be done.
+    calibrated: how the calibration was read, in plain values.
     """
 
     folder: Path
@@ -59,6 +66,8 @@ class Recording:
     masks: tuple[Video, ...]
     keypoints: Float[np.ndarray, "frame view joint 3"] | None
     files: tuple[Path, ...]
+    undistortions: tuple[Undistortion | None, ...]
+    calibrated: dict[str, Any]
 
     @property
     def num_frames(self) -> int:
@@ -85,18 +94,19 @@ class Recording:
         """Hash of every input file; the same wherever the folder lies."""
         total = hashlib.sha256()
         for path in self.files:
-            total.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
+            name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
+            total.update(f"{name} {sha256_of(path)}\n".encode())
         return total.hexdigest()
 
 
 # ---------------------------------------------------------------- opening
 
 
-def open_recording(folder: str | Path) -> Recording:
+def open_recording(folder: str | Path, wanted: Wanted = AS_FOUND) -> Recording:
     """Open a recording and check that its files belong together; no frame is decoded.
 
     Raises DataError naming the file: one is missing, has another length, size or rate than the others, or the
-    calibration has another number of cameras.
+    calibration has another number of cameras, or its lenses distort and nobody said whether the videos are undistorted.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -106,18 +116,20 @@ def open_recording(folder: str | Path) -> Recording:
         tuple(open_video(folder / part / f"{view}.mp4") for view in range(views)) for part in (VIDEOS, MASKS)
     )
     _check_alike(videos + masks, videos[0])
-    calibration = _calibration(folder)
-    cameras = read_calibration(calibration, videos[0].width, videos[0].height)
-    if len(cameras.c2w) != views:
+    path = wanted.path or find_calibration(folder)
+    rig = read_calibration(path, videos[0].width, videos[0].height, wanted, [video.path.stem for video in videos])
+    if len(rig.lenses) != views:
         raise DataError(
-            f"{calibration}: expected {views} cameras as there are videos, got {len(cameras.c2w)} — "
+            f"{path}: expected {views} cameras as there are videos, got {len(rig.lenses)} — "
             f"restore the missing ones, camera i as {VIDEOS}/i.mp4 and {MASKS}/i.mp4."
         )
+    undistortions = rig.undistortions(path, wanted.undistorted)
     joints = [folder / KEYPOINTS / f"result_view_{view}.pkl" for view in range(views)]
     has_keypoints = (folder / KEYPOINTS).is_dir()
-    files = (calibration, *(video.path for video in videos + masks), *(joints if has_keypoints else ()))
-    keypoints = _read_keypoints(joints, videos[0].num_frames) if has_keypoints else None
-    return Recording(folder, cameras, videos, masks, keypoints, files)
+    files = (*files_of(path), *(video.path for video in videos + masks), *(joints if has_keypoints else ()))
+    keypoints = _read_keypoints(joints, videos[0].num_frames, undistortions) if has_keypoints else None
+    calibrated = rig.as_plain(wanted)
+    return Recording(folder, rig.cameras, videos, masks, keypoints, files, undistortions, calibrated)
 
 
 def _num_views(folder: Path) -> int:
@@ -153,25 +165,24 @@ def _check_alike(videos: tuple[Video, ...], first: Video) -> None:
             )
 
 
-def _calibration(folder: Path) -> Path:
-    files = [folder / name for name in CALIBRATIONS if (folder / name).is_file()]
-    if len(files) != 1:
-        came = " and ".join(path.name for path in files) or "none"
-        raise DataError(f"{folder}: expected one of {', '.join(CALIBRATIONS)}, got {came} — keep one.")
-    return files[0]
-
-
-def _read_keypoints(paths: list[Path], num_frames: int) -> Float[np.ndarray, "frame view joint 3"]:
-    """Moved to pixel centres at +0.5; a joint with a number that is not finite becomes 0, 0, 0."""
+def _read_keypoints(
+    paths: list[Path], num_frames: int, undistortions: tuple[Undistortion | None, ...]
+) -> Float[np.ndarray, "frame view joint 3"]:
+    """Moved to pixel centres at +0.5 and, with the pictures, to where an undistorted one shows them; a joint with a
+    number that is not finite becomes 0, 0, 0.
+    """
     views: list[np.ndarray] = []
-    for path in paths:
+    for path, undistortion in zip(paths, undistortions, strict=True):
         joints = read_pickle(path)
         expected = (num_frames, views[0].shape[1] if views else "joints", 3)
         if not isinstance(joints, np.ndarray) or joints.dtype.kind != "f" or joints.ndim != 3:
             raise DataError(f"{path}: expected floats (frames, joints, 3), got {type(joints).__name__} — store those.")
         if joints.shape != (num_frames, joints.shape[1] if not views else expected[1], 3):
             raise DataError(f"{path}: expected an array {expected}, got {joints.shape} — restore the file.")
-        views.append(joints + np.array([PIXEL_CENTRE, PIXEL_CENTRE, 0.0]))
+        moved = joints + np.array([PIXEL_CENTRE, PIXEL_CENTRE, 0.0])
+        if undistortion is not None:
+            moved[..., :2] = undistortion.pixels(moved[..., :2])
+        views.append(moved)
     keypoints = np.stack(views, 1)
     keypoints[~np.isfinite(keypoints).all(-1)] = 0.0
     return keypoints
@@ -191,6 +202,7 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
     """
     splits = plan.choose(recording.num_frames, recording.fps, str(recording.folder))
     made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan)}
+    made["calibration"] = recording.calibrated
     with writing(out, made | {"recording": recording.digest}, "a conversion") as done_before:
         if done_before:
             yield sum(map(len, splits.values()))
@@ -247,8 +259,8 @@ def _written(recording: Recording, out: Path, frames: list[int], skip_empty: boo
     writers_count = min(MAX_WRITERS, os.cpu_count() or 1)
     waiting: deque[Future[tuple[int, bool]]] = deque()
     with ExitStack() as stack:
-        pairs = list(zip(recording.videos, recording.masks, strict=True))
-        views = [stack.enter_context(closing(_cut_out(*pair, frames))) for pair in pairs]
+        inputs = list(zip(recording.videos, recording.masks, recording.undistortions, strict=True))
+        views = [stack.enter_context(closing(_cut_out(*each, frames))) for each in inputs]
         readers = [_pool(stack, 1) for _ in views]
         writers = _pool(stack, writers_count)
         for frame in frames:
@@ -267,14 +279,24 @@ def _pool(stack: ExitStack, workers: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _cut_out(video: Video, mask: Video, frames: list[int]) -> Generator[Picture, None, None]:
-    """One camera's frames with the mask as straight alpha, and colour 0 where alpha is 0."""
+def _cut_out(
+    video: Video, mask: Video, undistortion: Undistortion | None, frames: list[int]
+) -> Generator[Picture, None, None]:
+    """One camera's frames with the mask as straight alpha, undistorted, and colour 0 where alpha is 0."""
+    places, said = None if undistortion is None else undistortion.places(), False
     for grey, image in zip(mask.read(frames, "gray"), video.read(frames, "rgba"), strict=True):
         alpha = coverage(grey)
         packed = image.view(np.uint32)[..., 0]
         packed *= alpha > 0
         image[..., 3] = alpha
-        yield image
+        if places is None:
+            yield image
+            continue
+        straight = undistorted(image, places)
+        if not said and leaves(image, straight):
+            _log.warning("%s: without distortion the animal reaches beyond the picture in some frames", video.path)
+            said = True
+        yield straight
 
 
 def _write(
