@@ -77,7 +77,8 @@ def _own(home: Home) -> set[str]:
 def _first_seen(run: Run, before: dict[str, tuple[str, float]], now: float) -> tuple[str, float]:
     beat = run.data.tags.get(HEARTBEAT, "")
     known = before.get(run.info.run_id)
-    return known if known is not None and known[0] == beat else (beat, now)
+    stands = known is not None and known[0] == beat and known[1] <= now  # a clock that was set back begins anew
+    return known if known is not None and stands else (beat, now)
 
 
 def _read(home: Home) -> dict[str, tuple[str, float]]:

@@ -234,3 +234,15 @@ def test_a_new_store_is_for_the_group_where_the_umask_says_so(home):
     finally:
         os.umask(before)
     assert stat.S_IMODE((home.root / "mlflow.db").stat().st_mode) == 0o664
+
+
+def test_a_silent_sweep_is_closed_a_lease_after_the_clock_was_set_back(stored):
+    client = mlflow_client(stored.tracking_uri)
+    run = client.create_run("0", tags={"sweep.key": "of another home"}, run_name="silent")
+    year, lease = 365 * 86400.0, mlflow_heartbeats.LEASE_SECONDS
+    assert mlflow_heartbeats.close_silent(stored, lambda: year) == []
+    assert mlflow_heartbeats.close_silent(stored, lambda: 0.0) == []
+    assert mlflow_heartbeats.close_silent(stored, lambda: lease - 1) == []
+    (line,) = mlflow_heartbeats.close_silent(stored, lambda: lease)
+    assert line.startswith("silent: KILLED: no heartbeat since")
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
