@@ -43,7 +43,7 @@ class Unmeasured:
     """A view of which `data check` could say nothing, why, and in how many scenes: the first of them by name."""
 
     view: Count
-    why: Literal["mask fills the frame", "mask is too small", "no tangent"]
+    why: Literal["mask fills the frame", "mask is another view's", "mask is too small", "no tangent"]
     scenes: Count
     first: str
 

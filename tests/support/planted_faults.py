@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def _random(size: int, scene: int) -> Cameras:
         azimuth, elevation, roll = math.radians(60 * view) + draw(-0.4, 0.4), draw(-0.1, 1.1), draw(-0.5, 0.5)
         distance = draw(2.0, 6.0)
         around = [math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation), math.sin(elevation)]
-        c2w = look_at(distance * torch.tensor([around]).double(), torch.tensor([draw(-0.1, 0.1, 3)]))
+        c2w = look_at(distance * torch.tensor([around]).double(), torch.from_numpy(draw(-0.1, 0.1, (1, 3))))
         turn = torch.eye(4).double()
         turn[:2, :2] = torch.tensor([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]])
         focal = 0.36 * size * distance * draw(0.85, 1.0)
@@ -207,7 +207,7 @@ def judged(shots: Sequence[Shot], folder: Path, rig: str) -> Said:
     for number, shot in enumerate(shots):
         write_scene(folder / scene_name(number), shot.images, shot.cameras)
     names = tuple(map(scene_name, range(len(shots))))
-    unit = "mm" if rig == MOUSE_RIG else "scene"
+    unit: Literal["mm", "scene"] = "mm" if rig == MOUSE_RIG else "scene"
     write_manifest(folder, Manifest(name=folder.name, unit=unit, splits={"train": names, "val": (), "test": ()}))
     try:
         found = check(open_dataset(folder, verify=False))

@@ -55,6 +55,8 @@ def advice(geometry: Geometry) -> str:
     reasons = {one.why for one in geometry.unmeasured}
     if "mask fills the frame" in reasons:
         return "these masks are opaque everywhere or inverted: write 255 on the animal and 0 beside it"
+    if "mask is another view's" in reasons:
+        return "these masks are one shape, not the animal's: write 255 on the animal and 0 beside it in each view"
     if "mask is too small" in reasons:
         return f"take or cut out pictures in which the animal is {MIN_SIDE:g} px long and more"
     if reasons:
@@ -76,12 +78,22 @@ def _why(scenes: Sequence[SceneCheck], view: int, count: int) -> Unmeasured | No
     filled = [scene.name for scene in scenes if view in scene.filled]
     if filled:
         return Unmeasured(view=view, why="mask fills the frame", scenes=len(filled), first=filled[0])
+    repeating = [scene.name for scene in scenes if _repeats(scene, view)]
+    if repeating:
+        return Unmeasured(view=view, why="mask is another view's", scenes=len(repeating), first=repeating[0])
     if count >= MIN_TANGENTS:
         return None
     small = [scene.name for scene in scenes if _side(scene.outlines[view]) < MIN_SIDE]
     if small:
         return Unmeasured(view=view, why="mask is too small", scenes=len(small), first=small[0])
     return Unmeasured(view=view, why="no tangent", scenes=len(scenes), first=scenes[0].name)
+
+
+def _repeats(scene: SceneCheck, view: int) -> bool:
+    """Whether a mask is to the last bit that of another camera, as a fixed shape is and an animal's never."""
+    mask, c2w = scene.crops[view], scene.scene.cameras.c2w
+    same = [other for other, crop in enumerate(scene.crops) if other != view and crop.equals(mask)]
+    return any(not torch.equal(c2w[other], c2w[view]) for other in same)
 
 
 def _of_views(some: Sequence[Unmeasured]) -> str:

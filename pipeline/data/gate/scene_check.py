@@ -42,6 +42,10 @@ class Crop:
         part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
         return cls(part, (int(rows[0]), int(columns[0])), (mask.shape[0], mask.shape[1]))
 
+    def equals(self, other: Crop) -> bool:
+        """Whether both are of the same mask."""
+        return self.corner == other.corner and self.shape == other.shape and np.array_equal(self.part, other.part)
+
     def whole(self) -> UInt8[np.ndarray, "height width"]:
         mask = np.zeros(self.shape, np.uint8)
         (top, left), (height, width) = self.corner, self.part.shape
