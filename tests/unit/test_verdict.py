@@ -115,7 +115,7 @@ def test_a_camera_inside_the_object_is_named_and_not_those_around_it(tmp_path: P
 
 def test_animals_of_a_few_pixels_fit_any_camera_and_are_called_too_small(tmp_path: Path) -> None:
     found = judged(photographed(RING, 1, 128, scale=0.06), tmp_path / "set", RING).geometry
-    assert found is not None and found.verdict == "unknown" and found.tangents == 0
+    assert found is not None and (found.verdict, found.tangents, found.reprojection_px_p95) == ("unknown", 0, None)
     assert {one.why for one in found.unmeasured} == {"mask is too small"}
 
 

@@ -168,20 +168,20 @@ class Check:
     @cached_property
     def geometry(self) -> Geometry:
         """The verdict, as the manifest keeps it."""
-        chain, known = self.chain_px_p95, self.verdict != "unknown"
+        chain, known, counted = self.chain_px_p95, self.verdict != "unknown", tangents(self.scenes)
         believed = chain is not None and ((known and self.silhouettes_within(1)) or chain > CHAIN_PX[1])
         return Geometry(
             version=GEOMETRY_VERSION,
             verdict=self.verdict,
-            reprojection_px_p95=_figure(chain if believed else self.tangent_px_p95),
+            reprojection_px_p95=_figure(chain if believed else self.tangent_px_p95 if known or counted else None),
             measured_by="transform chain" if believed else "silhouettes",
-            silhouette_iou=_figure(self.worst_iou),
+            silhouette_iou=_figure(self.worst_iou if known or self.measured_views else None),
             views=self.views,
             scenes=len(self.scenes),
             at_odds=tuple(self.contradicting) if len(self.contradicting) < len(self.scenes) else (),
             extent=round(self.extent, 4),
             measured_views=self.measured_views,
-            tangents=tangents(self.scenes),
+            tangents=counted,
             unmeasured=self.unmeasured,
         )
 
