@@ -26,6 +26,7 @@ from torch import Tensor
 
 from pipeline.cameras import FACELIFT_DISTANCE, RING_ELEVATION, Cameras
 from pipeline.data.gate.checks import Check
+from pipeline.data.gate.evidence import rests, why_unknown
 from pipeline.data.gate.geometry import (
     Silhouette,
     meeting_point,
@@ -37,11 +38,13 @@ from pipeline.data.gate.geometry import (
 from pipeline.data.gate.quality import GRADES, NEAR_DUPLICATE, Quality, human_rigs
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, pair_residuals
 from pipeline.data.pictures import on_white
+from pipeline.errors import counted
 from pipeline.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
 SHEETS = 12  # scenes shown
 THUMB = 160  # px
+MASK_COLOUR, MASK_TINT = (226, 110, 20), 0.55  # what a mask covers is shown under it, this strong
 CLOSE_UP = 560  # px at most of a picture with tangents on it
 COARSE = 200  # px of pictures below which their pixels are shown as such
 ROOM, CLOSE = 1.5, 1.08  # of an object's larger side, about it
@@ -64,12 +67,15 @@ def _page(found: Check, measured: Quality) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "value": _value, "percent": lambda share: _number(100 * share, 1) + " %"}
+    environment.filters |= {"number": number, "value": _value, "percent": lambda share: number(100 * share, 1) + " %"}
     pairs = pair_residuals(torch.stack([scene.tangents for scene in found.scenes]))
     shown = _shown(found)
     return environment.get_template("check.html").render(
         found=found,
         geometry=found.geometry,
+        rests=rests(found.geometry),
+        why_unknown=why_unknown(found.geometry),
+        unmeasured=_unmeasured(found),
         manifest=found.dataset.manifest,
         measured=measured,
         limits=_limits(found),
@@ -89,7 +95,8 @@ def _page(found: Check, measured: Quality) -> str:
 # ---------------------------------------------------------------- figures
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure as it is printed: a dash where nothing is known."""
     if value is None or math.isnan(value):
         return "–"
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
@@ -125,6 +132,7 @@ def _heat(value: float, limits: tuple[float, float]) -> dict[str, Any]:
 
 def _rows(found: Check) -> list[dict[str, Any]]:
     """What is known of each view, over all scenes."""
+    unmeasured = {one.view: one.why for one in found.unmeasured}
     return [
         {
             "view": view,
@@ -133,12 +141,33 @@ def _rows(found: Check) -> list[dict[str, Any]]:
             "chain": None if found.chain_px is None else float(found.chain_px[view]),
             "keypoint": None if found.keypoint_px is None else float(found.keypoint_px[view]),
             "disagrees": view in found.geometry.views,
+            "unmeasured": unmeasured.get(view),
         }
         for view in range(len(found.iou))
     ]
 
 
 # ---------------------------------------------------------------- scenes and pictures
+
+
+def _unmeasured(found: Check) -> list[dict[str, Any]]:
+    """The views of which nothing was measured: why, where, and what their mask covers there."""
+    scenes = {scene.name: scene for scene in found.scenes}
+    return [
+        {"view": one.view, "why": one.why, "where": f"{counted(one.scenes, 'scene')}, first {one.first}"}
+        | {"picture": _inline(_covered(scenes[one.first], one.view))}
+        for one in found.unmeasured
+    ]
+
+
+def _covered(scene: SceneCheck, view: int) -> Image.Image:
+    """A view's picture, whatever its alpha, with what its mask covers under a colour."""
+    picture = scene.scene.image(view).convert("RGB")
+    share = MASK_TINT * scene.crops[view].whole().astype(np.float32)[..., None] / 255
+    tinted = np.asarray(picture) * (1 - share) + np.array(MASK_COLOUR) * share
+    image = Image.fromarray(tinted.round().astype(np.uint8))
+    image.thumbnail((2 * THUMB, 2 * THUMB))
+    return image
 
 
 @dataclass(frozen=True)
@@ -150,10 +179,13 @@ class Shown:
 
 
 def _shown(found: Check) -> Shown:
-    """The scene that stands for the dataset: the worst of an inconsistent one, else the first."""
-    chosen = found.scenes[0]
+    """The scene that stands for the dataset: the worst of an inconsistent one, one of an unknown one that could not
+    be measured, else the first.
+    """
+    telling = {one.first for one in found.unmeasured}
+    chosen = next((scene for scene in found.scenes if scene.name in telling), found.scenes[0])
     if found.geometry.verdict == "inconsistent":
-        chosen = max(found.scenes, key=lambda scene: (float(scene.scores.nan_to_num().max()), -float(scene.iou.min())))
+        chosen = max(found.scenes, key=lambda scene: (float(scene.scores.nan_to_num().max()), -_worst_iou(scene)))
     return Shown(chosen, chosen.scene.cameras.to(torch.float64))
 
 
@@ -192,13 +224,19 @@ def _sheets(found: Check, measured: Quality) -> dict[str, Any]:
         {
             "name": scene.name,
             "at_odds": found.contradicting.get(scene.name, ()),
-            "residual": float(scene.scores.nan_to_num().max()),
-            "iou": float(scene.iou.min()),
+            "residual": None if bool(scene.scores.isnan().all()) else float(scene.scores.nan_to_num().max()),
+            "iou": _worst_iou(scene),
             "views": list(zip(measured.ring, thumbs, strict=True)),
         }
         for scene, thumbs in zip(scenes, pictures, strict=True)
     ]
     return {"scenes": sheets, "side": box[2] - box[0], "at_odds": len(found.contradicting)}
+
+
+def _worst_iou(scene: SceneCheck) -> float:
+    """NaN where no view has one."""
+    known = scene.iou[~scene.iou.isnan()]
+    return float(known.min()) if len(known) else math.nan
 
 
 def _sample(found: Check) -> list[SceneCheck]:
@@ -223,9 +261,11 @@ def _close_ups(found: Check, shown: Shown) -> dict[str, Any]:
     """Every view of one scene and, for every pair, the tangents of one drawn in the other."""
     outlines = shown.check.outlines
     pairs = {f"{i}-{j}": _drawn_tangents(shown, i, j) for i, j in combinations(range(len(outlines)), 2)}
+    pairs |= {key: None for key in pairs if {*map(int, key.split("-"))} & {*shown.check.filled}}
     return {
         "views": [_close_up(shown, view) for view in range(len(outlines))],
         "pairs": pairs,
+        "filled": list(shown.check.filled),
         "first": _first_pair(found, shown),
         "size": [shown.cameras.width, shown.cameras.height],
         "pixelated": shown.cameras.width < COARSE,

@@ -118,31 +118,34 @@ def _page_beside(dataset: Path, stored: bool) -> Path:
 
 def _print_check(found: Check, measured: Quality) -> None:
     """Verdict and problems, a row per view, and the seed's figures."""
+    from dashboards.check_page import number
+    from pipeline.data.gate.checks import figures
+    from pipeline.data.gate.evidence import rests
     from pipeline.data.gate.quality import human_rigs
     from sweeps.cli.terminal import table
 
     geometry = found.geometry
-    typer.echo(
-        f"{found.dataset.name}: {geometry.verdict}, {geometry.reprojection_px_p95:.2f} px (p95 at 512) by "
-        f"{geometry.measured_by}, silhouette IoU {geometry.silhouette_iou:.3f}, {geometry.scenes} scenes looked at"
-    )
+    unmeasured = {one.view: one.why for one in geometry.unmeasured}
+    typer.echo(f"{found.dataset.name}: {geometry.verdict}, {figures(geometry)}; {rests(geometry)}")
     for problem in found.problems:
         typer.echo(f"  {problem}")
     views = zip(found.scores.tolist(), found.iou.tolist(), measured.views, strict=True)
     table(
         ["view", "px", "IoU", "distance", "azimuth", "elevation", "FOV", ""],
         [
-            [str(i), f"{px:.2f}", f"{iou:.3f}", f"{v.distance:.2f} ± {v.distance_std:.2f}"]
+            [str(i), number(px, 2), number(iou, 3), f"{v.distance:.2f} ± {v.distance_std:.2f}"]
             + [f"{angle:.1f}°" for angle in (v.azimuth, v.elevation, v.fov)]
-            + ["disagrees" if i in geometry.views else ""]
+            + ["disagrees" if i in geometry.views else unmeasured.get(i, "")]
             for i, (px, iou, v) in enumerate(views)
         ],
         justify="right",
     )
     typer.echo(f"about {measured.origin}; ring {', '.join(map(str, measured.ring))}; {human_rigs()}")
+    graded = f"grade {measured.grade} (blind to geometry)"
+    grade = graded if measured.ungraded is None else f"no grade ({measured.ungraded})"
     typer.echo(
-        f"grade {measured.grade} (blind to geometry): size {measured.size_ratio_percent:.1f} % ± "
-        f"{measured.size_cv_percent:.2f} %, off the middle {measured.com_offset_px:.1f} px, foreground "
+        f"{grade}: size {measured.size_ratio_percent:.1f} % ± "
+        f"{number(measured.size_cv_percent, 2)} %, off the middle {measured.com_offset_px:.1f} px, foreground "
         f"{measured.foreground_share:.1%}, clipped views {measured.clipped_views_share:.0%}, "
         f"extent ±{geometry.extent:.2f}"
     )

@@ -43,3 +43,8 @@ class OutputError(PipelineError):
 
 class NonFiniteError(PipelineError):
     """Training met a number that is not finite; the update was not applied."""
+
+
+def counted(number: int, word: str) -> str:
+    """A number in a message: `1 trial`, `2 trials`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

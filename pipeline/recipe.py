@@ -130,7 +130,8 @@ class DataConfig:
     root: LocalPath | None = None  # dataset folder, FaceLift folder or one scene; None: given on the command line
     normalise: Normalisation | None = None  # how root's scenes are made anew before they are trained on
     zoom: Rate | None = None  # of data.normalise, where its method has one
-    allow_inconsistent_geometry: bool = False  # train although cameras contradict their images
+    # train although cameras contradict their images, or nothing shows whether they fit
+    allow_inconsistent_geometry: bool = False
     image_size: Positive  # pixels along a side; images are square
     num_views: Positive  # views supervised per scene; the first num_input_views of them are inputs
     num_input_views: Positive  # views that the model is shown

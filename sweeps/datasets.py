@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline import config
 from pipeline.data.gate.checks import require_geometry
+from pipeline.data.gate.evidence import rests
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import write_whole
@@ -138,7 +139,8 @@ def named(dataset: Dataset) -> dict[str, str]:
 def _tags_once(data: DataConfig, cache: Path) -> tuple[tuple[str, str], ...]:
     dataset = prepared(data, cache)
     geometry = require_geometry(dataset, cache, data.allow_inconsistent_geometry)
-    return tuple((named(dataset) | {"data.geometry": geometry.verdict}).items())
+    told = {"data.geometry": geometry.verdict, "data.geometry.rests_on": rests(geometry)}
+    return tuple((named(dataset) | told).items())
 
 
 def _write(home: Home, entries: dict[str, Registered]) -> None:

@@ -3,6 +3,8 @@
 Each message reads `where: what was expected, what came — what to do.` and is one line.
 """
 
+from pipeline.errors import counted as counted  # messages of both packages count alike
+
 
 class SweepError(Exception):
     """A mistake the user can mend; the commands show it as one line and leave with exit code 2."""
@@ -30,8 +32,3 @@ class NoRoomError(SweepError):
 
 class OutageError(SweepError):
     """A server that was there when a sweep began stayed away for too long; not the user's mistake: exit code 1."""
-
-
-def counted(number: int, word: str) -> str:
-    """A number in a message: `1 trial`, `2 trials`."""
-    return f"{number} {word}{'' if number == 1 else 's'}"

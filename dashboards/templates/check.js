@@ -59,10 +59,12 @@ const page = JSON.parse(document.getElementById("data").textContent);
     const caption = svg.parentElement.querySelector("figcaption");
     const head = document.createElement("b");
     head.textContent = "View " + view;
-    caption.replaceChildren(head, sentence(tangents, other));
+    caption.replaceChildren(head, sentence(tangents, view, other));
   }
 
-  function sentence(tangents, other) {
+  function sentence(tangents, view, other) {
+    const filled = [view, other].filter((one) => see.filled.includes(one));
+    if (filled.length) return ` · this pair cannot tell: the mask of view ${filled.join(" and of view ")} fills the frame`;
     if (!tangents) return " · this pair cannot tell: the line between the cameras runs through or close by the object";
     const told = tangents.filter((tangent) => tangent.missed !== null).map((tangent) => tangent.missed.toFixed(2) + " px");
     if (!told.length) return ` · nothing is told by view ${other}: the picture’s edge cuts the outline there`;

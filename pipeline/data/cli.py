@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.data.scenes import Dataset
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRoot = Annotated[
@@ -56,6 +59,7 @@ def convert(
     from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
     from pipeline.data.recording.recording import convert as converted
     from pipeline.data.recording.recording import open_recording, summary
+    from pipeline.data.scenes import open_dataset
 
     chosen = None if frames is None else parse_frames(frames)
     joins = JOINS if join is None else tuple(join)
@@ -65,6 +69,7 @@ def convert(
     source = open_recording(recording, wanted=wanted)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
     typer.echo(json.dumps(summary(out)) if as_json else out)
+    say_verdict(open_dataset(out, verify=False))
 
 
 @data.command("normalise")
@@ -150,5 +155,16 @@ def say_dataset(folder: Path, as_json: bool) -> None:
         typer.echo(json.dumps(plain | {"geometry": config.as_plain(geometry)}))
         return
     typer.echo(folder)
-    px, iou = geometry.reprojection_px_p95, geometry.silhouette_iou
-    typer.echo(f"{geometry.verdict}: {px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}", err=True)
+    say_verdict(dataset)
+
+
+def say_verdict(dataset: Dataset) -> None:
+    """A dataset's verdict on the standard error; below it what is the matter, where something is, and what to do."""
+    from pipeline.data.gate.checks import doubts, figures
+    from pipeline.data.gate.evidence import rests
+
+    geometry = dataset.manifest.geometry
+    assert geometry is not None
+    typer.echo(f"{geometry.verdict}: {figures(geometry)}; {rests(geometry)}", err=True)
+    for doubt in doubts(geometry, dataset.manifest):
+        typer.echo(f"  {dataset.root}: {doubt}", err=True)

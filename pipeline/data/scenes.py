@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,19 @@ CAMERAS_FILE = "opencv_cameras.json"
 IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
 MANIFEST_FILE = "dataset.yaml"
 NORMALISED_KEYS = {"scale", "centre", "homographies", "source_c2w", "source_fxfycxcy", "source_size"}
+GEOMETRY_VERSION = 2  # counts up when the gate may come to another verdict; older verdicts are then made anew
 PNG_LEVEL = 3  # half the time of zlib's default for a tenth more bytes
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured:
+    """A view of which `data check` could say nothing, why, and in how many scenes: the first of them by name."""
+
+    view: Count
+    why: Literal["mask fills the frame", "mask is another view's", "mask is too small", "no tangent"]
+    scenes: Count
+    first: str
 
 
 @strict
@@ -42,20 +54,25 @@ PNG_LEVEL = 3  # half the time of zlib's default for a tenth more bytes
 class Geometry:
     """What `data check` found: whether the cameras fit the images, and by how much they do not.
 
-    reprojection_px_p95: of an image 512 px wide; silhouette_iou: of the worst view; views: those that disagree;
-    scenes: how many were looked at; at_odds: those that stand out on their own; extent: largest |coordinate| of the
-    object. version: of the rules it was found by.
+    reprojection_px_p95: of an image 512 px wide; silhouette_iou: of the worst view; both None where nothing was
+    measured. views: those that disagree; scenes: how many were looked at; at_odds: those that stand out on their
+    own; extent: largest |coordinate| of the object. version: of the rules it was found by.
+    measured_views, tangents: how many views and how many tangents of pairs the verdict rests on; unmeasured: the
+    views that keep it `unknown`.
     """
 
     version: Count
-    verdict: Literal["exact", "approximate", "inconsistent"]
-    reprojection_px_p95: float
+    verdict: Literal["exact", "approximate", "inconsistent", "unknown"]
+    reprojection_px_p95: float | None
     measured_by: Literal["transform chain", "silhouettes"]
-    silhouette_iou: float
+    silhouette_iou: float | None
     views: tuple[Count, ...] = ()
     scenes: Count
     at_odds: tuple[str, ...] = ()
     extent: float
+    measured_views: Count = 0
+    tangents: Count = 0
+    unmeasured: tuple[Unmeasured, ...] = ()
 
 
 @strict
@@ -264,9 +281,26 @@ def write_manifest(root: Path, manifest: Manifest) -> Dataset:
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST_FILE
     try:
-        return config.decode(config.load_layers(path, root.parent), Manifest)
+        layers = config.load_layers(path, root.parent)
+        _refuse_newer(path, layers.values.get("geometry"))
+        manifest = config.decode(layers, Manifest)
     except RecipeError as error:
         raise DataError(str(error)) from None
+    found = manifest.geometry
+    if found is not None and found.verdict in ("exact", "approximate") and not found.tangents:
+        # Said without evidence, by the first rules or by hand: nobody's word until the gate has looked again.
+        return replace(manifest, geometry=replace(found, verdict="unknown", version=0))
+    return manifest
+
+
+def _refuse_newer(path: Path, geometry: object) -> None:
+    """Raise DataError for a verdict by rules that this program does not know."""
+    version = geometry.get("version") if isinstance(geometry, dict) else None
+    if isinstance(version, int) and version > GEOMETRY_VERSION:
+        raise DataError(
+            f"{path}: expected a verdict on geometry by rules up to version {GEOMETRY_VERSION}, got version {version} "
+            "of a newer mouselift — update this one, or take `geometry` out of the file and have it checked again."
+        )
 
 
 def _derive_manifest(root: Path, data_root: Path | None) -> Manifest:

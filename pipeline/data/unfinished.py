@@ -16,7 +16,15 @@ from typing import IO, Any
 
 from pipeline.data.gate.checks import checked
 from pipeline.data.incoming.names import check_names
-from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset, write_manifest
+from pipeline.data.scenes import (
+    CAMERAS_FILE,
+    GEOMETRY_VERSION,
+    MANIFEST_FILE,
+    Dataset,
+    Scene,
+    open_dataset,
+    write_manifest,
+)
 from pipeline.errors import DataError
 from pipeline.files import write_whole
 from pipeline.machine.outputs import require_folder, require_locks
@@ -39,7 +47,7 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
         note = claim(out, plan, what)
         with note.open("rb") as held:
             _hold(held, out)
-            finished = (out / MANIFEST_FILE).is_file() and open_dataset(out).manifest.geometry is not None
+            finished = (out / MANIFEST_FILE).is_file() and _is_judged(open_dataset(out))
             _remove_unfinished(out)
             try:
                 yield finished
@@ -50,6 +58,14 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
             f"{out}: expected room and leave to write, got {error.strerror or error} — "
             "make room or give leave, and run the same command again; finished scenes are kept."
         ) from None
+
+
+def _is_judged(dataset: Dataset) -> bool:
+    """Whether the gate spoke of a dataset; a verdict by older rules is made anew."""
+    geometry = dataset.manifest.geometry
+    if geometry is not None and geometry.version != GEOMETRY_VERSION:
+        checked(dataset)
+    return geometry is not None
 
 
 def _hold(file: IO[bytes], out: Path) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.gate.checks import require_geometry
-from pipeline.data.scenes import Dataset, open_dataset
+from pipeline.data.gate.evidence import rests
+from pipeline.data.scenes import Dataset, Geometry, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
 from pipeline.recipe import DataConfig, Recipe
@@ -153,11 +154,17 @@ def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str
         dataset = opened[kind]
         tally.note("dataset", f"{dataset.name} {dataset.digest[:12]}")
         geometry = require_geometry(dataset, cache, variant.allows_inconsistent_geometry)
-        tally.note("geometry", f"{geometry.verdict}, {geometry.reprojection_px_p95:.2g} px")
+        tally.note("geometry", f"{geometry.verdict}, {_missed(geometry)}")
         for finding in kind_of(variant).check(variant, dataset, cache):
             tally.note(*finding)
         found.append(datasets.data_tags(variant, cache))
     return found[0] if all(tags == found[0] for tags in found) else datasets.named(source)
+
+
+def _missed(geometry: Geometry) -> str:
+    """By how much cameras miss their images, and what that rests on."""
+    px = geometry.reprojection_px_p95
+    return f"{'nothing measured' if px is None else f'{px:.2g} px'}, {rests(geometry)}"
 
 
 def _of_stores(home: Home, tally: _Tally, is_new: bool) -> None:

@@ -74,9 +74,7 @@ def image_size(where: str, width: Any, height: Any) -> tuple[int, int]:
     """Width and height as whole numbers. Raises DataError."""
     given = numbers(where, "the image's size", [width, height], ((2,),))
     if not (given == given.round()).all() or given.min() < 1:
-        raise DataError(
-            f"{where}: expected an image's width and height, got {width} and {height} — write them in pixels."
-        )
+        raise DataError(f"{where}: expected a width and a height, got {width} and {height} — write them in pixels.")
     return int(given[0]), int(given[1])
 
 

@@ -23,12 +23,20 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipeline import config
+from pipeline.data.gate.evidence import MIN_VIEWS, advice, rests, tangents, unmeasured, why_unknown
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, check_scene, median_residuals, rms_over_views
-from pipeline.data.scenes import MANIFEST_FILE, Dataset, Geometry, Manifest, write_manifest
+from pipeline.data.scenes import (
+    GEOMETRY_VERSION,
+    MANIFEST_FILE,
+    Dataset,
+    Geometry,
+    Manifest,
+    Unmeasured,
+    write_manifest,
+)
 from pipeline.errors import DataError
 from pipeline.files import write_whole
 
-VERSION = 1  # counts up when a verdict below may come out otherwise; older verdicts are then made anew
 SCENES = 60  # checked at most, evenly over the dataset
 # Beyond the first a set is approximate, beyond the second inconsistent. Px are quoted; `_PIXELS` are of the image's
 # own pixels, and count where images are so small that an outline cannot tell more.
@@ -60,7 +68,23 @@ class Check:
 
     @cached_property
     def iou(self) -> Float[Tensor, " view"]:
-        return torch.stack([scene.iou for scene in self.scenes]).mean(0)
+        """Per view, the mean over the scenes where its mask is one; NaN where it is one in none."""
+        return torch.stack([scene.iou for scene in self.scenes]).nanmean(0)
+
+    @cached_property
+    def worst_iou(self) -> float | None:
+        """Of the views that have one; None where none has."""
+        known = self.iou[~self.iou.isnan()]
+        return float(known.min()) if len(known) else None
+
+    @cached_property
+    def unmeasured(self) -> tuple[Unmeasured, ...]:
+        """The views of which nothing was measured, or whose masks are none somewhere."""
+        return unmeasured(self.scenes)
+
+    @property
+    def measured_views(self) -> int:
+        return len(self.iou) - len(self.unmeasured)
 
     @cached_property
     def contradicting(self) -> dict[str, tuple[int, ...]]:
@@ -70,11 +94,11 @@ class Check:
         return {name: views for name, views in by_scene.items() if views}
 
     @cached_property
-    def tangent_px_p95(self) -> float:
-        """95 % of the tangents of all scenes and pairs miss by less; 0 where no pair can tell."""
-        tangents = torch.stack([scene.tangents for scene in self.scenes])
-        measured = tangents[~tangents.isnan()]
-        return float(measured.quantile(0.95)) if len(measured) else 0.0
+    def tangent_px_p95(self) -> float | None:
+        """95 % of the tangents of all scenes and pairs miss by less; None where no pair can tell."""
+        missed = torch.stack([scene.tangents for scene in self.scenes])
+        measured = missed[~missed.isnan()]
+        return float(measured.quantile(0.95)) if len(measured) else None
 
     @cached_property
     def chain_px_p95(self) -> float | None:
@@ -102,11 +126,14 @@ class Check:
         return max(VIEW_PX[grade], VIEW_PIXELS[grade] * self.own_px)
 
     def silhouettes_within(self, grade: int) -> bool:
-        """Whether tangents and hull stay within the limits of grade 0, exact, or 1, approximate."""
+        """Whether what was measured of tangents and hull stays within the limits of grade 0, exact, or 1, approximate.
+
+        It says nothing of what was not measured: `verdict` sees to that.
+        """
         view = self.view_limit(grade)
         tangent = max(P95_PX[grade], P95_PIXELS[grade] * self.own_px)
-        agree = not _above(self.scores, view) and self.tangent_px_p95 <= tangent
-        return agree and not self.contradicting and float(self.iou.min()) >= IOU[grade]
+        agree = not _above(self.scores, view) and (self.tangent_px_p95 is None or self.tangent_px_p95 <= tangent)
+        return agree and not self.contradicting and (self.worst_iou is None or self.worst_iou >= IOU[grade])
 
     @property
     def keypoints_agree(self) -> bool:
@@ -114,18 +141,20 @@ class Check:
         return missed is None or not (float(missed.nanmedian()) > KEYPOINT_PX or _above(missed, 2 * KEYPOINT_PX))
 
     @property
-    def verdict(self) -> Literal["exact", "approximate", "inconsistent"]:
+    def verdict(self) -> Literal["exact", "approximate", "inconsistent", "unknown"]:
         chain = self.chain_px_p95 or 0.0
         if not (self.silhouettes_within(1) and self.keypoints_agree) or chain > CHAIN_PX[1]:
             return "inconsistent"
+        if self.unmeasured or self.measured_views < MIN_VIEWS:
+            return "unknown"
         return "exact" if self.silhouettes_within(0) and chain <= CHAIN_PX[0] else "approximate"
 
     @cached_property
     def views(self) -> tuple[int, ...]:
         """The views that disagree. Tangents name the guilty one; a chain's residuals and the hull's loss spread over
-        all views, so they decide only when the tangents name no view.
+        all views, so they decide only when the tangents name no view, and the hull's only when they reached each.
         """
-        if self.verdict == "exact":
+        if self.verdict in ("exact", "unknown"):
             return ()
         grade = int(self.verdict == "inconsistent")
         single = {view for views in self.contradicting.values() for view in views}
@@ -133,23 +162,27 @@ class Check:
         named = {*_above(self.scores, self.view_limit(grade)), *single, *points}
         if not named and self.chain_px is not None:
             named = set(_above(self.chain_px, CHAIN_PX[0]))
+        named = named or {one.view for one in self.unmeasured}
         return tuple(sorted(named)) or _above(-self.iou, -IOU[0])
 
     @cached_property
     def geometry(self) -> Geometry:
         """The verdict, as the manifest keeps it."""
-        chain = self.chain_px_p95
-        believed = chain is not None and (self.silhouettes_within(1) or chain > CHAIN_PX[1])
+        chain, known, counted = self.chain_px_p95, self.verdict != "unknown", tangents(self.scenes)
+        believed = chain is not None and ((known and self.silhouettes_within(1)) or chain > CHAIN_PX[1])
         return Geometry(
-            version=VERSION,
+            version=GEOMETRY_VERSION,
             verdict=self.verdict,
-            reprojection_px_p95=round(chain if believed and chain is not None else self.tangent_px_p95, 4),
+            reprojection_px_p95=_figure(chain if believed else self.tangent_px_p95 if known or counted else None),
             measured_by="transform chain" if believed else "silhouettes",
-            silhouette_iou=round(float(self.iou.min()), 4),
+            silhouette_iou=_figure(self.worst_iou if known or self.measured_views else None),
             views=self.views,
             scenes=len(self.scenes),
             at_odds=tuple(self.contradicting) if len(self.contradicting) < len(self.scenes) else (),
             extent=round(self.extent, 4),
+            measured_views=self.measured_views,
+            tangents=counted,
+            unmeasured=self.unmeasured,
         )
 
     @property
@@ -159,29 +192,58 @@ class Check:
 
 
 def problems_of(geometry: Geometry, manifest: Manifest, allow_inconsistent: bool = False) -> Iterator[str]:
-    """What keeps a dataset of this verdict from training GS-LRM, a line each."""
-    if geometry.verdict == "inconsistent" and not allow_inconsistent:
-        who = f"views {', '.join(map(str, geometry.views))}" if geometry.views else "the views"
-        at, more = geometry.at_odds[:3], len(geometry.at_odds) - 3
-        where = f" in {', '.join(at)}{f' and {more} more' if more > 0 else ''}" if at else ""
-        legacy = any(step.get("method") == "pixel_based" for step in manifest.transforms)
-        advice = (
-            "pixel_based moves images and keeps their cameras: normalise with object_centred"
-            if legacy
-            else "look for views that are swapped, mirrored or moved, or another image's cameras"
-        )
-        yield (
-            f"expected cameras that fit their images, got {geometry.reprojection_px_p95:.1f} px (p95, at "
-            f"{QUOTED_WIDTH}) by {geometry.measured_by} and silhouette IoU {geometry.silhouette_iou:.3f}, {who} "
-            f"disagree{where} — {advice}; data.allow_inconsistent_geometry=true trains on it all the same."
-        )
-    # Where cameras contradict one another there is no such thing as the object's place.
-    if manifest.unit == "mm" or (geometry.extent > MAX_EXTENT and geometry.verdict != "inconsistent"):
+    """What keeps a dataset of this verdict from training GS-LRM, a line each.
+
+    allow_inconsistent: take cameras that contradict their images, and those of which nobody knows.
+    """
+    if not allow_inconsistent:
+        yield from doubts(geometry, manifest)
+    # Where cameras contradict one another, or their masks say nothing, there is no such thing as the object's place.
+    placed = geometry.verdict not in ("inconsistent", "unknown")
+    if manifest.unit == "mm" or (placed and geometry.extent > MAX_EXTENT):
         unit = " millimetres" if manifest.unit == "mm" else ""
         yield (
             f"expected the object within ±{MAX_EXTENT} of the origin, got ±{geometry.extent:.3g}{unit} — "
             "run `mouselift data normalise`, or set data.normalise=object_centred."
         )
+
+
+def doubts(geometry: Geometry, manifest: Manifest) -> Iterator[str]:
+    """What is the matter with cameras that contradict their images, or of which nobody knows, and what to do."""
+    if geometry.verdict == "unknown":
+        yield (
+            f"expected masks that show whether cameras fit their images, got {why_unknown(geometry)}; measured were "
+            f"{rests(geometry)} — {advice(geometry)}; "
+            "data.allow_inconsistent_geometry=true trains on it all the same."
+        )
+    if geometry.verdict == "inconsistent":
+        who = f"views {', '.join(map(str, geometry.views))}" if geometry.views else "the views"
+        at, more = geometry.at_odds[:3], len(geometry.at_odds) - 3
+        where = f" in {', '.join(at)}{f' and {more} more' if more > 0 else ''}" if at else ""
+        yield (
+            f"expected cameras that fit their images, got {figures(geometry, 1)}, {who} "
+            f"disagree{where} — {_mend(manifest)}; data.allow_inconsistent_geometry=true trains on it all the same."
+        )
+
+
+def _mend(manifest: Manifest) -> str:
+    """What to do about cameras that contradict their images, by how these came about."""
+    if manifest.transforms and manifest.transforms[-1].get("kind") == "generated":
+        return (
+            "the model's views do not show one object, and GS-LRM would learn its contradictions: look at them on the "
+            "page of `mouselift data check`, train that model longer or on more scenes, and generate again"
+        )
+    if any(step.get("method") == "pixel_based" for step in manifest.transforms):
+        return "pixel_based moves images and keeps their cameras: normalise with object_centred"
+    return "look for views that are swapped, mirrored or moved, or another image's cameras"
+
+
+def figures(geometry: Geometry, digits: int = 2) -> str:
+    """By how much cameras miss their images, in words."""
+    px, iou = geometry.reprojection_px_p95, geometry.silhouette_iou
+    missed = [] if px is None else [f"{px:.{digits}f} px (p95, at {QUOTED_WIDTH}) by {geometry.measured_by}"]
+    filled = [] if iou is None else [f"silhouette IoU {iou:.3f}"]
+    return " and ".join(missed + filled) or "nothing measured"
 
 
 def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = False) -> Geometry:
@@ -190,7 +252,7 @@ def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = F
     Raises DataError for a dataset that GS-LRM must not be trained on.
     """
     stored = dataset.manifest.geometry
-    current = stored is not None and stored.version == VERSION and dataset.manifest.digest is not None
+    current = stored is not None and stored.version == GEOMETRY_VERSION and dataset.manifest.digest is not None
     geometry = stored if current and stored is not None else _remembered(dataset, cache)
     for problem in problems_of(geometry, dataset.manifest, allow_inconsistent):
         raise DataError(f"{dataset.root}: {problem}")
@@ -198,7 +260,7 @@ def require_geometry(dataset: Dataset, cache: Path, allow_inconsistent: bool = F
 
 
 def _remembered(dataset: Dataset, cache: Path) -> Geometry:
-    path = cache / f"geometry-{dataset.digest[:16]}-{VERSION}.json"
+    path = cache / f"geometry-{dataset.digest[:16]}-{GEOMETRY_VERSION}.json"
     if path.is_file():
         return TypeAdapter(Geometry).validate_json(path.read_text(encoding="utf-8"))
     geometry = check(dataset).geometry
@@ -244,6 +306,10 @@ def store(found: Check) -> bool:
     return True
 
 
+def _figure(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
 def _above(values: Float[Tensor, " view"], limit: float) -> tuple[int, ...]:
     return tuple(torch.nonzero(values.nan_to_num(-torch.inf) > limit)[:, 0].tolist())
 
@@ -255,7 +321,7 @@ def as_plain(found: Check) -> dict[str, Any]:
     return geometry | {
         "problems": found.problems,
         "view_residual_px": _rounded(found.scores),
-        "view_silhouette_iou": [round(value, 4) for value in found.iou.tolist()],
+        "view_silhouette_iou": _rounded(found.iou, 4),
         "scenes": [_scene_as_plain(scene) for scene in found.scenes],
     }
 
@@ -269,6 +335,6 @@ def _scene_as_plain(scene: SceneCheck) -> dict[str, Any]:
     return plain
 
 
-def _rounded(values: Float[Tensor, " view"]) -> list[float | None]:
+def _rounded(values: Float[Tensor, " view"], digits: int = 3) -> list[float | None]:
     """None where nothing is known: JSON has no NaN."""
-    return [round(value, 3) if math.isfinite(value) else None for value in values.tolist()]
+    return [round(value, digits) if math.isfinite(value) else None for value in values.tolist()]

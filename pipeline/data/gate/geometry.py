@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -169,21 +170,23 @@ def centre_of_mass(alpha: Float[Array, "height width"], cells: int = 64) -> Floa
     return middle * stride + 0.5
 
 
-def tangency(silhouettes: Sequence[Silhouette], cameras: Cameras) -> Float[Tensor, "view view 2"]:
+def tangency(
+    silhouettes: Sequence[Silhouette], cameras: Cameras, without: Sequence[int] = ()
+) -> Float[Tensor, "view view 2"]:
     """Residuals [i, j, 2]: how far in view j the epipolar tangents of view i miss j's outline, in j's pixels.
 
     A plane through both camera centres that just touches the object touches both outlines, whatever its shape:
-    two such planes a pair (Wong and Cipolla). NaN where the baseline runs through or close by the object.
+    two such planes a pair (Wong and Cipolla). NaN where the baseline runs through or close by the object, and for the
+    views `without` an outline of it.
     """
     cameras = cameras.to(torch.float64)
     views = len(silhouettes)
     residuals = torch.full((views, views, 2), torch.nan, dtype=torch.float64)
     rays = [pixel_directions(cameras[[v]], s.outline[None])[0] for v, s in enumerate(silhouettes)]
-    for i in range(views):
-        for j in range(i + 1, views):
-            pair = _pair_tangency(cameras[[i, j]], (rays[i], rays[j]), (silhouettes[i], silhouettes[j]))
-            if pair is not None:
-                residuals[i, j], residuals[j, i] = pair
+    for i, j in combinations([view for view in range(views) if view not in without], 2):
+        pair = _pair_tangency(cameras[[i, j]], (rays[i], rays[j]), (silhouettes[i], silhouettes[j]))
+        if pair is not None:
+            residuals[i, j], residuals[j, i] = pair
     return residuals
 
 

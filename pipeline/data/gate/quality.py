@@ -52,9 +52,10 @@ class View:
 class Quality:
     """Figures of the checked scenes; lengths in px of an image 512 wide, shares of 1 unless a name says percent."""
 
-    grade: str
+    grade: str | None  # None where there is nothing to grade
+    ungraded: str | None  # why
     size_ratio_percent: float
-    size_cv_percent: float  # over scene means
+    size_cv_percent: float | None  # over scene means; None of one scene
     size_cv_within_scene_percent: float
     com_offset_px: float
     foreground_share: float
@@ -73,14 +74,16 @@ def quality(found: Check) -> Quality:
     """Measure the scenes that the gate looked at."""
     ratios = torch.stack([(scene.alphas > 0.5).float().mean((1, 2)).sqrt() for scene in found.scenes]) * 100
     offset = float(np.mean([_offsets(scene).mean() for scene in found.scenes]))
-    cv = float(100 * ratios.mean(1).std(correction=0) / ratios.mean())
+    cv = float(100 * ratios.mean(1).std(correction=0) / ratios.mean()) if len(ratios) > 1 else None
+    ungraded = _ungraded(found)
     borders = torch.stack([_border_pixels(scene.alphas) for scene in found.scenes])
     shares = [_soft_share(scene.alphas) for scene in found.scenes]
     origin, views = _rig(found)
     order = sorted(range(len(views)), key=lambda view: views[view].azimuth)
     azimuths = [views[view].azimuth for view in order]
     return Quality(
-        grade=next((name for name, size, place in GRADES if cv < size and offset < place), "D"),
+        grade=None if ungraded is not None or cv is None else _grade(cv, offset),
+        ungraded=ungraded,
         size_ratio_percent=float(ratios.mean()),
         size_cv_percent=cv,
         size_cv_within_scene_percent=float((100 * ratios.std(1, correction=0) / ratios.mean(1)).mean()),
@@ -96,6 +99,17 @@ def quality(found: Check) -> Quality:
         ring=tuple(order),
         gaps=tuple((b - a) % 360 for a, b in zip(azimuths, azimuths[1:] + azimuths[:1], strict=True)),
     )
+
+
+def _grade(size_cv_percent: float, offset: float) -> str:
+    return next((name for name, size, place in GRADES if size_cv_percent < size and offset < place), "D")
+
+
+def _ungraded(found: Check) -> str | None:
+    """Why the figures of the masks earn no grade: masks that are none are all of one size, and so is one scene."""
+    if any(scene.filled for scene in found.scenes):
+        return "masks that fill the frame"
+    return "one scene has no spread of sizes" if len(found.scenes) == 1 else None
 
 
 def human_rigs() -> str:

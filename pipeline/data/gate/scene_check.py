@@ -25,6 +25,7 @@ CHAIN_POINTS = 300  # of a scene's hull
 MIN_VIEWS = 2
 LOOK_AT = 0.9  # least cosine between an optical axis and the way to the object
 MIN_CONFIDENCE = 0.25  # of a keypoint (MAMMAL)
+FULL_BORDER, FULL_FRAME = 0.75, 0.8  # shares of the frame's border and of the frame: a mask of more shows no outline
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Crop:
         part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
         return cls(part, (int(rows[0]), int(columns[0])), (mask.shape[0], mask.shape[1]))
 
+    def equals(self, other: Crop) -> bool:
+        """Whether both are of the same mask."""
+        return self.corner == other.corner and self.shape == other.shape and np.array_equal(self.part, other.part)
+
     def whole(self) -> UInt8[np.ndarray, "height width"]:
         mask = np.zeros(self.shape, np.uint8)
         (top, left), (height, width) = self.corner, self.part.shape
@@ -54,7 +59,8 @@ class SceneCheck:
 
     centre: [3] of the object in the scene's own world; centre_world: in the world of the recording, where the chain
     leads back to it. tangents: [V, V, 2] px, NaN where a pair cannot tell; iou: [V]; chain: [V, n] px or None;
-    keypoints: [V] px or None; extent: largest |coordinate| of the hull. crops: of each view's mask.
+    keypoints: [V] px or None; extent: largest |coordinate| of the hull. crops: of each view's mask. filled: the views
+    whose mask fills the frame, so that neither tangents nor hull can tell anything of them: NaN in both.
     """
 
     scene: Scene
@@ -67,6 +73,7 @@ class SceneCheck:
     extent: float
     crops: tuple[Crop, ...]
     outlines: tuple[Silhouette, ...]
+    filled: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -104,7 +111,11 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
     # The masks stay bytes: as floats, those of sixty scenes would fragment the memory.
     cameras, alphas = scene.cameras.to(torch.float64), torch.from_numpy(masks)
     outlines = outlines_of(scene, masks)
-    centre = centre_of(outlines, cameras)
+    filled = [view for view, mask in enumerate(masks) if fills_frame(mask)]
+    if filled:
+        alphas = alphas.clone()
+        alphas[filled] = 255  # nothing is carved by a mask that is none, nor by one that is inverted
+    centre = centre_of(outlines, cameras, filled)
     _check_sight(scene, cameras, centre)
     hull = visual_hull(alphas, cameras, centre, reach_of(outlines, cameras, centre))
     px = QUOTED_WIDTH / cameras.width
@@ -112,15 +123,23 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
     return SceneCheck(
         scene=scene,
         centre=centre,
-        centre_world=centre if warp is None else centre_of(outlines, warp.cameras),
-        tangents=tangency(outlines, cameras) * px,
-        iou=hull.iou,
+        centre_world=centre if warp is None else centre_of(outlines, warp.cameras, filled),
+        tangents=tangency(outlines, cameras, filled) * px,
+        iou=hull.iou.index_fill(0, torch.tensor(filled, dtype=torch.long), torch.nan),
         chain=None if warp is None else chain_residuals(warp, alphas, outlines, cameras) * px,
         keypoints=None if scene.notes.keypoints is None else keypoint_residuals(scene.notes.keypoints, cameras) * px,
         extent=float(hull.points.abs().max()) if len(hull.points) else float(centre.abs().max()),
         crops=tuple(Crop.of(mask) for mask in masks),
         outlines=outlines,
+        filled=tuple(filled),
     )
+
+
+def fills_frame(mask: UInt8[np.ndarray, "height width"]) -> bool:
+    """Whether a mask covers the frame or its border nearly all round, as opaque and inverted ones do."""
+    inside = mask > 127
+    border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
+    return bool(border.mean() > FULL_BORDER or inside.mean() > FULL_FRAME)
 
 
 def chain_residuals(
@@ -150,10 +169,15 @@ def outlines_of(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) -> 
     return tuple(outlines)
 
 
-def centre_of(outlines: Sequence[Silhouette], cameras: Cameras) -> Float[Tensor, " 3"]:
-    """The object's centre of mass, triangulated from its masks' so that one wrong view hardly moves it."""
-    centres = torch.stack([outline.centre for outline in outlines])[:, None]
-    return triangulate(cameras, centres, robust=max(3.0, cameras.width / 100))[0][0]
+def centre_of(outlines: Sequence[Silhouette], cameras: Cameras, filled: Sequence[int] = ()) -> Float[Tensor, " 3"]:
+    """The object's centre of mass, triangulated from its masks' so that one wrong view hardly moves it.
+
+    filled: views whose masks are left out where two others are there.
+    """
+    views = [view for view in range(len(outlines)) if view not in filled]
+    views = views if len(views) >= MIN_VIEWS else list(range(len(outlines)))
+    centres = torch.stack([outlines[view].centre for view in views])[:, None]
+    return triangulate(cameras[views], centres, robust=max(3.0, cameras.width / 100))[0][0]
 
 
 def keypoint_residuals(keypoints: Float[np.ndarray, "view joint 3"], cameras: Cameras) -> Float[Tensor, " view"]:
