@@ -36,19 +36,31 @@ def convert(
     ] = "blocks",
     seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out frames with an empty mask.")] = False,
+    invert_masks: Annotated[bool, typer.Option("--invert-masks", help="Masks show the mouse black on white.")] = False,
+    offsets: Annotated[
+        str | None,
+        typer.Option(
+            help="Where one moment, such as a flash, lies in each video: frames 120,132,… or seconds 1.2s,1.32s,…, or "
+            "a YAML, JSON or CSV file of them (default: frame f of every video is one moment)."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a raw six-camera recording into scenes: RGBA at the videos' size, cameras in mm, splits apart in time."""
     from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
+    from pipeline.data.recording.moments import parse_offsets
     from pipeline.data.recording.recording import convert as converted
     from pipeline.data.recording.recording import open_recording, summary
 
     chosen = None if frames is None else parse_frames(frames)
     joins = JOINS if join is None else tuple(join)
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
-    source = open_recording(recording)
+    source = open_recording(recording, None if offsets is None else parse_offsets(offsets), invert_masks)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
-    typer.echo(json.dumps(summary(out)) if as_json else out)
+    if as_json:
+        typer.echo(json.dumps(summary(out)))
+    else:
+        say_dataset(out, as_json)
 
 
 @data.command("normalise")
@@ -135,4 +147,10 @@ def say_dataset(folder: Path, as_json: bool) -> None:
         return
     typer.echo(folder)
     px, iou = geometry.reprojection_px_p95, geometry.silhouette_iou
-    typer.echo(f"{geometry.verdict}: {px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}", err=True)
+    advice = "" if geometry.verdict in ("exact", "approximate") else f" — {_advice(folder)}"
+    typer.echo(f"{geometry.verdict}: {px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}{advice}", err=True)
+
+
+def _advice(folder: Path) -> str:
+    """What to do about a verdict that training refuses."""
+    return f"training refuses such a set; `mouselift data check {folder}` names the views and scenes, and draws them."

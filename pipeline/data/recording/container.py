@@ -207,13 +207,14 @@ def rate(path: Path, stream: VideoStream, packets: Packets, fallback: float) -> 
     steps = np.diff(packets.stamps) * float(packets.tick)
     if steps.sum() <= 0:
         raise DataError(f"{path}: expected times that grow, got one time for all frames — write it anew.")
-    if steps.max() >= UNEVEN * steps.mean():
+    step = steps.mean()
+    if steps.max() >= UNEVEN * step:
         _log.warning("%s: its frames come unevenly, %.4g to %.4g s apart", path, steps.min(), steps.max())
-    counted = float(1 / steps.mean())
-    if abs(counted - announced) <= RATE_TOLERANCE * announced or abs(1 / counted - 1 / announced) <= packets.tick:
+        step = max(np.median(steps), packets.tick)  # a pause is no slower camera
+    if abs(step - 1 / announced) <= max(RATE_TOLERANCE / announced, packets.tick):
         return announced
-    _log.warning("%s: its header promises %.6g frames a second, its frames come at %.6g", path, announced, counted)
-    return counted
+    _log.warning("%s: its header promises %.6g frames a second, its frames come at %.6g", path, announced, 1 / step)
+    return float(1 / step)
 
 
 # ---------------------------------------------------------------- frames

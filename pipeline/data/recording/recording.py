@@ -1,20 +1,21 @@
 """Raw six-camera recordings to scenes: videos, lossy mask videos and a calibration in, RGBA and cameras out.
 
-    videos_undist/0.mp4 …          colour, undistorted already
+    videos_undist/0.mp4 …          colour, undistorted already; or any other container of `container.SUFFIXES`
     simpleclick_undist/0.mp4 …     grey silhouettes
     new_cam.pkl | .json | .npz     OpenCV, millimetres
     keypoints2d_undist/result_view_0.pkl …   optional: (frames, joints, 3) of x, y, confidence
 
-Frame f of every file is one moment.
+Frame f of every file is one moment, or frame f + `starts[v]` of camera v's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -30,7 +31,9 @@ from pipeline.cameras import Cameras
 from pipeline.data.gate.checks import checked
 from pipeline.data.recording.calibration import PIXEL_CENTRE, read_calibration, read_pickle
 from pipeline.data.recording.frame_plan import FramePlan
-from pipeline.data.recording.masks import THRESHOLD, coverage
+from pipeline.data.recording.layout import find_videos
+from pipeline.data.recording.masks import THRESHOLD, check_masks, coverage
+from pipeline.data.recording.moments import Offset, first_frames
 from pipeline.data.recording.video import Video, open_video
 from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Manifest, Notes, open_dataset, write_manifest, write_scene
@@ -41,6 +44,8 @@ from pipeline.files import sha256_of
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 CALIBRATIONS = ("new_cam.pkl", "new_cam.json", "new_cam.npz")
 VERSION = 1  # raise it when the same recording and plan give other scenes
+RATE_TOLERANCE = 0.01  # of two headers; their frames' times are compared more closely
+ASPECT_TOLERANCE = 0.01
 MAX_WRITERS = 6  # each holds one scene, 28 MB at 1152×1024
 
 Picture = UInt8[np.ndarray, "height width 4"]
@@ -48,9 +53,11 @@ Picture = UInt8[np.ndarray, "height width 4"]
 
 @dataclass(frozen=True)
 class Recording:
-    """V synchronous cameras: file i is camera i. World in mm, images at the videos' own size.
+    """V synchronous cameras: file i is camera i. World in mm, images at the videos' own upright size.
 
     keypoints: [frames, V, joints, 3] of x, y (pixels, image corner at 0) and confidence; 0, 0, 0 is not seen.
+    starts: the frame of each camera's files that shows the recording's frame 0. inverted: the masks show the animal
+    black on white.
     """
 
     folder: Path
@@ -59,10 +66,13 @@ class Recording:
     masks: tuple[Video, ...]
     keypoints: Float[np.ndarray, "frame view joint 3"] | None
     files: tuple[Path, ...]
+    starts: tuple[int, ...]
+    inverted: bool
 
     @property
     def num_frames(self) -> int:
-        return self.videos[0].num_frames
+        """Moments that every camera shows."""
+        return min(video.num_frames - start for video, start in zip(self.videos, self.starts, strict=True))
 
     @property
     def fps(self) -> float:
@@ -80,6 +90,14 @@ class Recording:
         rounded = (numbers.numpy().round(4) + 0.0).tobytes()  # + 0.0: there is no −0
         return f"rig-{hashlib.sha256(rounded).hexdigest()[:8]}"
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the files are read, where that is not as they are: for a manifest, in plain values."""
+        turned, turned_masks = ([90 * video.turns for video in part] for part in (self.videos, self.masks))
+        lists = {"starts": list(self.starts), "turned": turned, "turned_masks": turned_masks}
+        said = {"inverted_masks": True} if self.inverted else {}
+        return said | {way: values for way, values in lists.items() if any(values)}
+
     @cached_property
     def digest(self) -> str:
         """Hash of every input file; the same wherever the folder lies."""
@@ -92,20 +110,23 @@ class Recording:
 # ---------------------------------------------------------------- opening
 
 
-def open_recording(folder: str | Path) -> Recording:
-    """Open a recording and check that its files belong together; no frame is decoded.
+def open_recording(folder: str | Path, offsets: Sequence[Offset] | None = None, inverted: bool = False) -> Recording:
+    """Open a recording and check that its files belong together; only some frames of the masks are decoded.
 
-    Raises DataError naming the file: one is missing, has another length, size or rate than the others, or the
-    calibration has another number of cameras.
+    offsets: where one moment lies in each camera's video; None: frame f of every file is one moment. inverted: the
+    masks show the animal black on white.
+    Raises DataError naming the file: one is missing, has another length, size, rate or clock than the others, white
+    masks of the background, or a calibration of another number of cameras.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a recording, found no folder — check the path.")
-    views = _num_views(folder)
-    videos, masks = (
-        tuple(open_video(folder / part / f"{view}.mp4") for view in range(views)) for part in (VIDEOS, MASKS)
-    )
-    _check_alike(videos + masks, videos[0])
+    paths = find_videos((folder / VIDEOS, folder / MASKS))
+    videos, masks = (tuple(map(open_video, part)) for part in paths)
+    views = len(videos)
+    _check_alike(videos, masks)
+    starts = first_frames(videos, offsets)
+    _check_masks_cover(videos, masks)
     calibration = _calibration(folder)
     cameras = read_calibration(calibration, videos[0].width, videos[0].height)
     if len(cameras.c2w) != views:
@@ -113,43 +134,49 @@ def open_recording(folder: str | Path) -> Recording:
             f"{calibration}: expected {views} cameras as there are videos, got {len(cameras.c2w)} — "
             f"restore the missing ones, camera i as {VIDEOS}/i.mp4 and {MASKS}/i.mp4."
         )
+    _check_pixels(videos, cameras)
+    check_masks(masks, inverted)
     joints = [folder / KEYPOINTS / f"result_view_{view}.pkl" for view in range(views)]
     has_keypoints = (folder / KEYPOINTS).is_dir()
     files = (calibration, *(video.path for video in videos + masks), *(joints if has_keypoints else ()))
-    keypoints = _read_keypoints(joints, videos[0].num_frames) if has_keypoints else None
-    return Recording(folder, cameras, videos, masks, keypoints, files)
+    keypoints = _read_keypoints(joints, videos, starts) if has_keypoints else None
+    return Recording(folder, cameras, videos, masks, keypoints, files, starts, inverted)
 
 
-def _num_views(folder: Path) -> int:
-    """One more than the highest number of any video or mask."""
-    numbers = []
-    for part in (VIDEOS, MASKS):
-        videos = [path for path in sorted((folder / part).glob("*.mp4")) if not path.name.startswith(".")]
-        if not videos:
-            raise DataError(f"{folder / part}: expected 0.mp4, 1.mp4 and so on, found none — check the recording.")
-        for path in videos:
-            if not path.stem.isdecimal() or path.stem != str(int(path.stem)):
-                raise DataError(f"{path}: expected videos named 0.mp4, 1.mp4 and so on — rename or move it.")
-            numbers.append(int(path.stem))
-    return max(numbers) + 1
-
-
-def _check_alike(videos: tuple[Video, ...], first: Video) -> None:
-    for video in videos:
+def _check_alike(videos: tuple[Video, ...], masks: tuple[Video, ...]) -> None:
+    first = videos[0]
+    for video in videos + masks:
         if (video.width, video.height) != (first.width, first.height):
             raise DataError(
                 f"{video.path}: expected {first.width}×{first.height} as {first.path.name} of {VIDEOS}, got "
                 f"{video.width}×{video.height} — all views and masks have one size."
             )
-        if video.num_frames != first.num_frames:
-            raise DataError(
-                f"{video.path}: expected {first.num_frames} frames as {first.path.name} of {VIDEOS}, got "
-                f"{video.num_frames} — restore the file, or cut all to the same moments."
-            )
-        if video.path.parent == first.path.parent and abs(video.fps - first.fps) > 1e-3:
+    for video in videos:
+        if abs(video.fps - first.fps) > RATE_TOLERANCE * first.fps:
             raise DataError(
                 f"{video.path}: expected {first.fps:g} frames a second as {first.path.name} of {VIDEOS}, got "
                 f"{video.fps:g} — cameras of a recording run alike."
+            )
+
+
+def _check_masks_cover(videos: tuple[Video, ...], masks: tuple[Video, ...]) -> None:
+    for video, mask in zip(videos, masks, strict=True):
+        if mask.num_frames != video.num_frames:
+            raise DataError(
+                f"{mask.path}: expected {video.num_frames} frames as {video.path.name} of {VIDEOS}, got "
+                f"{mask.num_frames} — make the masks of all its frames."
+            )
+
+
+def _check_pixels(videos: tuple[Video, ...], cameras: Cameras) -> None:
+    """Where a file says that its pixels are not square, the calibration is of such pixels too."""
+    for video, (fx, fy, _, _) in zip(videos, cameras.fxfycxcy.tolist(), strict=True):
+        aspect, ratio = video.pixel_aspect, fx / fy
+        if abs(math.log(aspect)) > ASPECT_TOLERANCE and abs(math.log(ratio * aspect)) > abs(math.log(ratio)):
+            raise DataError(
+                f"{video.path}: expected a calibration with fx / fy of {1 / aspect:.4g} for pixels {aspect:.4g} times "
+                f"as wide as high, got {ratio:.4g} — calibrate pictures as they are stored or, if the file's sample "
+                "aspect ratio is wrong, set that to 1:1."
             )
 
 
@@ -161,18 +188,21 @@ def _calibration(folder: Path) -> Path:
     return files[0]
 
 
-def _read_keypoints(paths: list[Path], num_frames: int) -> Float[np.ndarray, "frame view joint 3"]:
-    """Moved to pixel centres at +0.5; a joint with a number that is not finite becomes 0, 0, 0."""
+def _read_keypoints(
+    paths: list[Path], videos: Sequence[Video], starts: Sequence[int]
+) -> Float[np.ndarray, "frame view joint 3"]:
+    """From each video's start on, moved to pixel centres at +0.5; a joint with a number not finite becomes 0, 0, 0."""
     views: list[np.ndarray] = []
-    for path in paths:
+    for path, video in zip(paths, videos, strict=True):
         joints = read_pickle(path)
-        expected = (num_frames, views[0].shape[1] if views else "joints", 3)
+        expected = (video.num_frames, views[0].shape[1] if views else "joints", 3)
         if not isinstance(joints, np.ndarray) or joints.dtype.kind != "f" or joints.ndim != 3:
             raise DataError(f"{path}: expected floats (frames, joints, 3), got {type(joints).__name__} — store those.")
-        if joints.shape != (num_frames, joints.shape[1] if not views else expected[1], 3):
+        if joints.shape != (video.num_frames, joints.shape[1] if not views else expected[1], 3):
             raise DataError(f"{path}: expected an array {expected}, got {joints.shape} — restore the file.")
         views.append(joints + np.array([PIXEL_CENTRE, PIXEL_CENTRE, 0.0]))
-    keypoints = np.stack(views, 1)
+    count = min(len(joints) - start for joints, start in zip(views, starts, strict=True))
+    keypoints = np.stack([joints[start : start + count] for joints, start in zip(views, starts, strict=True)], 1)
     keypoints[~np.isfinite(keypoints).all(-1)] = 0.0
     return keypoints
 
@@ -190,7 +220,7 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
     (unless the plan skips those), a disk that is full.
     """
     splits = plan.choose(recording.num_frames, recording.fps, str(recording.folder))
-    made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan)}
+    made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan), **recording.reading}
     with writing(out, made | {"recording": recording.digest}, "a conversion") as done_before:
         if done_before:
             yield sum(map(len, splits.values()))
@@ -202,9 +232,9 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
 
 
 def summary(out: Path) -> dict[str, Any]:
-    """A converted dataset in plain values: its folder, scenes, splits, digest, view order and leakage."""
+    """A converted dataset in plain values: its folder, scenes, splits, digest, view order, leakage and verdict."""
     manifest = open_dataset(out, verify=False).manifest
-    made = manifest.transforms[-1]
+    made, geometry = manifest.transforms[-1], manifest.geometry
     return {
         "folder": str(out),
         "scenes": made["scenes"],
@@ -215,6 +245,7 @@ def summary(out: Path) -> dict[str, Any]:
         "rig": manifest.rig,
         "parent": manifest.parent,
         "digest": manifest.digest,
+        "verdict": None if geometry is None else geometry.verdict,
     }
 
 
@@ -247,8 +278,8 @@ def _written(recording: Recording, out: Path, frames: list[int], skip_empty: boo
     writers_count = min(MAX_WRITERS, os.cpu_count() or 1)
     waiting: deque[Future[tuple[int, bool]]] = deque()
     with ExitStack() as stack:
-        pairs = list(zip(recording.videos, recording.masks, strict=True))
-        views = [stack.enter_context(closing(_cut_out(*pair, frames))) for pair in pairs]
+        cameras = range(len(recording.videos))
+        views = [stack.enter_context(closing(_cut_out(recording, camera, frames))) for camera in cameras]
         readers = [_pool(stack, 1) for _ in views]
         writers = _pool(stack, writers_count)
         for frame in frames:
@@ -267,10 +298,12 @@ def _pool(stack: ExitStack, workers: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _cut_out(video: Video, mask: Video, frames: list[int]) -> Generator[Picture, None, None]:
+def _cut_out(recording: Recording, camera: int, frames: list[int]) -> Generator[Picture, None, None]:
     """One camera's frames with the mask as straight alpha, and colour 0 where alpha is 0."""
-    for grey, image in zip(mask.read(frames, "gray"), video.read(frames, "rgba"), strict=True):
-        alpha = coverage(grey)
+    video, mask = recording.videos[camera], recording.masks[camera]
+    chosen = [frame + recording.starts[camera] for frame in frames]
+    for grey, image in zip(mask.read(chosen, "gray"), video.read(chosen, "rgba"), strict=True):
+        alpha = coverage(255 - grey if recording.inverted else grey)
         packed = image.view(np.uint32)[..., 0]
         packed *= alpha > 0
         image[..., 3] = alpha
