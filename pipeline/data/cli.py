@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.data.scenes import Dataset
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRoot = Annotated[
@@ -51,16 +54,15 @@ def convert(
     from pipeline.data.recording.moments import parse_offsets
     from pipeline.data.recording.recording import convert as converted
     from pipeline.data.recording.recording import open_recording, summary
+    from pipeline.data.scenes import open_dataset
 
     chosen = None if frames is None else parse_frames(frames)
     joins = JOINS if join is None else tuple(join)
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
     source = open_recording(recording, None if offsets is None else parse_offsets(offsets), invert_masks)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
-    if as_json:
-        typer.echo(json.dumps(summary(out)))
-    else:
-        say_dataset(out, as_json)
+    typer.echo(json.dumps(summary(out)) if as_json else out)
+    say_verdict(open_dataset(out, verify=False))
 
 
 @data.command("normalise")
@@ -146,11 +148,15 @@ def say_dataset(folder: Path, as_json: bool) -> None:
         typer.echo(json.dumps(plain | {"geometry": config.as_plain(geometry)}))
         return
     typer.echo(folder)
+    say_verdict(dataset)
+
+
+def say_verdict(dataset: Dataset) -> None:
+    """A dataset's verdict on the standard error, and what to do about one that training refuses."""
+    geometry = dataset.manifest.geometry
+    assert geometry is not None
     px, iou = geometry.reprojection_px_p95, geometry.silhouette_iou
-    advice = "" if geometry.verdict in ("exact", "approximate") else f" — {_advice(folder)}"
-    typer.echo(f"{geometry.verdict}: {px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}{advice}", err=True)
-
-
-def _advice(folder: Path) -> str:
-    """What to do about a verdict that training refuses."""
-    return f"training refuses such a set; `mouselift data check {folder}` names the views and scenes, and draws them."
+    advice = f" — `mouselift data check {dataset.root}` names the views; training refuses such a set."
+    figures = f"{px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}"
+    fits = geometry.verdict in ("exact", "approximate")
+    typer.echo(f"{geometry.verdict}: {figures}{'' if fits else advice}", err=True)

@@ -266,11 +266,11 @@ def mirrored(stream: VideoStream) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing": (lambda path: path.write_bytes(b""), "got an empty file — "),
+    "nothing": (lambda path: path.write_bytes(b""), "got an empty file; copy it again — "),
     "a web page": (lambda path: path.write_text("<!doctype html><title>404</title>"), "got a web page"),
     "a Git-LFS pointer": (
         lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
-        "got a Git-LFS pointer, so `git lfs pull` is still to be run — ",
+        "got a pointer of Git LFS in its place; `git lfs pull` fetches the file — ",
     ),
     "a playlist": (
         lambda path: path.write_text(f"ffconcat version 1.0\nfile '{film(path.with_name('other.mp4')).name}'\n"),
@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "got H.264 or HEVC without a container, and so without times",
     ),
     "a picture": (lambda path: film(path.with_name("a.png"), "png", "rgb24", [flat(3)]).rename(path), "got a picture"),
-    "raw numbers": (lambda path: path.write_bytes(bytes(5000)), "read are mp4, m4v, mov"),
+    "raw numbers": (lambda path: path.write_bytes(bytes(range(256)) * 20), "read are mp4, m4v, mov"),
     "a folder": (Path.mkdir, "found a folder"),
     "sound alone": (sound_alone, "got a file without one"),
     "no frame": (no_frame, "expected a video, got "),

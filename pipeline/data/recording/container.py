@@ -22,6 +22,7 @@ from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 from pipeline.errors import DataError
+from pipeline.machine.contents import described
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".gif")
 # FFmpeg's names of containers whose frames have times. A playlist is none of them: it would read other files.
@@ -32,18 +33,11 @@ UNEVEN = 1.5  # times the mean: frames so far apart have lost one between them
 RATE_TOLERANCE = 0.01
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _BEGINNINGS = {
-    b"": "an empty file",
-    b"version https://git-lfs": "a Git-LFS pointer, so `git lfs pull` is still to be run",
-    b"<": "a web page or XML, as a download that was refused leaves",
     b"#EXTM3U": "a playlist",
     b"ffconcat": "a playlist",
-    b"\x89PNG": "a picture (PNG)",
-    b"\xff\xd8\xff": "pictures (JPEG) without a container",
     b"\0\0\0\x01": "H.264 or HEVC without a container, and so without times",
     b"\0\0\x01": "MPEG video without a container, and so without times",
     b"YUV4MPEG": "raw pictures (Y4M)",
-    b"PK": "a ZIP archive",
-    b"\x80": "a pickle",
 }
 
 _log = logging.getLogger(__name__)
@@ -107,13 +101,14 @@ def describe(path: Path, reason: str | None) -> str:
     """What came in place of a video, and what to do about it."""
     try:
         with path.open("rb") as file:
-            head = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+            head = file.read(16)
+        known = next((what for beginning, what in _BEGINNINGS.items() if head.startswith(beginning)), None)
+        came = known or described(path)
     except OSError as error:
         return f"{error.strerror} — give leave to read it."
-    for beginning, what in _BEGINNINGS.items():
-        if head.startswith(beginning) if beginning else not head:
-            return f"{what} — restore the file, or make an MP4 of it."
-    return f"{reason} (read are {', '.join(suffix[1:] for suffix in SUFFIXES)}) — restore the file."
+    if came == "other bytes":
+        return f"{reason} (read are {', '.join(suffix[1:] for suffix in SUFFIXES)}) — restore the file."
+    return f"{came} — restore the file, or make an MP4 of it."
 
 
 # ---------------------------------------------------------------- packets

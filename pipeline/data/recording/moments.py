@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from pipeline import config
 from pipeline.data.recording.video import Video
 from pipeline.errors import DataError
+from pipeline.text.encoding import read_text
+from pipeline.text.json_file import read_json
+from pipeline.text.yaml_file import read_yaml
 
 OPTION = "--offsets"
 FILES = (".yaml", ".yml", ".json", ".csv")
@@ -43,7 +44,7 @@ class Offset:
             unit = " s" if self.in_seconds else ""
             raise DataError(
                 f"{OPTION}: expected a moment within the {video.num_frames} frames of {video.path.name}, got "
-                f"{self.value:g}{unit} — correct it."
+                f"{self.value:g}{unit} — name one that it shows."
             )
         return number
 
@@ -130,20 +131,25 @@ def _parse(value: Any, where: str) -> Offset:
 
 def _read_file(path: Path) -> list[tuple[Any, Any]]:
     """Cameras and their values, as they stand in a file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = _rows(text) if path.suffix.lower() == ".csv" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
-        raise DataError(f"{path}: expected offsets of cameras, got {config.one_line(error)} — correct it.") from None
+    match path.suffix.lower():
+        case ".csv":
+            return _rows(path)
+        case ".json":
+            values = read_json(path, DataError)
+        case _:
+            values = read_yaml(path, DataError).values
     if isinstance(values, dict):
         return list(values.items())
     if not isinstance(values, list):
         raise DataError(f"{path}: expected a list or mapping of offsets, got {type(values).__name__} — write one.")
-    return values if path.suffix.lower() == ".csv" else list(enumerate(values))
+    return list(enumerate(values))
 
 
-def _rows(text: str) -> list[tuple[str, str]]:
-    """The first cell of each row, and the rest of it; without a head."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
+def _rows(path: Path) -> list[tuple[Any, Any]]:
+    """The first cell of each row of a CSV, and the rest of it; without a head."""
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path, DataError).splitlines()) if row]
+    except csv.Error as error:
+        raise DataError(f"{path}: expected rows of camera, offset, got {error} — write such rows.") from None
     body = rows[1:] if rows and not rows[0][0].isdecimal() else rows
     return [(row[0], ",".join(row[1:])) for row in body]
