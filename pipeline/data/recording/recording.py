@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -31,7 +30,7 @@ from pipeline.cameras import Cameras
 from pipeline.data.gate.checks import checked
 from pipeline.data.recording.calibration import PIXEL_CENTRE, read_calibration, read_pickle
 from pipeline.data.recording.frame_plan import FramePlan
-from pipeline.data.recording.layout import find_videos
+from pipeline.data.recording.layout import check_alike, check_lengths, check_pixels, find_videos
 from pipeline.data.recording.masks import THRESHOLD, check_masks, coverage
 from pipeline.data.recording.moments import Offset, first_frames
 from pipeline.data.recording.video import Video, open_video
@@ -44,8 +43,6 @@ from pipeline.files import sha256_of
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 CALIBRATIONS = ("new_cam.pkl", "new_cam.json", "new_cam.npz")
 VERSION = 1  # raise it when the same recording and plan give other scenes
-RATE_TOLERANCE = 0.01  # of two headers; their frames' times are compared more closely
-ASPECT_TOLERANCE = 0.01
 MAX_WRITERS = 6  # each holds one scene, 28 MB at 1152×1024
 
 Picture = UInt8[np.ndarray, "height width 4"]
@@ -124,9 +121,9 @@ def open_recording(folder: str | Path, offsets: Sequence[Offset] | None = None, 
     paths = find_videos((folder / VIDEOS, folder / MASKS))
     videos, masks = (tuple(map(open_video, part)) for part in paths)
     views = len(videos)
-    _check_alike(videos, masks)
+    check_alike(videos, masks)
     starts = first_frames(videos, offsets)
-    _check_masks_cover(videos, masks)
+    check_lengths(videos, masks)
     calibration = _calibration(folder)
     cameras = read_calibration(calibration, videos[0].width, videos[0].height)
     if len(cameras.c2w) != views:
@@ -134,50 +131,13 @@ def open_recording(folder: str | Path, offsets: Sequence[Offset] | None = None, 
             f"{calibration}: expected {views} cameras as there are videos, got {len(cameras.c2w)} — "
             f"restore the missing ones, camera i as {VIDEOS}/i.mp4 and {MASKS}/i.mp4."
         )
-    _check_pixels(videos, cameras)
+    check_pixels(videos, cameras)
     check_masks(masks, inverted)
     joints = [folder / KEYPOINTS / f"result_view_{view}.pkl" for view in range(views)]
     has_keypoints = (folder / KEYPOINTS).is_dir()
     files = (calibration, *(video.path for video in videos + masks), *(joints if has_keypoints else ()))
     keypoints = _read_keypoints(joints, videos, starts) if has_keypoints else None
     return Recording(folder, cameras, videos, masks, keypoints, files, starts, inverted)
-
-
-def _check_alike(videos: tuple[Video, ...], masks: tuple[Video, ...]) -> None:
-    first = videos[0]
-    for video in videos + masks:
-        if (video.width, video.height) != (first.width, first.height):
-            raise DataError(
-                f"{video.path}: expected {first.width}×{first.height} as {first.path.name} of {VIDEOS}, got "
-                f"{video.width}×{video.height} — all views and masks have one size."
-            )
-    for video in videos:
-        if abs(video.fps - first.fps) > RATE_TOLERANCE * first.fps:
-            raise DataError(
-                f"{video.path}: expected {first.fps:g} frames a second as {first.path.name} of {VIDEOS}, got "
-                f"{video.fps:g} — cameras of a recording run alike."
-            )
-
-
-def _check_masks_cover(videos: tuple[Video, ...], masks: tuple[Video, ...]) -> None:
-    for video, mask in zip(videos, masks, strict=True):
-        if mask.num_frames != video.num_frames:
-            raise DataError(
-                f"{mask.path}: expected {video.num_frames} frames as {video.path.name} of {VIDEOS}, got "
-                f"{mask.num_frames} — make the masks of all its frames."
-            )
-
-
-def _check_pixels(videos: tuple[Video, ...], cameras: Cameras) -> None:
-    """Where a file says that its pixels are not square, the calibration is of such pixels too."""
-    for video, (fx, fy, _, _) in zip(videos, cameras.fxfycxcy.tolist(), strict=True):
-        aspect, ratio = video.pixel_aspect, fx / fy
-        if abs(math.log(aspect)) > ASPECT_TOLERANCE and abs(math.log(ratio * aspect)) > abs(math.log(ratio)):
-            raise DataError(
-                f"{video.path}: expected a calibration with fx / fy of {1 / aspect:.4g} for pixels {aspect:.4g} times "
-                f"as wide as high, got {ratio:.4g} — calibrate pictures as they are stored or, if the file's sample "
-                "aspect ratio is wrong, set that to 1:1."
-            )
 
 
 def _calibration(folder: Path) -> Path:
