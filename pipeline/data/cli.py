@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.data.scenes import Dataset
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRoot = Annotated[
@@ -49,22 +52,33 @@ def convert(
         bool | None,
         typer.Option("--undistorted/--distorted", help="Whether the videos are, where the calibration has distortion."),
     ] = None,
+    invert_masks: Annotated[bool, typer.Option("--invert-masks", help="Masks show the mouse black on white.")] = False,
+    offsets: Annotated[
+        str | None,
+        typer.Option(
+            help="Where one moment, such as a flash, lies in each video: frames 120,132,… or seconds 1.2s,1.32s,…, or "
+            "a YAML, JSON or CSV file of them (default: frame f of every video is one moment)."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a raw six-camera recording into scenes: RGBA at the videos' size, cameras in mm, splits apart in time."""
     from pipeline.data.calibration.calibration import Wanted, mm_of, up_of
     from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
+    from pipeline.data.recording.moments import parse_offsets
     from pipeline.data.recording.recording import convert as converted
     from pipeline.data.recording.recording import open_recording, summary
+    from pipeline.data.scenes import open_dataset
 
     chosen = None if frames is None else parse_frames(frames)
     joins = JOINS if join is None else tuple(join)
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
     mm = None if calibration_unit is None else mm_of(calibration_unit)
     wanted = Wanted(calibration, mm, None if up is None else up_of(up), undistorted)
-    source = open_recording(recording, wanted=wanted)
+    source = open_recording(recording, None if offsets is None else parse_offsets(offsets), invert_masks, wanted)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
     typer.echo(json.dumps(summary(out)) if as_json else out)
+    say_verdict(open_dataset(out, verify=False))
 
 
 @data.command("normalise")
@@ -150,5 +164,15 @@ def say_dataset(folder: Path, as_json: bool) -> None:
         typer.echo(json.dumps(plain | {"geometry": config.as_plain(geometry)}))
         return
     typer.echo(folder)
+    say_verdict(dataset)
+
+
+def say_verdict(dataset: Dataset) -> None:
+    """A dataset's verdict on the standard error, and what to do about one that training refuses."""
+    geometry = dataset.manifest.geometry
+    assert geometry is not None
     px, iou = geometry.reprojection_px_p95, geometry.silhouette_iou
-    typer.echo(f"{geometry.verdict}: {px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}", err=True)
+    advice = f" — `mouselift data check {dataset.root}` names the views; training refuses such a set."
+    figures = f"{px:.2f} px by {geometry.measured_by}, silhouette IoU {iou:.3f}"
+    fits = geometry.verdict in ("exact", "approximate")
+    typer.echo(f"{geometry.verdict}: {figures}{'' if fits else advice}", err=True)
