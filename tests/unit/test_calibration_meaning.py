@@ -32,6 +32,7 @@ from tests.support.calibrations import (
     filmed,
     rigid,
     write_anipose,
+    write_colmap_binary,
     write_colmap_text,
     write_deeplabcut,
     write_label3d,
@@ -383,6 +384,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no .mat": (of_one_line("a.mat", "hello"), "a.mat: expected a whole .mat, got another beginning"),
 }
+
+
+@pytest.mark.parametrize("change", [lambda content: content + b"\0" * 8, lambda content: content[:-8]])
+@pytest.mark.parametrize("part", ["cameras", "images"])
+def test_a_binary_model_is_as_long_as_its_counts_say(tmp_path: Path, part: str, change) -> None:
+    file = write_colmap_binary(tmp_path, filmed()) / f"{part}.bin"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(DataError, match=rf"{part}.bin: expected .* restore"):
+        read(file.parent)
 
 
 @pytest.mark.parametrize("case", REFUSED)

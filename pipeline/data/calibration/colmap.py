@@ -169,6 +169,7 @@ class _Binary:
             model = MODELS[names[number]]
             params = self._next(f"<{model.focal + 2 + model.distortion}d")
             yield identity, Intrinsics(names[number], (width, height), params)
+        self._end()
 
     def images(self) -> Iterator[Image]:
         for _ in range(self._next("<Q")[0]):
@@ -179,6 +180,13 @@ class _Binary:
             yield Image(camera, name, tuple(pose[:4]), tuple(pose[4:]))
             (points,) = self._next("<Q")
             self.at += POINT_BYTES * points
+        self._end()
+
+    def _end(self) -> None:
+        if self.at != len(self.content):
+            raise _Damaged(
+                f"{self.path}: expected {self.at} bytes by its counts, got {len(self.content)} — restore the file."
+            )
 
     def _next(self, form: str) -> tuple[Any, ...]:
         start, self.at = self.at, self.at + struct.calcsize(form)
