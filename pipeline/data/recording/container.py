@@ -184,11 +184,12 @@ def _say_promises(path: Path, container: InputContainer, stream: VideoStream, pa
         _log.warning("%s: its header promises %d frames, its content has %d", path, stream.frames, len(packets))
     says_length = container.format.name in _LENGTH_IN_HEADER and len(container.streams) == 1
     if says_length and container.duration and len(packets) > 1:
-        times = [packet.time for packet in packets if packet.time is not None]
-        promised, lasts = container.duration / av.time_base, float((max(times) - min(times)) * (stream.time_base or 1))
-        mean = lasts / (len(times) - 1)
-        if abs(promised - lasts - mean) > 2 * mean:
-            _log.warning("%s: its header promises %.4g s, its frames last %.4g s", path, promised, lasts + mean)
+        promised, tick = container.duration / av.time_base, float(stream.time_base or 1)
+        times = [packet.time * tick for packet in packets if packet.time is not None]
+        lasts = (max(times) - min(times)) * len(times) / (len(times) - 1)
+        lengths = (lasts, lasts + min(times))  # the header may count from the file's own 0
+        if min(abs(promised - length) for length in lengths) > 2 * lasts / len(times):
+            _log.warning("%s: its header promises %.4g s, its frames last %.4g s", path, promised, lasts)
 
 
 def rate(path: Path, stream: VideoStream, packets: Packets, fallback: float) -> float:
