@@ -62,6 +62,21 @@ def film(
     return path
 
 
+def joined_packets(parts: Sequence[Path], path: Path, duration: int) -> Path:
+    """One stream of several videos' packets, each `duration` ticks after the one before."""
+    with av.open(str(path), "w") as target:
+        out = None
+        for number, part in enumerate(parts):
+            with av.open(str(part)) as source:
+                out = out or target.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.dts is not None:
+                        packet.pts, packet.dts = packet.pts + number * duration, packet.dts + number * duration
+                        packet.stream = out
+                        target.mux(packet)
+    return path
+
+
 def said(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.getMessage() for record in caplog.records)
 
@@ -95,9 +110,18 @@ def test_a_video_of_any_usual_kind_gives_the_frames_that_were_filmed(tmp_path: P
     assert greys(video.read([0, 3, 4, 11], "gray")) == [0, 3, 4, 11]
 
 
-def test_a_picture_of_odd_size_keeps_its_last_row_and_column(tmp_path: Path) -> None:
-    video = open_video(film(tmp_path / "a.mp4", "libvpx-vp9", shots=[flat(5, 95, 63)]))
-    assert next(video.read([0], "rgba")).shape == (63, 95, 4)
+@pytest.mark.parametrize("width", [95, 96, 97, 98, 100, 104])
+def test_a_picture_of_any_width_keeps_its_last_row_and_column(tmp_path: Path, width: int) -> None:
+    video = open_video(film(tmp_path / "a.mkv", "ffv1", shots=[flat(6, width, 63)]))
+    picture = next(video.read([0], "rgba"))
+    assert picture.shape == (63, width, 4) and (picture[..., 3] == 255).all()
+    np.testing.assert_allclose(picture[30:, 30:, :3].astype(int), 6 * BRIGHT, atol=2)
+
+
+def test_another_layout_of_pixels_in_mid_stream_is_read_by_its_own(tmp_path: Path) -> None:
+    """As trail cameras write MJPEG: the first frame with more colour than those after it."""
+    parts = [film(tmp_path / f"{kind}.avi", "mjpeg", f"yuvj{kind}p", [flat(n)]) for kind, n in ((422, 3), (420, 7))]
+    assert greys(open_video(joined_packets(parts, tmp_path / "a.avi", 1)).read([0, 1], "gray")) == [3, 7]
 
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p", "yuv420p10le"])
@@ -308,18 +332,8 @@ def test_what_would_have_to_be_guessed_is_refused_in_one_line(tmp_path: Path, ca
 
 
 def test_another_size_in_mid_stream_is_refused_where_it_comes(tmp_path: Path) -> None:
-    path = tmp_path / "a.ts"
-    parts = [film(tmp_path / f"{width}.ts", shots=[flat(5, width)] * 4, options={"bf": "0"}) for width in (96, 64)]
-    with av.open(str(path), "w") as target:
-        out, shift = None, 0
-        for part in parts:
-            with av.open(str(part)) as source:
-                out = out or target.add_stream_from_template(source.streams.video[0])
-                for packet in source.demux(video=0):
-                    if packet.dts is not None:
-                        packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, out
-                        target.mux(packet)
-            shift += 4 * 3000
+    parts = [film(tmp_path / f"{w}.ts", shots=[flat(5, w)] * 4, options={"bf": "0"}) for w in (96, 64)]
+    path = joined_packets(parts, tmp_path / "a.ts", 4 * 3000)
     with pytest.raises(DataError, match=r"expected 96×64 in every frame, got 64×64 from frame 4 on"):
         list(open_video(path).read(range(8), "gray"))
 

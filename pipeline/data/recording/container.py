@@ -182,13 +182,19 @@ def _say_promises(path: Path, container: InputContainer, stream: VideoStream, pa
         _log.warning("%s: its edit list leaves out %d of %d frames, as players do", path, discarded, len(packets))
     if stream.frames and stream.frames != len(packets):
         _log.warning("%s: its header promises %d frames, its content has %d", path, stream.frames, len(packets))
-    says_length = container.format.name in _LENGTH_IN_HEADER and len(container.streams) == 1
-    if says_length and container.duration and len(packets) > 1:
-        times = [packet.time for packet in packets if packet.time is not None]
-        promised, lasts = container.duration / av.time_base, float((max(times) - min(times)) * (stream.time_base or 1))
-        mean = lasts / (len(times) - 1)
-        if abs(promised - lasts - mean) > 2 * mean:
-            _log.warning("%s: its header promises %.4g s, its frames last %.4g s", path, promised, lasts + mean)
+    if container.format.name in _LENGTH_IN_HEADER and len(container.streams) == 1 and container.duration:
+        _say_length(path, stream, [packet.time for packet in packets if packet.time is not None], container.duration)
+
+
+def _say_length(path: Path, stream: VideoStream, times: list[int], duration: int) -> None:
+    """Log a header's length, in microseconds, that is another than the frames'; it may count from the clock's 0."""
+    tick, count = float(stream.time_base or 1), len(times)
+    spread = (max(times) - min(times)) * tick
+    step = spread / (count - 1) if count > 1 else 1 / float(stream.average_rate or 1)
+    promised, lasts = duration / av.time_base, spread + step
+    missing = [(promised - length) / step if step else 0.0 for length in (lasts, lasts + min(times) * tick)]
+    if not any(-1.5 < frames < 0.5 for frames in missing):  # some writers leave out the last frame's own time
+        _log.warning("%s: its header promises %.4g s, its frames last %.4g s", path, promised, lasts)
 
 
 def rate(path: Path, stream: VideoStream, packets: Packets, fallback: float) -> float:

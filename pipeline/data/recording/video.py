@@ -24,6 +24,7 @@ from pipeline.errors import DataError
 from pipeline.files import whole
 
 FPS = 30
+FAST_COLUMNS = 16  # of a picture's width; what is beyond a multiple of it is its own case in swscale
 ORDINARY_CRF = 18  # visually lossless for most; libx264's scale
 
 Picture = UInt8[np.ndarray, "height width *channel"]
@@ -75,7 +76,7 @@ class Video:
                 for number, frame in enumerate(container.decode(stream)):
                     self._check(number, frame)
                     if number == target:
-                        yield self._upright(reformatter.reformat(frame, format=pixels, threads=1))
+                        yield self._upright(_converted(reformatter, frame, pixels))
                         if number == last:
                             return
                         target = next(numbers)
@@ -92,12 +93,11 @@ class Video:
                     container.seek(keys[i * len(keys) // min(count, len(keys))], stream=stream)
                     frame = next(container.decode(stream), None)
                     if frame is not None:
-                        yield self._upright(reformatter.reformat(frame, format="gray", threads=1))
+                        yield self._upright(_converted(reformatter, frame, "gray"))
         except (av.FFmpegError, OSError) as error:
             raise DataError(f"{self.path}: expected frames, got {error.strerror} — restore the file.") from None
 
-    def _upright(self, frame: av.VideoFrame) -> Picture:
-        picture: Picture = frame.to_ndarray()
+    def _upright(self, picture: Picture) -> Picture:
         return np.ascontiguousarray(np.rot90(picture, self.turns)) if self.turns else picture
 
     def _check(self, number: int, frame: av.VideoFrame) -> None:
@@ -117,6 +117,15 @@ class Video:
 
     def _damaged(self, frame: int, came: str | None) -> DataError:
         return DataError(f"{self.path}: expected frame {frame} of {self.num_frames}, got {came} — restore the file.")
+
+
+def _converted(reformatter: VideoReformatter, frame: av.VideoFrame, pixels: Literal["rgba", "gray"]) -> Picture:
+    if pixels == "gray" or frame.width % FAST_COLUMNS == 0:
+        picture: Picture = reformatter.reformat(frame, format=pixels, threads=1).to_ndarray()
+        return picture
+    # swscale's fast way from 4:2:0 to RGBA leaves up to four of the last columns empty; its RGB is the same and whole.
+    rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
 
 
 def open_video(path: Path) -> Video:
