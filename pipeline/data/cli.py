@@ -52,11 +52,20 @@ def convert(
         bool | None,
         typer.Option("--undistorted/--distorted", help="Whether the videos are, where the calibration has distortion."),
     ] = None,
+    invert_masks: Annotated[bool, typer.Option("--invert-masks", help="Masks show the mouse black on white.")] = False,
+    offsets: Annotated[
+        str | None,
+        typer.Option(
+            help="Where one moment, such as a flash, lies in each video: frames 120,132,… or seconds 1.2s,1.32s,…, or "
+            "a YAML, JSON or CSV file of them (default: frame f of every video is one moment)."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a raw six-camera recording into scenes: RGBA at the videos' size, cameras in mm, splits apart in time."""
     from pipeline.data.calibration.calibration import Wanted, mm_of, up_of
     from pipeline.data.recording.frame_plan import JOINS, FramePlan, parse_frames
+    from pipeline.data.recording.moments import parse_offsets
     from pipeline.data.recording.recording import convert as converted
     from pipeline.data.recording.recording import open_recording, summary
     from pipeline.data.scenes import open_dataset
@@ -66,7 +75,8 @@ def convert(
     plan = FramePlan(count, step, chosen, start, end, joins, guard, split, seed, skip_empty)
     mm = None if calibration_unit is None else mm_of(calibration_unit)
     wanted = Wanted(calibration, mm, None if up is None else up_of(up), undistorted)
-    source = open_recording(recording, wanted=wanted)
+    moments = None if offsets is None else parse_offsets(offsets)
+    source = open_recording(recording, offsets=moments, inverted=invert_masks, wanted=wanted)
     show_progress(converted(source, out, plan), plan.total(source.num_frames, source.fps, str(recording)))
     typer.echo(json.dumps(summary(out)) if as_json else out)
     say_verdict(open_dataset(out, verify=False))

@@ -48,6 +48,7 @@ DOORS = {
     "lpips": ("pipeline/vgg.py",),
     "torchmetrics": ("pipeline/metrics.py",),
     "numba": ("pipeline/rasterize_cpu.py",),
+    "av": ("pipeline/data/recording/video.py", "pipeline/data/recording/container.py"),
     "embreex": ("pipeline/data/mice/render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/run/",),

@@ -5,11 +5,19 @@ Ringing of the codec around a silhouette stays below the threshold, so it leaves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import label
 
+from pipeline.data.recording.video import Video
+from pipeline.errors import DataError
+
+INVERT = "--invert-masks"
 THRESHOLD = 127  # of 255: grey above it is the animal
+LOOKED_AT = 8  # frames of a mask video, before any is converted
+MOST_OF_BORDER, MOST_OF_PICTURE = 0.9, 0.5  # no animal reaches so far; its background does
 SPECK = 2e-3  # of the largest part's area
 SAMPLES = 4  # per pixel and axis
 
@@ -36,6 +44,55 @@ def coverage(grey: UInt8[Array, "height width"]) -> UInt8[Array, "height width"]
     inside[y, x] = _sampled(padded, y, x)
     alpha[rows, columns] = inside
     return alpha
+
+
+def check_masks(masks: Sequence[Video], inverted: bool) -> None:
+    """Look at some frames of each camera's masks, as they are or `inverted`: is the animal what is white?
+
+    Raises DataError naming the views whose white is the background, or that show nothing white in any frame.
+    """
+    wrong: dict[int, tuple[float, float]] = {}
+    for view, mask in enumerate(masks):
+        looked_at = list(mask.sample(LOOKED_AT)) or list(mask.read([0], "gray"))
+        white = [(255 - grey if inverted else grey) > THRESHOLD for grey in looked_at]
+        shares = [(_border(picture).mean(), picture.mean()) for picture in white if picture.any()]
+        if not shares:
+            _check_somewhere(mask, view, inverted)
+            continue
+        border, picture = np.median(shares, axis=0).tolist()
+        if border >= MOST_OF_BORDER or picture > MOST_OF_PICTURE:
+            wrong[view] = border, picture
+    if wrong:
+        raise DataError(_wrong_way_round(masks, wrong, inverted))
+
+
+def _wrong_way_round(masks: Sequence[Video], wrong: dict[int, tuple[float, float]], inverted: bool) -> str:
+    view, (border, picture) = next(iter(wrong.items()))
+    if len(wrong) < len(masks):
+        remedy = "turn those videos over: ffmpeg -i IN.mp4 -vf negate OUT.mp4"
+    else:
+        remedy = f"leave {INVERT} out" if inverted else f"pass {INVERT} if the mouse is black on white"
+    return (
+        f"{masks[view].path}: expected the mouse white on black, got white on {picture:.0%} of the picture and "
+        f"{border:.0%} of its border (views {', '.join(map(str, wrong))}) — {remedy}."
+    )
+
+
+def _check_somewhere(mask: Video, view: int, inverted: bool) -> None:
+    """Some frame of all shows something. Raises DataError with the greys there are."""
+    darkest, brightest = 255, 0
+    for grey in mask.read(range(mask.num_frames), "gray"):
+        darkest, brightest = min(darkest, int(grey.min())), max(brightest, int(grey.max()))
+        if (255 - darkest if inverted else brightest) > THRESHOLD:
+            return
+    raise DataError(
+        f"{mask.path}: expected a mouse above grey {THRESHOLD}{' when inverted' if inverted else ''}, got greys "
+        f"{darkest} to {brightest} in all {mask.num_frames} frames of view {view} — write masks as 0 and 255."
+    )
+
+
+def _border(picture: Bool[Array, "height width"]) -> Bool[Array, " pixel"]:
+    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
 
 
 def _without_specks(grey: UInt8[Array, "height width"]) -> UInt8[Array, "height width"]:

@@ -1,11 +1,11 @@
 """Raw six-camera recordings to scenes: videos, lossy mask videos and a calibration in, RGBA and cameras out.
 
-    videos_undist/0.mp4 …          colour; lenses whose distortion the calibration knows are straightened here
+    videos_undist/0.mp4 …          colour; or any other container of `container.SUFFIXES`
     simpleclick_undist/0.mp4 …     grey silhouettes
     new_cam.pkl                    or any other calibration of pipeline/data/calibration
     keypoints2d_undist/result_view_0.pkl …   optional: (frames, joints, 3) of x, y, confidence
 
-Frame f of every file is one moment.
+Frame f of every file is one moment, or frame f + `starts[v]` of camera v's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -34,7 +34,9 @@ from pipeline.data.calibration.lens import Undistortion, leaves, undistorted
 from pipeline.data.calibration.pickles import read_pickle
 from pipeline.data.gate.checks import checked
 from pipeline.data.recording.frame_plan import FramePlan
-from pipeline.data.recording.masks import THRESHOLD, coverage
+from pipeline.data.recording.layout import check_alike, check_lengths, check_pixels, find_videos
+from pipeline.data.recording.masks import THRESHOLD, check_masks, coverage
+from pipeline.data.recording.moments import Offset, first_frames
 from pipeline.data.recording.video import Video, open_video
 from pipeline.data.rings import ring_order
 from pipeline.data.scenes import Manifest, Notes, open_dataset, write_manifest, write_scene
@@ -53,11 +55,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recording:
-    """V synchronous cameras: file i is camera i. World in mm, images at the videos' own size.
+    """V synchronous cameras: file i is camera i. World in mm, images at the videos' own upright size.
 
     keypoints: [frames, V, joints, 3] of x, y (pixels, image corner at 0) and confidence; 0, 0, 0 is not seen.
-    undistortions: what takes each lens's distortion out of its pictures; None where nothing is to be done.
-    calibrated: how the calibration was read, in plain values.
+    starts: the frame of each camera's files that shows the recording's frame 0. inverted: the masks show the animal
+    black on white. undistortions: what takes each lens's distortion out of its pictures; None where nothing is to be
+    done. calibrated: how the calibration was read, in plain values.
     """
 
     folder: Path
@@ -66,12 +69,15 @@ class Recording:
     masks: tuple[Video, ...]
     keypoints: Float[np.ndarray, "frame view joint 3"] | None
     files: tuple[Path, ...]
+    starts: tuple[int, ...]
+    inverted: bool
     undistortions: tuple[Undistortion | None, ...]
     calibrated: dict[str, Any]
 
     @property
     def num_frames(self) -> int:
-        return self.videos[0].num_frames
+        """Moments that every camera shows."""
+        return min(video.num_frames - start for video, start in zip(self.videos, self.starts, strict=True))
 
     @property
     def fps(self) -> float:
@@ -89,6 +95,14 @@ class Recording:
         rounded = (numbers.numpy().round(4) + 0.0).tobytes()  # + 0.0: there is no −0
         return f"rig-{hashlib.sha256(rounded).hexdigest()[:8]}"
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the files are read, where that is not as they are: for a manifest, in plain values."""
+        turned, turned_masks = ([90 * video.turns for video in part] for part in (self.videos, self.masks))
+        lists = {"starts": list(self.starts), "turned": turned, "turned_masks": turned_masks}
+        said = {"calibration": self.calibrated} | ({"inverted_masks": True} if self.inverted else {})
+        return said | {way: values for way, values in lists.items() if any(values)}
+
     @cached_property
     def digest(self) -> str:
         """Hash of every input file; the same wherever the folder lies."""
@@ -102,20 +116,26 @@ class Recording:
 # ---------------------------------------------------------------- opening
 
 
-def open_recording(folder: str | Path, wanted: Wanted = AS_FOUND) -> Recording:
-    """Open a recording and check that its files belong together; no frame is decoded.
+def open_recording(
+    folder: str | Path, offsets: Sequence[Offset] | None = None, inverted: bool = False, wanted: Wanted = AS_FOUND
+) -> Recording:
+    """Open a recording and check that its files belong together; only some frames of the masks are decoded.
 
-    Raises DataError naming the file: one is missing, has another length, size or rate than the others, or the
-    calibration has another number of cameras, or its lenses distort and nobody said whether the videos are undistorted.
+    offsets: where one moment lies in each camera's video; None: frame f of every file is one moment. inverted: the
+    masks show the animal black on white. wanted: what is known of the calibration.
+    Raises DataError naming the file: one is missing, has another length, size, rate or clock than the others, white
+    masks of the background, a calibration of another number of cameras, or one whose lenses distort while nobody said
+    whether the videos are undistorted.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a recording, found no folder — check the path.")
-    views = _num_views(folder)
-    videos, masks = (
-        tuple(open_video(folder / part / f"{view}.mp4") for view in range(views)) for part in (VIDEOS, MASKS)
-    )
-    _check_alike(videos + masks, videos[0])
+    paths = find_videos((folder / VIDEOS, folder / MASKS))
+    videos, masks = (tuple(map(open_video, part)) for part in paths)
+    views = len(videos)
+    check_alike(videos, masks)
+    starts = first_frames(videos, offsets)
+    check_lengths(videos, masks)
     path = wanted.path or find_calibration(folder)
     rig = read_calibration(path, videos[0].width, videos[0].height, wanted, [video.path.stem for video in videos])
     if len(rig.lenses) != views:
@@ -124,66 +144,39 @@ def open_recording(folder: str | Path, wanted: Wanted = AS_FOUND) -> Recording:
             f"restore the missing ones, camera i as {VIDEOS}/i.mp4 and {MASKS}/i.mp4."
         )
     undistortions = rig.undistortions(path, wanted.undistorted)
+    check_pixels(videos, rig.cameras)
+    check_masks(masks, inverted)
     joints = [folder / KEYPOINTS / f"result_view_{view}.pkl" for view in range(views)]
     has_keypoints = (folder / KEYPOINTS).is_dir()
     files = (*files_of(path), *(video.path for video in videos + masks), *(joints if has_keypoints else ()))
-    keypoints = _read_keypoints(joints, videos[0].num_frames, undistortions) if has_keypoints else None
+    keypoints = _read_keypoints(joints, videos, starts, undistortions) if has_keypoints else None
     calibrated = rig.as_plain(wanted)
-    return Recording(folder, rig.cameras, videos, masks, keypoints, files, undistortions, calibrated)
-
-
-def _num_views(folder: Path) -> int:
-    """One more than the highest number of any video or mask."""
-    numbers = []
-    for part in (VIDEOS, MASKS):
-        videos = [path for path in sorted((folder / part).glob("*.mp4")) if not path.name.startswith(".")]
-        if not videos:
-            raise DataError(f"{folder / part}: expected 0.mp4, 1.mp4 and so on, found none — check the recording.")
-        for path in videos:
-            if not path.stem.isdecimal() or path.stem != str(int(path.stem)):
-                raise DataError(f"{path}: expected videos named 0.mp4, 1.mp4 and so on — rename or move it.")
-            numbers.append(int(path.stem))
-    return max(numbers) + 1
-
-
-def _check_alike(videos: tuple[Video, ...], first: Video) -> None:
-    for video in videos:
-        if (video.width, video.height) != (first.width, first.height):
-            raise DataError(
-                f"{video.path}: expected {first.width}×{first.height} as {first.path.name} of {VIDEOS}, got "
-                f"{video.width}×{video.height} — all views and masks have one size."
-            )
-        if video.num_frames != first.num_frames:
-            raise DataError(
-                f"{video.path}: expected {first.num_frames} frames as {first.path.name} of {VIDEOS}, got "
-                f"{video.num_frames} — restore the file, or cut all to the same moments."
-            )
-        if video.path.parent == first.path.parent and abs(video.fps - first.fps) > 1e-3:
-            raise DataError(
-                f"{video.path}: expected {first.fps:g} frames a second as {first.path.name} of {VIDEOS}, got "
-                f"{video.fps:g} — cameras of a recording run alike."
-            )
+    return Recording(folder, rig.cameras, videos, masks, keypoints, files, starts, inverted, undistortions, calibrated)
 
 
 def _read_keypoints(
-    paths: list[Path], num_frames: int, undistortions: tuple[Undistortion | None, ...]
+    paths: list[Path],
+    videos: Sequence[Video],
+    starts: Sequence[int],
+    undistortions: Sequence[Undistortion | None],
 ) -> Float[np.ndarray, "frame view joint 3"]:
-    """Moved to pixel centres at +0.5 and, with the pictures, to where an undistorted one shows them; a joint with a
-    number that is not finite becomes 0, 0, 0.
+    """From each video's start on, moved to pixel centres at +0.5 and to where an undistorted picture shows them; a
+    joint with a number not finite becomes 0, 0, 0.
     """
     views: list[np.ndarray] = []
-    for path, undistortion in zip(paths, undistortions, strict=True):
+    for path, video, undistortion in zip(paths, videos, undistortions, strict=True):
         joints = read_pickle(path)
-        expected = (num_frames, views[0].shape[1] if views else "joints", 3)
+        expected = (video.num_frames, views[0].shape[1] if views else "joints", 3)
         if not isinstance(joints, np.ndarray) or joints.dtype.kind != "f" or joints.ndim != 3:
             raise DataError(f"{path}: expected floats (frames, joints, 3), got {type(joints).__name__} — store those.")
-        if joints.shape != (num_frames, joints.shape[1] if not views else expected[1], 3):
+        if joints.shape != (video.num_frames, joints.shape[1] if not views else expected[1], 3):
             raise DataError(f"{path}: expected an array {expected}, got {joints.shape} — restore the file.")
         moved = joints + np.array([PIXEL_CENTRE, PIXEL_CENTRE, 0.0])
         if undistortion is not None:
             moved[..., :2] = undistortion.pixels(moved[..., :2])
         views.append(moved)
-    keypoints = np.stack(views, 1)
+    count = min(len(joints) - start for joints, start in zip(views, starts, strict=True))
+    keypoints = np.stack([joints[start : start + count] for joints, start in zip(views, starts, strict=True)], 1)
     keypoints[~np.isfinite(keypoints).all(-1)] = 0.0
     return keypoints
 
@@ -201,8 +194,7 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
     (unless the plan skips those), a disk that is full.
     """
     splits = plan.choose(recording.num_frames, recording.fps, str(recording.folder))
-    made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan)}
-    made["calibration"] = recording.calibrated
+    made = {"kind": "convert", "version": VERSION, "threshold": THRESHOLD, **asdict(plan), **recording.reading}
     with writing(out, made | {"recording": recording.digest}, "a conversion") as done_before:
         if done_before:
             yield sum(map(len, splits.values()))
@@ -214,9 +206,9 @@ def convert(recording: Recording, out: Path, plan: FramePlan) -> Iterator[int]:
 
 
 def summary(out: Path) -> dict[str, Any]:
-    """A converted dataset in plain values: its folder, scenes, splits, digest, view order and leakage."""
+    """A converted dataset in plain values: its folder, scenes, splits, digest, view order, leakage and verdict."""
     manifest = open_dataset(out, verify=False).manifest
-    made = manifest.transforms[-1]
+    made, geometry = manifest.transforms[-1], manifest.geometry
     return {
         "folder": str(out),
         "scenes": made["scenes"],
@@ -227,6 +219,7 @@ def summary(out: Path) -> dict[str, Any]:
         "rig": manifest.rig,
         "parent": manifest.parent,
         "digest": manifest.digest,
+        "verdict": None if geometry is None else geometry.verdict,
     }
 
 
@@ -259,8 +252,8 @@ def _written(recording: Recording, out: Path, frames: list[int], skip_empty: boo
     writers_count = min(MAX_WRITERS, os.cpu_count() or 1)
     waiting: deque[Future[tuple[int, bool]]] = deque()
     with ExitStack() as stack:
-        inputs = list(zip(recording.videos, recording.masks, recording.undistortions, strict=True))
-        views = [stack.enter_context(closing(_cut_out(*each, frames))) for each in inputs]
+        cameras = range(len(recording.videos))
+        views = [stack.enter_context(closing(_cut_out(recording, camera, frames))) for camera in cameras]
         readers = [_pool(stack, 1) for _ in views]
         writers = _pool(stack, writers_count)
         for frame in frames:
@@ -279,13 +272,13 @@ def _pool(stack: ExitStack, workers: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _cut_out(
-    video: Video, mask: Video, undistortion: Undistortion | None, frames: list[int]
-) -> Generator[Picture, None, None]:
+def _cut_out(recording: Recording, camera: int, frames: list[int]) -> Generator[Picture, None, None]:
     """One camera's frames with the mask as straight alpha, undistorted, and colour 0 where alpha is 0."""
+    video, mask, undistortion = recording.videos[camera], recording.masks[camera], recording.undistortions[camera]
     places, said = None if undistortion is None else undistortion.places(), False
-    for grey, image in zip(mask.read(frames, "gray"), video.read(frames, "rgba"), strict=True):
-        alpha = coverage(grey)
+    chosen = [frame + recording.starts[camera] for frame in frames]
+    for grey, image in zip(mask.read(chosen, "gray"), video.read(chosen, "rgba"), strict=True):
+        alpha = coverage(255 - grey if recording.inverted else grey)
         packed = image.view(np.uint32)[..., 0]
         packed *= alpha > 0
         image[..., 3] = alpha
