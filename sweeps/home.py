@@ -109,8 +109,8 @@ def _located(folder: str) -> str:
 
 
 def sqlite_uri(file: Path) -> str:
-    """The address of a SQLite file. SQLAlchemy reads `%41` in it as `A`, so that a `%` of the path is escaped."""
-    return f"sqlite:///{str(file).replace('%', '%25')}"
+    """The address of a SQLite file. SQLAlchemy reads `%41` in it as `A`, and `?` as its end: both are escaped."""
+    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
 
 
 def store_file(tracking_uri: str) -> Path | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from sweeps.errors import StudyError
-from sweeps.home import Home
+from sweeps.home import Home, sqlite_uri, store_file
 
 
 @pytest.fixture
@@ -43,3 +44,15 @@ def test_mlflow_run_on_a_store_of_the_users_is_taken(tmp_path: Path, clone: Path
 def test_a_store_in_the_working_folder_is_taken_where_the_user_names_it(clone: Path) -> None:
     told = {"MLFLOW_TRACKING_URI": f"sqlite:///{clone}/mlflow.db"}
     assert Home.from_environment(told).tracking_uri == told["MLFLOW_TRACKING_URI"]
+
+
+@pytest.mark.parametrize("name", ["mouse%20data", "why?", "a #1", "생쥐 ü", "100%", "%3F", "a?b%25"])
+def test_a_store_lies_where_its_address_says_whatever_the_folders_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name / "mlflow.db"
+    file.parent.mkdir()
+    assert store_file(sqlite_uri(file)) == file
+    with sqlalchemy.create_engine(sqlite_uri(file)).begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE probe (id INTEGER)"))
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [
+        f"{name}/mlflow.db"
+    ]
