@@ -13,10 +13,9 @@ import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
 from sweeps.errors import NoRoomError, OutageError, SweepError
-from sweeps.own_process import look_for_garbage_seldom
+from sweeps.own_process import Interrupted, end_undisturbed, heed, interrupt, set_up
 
 EXIT_OURS, EXIT_USER = 1, 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +29,8 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
-    look_for_garbage_seldom()
+    set_up()
+    heed(interrupt)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)
@@ -39,9 +39,11 @@ def main() -> None:
     except (PipelineError, SweepError) as error:
         sys.stderr.write(f"mouselift: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_OURS if isinstance(error, NoRoomError | OutageError) else EXIT_USER)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    except Interrupted as error:
+        sys.stderr.write(f"mouselift: {error}\n")
+        sys.exit(error.exit_code)
     finally:
+        end_undisturbed()
         if "triton" not in sys.modules:  # whose bindings call what is still there at the exit leaks
             gc.freeze()  # or the exit looks through all of them again, for a second
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.book.delivery import delivered
+from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.mlflow_client import mlflow_client, runs_of
@@ -56,7 +56,7 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
         "trials": counts,
         "best": _best(book),
         "reason": book.reason,
-        "undelivered": sum(1 for _ in journal.events(delivered(journal))),
+        "undelivered": undelivered(journal),
     }
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from sweeps.own_process import look_for_garbage_seldom
+from sweeps.own_process import set_up
 
 # Ray reads this when it is imported. It stands here because Python runs this before any module of the room.
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # at SIGTERM it prints a stack and aborts
@@ -16,4 +16,4 @@ def _is_worker() -> bool:
 
 
 if _is_worker():
-    look_for_garbage_seldom()
+    set_up()

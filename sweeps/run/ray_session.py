@@ -18,7 +18,7 @@ import ray
 
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
-from sweeps.own_process import takes_signals
+from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -34,6 +34,8 @@ _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "false",  # Ray would start a worker for each core, which no trial uses
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # a dead worker's children stay ours
 }
+# Of the signals that a scheduler or a terminal sends to all processes: SIGTERM is how Ray ends its own.
+_FOR_THE_DRIVER = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NEEDED = ("raylet", "gcs_server")
 _SECONDS = 10.0
 
@@ -56,7 +58,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
 
     def __enter__(self) -> Ray:
         if self._thread.ident is None:
-            os.environ.update(_ENVIRONMENT)
+            os.environ.update(_ENVIRONMENT | {name: os.environ.get(name, value) for name, value in THREADS.items()})
             for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
                 logging.getLogger(noisy).setLevel(logging.CRITICAL)
             self._thread.start()
@@ -66,7 +68,8 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._end.set()
         if self._home.ray_address is not None and not self._up.done():
             return  # Ray waits minutes for a cluster that does not answer, and such a cluster has nothing of ours
-        wait([self._life])
+        with undisturbed():  # or its processes would stay
+            wait([self._life])
         self._restore()
         if self._up.done():
             self._life.result()
@@ -89,7 +92,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
             signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
 
     def _live(self) -> None:
-        with contextlib.ExitStack() as stack:
+        with children_deaf(_FOR_THE_DRIVER), contextlib.ExitStack() as stack:
             stack.push(self._over)
             self._up.set_result(stack.enter_context(_ray(self._home)))
             self._end.wait()

@@ -82,6 +82,14 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
     raise StudyError(f"{name}: expected a new name, {got} — {mend}")
 
 
+def begun(home: Home, name: str, space: SearchSpace) -> Ledger | None:
+    """How far a sweep of this name is, or None where there is none. Raises StudyError for one of another space."""
+    ledger = read(Journal(home.journal(name)))
+    if ledger.name and any(_differences(ledger, space)):
+        check_is_new(home, name, space)
+    return ledger if ledger.name else None
+
+
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     """The values in which two spaces differ, as `path: then -> now`."""
     then = flatten(ledger.space | {"fixed": {}, "recipe": ledger.params})

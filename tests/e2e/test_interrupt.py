@@ -53,8 +53,8 @@ def cut(request, both):
     return both[request.param]
 
 
-def test_the_command_leaves_with_130_in_good_time(cut):
-    assert cut.returncode == 130
+def test_the_command_leaves_with_130_for_ctrl_c_and_1_for_sigterm_in_good_time(cut):
+    assert cut.returncode == (130 if cut.signal == "SIGINT" else 1)
     assert cut.seconds < LONGEST_SECONDS
 
 
@@ -112,7 +112,8 @@ def test_sigterm_while_the_two_steps_run_beside_ray_ends_all_and_leaves_nothing(
         cut = _interrupt("SIGTERM", seat, process)
     finally:
         stop(process)
-    assert (cut.returncode, cut.left_over) == (130, [])
+    assert (cut.returncode, cut.left_over) == (1, [])
+    assert cut.stderr.splitlines()[-1] == "mouselift: interrupted by SIGTERM"
     assert "Traceback" not in cut.stderr and "***" not in cut.stderr
     assert not seat.home.journals.exists()
 
