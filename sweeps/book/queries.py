@@ -13,6 +13,7 @@ from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.mlflow_client import mlflow_client, runs_of
 from sweeps.book.mlflow_layout import ui_path
+from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
 
 
@@ -37,6 +38,15 @@ def sweeps(uri: str) -> list[Sweep]:
         name, experiment = run.data.tags["sweep.name"], run.info.experiment_id
         found.append(Sweep(name, names[experiment], run.data.tags["sweep.state"], ui_path(experiment, name)))
     return found
+
+
+def latest(home: Home) -> str:
+    """The sweep of this home to which something happened last. Raises StudyError where there is none."""
+    journals = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
+    written = [path for path in journals if path.is_file()]
+    if not written:
+        raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
+    return max(written, key=lambda path: path.stat().st_mtime).parent.name
 
 
 def status(home: Home, sweep: str) -> dict[str, Any]:

@@ -91,12 +91,16 @@ def sweep_resume(
 
 
 @sweep.command("status")
-def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
+def sweep_status(
+    name: Annotated[str | None, typer.Argument(help="A sweep of this home (default: the latest to change).")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say how far a sweep is. A sweep whose driver died is closed first."""
     from sweeps.book import queries
     from sweeps.run.orphans import reap
 
     home = terminal.home()
+    name = name or queries.latest(home)  # before dead sweeps are closed
     _Terminal().closed(reap(home))
     found = queries.status(home, name)
     if as_json:
@@ -110,8 +114,8 @@ def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
-    if found["state"] in ("KILLED", "FAIL", "INTERRUPTED") and found["trials"]["waiting"]:
-        typer.echo(f"go on: mouselift sweep resume {name}", err=True)
+    if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
+        typer.echo(f"go on: mouselift sweep resume {found['name']}", err=True)
 
 
 @sweep.command("stop")
@@ -213,10 +217,10 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.book import queries
-    from sweeps.book.study import importance_of
+    from sweeps.book.study import Importance, importance_of
     from sweeps.cli.progress import describe
 
-    importance = importance_of(ledger)
+    importance = importance_of(ledger) if ledger.searched else Importance(0)
     if as_json:
         status = queries.status(home, ledger.name)
         found = {"importance": importance.shares, "importance_spread": importance.spread}

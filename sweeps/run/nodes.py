@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import one_line
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, counted
 from sweeps.space.space import SearchSpace
 
 GPU_MEMORY = "gpu_memory_gb"
@@ -100,7 +100,7 @@ def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
     if sum(node.seats(each, gpus) for node in fit) < trials.processes:
         some = "a machine" if trials.processes == 1 else f"{trials.processes} processes"
         raise StudyError(
-            f"{space.name}: expected {some} with {each} CPUs and {gpus:g} GPUs for a trial, got none "
+            f"{space.name}: expected {some} with {counted(each, 'CPU')} and {gpus:g} GPUs for a trial, got none "
             f"among {len(fit)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
         )
     labels = {} if len(fit) == len(nodes) else _selector(trials.needs, fit)

@@ -54,7 +54,7 @@ def test_where_the_normalisation_is_searched_the_recipe_is_still_that_of_the_spa
 
 def test_the_same_space_under_a_taken_name_differs_in_nothing(begin, home):
     space = begin(space={"data.normalise": {"choice": ["zoom_exact", "pixel_based"]}})
-    with pytest.raises(StudyError, match=r"^mine: expected a new name, got that of a sweep \(0 of 1 trials ended\) — "):
+    with pytest.raises(StudyError, match=r"^mine: expected a new name, got that of a sweep \(0 of 1 trial ended\) — "):
         check_is_new(home, "mine", space)
 
 
