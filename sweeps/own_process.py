@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -49,6 +50,16 @@ def set_up() -> None:
     gc.set_threshold(*_LOOKED_AT)
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)
+
+
+def usable_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The CPUs that this process may use, at least 1: a scheduler or container may give it fewer than the machine has.
+
+    quota: of the control group (version 2), microseconds of CPU time in so many of the clock, or `max`.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    granted, _, period = quota.read_text().partition(" ") if quota.is_file() else ("max", "", "")
+    return allowed if granted == "max" else max(1, min(allowed, int(granted) // int(period)))
 
 
 def takes_signals() -> bool:

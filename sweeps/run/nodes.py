@@ -6,7 +6,6 @@ smallest GPU, and any other name may be used. A number in `trials.needs` is a mi
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from pipeline.config import one_line
 from sweeps.errors import StudyError, counted
+from sweeps.own_process import usable_cpus
 from sweeps.space.space import SearchSpace
 
 GPU_MEMORY = "gpu_memory_gb"
@@ -64,7 +64,7 @@ def this_machine() -> Node:
     count = torch.cuda.device_count()
     memory = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
     labels = {GPU_MEMORY: f"{min(memory) / 1e9:.0f}"} if memory else {}
-    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(count)}, labels)
+    return Node("this machine", {"CPU": float(usable_cpus()), "GPU": float(count)}, labels)
 
 
 def require_cluster(address: str) -> str:

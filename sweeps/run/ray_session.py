@@ -18,7 +18,7 @@ import ray
 
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
-from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed
+from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed, usable_cpus
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -111,6 +111,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
     try:
         ray.init(
             address=home.ray_address or "local",  # without an address Ray joins any cluster on this machine
+            num_cpus=None if home.ray_address else usable_cpus(),  # as `nodes` counts them, or a trial may never fit
             include_dashboard=False if home.ray_address is None else None,
             log_to_driver=False,
             logging_level=logging.CRITICAL,

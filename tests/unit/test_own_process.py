@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.mice.mice import write_mice
-from sweeps.own_process import ENDING, OF_OTHERS, Interrupted, exit_code, handled, heed, interrupt, said, undisturbed
+from sweeps.own_process import (
+    ENDING,
+    OF_OTHERS,
+    Interrupted,
+    exit_code,
+    handled,
+    heed,
+    interrupt,
+    said,
+    set_up,
+    undisturbed,
+    usable_cpus,
+)
 
 ALL = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 
@@ -104,6 +116,23 @@ def test_the_exit_code_tells_a_user_from_a_scheduler():
         "SIGINT": 130, "SIGTERM": 1, "SIGHUP": 1, "SIGUSR1": 1, "SIGUSR2": 1,
     }  # fmt: skip
     assert exit_code("stopped by `mouselift sweep stop`") == 130
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("max 100000", 2), ("150000 100000", 1), ("50000 100000", 1), (None, 2)])
+def test_the_usable_cpus_are_those_of_the_affinity_and_the_quota(tmp_path, monkeypatch, quota, cpus):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert usable_cpus(tmp_path / "cpu.max") == cpus
+
+
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    set_up()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    set_up()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 @pytest.fixture(scope="module")
