@@ -43,7 +43,8 @@ def run_sweep(
 
     Raises PipelineError or SweepError, of one line, for what the commands refuse. A sweep that is ended before its time
     is returned, too: its `state` is KILLED or FAIL, its `reason` says why, and `resume_sweep` goes on with it. Ctrl-C
-    ends it so, in good order; one that comes during the checks is a KeyboardInterrupt. That holds in the main thread:
+    and the other signals of `own_process.ENDING` end it so, in good order; during the checks Ctrl-C is a
+    KeyboardInterrupt, and another signal a SystemExit. That holds in the main thread:
     called in another, the sweep hears no signal, and `mouselift sweep stop` ends it.
     """
     with Launch(home, Audience(listen)) as launch:
