@@ -43,7 +43,7 @@ def sweeps(uri: str) -> list[Sweep]:
 def latest(home: Home) -> str:
     """The sweep of this home to which something happened last. Raises StudyError where there is none."""
     journals = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
-    written = [path for path in journals if path.is_file()]
+    written = [path for path in journals if path.is_file() and path.stat().st_size]
     if not written:
         raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
     return max(written, key=lambda path: path.stat().st_mtime).parent.name

@@ -168,8 +168,11 @@ def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interr
         seconds = _HURRIED_SECONDS if interruption.asked else _DELIVERY_SECONDS
         delivered = _closed(mlflow, _FULL_SECONDS if full else seconds)
         copied = _closed(optuna, _COPY_SECONDS)
-    for line in _lacking(journal, home, mlflow, delivered) + _lacking_copy(copied):
-        logging.getLogger(__name__).warning("%s", line)
+    log = logging.getLogger(__name__)
+    for line in _lacking(journal, home, mlflow, delivered):
+        log.warning("%s", line)
+    if not copied:
+        log.warning("Optuna's storage did not take everything; the next `mouselift sweep status` writes the rest.")
     return driver.ledger
 
 
@@ -187,11 +190,6 @@ def _lacking(journal: Journal, home: Home, mlflow: Delivery, delivered: bool) ->
     if mlflow.left_out:
         lines.append(f"{store} refused {counted(mlflow.left_out, 'event')}, which only the journal has.")
     return lines
-
-
-def _lacking_copy(copied: bool) -> list[str]:
-    said = "Optuna's storage did not take everything; the next `mouselift sweep status` writes the rest."
-    return [] if copied else [said]
 
 
 def _closed(delivery: Delivery, seconds: float) -> bool:
