@@ -69,9 +69,9 @@ def takes_signals() -> bool:
 
 def interrupt(number: int, _: FrameType | None = None) -> None:
     """A handler that raises Interrupted, so that what was begun is ended in good order, which no later one disturbs."""
-    for other in ENDING:
-        if signal.getsignal(other) is interrupt:
-            with contextlib.suppress(Interrupted):  # `signal` itself calls the handler of one that has come meanwhile
+    with contextlib.suppress(Interrupted):  # of one that comes meanwhile, and has then done the same
+        for other in ENDING:
+            if signal.getsignal(other) is interrupt:
                 signal.signal(other, _nothing)
     raise Interrupted(number)
 
