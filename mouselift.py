@@ -17,10 +17,9 @@ import sweeps.cli
 from pipeline.errors import PipelineError
 from pipeline.machine import account, outputs
 from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
-from sweeps.own_process import look_for_garbage_seldom
+from sweeps.own_process import Interrupted, end_undisturbed, heed, interrupt, set_up
 
 EXIT_OURS, EXIT_USER = 1, 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +34,8 @@ for package in (pipeline.cli, sweeps.cli, dashboards.cli):
 def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
     account.speak_utf8()
-    look_for_garbage_seldom()
+    set_up()
+    heed(interrupt)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)
@@ -56,9 +56,11 @@ def main() -> None:
         _say(f"{where}: expected room to write to, got a full disk — free some and run the command again.")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would write the rest once more
         sys.exit(EXIT_OURS)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    except Interrupted as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
     finally:
+        end_undisturbed()
         if "triton" not in sys.modules:  # whose bindings call what is still there at the exit leaks
             gc.freeze()  # or the exit looks through all of them again, for a second
 

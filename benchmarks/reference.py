@@ -219,8 +219,9 @@ def commands_page() -> str:
         "<!-- made by `python -m benchmarks.reference --write` from the commands' own help; do not edit -->",
         "",
         "Results go to the standard output, everything else to the standard error. A command leaves with 0 when it did "
-        "what was asked, 2 for a mistake of the user, 1 when it failed for another reason, 130 when it was "
-        "interrupted. `-h` or `--help` shows the same text. Words used here are in the [glossary](glossary.md).",
+        "what was asked, 2 for a mistake of the user, 130 when Ctrl-C or `sweep stop` ended it, and 1 when another "
+        "signal did or it failed for another reason. `-h` or `--help` shows the same text. Words used here are in the "
+        "[glossary](glossary.md).",
         "",
         "| command | |",
         "|---|---|",

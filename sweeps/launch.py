@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeps.errors import StudyError
 from sweeps.home import Home, timed_name
-from sweeps.own_process import takes_signals
+from sweeps.own_process import OF_OTHERS, handled
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -44,7 +43,8 @@ def run_sweep(
 
     Raises PipelineError or SweepError, of one line, for what the commands refuse. A sweep that is ended before its time
     is returned, too: its `state` is KILLED or FAIL, its `reason` says why, and `resume_sweep` goes on with it. Ctrl-C
-    ends it so, in good order; one that comes during the checks is a KeyboardInterrupt. That holds in the main thread:
+    and the other signals of `own_process.ENDING` end it so, in good order; during the checks Ctrl-C is a
+    KeyboardInterrupt, and another signal a SystemExit. That holds in the main thread:
     called in another, the sweep hears no signal, and `mouselift sweep stop` ends it.
     """
     with Launch(home, Audience(listen)) as launch:
@@ -149,6 +149,19 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         check_is_new(self._home, name, located)
         return self._run(located, name)
 
+    def new_or_resumed(self, space: SearchSpace, name: str | None) -> Ledger:
+        """The sweep of this name and space: begun, gone on with, or as it ended. The same call serves a job each time
+        that it is queued. Raises StudyError without a name, and for one that a sweep of another space has.
+        """
+        from sweeps.run.resume import begun
+
+        if name is None:
+            raise StudyError("--resume: expected the sweep's --name, got none — name what is to be gone on with.")
+        ledger = begun(self._home, name, with_registered_start(space, self._home).located())
+        if ledger is None:
+            return self.new(space, name)
+        return ledger if ledger.state == "COMPLETE" else self.resume(name, None)
+
     def resume(self, name: str, trials: int | None) -> Ledger:
         """A sweep that was interrupted, run to its end."""
         from sweeps.run.resume import resumable
@@ -163,7 +176,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
         home, audience = self._home, self._audience
         earlier = read(Journal(home.journal(name)))
-        with _sigterm_as_ctrl_c(), contextlib.ExitStack() as stack:
+        with handled(numbers=OF_OTHERS), contextlib.ExitStack() as stack:
             started: list[Ray] = []
 
             def start_ray() -> None:
@@ -184,16 +197,3 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             audience.closed(reap(home))
             with audience.running(ready, earlier) as listen:
                 return conduct(name, space, ready.recipe, ready.tags, home, listen, *started)
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM is a KeyboardInterrupt, so that what was started is ended in good order."""
-    if not takes_signals():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,21 +1,126 @@
-"""Garbage collection and signals of a process: set in commands, dry runs and workers, left alone in a script's own."""
+"""Garbage, threads and signals of a process: set in commands, dry runs and workers, left alone in a script's own."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
+import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
+# Threads that wait for each other sleep. OpenMP's spin by default: beside other work on the same cores a step then
+# takes many times as long as with one thread. Read when torch is imported.
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 _LOOKED_AT = 100_000, 20, 20  # objects made, and rounds, before Python looks through a generation of them
+# By these a user, a closed terminal, a shutdown or a scheduler asks a process to end. SIGQUIT (Ctrl-\) is not among
+# them: who sends it wants an end at once, and a core.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+OF_OTHERS = ENDING[1:]  # all but Ctrl-C, of which Python itself makes an exception
+_STOPPED, _ENDED = 130, 1
+Handler = Callable[[int, FrameType | None], None]
 
 
-def look_for_garbage_seldom() -> None:
-    """For a process of ours, before its imports.
+class Interrupted(SystemExit):
+    """A signal asked this process to end. What is not caught ends Python with the text as one line, and code 1."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(said(number))
+        self.exit_code = exit_code(str(self))
+
+
+def said(number: int) -> str:
+    """How an end by this signal is told, as the reason of a sweep too."""
+    return f"interrupted by {signal.Signals(number).name}"
+
+
+def exit_code(reason: str) -> int:
+    """Of a command that was interrupted for `reason`: 130 by Ctrl-C or `sweep stop`, 1 by any other signal."""
+    return _ENDED if reason in map(said, OF_OTHERS) else _STOPPED
+
+
+def set_up() -> None:
+    """For a process of ours, before its imports. What the environment says of threads stands.
 
     Imports make half a million objects that stay. Looking through them on the way takes a third of their time.
     """
     gc.set_threshold(*_LOOKED_AT)
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
+
+
+def usable_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The CPUs that this process may use, at least 1: a scheduler or container may give it fewer than the machine has.
+
+    quota: of the control group (version 2), microseconds of CPU time in so many of the clock, or `max`.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    granted, _, period = quota.read_text().partition(" ") if quota.is_file() else ("max", "", "")
+    return allowed if granted == "max" else max(1, min(allowed, int(granted) // int(period)))
 
 
 def takes_signals() -> bool:
     """Whether this thread may say what a signal does; of a Python process only the main thread may."""
     return threading.current_thread() is threading.main_thread()
+
+
+def interrupt(number: int, _: FrameType | None = None) -> None:
+    """A handler that raises Interrupted, so that what was begun is ended in good order, which no later one disturbs."""
+    with contextlib.suppress(Interrupted):  # of one that comes meanwhile, and has then done the same
+        for other in ENDING:
+            if signal.getsignal(other) is interrupt:
+                signal.signal(other, _nothing)
+    raise Interrupted(number)
+
+
+def heed(handler: Handler, numbers: Sequence[signal.Signals] = ENDING) -> dict[signal.Signals, Any]:
+    """From now on these signals call `handler`. Returns what those that this changes did before.
+
+    One that is ignored stays so, as `nohup` wants it. In another thread than the main one nothing is changed.
+    """
+    if not takes_signals():
+        return {}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    changed = {number: earlier for number, earlier in before.items() if earlier not in (signal.SIG_IGN, handler)}
+    for number in changed:
+        signal.signal(number, handler)
+    return changed
+
+
+@contextlib.contextmanager
+def handled(handler: Handler = interrupt, numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
+    """As `heed`, for as long as the block lasts."""
+    changed = heed(handler, numbers)
+    try:
+        yield
+    finally:
+        for number, earlier in changed.items():
+            signal.signal(number, earlier)
+
+
+def end_undisturbed() -> None:
+    """From now on these signals are ignored: the process is at its end, where Python takes its own handlers away."""
+    for number in ENDING if takes_signals() else ():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def undisturbed() -> contextlib.AbstractContextManager[None]:
+    """Within, no signal asks for an end: what runs there takes seconds, and is the end."""
+    return handled(_nothing)
+
+
+@contextlib.contextmanager
+def children_deaf(numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
+    """What this thread starts within hears none of these signals, which a terminal or a scheduler sends to all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler for the time in which the end has begun."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Self
 
+from pipeline.config import one_line
 from pipeline.files import write_whole
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, fold, read
@@ -70,6 +71,8 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name=f"delivery to {receiver}", daemon=True)
         self._damage: SweepError | None = None
         self._arrived = False
+        self.trouble = ""  # why the receiver does not take the news, while it does not
+        self.left_out = 0  # events that it refused
 
     def start(self) -> Self:
         """Begin after the last event that was delivered."""
@@ -123,12 +126,15 @@ class Delivery:
                 ledger = send(ledger, [event for _, event in batch])
             except UnansweredError as error:
                 send = None  # the receiver may have changed meanwhile: connect again
+                self.trouble = one_line(error)
                 trouble.note(error, self._clock())
                 if trouble.refusals <= _MOST_REFUSALS:
                     self._abandoned.wait(trouble.pause)
                     continue
                 _log.error("%s refuses %s, which is left out: %s", self._receiver, batch[0][1], error)
                 ledger = fold(ledger, batch[0][1])
+                self.left_out += 1
+            self.trouble = ""
             waited = trouble.end(self._clock())
             if waited:
                 self.caught_up(waited)
@@ -138,6 +144,11 @@ class Delivery:
     def _store(self, offset: int) -> None:
         with contextlib.suppress(OSError):  # with a full disk, the batch is only sent twice
             write_whole(self._journal.folder / self._file, json.dumps({"offset": offset}))
+
+
+def undelivered(journal: Journal, file: str = DELIVERED) -> int:
+    """How many events of a journal its receiver lacks."""
+    return sum(1 for _ in journal.events(delivered(journal, file)))
 
 
 def pause_after(failures: int, first: float, longest: float) -> float:

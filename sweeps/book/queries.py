@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.book.delivery import delivered
+from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.mlflow_client import mlflow_client, runs_of
 from sweeps.book.mlflow_layout import ui_path
+from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
 
 
@@ -39,6 +40,15 @@ def sweeps(uri: str) -> list[Sweep]:
     return found
 
 
+def latest(home: Home) -> str:
+    """The sweep of this home to which something happened last. Raises StudyError where there is none."""
+    journals = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
+    written = [path for path in journals if path.is_file() and path.stat().st_size]
+    if not written:
+        raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
+    return max(written, key=lambda path: path.stat().st_mtime).parent.name
+
+
 def status(home: Home, sweep: str) -> dict[str, Any]:
     """What `mouselift sweep status --json` prints. Raises StudyError when this home has no such sweep.
 
@@ -56,7 +66,7 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
         "trials": counts,
         "best": _best(book),
         "reason": book.reason,
-        "undelivered": sum(1 for _ in journal.events(delivered(journal))),
+        "undelivered": undelivered(journal),
     }
 
 

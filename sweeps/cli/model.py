@@ -33,13 +33,14 @@ def model_promote(
     require_tracking(terminal.home())
     verdict = promote_best(terminal.home(), sweep, device, trial)
     if as_json:
-        typer.echo(json.dumps(verdict.version.as_plain() | {"alias": verdict.alias, "reason": verdict.reason}))
+        found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
+        typer.echo(json.dumps(verdict.version.as_plain() | found))
         return
     terminal.figures(verdict.version.metrics)
     if verdict.gates:
         rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
         terminal.table(["gate", "target", "passed"], rows)
-    typer.echo(f"{verdict.version.ref} is {verdict.alias}: {verdict.reason}")
+    typer.echo(verdict.line)
 
 
 @model.command("list")

@@ -16,16 +16,21 @@ from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
 from sweeps.errors import counted
 from sweeps.launch import Audience, Launch
+from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
+    from sweeps.book.study import Importance
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
 
 sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
 Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
-INTERRUPTED = 130
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the sweep of that --name, where there is one."),
+]
 _STOP_SECONDS = 180.0
 
 
@@ -35,6 +40,7 @@ def train(
     data: Data = None,
     name: Name = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs (default: one, where there is one).")] = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
@@ -50,7 +56,7 @@ def train(
         space = SearchSpace(
             name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=taken)
         )
-        ledger = launch.new(space, name)
+        ledger = launch.new_or_resumed(space, name) if resume else launch.new(space, name)
     _end(ledger, as_json)
 
 
@@ -60,6 +66,7 @@ def sweep_run(
     overrides: Overrides = None,
     data: Data = None,
     name: Name = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
@@ -67,7 +74,7 @@ def sweep_run(
         from sweeps.space.space import load_space
 
         loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
-        ledger = launch.new(loaded, name)
+        ledger = launch.new_or_resumed(loaded, name) if resume else launch.new(loaded, name)
     _end(ledger, as_json)
 
 
@@ -84,12 +91,16 @@ def sweep_resume(
 
 
 @sweep.command("status")
-def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
+def sweep_status(
+    name: Annotated[str | None, typer.Argument(help="A sweep of this home (default: the latest to change).")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say how far a sweep is. A sweep whose driver died is closed first."""
     from sweeps.book import queries
     from sweeps.run.orphans import reap
 
     home = terminal.home()
+    name = name or queries.latest(home)  # before dead sweeps are closed
     _Terminal().closed(reap(home))
     found = queries.status(home, name)
     if as_json:
@@ -103,8 +114,8 @@ def sweep_status(name: Sweep, as_json: AsJson = False) -> None:
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
-    if found["state"] in ("KILLED", "FAIL", "INTERRUPTED") and found["trials"]["waiting"]:
-        typer.echo(f"go on: mouselift sweep resume {name}", err=True)
+    if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
+        typer.echo(f"go on: mouselift sweep resume {found['name']}", err=True)
 
 
 @sweep.command("stop")
@@ -188,23 +199,32 @@ def _launch() -> Launch:
 
 
 def _end(ledger: Ledger, as_json: bool) -> None:
-    """Report a sweep; leaves with 130 when it was interrupted and 1 when no trial finished."""
-    _report(ledger, terminal.home(), as_json)
+    """Report a sweep; leaves with 130 when it was stopped, and with 1 when a signal ended it otherwise, when no trial
+    finished, or when MLflow has nothing of it.
+    """
+    from sweeps.book.ledger import ledger_of
+
+    home = terminal.home()
+    _report(ledger, home, as_json)
     if ledger.state == "KILLED":
-        raise typer.Exit(INTERRUPTED)
-    if ledger.state == "FAIL" or not ledger.count("COMPLETE"):
+        raise typer.Exit(exit_code(ledger.reason))
+    untold = ledger_of(home, ledger.name).run_id is None  # the driver's own ledger may be older than the run
+    if untold:
+        typer.echo(f"MLflow at {home.tracking_uri} has nothing of this sweep", err=True)
+    if untold or ledger.state == "FAIL" or not ledger.count("COMPLETE"):
         raise typer.Exit(1)
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.book import queries
-    from sweeps.book.study import importance_of
+    from sweeps.book.study import Importance, importance_of
     from sweeps.cli.progress import describe
 
-    importance = importance_of(ledger) if len(ledger.trials) > 1 else {}
+    importance = importance_of(ledger) if ledger.searched else Importance(0)
     if as_json:
         status = queries.status(home, ledger.name)
-        typer.echo(json.dumps(status | {"importance": importance}))
+        found = {"importance": importance.shares, "importance_spread": importance.spread}
+        typer.echo(json.dumps(status | found | {"importance_note": importance.note}))
         return
     metric = ledger.objective.metric if ledger.objective else "objective"
     rows = [
@@ -212,13 +232,23 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         for t in ledger.ranked
     ]
     terminal.table(["trial", "state", "step", f"best {metric}", "params"], rows)
-    if importance:
-        terminal.table(["setting", "importance"], [[path, f"{value:.2f}"] for path, value in importance.items()])
+    if ledger.searched:
+        _show_importance(importance)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
         typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
     typer.echo("see it: mouselift ui", err=True)
+
+
+def _show_importance(found: Importance) -> None:
+    rows = [
+        [path, f"{value:.2f}", "{:.2f} to {:.2f}".format(*found.spread[path])] for path, value in found.shares.items()
+    ]
+    if rows:
+        terminal.table(["setting", "importance", f"by chance of the {counted(found.trials, 'trial')}"], rows)
+    if found.note:
+        typer.echo(f"importance: {found.note}", err=True)
 
 
 def _figure(value: float | None) -> str:

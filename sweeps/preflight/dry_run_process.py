@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sweeps.errors import StudyError
-from sweeps.own_process import look_for_garbage_seldom
+from sweeps.own_process import children_deaf, set_up
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
 _LONGEST_SECONDS = 1800.0  # of one configuration, before it is called hung
@@ -64,18 +64,14 @@ class DryRunProcess:
         self._connection, other = Pipe()
         self._cleanup.callback(self._connection.close)
         words = [json.dumps(sys.path), str(other.fileno()), str(self._folder)]
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C is for the parent to hear
-        try:
-            with (self._folder / "log").open("wb") as log, other:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _BEGIN, *words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[other.fileno()],
-                )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        with (self._folder / "log").open("wb") as log, other, children_deaf():  # the parent hears them
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BEGIN, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[other.fileno()],
+            )
 
     def send(self, jobs: Iterable[Job]) -> None:
         """Have the jobs done, one after the other; none is waited for."""
@@ -120,7 +116,7 @@ class DryRunProcess:
 
 def serve(connection: Connection, folder: Path) -> None:
     """The process's whole life: what it finds goes to the connection."""
-    look_for_garbage_seldom()
+    set_up()
     from sweeps.preflight.dry_run_steps import attempt, warm_up
 
     warm_up()

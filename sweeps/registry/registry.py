@@ -54,12 +54,22 @@ _EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a promotion: the alias the version now has, what the gates found, and why."""
+    """The outcome of a promotion: the alias the version now has, what the gates found, and why.
+
+    displaced: the version that had this alias before, where another had it.
+    """
 
     version: Version
     alias: str
     gates: list[GateResult]
     reason: str
+    displaced: int | None = None
+
+    @property
+    def line(self) -> str:
+        """The outcome in one line."""
+        before = "" if self.displaced is None else f" in place of {self.version.name}/{self.displaced}"
+        return f"{self.version.ref} is {self.alias}{before}: {self.reason}"
 
 
 class Registry:
@@ -124,10 +134,13 @@ class Registry:
                 self._require_files(version)
                 won, reason = self._compare(version, standing, objective, dataset_root, device)
             aliases.require(turn, standing)
-            self._record(version, results, CHAMPION if won else CHALLENGER, reason)
+            alias = CHAMPION if won else CHALLENGER
+            self._record(version, results, alias, reason)
             change = aliases.crown if won else aliases.challenge
             change(turn, standing, version.version, reason)
-        return Verdict(self.resolve(version.ref), CHAMPION if won else CHALLENGER, results, reason)
+        before = standing.aliases.get(alias)
+        displaced = None if before == version.version else before
+        return Verdict(self.resolve(version.ref), alias, results, reason, displaced)
 
     def rollback(self, name: str, reason: str = "") -> Version:
         """Swap `champion` and `previous`; where the champion was deleted, `previous` takes its place.

@@ -4,7 +4,7 @@ import os
 import sys
 
 from pipeline.machine import account
-from sweeps.own_process import look_for_garbage_seldom
+from sweeps.own_process import set_up
 
 account.settle()  # Ray asks for the user's name, and for the home, when it is imported
 # Ray reads this when it is imported. It stands here because Python runs this before any module of the room.
@@ -18,4 +18,4 @@ def _is_worker() -> bool:
 
 
 if _is_worker():
-    look_for_garbage_seldom()
+    set_up()

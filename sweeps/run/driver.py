@@ -19,6 +19,7 @@ from sweeps.book.journal import Event, Journal, State
 from sweeps.book.ledger import Trial, closing, fold, read
 from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
+from sweeps.errors import counted
 from sweeps.home import Home
 from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
@@ -258,7 +259,7 @@ class Driver:
             self.releases.add(number)
         shared = run_of_failures(self.ledger.endings, self.space.faults.same_cause)
         if state == State.FAIL and shared is not None:
-            reason = f"{self.space.faults.same_cause} trials in a row failed; the last: {reason}"
+            reason = f"{counted(self.space.faults.same_cause, 'trial')} in a row failed; the last: {reason}"
             self._end(State.FAIL, reason)
 
     def _released(self, number: int, folder: Path) -> None:

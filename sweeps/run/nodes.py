@@ -6,14 +6,14 @@ smallest GPU, and any other name may be used. A number in `trials.needs` is a mi
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import one_line
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, counted
+from sweeps.own_process import usable_cpus
 from sweeps.space.space import SearchSpace
 
 GPU_MEMORY = "gpu_memory_gb"
@@ -64,7 +64,7 @@ def this_machine() -> Node:
     count = torch.cuda.device_count()
     memory = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
     labels = {GPU_MEMORY: f"{min(memory) / 1e9:.0f}"} if memory else {}
-    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(count)}, labels)
+    return Node("this machine", {"CPU": float(usable_cpus()), "GPU": float(count)}, labels)
 
 
 def require_cluster(address: str) -> str:
@@ -100,7 +100,7 @@ def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
     if sum(node.seats(each, gpus) for node in fit) < trials.processes:
         some = "a machine" if trials.processes == 1 else f"{trials.processes} processes"
         raise StudyError(
-            f"{space.name}: expected {some} with {each} CPUs and {gpus:g} GPUs for a trial, got none "
+            f"{space.name}: expected {some} with {counted(each, 'CPU')} and {gpus:g} GPUs for a trial, got none "
             f"among {len(fit)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
         )
     labels = {} if len(fit) == len(nodes) else _selector(trials.needs, fit)

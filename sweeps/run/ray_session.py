@@ -20,7 +20,7 @@ import ray
 from pipeline.machine import account
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
-from sweeps.own_process import takes_signals
+from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed, usable_cpus
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -36,6 +36,8 @@ _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "false",  # Ray would start a worker for each core, which no trial uses
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",  # a dead worker's children stay ours
 }
+# Of the signals that a scheduler or a terminal sends to all processes: SIGTERM is how Ray ends its own.
+_FOR_THE_DRIVER = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NEEDED = ("raylet", "gcs_server")
 _SECONDS = 10.0
 _TOKEN_BYTES = 32
@@ -62,7 +64,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
 
     def __enter__(self) -> Ray:
         if self._thread.ident is None:
-            os.environ.update(_ENVIRONMENT)
+            os.environ.update(_ENVIRONMENT | {name: os.environ.get(name, value) for name, value in THREADS.items()})
             if self._home.ray_address is None:
                 settle()
             for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
@@ -74,7 +76,8 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._end.set()
         if self._home.ray_address is not None and not self._up.done():
             return  # Ray waits minutes for a cluster that does not answer, and such a cluster has nothing of ours
-        wait([self._life])
+        with undisturbed():  # or its processes would stay
+            wait([self._life])
         self._restore()
         if self._up.done():
             self._life.result()
@@ -97,7 +100,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
             signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
 
     def _live(self) -> None:
-        with contextlib.ExitStack() as stack:
+        with children_deaf(_FOR_THE_DRIVER), contextlib.ExitStack() as stack:
             stack.push(self._over)
             self._up.set_result(stack.enter_context(_ray(self._home)))
             self._end.wait()
@@ -137,6 +140,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
     try:
         ray.init(
             address=home.ray_address or "local",  # without an address Ray joins any cluster on this machine
+            num_cpus=None if home.ray_address else usable_cpus(),  # as `nodes` counts them, or a trial may never fit
             include_dashboard=False if home.ray_address is None else None,
             log_to_driver=False,
             logging_level=logging.CRITICAL,

@@ -12,7 +12,7 @@ from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
 from sweeps.book.study import began_with
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, counted
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
 
@@ -36,13 +36,13 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
     if count is not None:
         if count < space.trials.count:
             raise StudyError(
-                f"{name}: expected at least its {space.trials.count} trials, got {count} — raise --trials."
+                f"{name}: expected at least its {counted(space.trials.count, 'trial')}, got {count} — raise --trials."
             )
         space = replace(space, trials=replace(space.trials, count=count))
     if ledger.state == State.COMPLETE and space.trials.count <= ledger.planned:
+        ended = "its one ended" if ledger.planned == 1 else f"all {ledger.planned} ended"
         raise StudyError(
-            f"{name}: expected a sweep with trials left, but all {ledger.planned} ended — "
-            "ask for more with --trials, or promote its best."
+            f"{name}: expected a sweep with trials left, but {ended} — ask for more with --trials, or promote its best."
         )
     return space
 
@@ -70,7 +70,7 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
     if not ledger.name:
         return
     ended = len(ledger.trials) - len(ledger.open) - ledger.count(State.KILLED)
-    state = "running" if journal.is_being_written else f"{ended} of {ledger.planned} trials ended"
+    state = "running" if journal.is_being_written else f"{ended} of {counted(ledger.planned, 'trial')} ended"
     got = f"got that of a sweep ({state})"
     differences = list(_differences(ledger, space))
     if differences:
@@ -80,6 +80,14 @@ def check_is_new(home: Home, name: str, space: SearchSpace) -> None:
     if ledger.state != State.COMPLETE:
         mend = f"`mouselift sweep resume {name}` goes on with it, another --name starts anew."
     raise StudyError(f"{name}: expected a new name, {got} — {mend}")
+
+
+def begun(home: Home, name: str, space: SearchSpace) -> Ledger | None:
+    """How far a sweep of this name is, or None where there is none. Raises StudyError for one of another space."""
+    ledger = read(Journal(home.journal(name)))
+    if ledger.name and any(_differences(ledger, space)):
+        check_is_new(home, name, space)
+    return ledger if ledger.name else None
 
 
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:

@@ -9,10 +9,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -20,14 +21,15 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pipeline.recipe import Recipe
+from sweeps.book.delivery import Delivery, undelivered
 from sweeps.book.journal import Journal, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger
 from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
-from sweeps.errors import NoRoomError, OutageError
+from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
-from sweeps.own_process import takes_signals
+from sweeps.own_process import handled, said, takes_signals, undisturbed
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import Node, Seat, seats_of, this_machine
 from sweeps.run.processes import resources
@@ -36,7 +38,8 @@ from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
 from sweeps.space.space import SearchSpace
 
 _FULL = "the disk of the sweep was full"
-_DELIVERY_SECONDS, _FULL_SECONDS = 60.0, 3.0  # for MLflow to take the last events; with a full disk it rarely can
+# For MLflow to take the last events; with a full disk it rarely can. A scheduler kills 30 s after its SIGTERM.
+_DELIVERY_SECONDS, _HURRIED_SECONDS, _FULL_SECONDS = 60.0, 15.0, 3.0
 _COPY_SECONDS = 5.0  # for Optuna's storage
 
 
@@ -46,6 +49,9 @@ class Interruption:
 
     verdict: tuple[State, str] = (State.KILLED, "")
     _asked: threading.Event = field(default_factory=threading.Event)
+    _number: int | None = None  # of the last signal
+    _before: Any = None  # what SIGUSR1 did before that loop
+    _end_loop: Callable[[int, FrameType | None], None] | None = None  # Ray Tune's, once its loop can be ended
 
     @property
     def asked(self) -> bool:
@@ -53,47 +59,50 @@ class Interruption:
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the sweep in good order; a second one ends it at once. In another thread than the main
-        one they do what they did.
+        """The first signal ends the sweep in good order; a second one waits for nothing but the end of processes. In
+        another thread than the main one they do what they did. Before there is a sweep the caller's handler hears it.
         """
-        if not takes_signals():
-            yield
-            return
-        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # of an earlier sweep's Ray Tune
         try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            with handled(self._stop):
+                yield
+        except KeyboardInterrupt:
+            if self._number is not None:
+                signal.raise_signal(self._number)
+            raise
 
     @contextlib.contextmanager
-    def ray_listens(self) -> Iterator[None]:
-        """While Ray Tune's loop runs. Its handler of SIGUSR1 would otherwise stay, and a signal would be lost."""
+    def ray_tunes(self) -> Iterator[None]:
+        """While Ray Tune's loop runs. Its handler of SIGUSR1, which ends that loop, would otherwise stay."""
+        self._before = signal.getsignal(signal.SIGUSR1)
         try:
             yield
         finally:
+            self._end_loop = None
             if takes_signals():
-                signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+                signal.signal(signal.SIGUSR1, self._before or signal.SIG_DFL)
+
+    def take_over(self) -> None:
+        """Called when Ray Tune has set its handler: a SIGUSR1 from outside would end the loop, and nobody knew why."""
+        if takes_signals():
+            handler = signal.signal(signal.SIGUSR1, self._before or signal.SIG_DFL)
+            self._end_loop = handler if callable(handler) else None
 
     def end(self, state: State, reason: str) -> None:
         """End the sweep in good order. The reason of the first call stands."""
         if not self.asked:
             self.verdict = state, reason
             self._asked.set()
-            if takes_signals() and callable(signal.getsignal(signal.SIGUSR1)):
-                signal.raise_signal(signal.SIGUSR1)
+            if takes_signals() and self._end_loop is not None:
+                self._end_loop(signal.SIGUSR1, None)
 
-    def _stop(self, number: int, _: Any) -> None:
-        # Ray Tune ends its loop on SIGUSR1, once that loop runs. Before, and at a second signal, raise instead.
-        ray_listens = callable(signal.getsignal(signal.SIGUSR1))
-        again = self.asked
-        if not again:
-            self.verdict = State.KILLED, f"interrupted by {signal.Signals(number).name}"
-        self._asked.set()
-        if again or not ray_listens:
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGUSR1)
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        # Before Ray Tune's loop runs, after it, and at a second signal, raise instead. So at SIGTERM: where it was sent
+        # to all processes, Ray's own are ending, and an orderly end of the loop would wait a minute for them.
+        at_once = self.asked or self._end_loop is None or number == signal.SIGTERM
+        self._number = number
+        self.end(State.KILLED, said(number))
+        if at_once:
+            raise KeyboardInterrupt  # which Ray lets pass
 
 
 def conduct(
@@ -116,8 +125,8 @@ def conduct(
     sweep, or the resources are not there.
     """
     interruption = Interruption()
-    # In this order, so that Ray ends before another process can claim the journal.
-    with Journal(home.journal(name)).claim() as journal, started, interruption.heeded():
+    # In this order, so that Ray ends before another process can claim the journal, and no signal is left unheard.
+    with interruption.heeded(), Journal(home.journal(name)).claim() as journal, started:
         vitals = started.ready()
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
@@ -153,17 +162,42 @@ def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interr
         reason = _FULL if isinstance(found, NoRoomError) else str(found)
         raise found from None
     finally:
-        with _nothing_added(sys.exception()):
+        with _nothing_added(sys.exception()), undisturbed():
             driver.close(state, reason)
         full = isinstance(sys.exception(), NoRoomError)
-        delivered = mlflow.close(_FULL_SECONDS if full else _DELIVERY_SECONDS)
-        copied = optuna.close(_COPY_SECONDS)
+        seconds = _HURRIED_SECONDS if interruption.asked else _DELIVERY_SECONDS
+        delivered = _closed(mlflow, _FULL_SECONDS if full else seconds)
+        copied = _closed(optuna, _COPY_SECONDS)
     log = logging.getLogger(__name__)
-    if not delivered:
-        log.warning("MLflow did not take everything; the journal keeps it: %s", journal.path)
+    for line in _lacking(journal, home, mlflow, delivered):
+        log.warning("%s", line)
     if not copied:
         log.warning("Optuna's storage did not take everything; the next `mouselift sweep status` writes the rest.")
     return driver.ledger
+
+
+def _lacking(journal: Journal, home: Home, mlflow: Delivery, delivered: bool) -> list[str]:
+    """What MLflow lacks at the end of a session: which store, how much, why, and what to do."""
+    store, name = f"MLflow at {home.tracking_uri}", journal.folder.name
+    lines = []
+    if not delivered:
+        lacks = counted(undelivered(journal), "event")
+        why = f": {mlflow.trouble}" if mlflow.trouble else ""
+        lines.append(
+            f"{store} did not take everything{why} — the journal keeps {lacks}, and `mouselift sweep status {name}` "
+            "delivers them once it answers."
+        )
+    if mlflow.left_out:
+        lines.append(f"{store} refused {counted(mlflow.left_out, 'event')}, which only the journal has.")
+    return lines
+
+
+def _closed(delivery: Delivery, seconds: float) -> bool:
+    """Whether everything arrived. A signal that comes meanwhile ends the waiting."""
+    try:
+        return delivery.close(seconds)
+    except KeyboardInterrupt:
+        return delivery.close(0)
 
 
 def _beneath(error: BaseException | None, folder: Path) -> NoRoomError | OutageError | None:
@@ -194,13 +228,14 @@ def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -
     )
     if Path(home.ray_storage).is_dir():  # of an earlier session; nothing reads it
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)
+    searcher = _Searcher(driver)
     trainable = tune.with_resources(partial(run_trial, settings=settings), resources(seats))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric=space.objective.metric,
             mode=space.objective.mode,
-            search_alg=_Searcher(driver),
+            search_alg=searcher,
             scheduler=driver.scheduler,
             num_samples=-1,  # the searcher says when there are enough: a trial may need more than one of Ray's
             max_concurrent_trials=space.trials.concurrent,
@@ -216,8 +251,10 @@ def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    with interruption.ray_listens():
+    with interruption.ray_tunes():
         tuner.fit()
+    if not searcher.finished:  # a SIGUSR1 came between Ray Tune's handler and ours
+        interruption.end(State.KILLED, said(signal.SIGUSR1))
 
 
 def _ray_name(trial: Any) -> str:
@@ -230,6 +267,7 @@ class _Searcher(Searcher):
     def __init__(self, driver: Driver) -> None:
         super().__init__()  # without a metric: Ray would refuse every report that lacks it
         self._driver = driver
+        self.finished = False
 
     def save(self, checkpoint_path: str) -> None:
         """Ray needs a file here. It stays empty, because the journal has everything."""
@@ -242,7 +280,8 @@ class _Searcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The config of a trial; FINISHED when none is left, None while a running trial may still lead to one."""
         config = self._driver.next_trial(trial_id)
-        return str(Searcher.FINISHED) if config is None and self._driver.is_over else config
+        self.finished = config is None and self._driver.is_over
+        return str(Searcher.FINISHED) if self.finished else config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Let the driver decide whether the trial goes on."""
@@ -259,6 +298,10 @@ class _DriverCallback(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles callbacks with the experiment, but this one is of use only beside its driver
+
+    def setup(self, *words: Any, **named: Any) -> None:
+        """Ray Tune has set its handler of signals, and its loop is about to run."""
+        self._interruption.take_over()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._trials = trials

@@ -14,6 +14,7 @@ from sweeps.book.optuna_copy import open_storage
 from tests.e2e.conftest import COMMAND, SECONDS, Seat, stop, write_space
 
 LONGEST_SECONDS = 30  # from the signal to the end of the process
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 ENDLESS = {"train.max_steps": 100_000, "train.validate_every": 10}
 
 
@@ -31,9 +32,9 @@ class Interrupted:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, mice_folder):
-    """Ctrl-C goes to every process of the job, SIGTERM to the one that was started; the sweeps run side by side."""
-    seats = {name: Seat(tmp_path_factory.mktemp(name)) for name in ("SIGINT", "SIGTERM")}
+def all_three(tmp_path_factory, mice_folder):
+    """Ctrl-C and SIGUSR1 go to every process of the job, SIGTERM to the one that was started; all run side by side."""
+    seats = {name: Seat(tmp_path_factory.mktemp(name)) for name in SIGNALS}
     processes = {}
     try:
         for name, seat in seats.items():
@@ -48,13 +49,13 @@ def both(tmp_path_factory, mice_folder):
             stop(process)
 
 
-@pytest.fixture(params=["SIGINT", "SIGTERM"])
-def cut(request, both):
-    return both[request.param]
+@pytest.fixture(params=SIGNALS)
+def cut(request, all_three):
+    return all_three[request.param]
 
 
-def test_the_command_leaves_with_130_in_good_time(cut):
-    assert cut.returncode == 130
+def test_the_command_leaves_with_130_for_ctrl_c_and_else_1_in_good_time(cut):
+    assert cut.returncode == (130 if cut.signal == "SIGINT" else 1)
     assert cut.seconds < LONGEST_SECONDS
 
 
@@ -112,7 +113,8 @@ def test_sigterm_while_the_two_steps_run_beside_ray_ends_all_and_leaves_nothing(
         cut = _interrupt("SIGTERM", seat, process)
     finally:
         stop(process)
-    assert (cut.returncode, cut.left_over) == (130, [])
+    assert (cut.returncode, cut.left_over) == (1, [])
+    assert cut.stderr.splitlines()[-1] == "mouselift: interrupted by SIGTERM"
     assert "Traceback" not in cut.stderr and "***" not in cut.stderr
     assert not seat.home.journals.exists()
 
@@ -143,7 +145,7 @@ def _wait_for_a_curve(seat, process):
 def _interrupt(name, seat, process):
     number, everything = signal.Signals[name], psutil.Process(process.pid).children(recursive=True)
     started = time.monotonic()
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    process.send_signal(number) if number == signal.SIGTERM else os.killpg(process.pid, number)
     stdout, stderr = process.communicate(timeout=SECONDS)
     seconds = time.monotonic() - started
     left_over = psutil.wait_procs(everything, timeout=10)[1]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from sweeps.space.space import load_space
 PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text()
 BLOCKS = re.findall(r"```(sh|yaml)\n(.*?)```", PAGE, re.S)
 SHELL = [text for kind, text in BLOCKS if kind == "sh"]
-LINES = [line for text in SHELL for line in text.splitlines() if line]
+SCRIPTS = [text for text in SHELL if text.startswith("#!")]
+LINES = [line for text in SHELL if text not in SCRIPTS for line in text.splitlines() if line]
+LINES += [line.rstrip(" &") for text in SCRIPTS for line in text.splitlines() if line.startswith("mouselift ")]
 YAML = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
 CLUSTER = YAML[0]
 STARTS = [*CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]]
@@ -102,3 +107,46 @@ def test_the_spaces_on_the_page_load(trials, tmp_path) -> None:
     space = {"recipe": "gslrm_mouse", "space": {"optim.lr": {"float": [1e-6, 1e-4]}}} | trials
     path.write_text(yaml.safe_dump(space))
     assert load_space(path).trials.count > 1
+
+
+(JOB,) = SCRIPTS
+STAND_IN = """#!/bin/sh
+echo "$$ $*" >> calls
+trap 'echo KILLED >> calls; exit 1' USR1 TERM
+[ -n "$SLURM_RESTART_COUNT" ] || while :; do sleep 0.05; done
+"""
+
+
+def batch(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """The job of the page as Slurm starts it: a batch shell in a session of its own; `mouselift` waits for a signal."""
+    for name, text in {"mouselift": STAND_IN, "scontrol": '#!/bin/sh\necho "scontrol $*" >> calls\n'}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "team.env").touch()
+    (folder / "sweep.sh").write_text(JOB)
+    known = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"} | environment
+    return subprocess.Popen(["bash", "sweep.sh"], cwd=folder, env=known, start_new_session=True)
+
+
+def calls(folder: Path) -> list[str]:
+    path = folder / "calls"
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+@pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, ["scontrol requeue 7"]), (signal.SIGTERM, [])])
+def test_the_job_passes_slurms_signal_on_and_is_queued_again_where_its_time_was_up(tmp_path, number, queued) -> None:
+    job = batch(tmp_path)
+    while not calls(tmp_path):
+        time.sleep(0.02)
+    time.sleep(0.2)  # for the stand-in to set its traps
+    job.send_signal(number)  # as --signal=B: does, to the batch shell alone
+    assert job.wait(30) == 1
+    begun, *rest = calls(tmp_path)
+    assert begun.endswith(" sweep run lr.yaml --data /data/mice --name lr-7 --resume")
+    assert rest == ["KILLED", *queued]
+
+
+def test_the_job_that_is_queued_again_says_the_same_and_ends_with_the_sweep(tmp_path) -> None:
+    assert batch(tmp_path, SLURM_RESTART_COUNT="1").wait(30) == 0
+    (line,) = calls(tmp_path)
+    assert line.endswith(" sweep run lr.yaml --data /data/mice --name lr-7 --resume")

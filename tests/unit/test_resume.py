@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from pipeline.recipes import load_recipe
 from sweeps.book.journal import Journal, SweepOpened
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.run.resume import check_is_new, resumable
+from sweeps.run.resume import begun, check_is_new, resumable
 from sweeps.space.space import load_space
 
 RECIPES = ["gslrm_tiny", "gslrm_mouse", "mvdiffusion_tiny", "mvdiffusion_mouse"]
@@ -53,7 +54,7 @@ def test_where_the_normalisation_is_searched_the_recipe_is_still_that_of_the_spa
 
 def test_the_same_space_under_a_taken_name_differs_in_nothing(begin, home):
     space = begin(space={"data.normalise": {"choice": ["zoom_exact", "pixel_based"]}})
-    with pytest.raises(StudyError, match=r"^mine: expected a new name, got that of a sweep \(0 of 1 trials ended\) — "):
+    with pytest.raises(StudyError, match=r"^mine: expected a new name, got that of a sweep \(0 of 1 trial ended\) — "):
         check_is_new(home, "mine", space)
 
 
@@ -63,3 +64,16 @@ def test_a_setting_that_this_version_does_not_know_is_named(begin, home):
         StudyError, match=r"expected a sweep of this version's settings, got .*unknown key optim\.magic"
     ):
         resumable(home, "mine")
+
+
+def test_a_job_that_is_queued_again_finds_its_sweep_and_a_first_one_finds_none(begin, home):
+    space = begin()
+    assert begun(home, "mine", space).name == "mine"
+    assert begun(home, "other", space) is None
+
+
+def test_a_job_that_is_queued_again_with_another_space_is_told_the_difference(begin, home):
+    space = begin()
+    other = replace(space, trials=replace(space.trials, count=9))
+    with pytest.raises(StudyError, match=r"trials\.count: 1 -> 9 — `mouselift sweep resume mine` goes on with it"):
+        begun(home, "mine", other)

@@ -54,10 +54,10 @@ train._Trainer.step = step
 """
 
 
-def patched(folder: Path, code: str, who: str = WORKER) -> dict[str, str]:
-    """The environment of a seat in whose workers (or driver) `code` runs once everything is imported."""
+def patched(folder: Path, code: str, who: str = WORKER, module: str = "") -> dict[str, str]:
+    """The environment of a seat in whose workers (or driver) `code` runs once everything, or `module`, is imported."""
     folder.mkdir(exist_ok=True)
-    module = "sweeps.run.trial" if who == WORKER else "sweeps.run.tune"
+    module = module or ("sweeps.run.trial" if who == WORKER else "sweeps.run.tune")
     body = textwrap.indent(textwrap.dedent(code).strip("\n"), "    ")
     (folder / "sitecustomize.py").write_text(_HOOK.format(code=body, module=module, who=who))
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}

@@ -96,9 +96,9 @@ def test_sigterm_while_postgres_is_away(bench, note, databases):
     time.sleep(5)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert hurt.finish() == 130, hurt.said
-    # The last news for MLflow, whose database is away as well, are waited for up to a minute.
-    assert time.monotonic() - began < 90
+    assert hurt.finish() == 1, hurt.said
+    # The last news for MLflow, whose database is away as well, are waited for, but not until a scheduler's SIGKILL.
+    assert time.monotonic() - began < 30
     assert hurt.seat.ledger("hurt").state == "KILLED" and "Traceback" not in hurt.said
     databases.start()
     hurt.resume()

@@ -58,7 +58,8 @@ def test_the_server_is_away_when_the_sweep_ends(bench, note, server):
     began = time.monotonic()
     assert hurt.finish() == 0, hurt.said
     assert time.monotonic() - began < 120
-    assert "MLflow did not take everything; the journal keeps it" in hurt.said
+    assert f"MLflow at {server.uri} did not take everything: " in hurt.said
+    assert "and `mouselift sweep status hurt` delivers them once it answers." in hurt.said
     status = json.loads(hurt.seat.mouselift("sweep", "status", "hurt", "--json").stdout)
     assert status["state"] == "COMPLETE" and status["undelivered"] > 0
     server.start()

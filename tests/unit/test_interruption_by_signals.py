@@ -1,0 +1,87 @@
+"""What a signal asks of a sweep: an end in good order, KILLED with its name, whoever else handles it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from sweeps.book.journal import State
+from sweeps.own_process import ENDING, Interrupted, handled
+from sweeps.run.tune import Interruption
+
+ALL = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+ORDERLY = pytest.mark.parametrize("number", [n for n in ENDING if n != signal.SIGTERM], ids=lambda number: number.name)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before():
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Loop:
+    """Ray Tune's loop as far as signals go: it sets a handler of SIGUSR1, which ends it, and tells its callbacks."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self.ended = False
+        signal.signal(signal.SIGUSR1, self._end)
+        interruption.take_over()
+
+    def _end(self, *_: object) -> None:
+        self.ended = True
+
+
+@ORDERLY
+def test_a_signal_ends_rays_loop_and_the_sweep_is_killed_by_its_name(number):
+    interruption = Interruption()
+    with interruption.heeded(), interruption.ray_tunes():
+        loop = Loop(interruption)
+        signal.raise_signal(number)
+    assert loop.ended
+    assert interruption.asked
+    assert interruption.verdict == (State.KILLED, f"interrupted by {number.name}")
+
+
+@ALL
+def test_a_second_signal_and_a_sigterm_wait_for_no_loop_and_the_first_name_stands(number):
+    interruption = Interruption()
+    with interruption.heeded(), interruption.ray_tunes():
+        Loop(interruption)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert interruption.verdict == (State.KILLED, "interrupted by SIGTERM")
+
+
+@ALL
+def test_before_there_is_a_sweep_the_caller_hears_the_signal(number):
+    interruption = Interruption()
+    with handled(), pytest.raises(Interrupted, match=number.name), interruption.heeded():
+        signal.raise_signal(number)
+
+
+@ALL
+def test_after_rays_loop_a_signal_still_ends_the_sweep(number):
+    interruption = Interruption()
+    with interruption.heeded():
+        with interruption.ray_tunes():
+            Loop(interruption)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert interruption.verdict == (State.KILLED, f"interrupted by {number.name}")
+
+
+def test_a_signal_that_is_ignored_does_not_end_rays_loop_either():
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    interruption = Interruption()
+    with interruption.heeded(), interruption.ray_tunes():
+        loop = Loop(interruption)
+        signal.raise_signal(signal.SIGUSR1)
+    assert not loop.ended
+    assert not interruption.asked
