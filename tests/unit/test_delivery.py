@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from sqlalchemy.exc import OperationalError
 
-from sweeps.book.delivery import Delivery, RefusedError, UnansweredError
+from sweeps.book.delivery import DELIVERED, Delivery, RefusedError, UnansweredError, delivered
 from sweeps.book.journal import Journal, SweepClosed
 from sweeps.book.mlflow_writer import _as_delivery_errors
 
@@ -34,3 +34,9 @@ def test_a_database_that_is_away_or_busy_is_asked_again(error, kind):
     with pytest.raises(UnansweredError) as caught, _as_delivery_errors():
         raise error
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"offset": null}', b"\xff"])
+def test_a_damaged_note_of_what_was_delivered_means_that_all_is_sent_again(tmp_path, content) -> None:
+    (tmp_path / DELIVERED).write_bytes(content)
+    assert delivered(Journal(tmp_path)) == 0
