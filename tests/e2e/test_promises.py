@@ -97,19 +97,59 @@ def lr_as_text(mice: Path, folder: Path) -> tuple[object, ...]:
     return ("train", folder / "mine.yaml", "--data", mice)
 
 
+def twice(mice: Path, folder: Path) -> tuple[object, ...]:
+    (folder / "mine.yaml").write_text("base: gslrm_tiny\noptim: {lr: 1.0e-4}\noptim: {lr: 1.0e-3}\n")
+    return ("train", folder / "mine.yaml", "--data", mice)
+
+
+def with_a_number_that_is_none(mice: Path, folder: Path) -> tuple[object, ...]:
+    recipe = load_recipe("gslrm_tiny", SETTINGS.split())
+    start = checkpoint.save(folder / "start", GSLRM(recipe.model), recipe, step=1)
+    tensors = load_file(start / checkpoint.WEIGHTS)
+    tensors["input_layer_norm.weight"][0] = math.nan
+    save_file(tensors, folder / "nan.safetensors")
+    return checking(mice, f"train.init_from={folder / 'nan.safetensors'}")
+
+
+def opaque(mice: Path, folder: Path) -> tuple[object, ...]:
+    for path in mice.glob("scene_*/images/*.png"):
+        picture = Image.open(path)
+        picture.putalpha(255)
+        picture.save(path)
+    (mice / MANIFEST_FILE).unlink()
+    return checking(mice)
+
+
+def photographed(mice: Path, folder: Path) -> tuple[object, ...]:
+    Image.effect_noise((64, 64), 60).convert("RGB").save(folder / "photo.png")
+    return ("reconstruct", folder / "photo.png", "--views", folder / "none", "--checkpoint", folder / "none")
+
+
+def onto_a_file(mice: Path, folder: Path) -> tuple[object, ...]:
+    (folder / "taken").write_text("mine")
+    return ("reconstruct", mice / "scene_000000", "--checkpoint", folder / "none", "--out", folder / "taken")
+
+
 PROMISES = {
     "an unknown key (*did you mean*)": Promise(
         lambda mice, folder: ("train", "gslrm_tiny", "--data", mice, "--set", "optim.ler=1.0e-3"),
         r"unknown key optim\.ler — did you mean optim\.lr\?",
     ),
+    "a key that stands twice": Promise(twice, r"mine\.yaml:3: optim: expected one value, got another in line 2"),
     "`lr: 1e-4` (which is text to YAML)": Promise(lr_as_text, r"got '1e-4' — YAML reads 1e-4 as text.*write 1\.0e-4"),
     "a checkpoint with a tensor missing": Promise(without_a_tensor, r"1 missing: input_layer_norm\.weight"),
+    "weights that are not finite": Promise(with_a_number_that_is_none, r"1 not finite: input_layer_norm\.weight"),
     "a mirrored camera": Promise(mirrored, r"camera 1: expected a rotation with det \+1, got det -1"),
     "cameras that contradict their images (the views are named)": Promise(swapped, r"views 1, 4 disagree"),
+    "masks that say nothing about the cameras": Promise(opaque, r"mask fills the frame"),
     "millimetres": Promise(in_millimetres, r"millimetres — run `mouselift data normalise`"),
     "a scene with an image gone": Promise(with_an_image_gone, r"cam_003\.png: expected an image .* found none"),
+    "a photo with its background still there": Promise(photographed, r"photo\.png: expected .*background"),
     "a masked loss on images without masks": Promise(without_masks, r"expected .*(mask|alpha)"),
     "a search range the recipe refuses": Promise(refused_range, r"optim\.lr: expected greater than 0, got -1\.0"),
+    "an output that cannot be written": Promise(
+        onto_a_file, r"taken: expected a folder that can be written to, got a file"
+    ),
 }
 
 

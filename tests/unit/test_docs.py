@@ -18,6 +18,8 @@ HISTORY = "CHANGELOG.md"  # which names what was
 RECIPES, TERMS = PAGES["docs/recipes.md"], re.findall(r"^## (.+)$", PAGES["docs/glossary.md"], re.M)
 EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", RECIPES, re.S)]
 TABLES = reference.tables()
+TEST_FILES = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+TESTS = set(re.findall(r"def (test_\w+)", "".join(TEST_FILES.values())))
 SPACE = {"recipe": "gslrm_tiny", "space": {"optim.lr": {"float": [1.0e-4, 1.0e-3]}}}
 
 # Files that the pages name and that are still to come; a name goes when its file is there.
@@ -88,6 +90,19 @@ def test_files_that_a_page_names_are_there(page: str) -> None:
     assert {name for name in named if not (ROOT / name).is_file()} == set()
     modules = {name.rpartition("/")[2] for name in re.findall(r"[\w/]+\.py\b", PAGES[page])}
     assert modules - SOURCES <= {"mouselift.py"}
+
+
+def test_every_case_of_the_wild_names_tests_that_are_there() -> None:
+    cases = [
+        row
+        for row in PAGES["docs/wild.md"].splitlines()
+        if row.count(" | ") >= 5 and "test_" in row.rpartition(" | ")[2]
+    ]
+    assert len(cases) > 100
+    for row in cases:
+        named = row.rpartition(" | ")[2]
+        assert not [file for file in re.findall(r"test_\w+\.py", named) if file not in TEST_FILES], row
+        assert not [test for test in re.findall(r"::(test_\w+)(?![\w*…])", named) if test not in TESTS], row
 
 
 def leads_somewhere(page: str, link: str) -> bool:

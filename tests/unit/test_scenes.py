@@ -119,6 +119,16 @@ def test_the_digest_does_not_depend_on_where_the_dataset_lies(mice: Dataset, mic
     assert open_dataset(mice_copy).content_digest == mice.content_digest
 
 
+def test_shadow_files_of_notebooks_and_macs_are_no_scenes_and_no_images(mice: Dataset, mice_copy: Path) -> None:
+    (mice_copy / MANIFEST_FILE).unlink()  # the folders themselves say which scenes there are
+    shutil.copytree(mice_copy / "scene_000001", mice_copy / ".ipynb_checkpoints" / "scene_000001-checkpoint")
+    shutil.copytree(mice_copy / "scene_000001", mice_copy / "._scene_000001")
+    (mice_copy / ".DS_Store").write_bytes(b"Bud1")
+    (mice_copy / "__MACOSX").mkdir()
+    (mice_copy / IMAGE).with_name("._cam_000.png").write_bytes(bytes([0, 5, 22, 7]))
+    assert set(open_dataset(mice_copy).scenes) == set(mice.scenes)
+
+
 def test_one_byte_changes_the_digest(mice: Dataset, mice_copy: Path) -> None:
     (mice_copy / IMAGE).write_bytes((mice_copy / IMAGE).read_bytes() + b"\0")
     assert open_dataset(mice_copy, verify=False).content_digest != mice.content_digest
