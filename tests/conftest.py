@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,14 @@ from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe
+from sweeps.own_process import ENDING
 
 torch.set_num_threads(1)
+# What is ignored here is ignored by every command that is started, as `nohup` wants it. But a script's background job
+# ignores Ctrl-C, as does a worker of pytest-xdist, and the tests send these signals to commands.
+for number in ENDING:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 # A recipe of its own: the committed ones are tuned now and then, and no test here should mind.
 TINY = """
