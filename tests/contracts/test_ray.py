@@ -3,6 +3,7 @@
 import gc
 import subprocess
 
+import pytest
 import ray
 
 from sweeps.home import Home
