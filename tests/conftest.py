@@ -19,9 +19,7 @@ from sweeps.own_process import ENDING
 torch.set_num_threads(1)
 # What is ignored here is ignored by every command that is started, as `nohup` wants it. But a script's background job
 # ignores Ctrl-C, as does a worker of pytest-xdist, and the tests send these signals to commands.
-for number in ENDING:
-    if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+HANDLERS = {number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in ENDING}
 
 # A recipe of its own: the committed ones are tuned now and then, and no test here should mind.
 TINY = """
@@ -44,6 +42,23 @@ train: {max_steps: 8, batch_size: 1, precision: fp32, report_every: 2, validate_
 """
 
 MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(autouse=True)
+def _signals_end_what_is_started():
+    """A command that ran in this process ignores them when it ends, and so would every command started later."""
+    hear()
+    yield
+    hear()
+
+
+def hear() -> None:
+    """Let signals do what they do in a terminal's job."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+
+
+hear()  # for what fixtures of whole modules start
 
 
 @pytest.fixture(scope="session")
