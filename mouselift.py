@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -52,9 +53,9 @@ def main() -> None:
             sys.exit(EXIT_USER)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = error.filename or "the standard output"
+        where = error.filename or "a file or the standard output"  # the system does not say which
         _say(f"{where}: expected room to write to, got a full disk — free some and run the command again.")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would write the rest once more
+        _drop_what_is_not_taken()
         sys.exit(EXIT_OURS)
     except Interrupted as error:
         _say(str(error))
@@ -66,7 +67,17 @@ def main() -> None:
 
 
 def _say(problem: str) -> None:
-    sys.stderr.write(f"mouselift: {' '.join(problem.split())}\n")
+    with contextlib.suppress(OSError):  # nobody reads it; the exit code still tells
+        sys.stderr.write(f"mouselift: {' '.join(problem.split())}\n")
+        sys.stderr.flush()
+
+
+def _drop_what_is_not_taken() -> None:
+    """Of what was said on the standard output: Python would try again at its end, and fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_home(word: str) -> str:

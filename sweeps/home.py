@@ -99,8 +99,8 @@ def _is_mlflows_default(tracking_uri: str, called_from: str | None, root: Path) 
     file = store_file(tracking_uri)
     if file is None or file.name != "mlflow.db":
         return False
-    folder = file.absolute().parent
-    return folder != root and folder in (Path.cwd(), Path(called_from or "."))
+    folder = file.resolve().parent
+    return folder != root and folder in (Path.cwd().resolve(), Path(called_from or ".").resolve())
 
 
 def _located(folder: str) -> str:

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -52,16 +51,6 @@ def set_up() -> None:
         os.environ.setdefault(name, value)
 
 
-def usable_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """The CPUs that this process may use, at least 1: a scheduler or container may give it fewer than the machine has.
-
-    quota: of the control group (version 2), microseconds of CPU time in so many of the clock, or `max`.
-    """
-    allowed = len(os.sched_getaffinity(0))
-    granted, _, period = quota.read_text().partition(" ") if quota.is_file() else ("max", "", "")
-    return allowed if granted == "max" else max(1, min(allowed, int(granted) // int(period)))
-
-
 def takes_signals() -> bool:
     """Whether this thread may say what a signal does; of a Python process only the main thread may."""
     return threading.current_thread() is threading.main_thread()
@@ -83,10 +72,11 @@ def heed(handler: Handler, numbers: Sequence[signal.Signals] = ENDING) -> dict[s
     """
     if not takes_signals():
         return {}
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
-    changed = {number: earlier for number, earlier in before.items() if earlier not in (signal.SIG_IGN, handler)}
-    for number in changed:
-        signal.signal(number, handler)
+    with children_deaf():  # and this thread, or one that comes meanwhile would leave half of them changed
+        before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+        changed = {number: earlier for number, earlier in before.items() if earlier not in (signal.SIG_IGN, handler)}
+        for number in changed:
+            signal.signal(number, handler)
     return changed
 
 
@@ -97,8 +87,9 @@ def handled(handler: Handler = interrupt, numbers: Sequence[signal.Signals] = EN
     try:
         yield
     finally:
-        for number, earlier in changed.items():
-            signal.signal(number, earlier)
+        with children_deaf():
+            for number, earlier in changed.items():
+                signal.signal(number, earlier)
 
 
 def end_undisturbed() -> None:
@@ -107,9 +98,12 @@ def end_undisturbed() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def undisturbed() -> contextlib.AbstractContextManager[None]:
-    """Within, no signal asks for an end: what runs there takes seconds, and is the end."""
-    return handled(_nothing)
+@contextlib.contextmanager
+def undisturbed() -> Iterator[list[int]]:
+    """Within, no signal asks for an end: what runs there takes seconds, and is the end. Gives those that came."""
+    came: list[int] = []
+    with handled(lambda number, _: came.append(number)):
+        yield came
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.files import sha256_of, write_whole
+from pipeline.machine.cpus import usable_cpus
 
 FILE = ".hashes.json"
 
@@ -22,7 +23,7 @@ def hashes_of(root: Path, paths: list[Path], remember: bool) -> list[str]:
     stamps = [_stamp(path) for path in paths]
     names = [os.path.relpath(path, root) for path in paths]
     fresh = [path for path, name, stamp in zip(paths, names, stamps, strict=True) if before.get(name, [""])[0] != stamp]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         computed = dict(zip(map(str, fresh), pool.map(sha256_of, fresh), strict=True))
     hashes = [computed.get(str(path)) or before[name][1] for path, name in zip(paths, names, strict=True)]
     if fresh and remember:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from pipeline.data.scenes import (
 )
 from pipeline.errors import DataError
 from pipeline.files import write_whole
+from pipeline.machine.cpus import usable_cpus
 from pipeline.machine.outputs import require_folder, require_locks
 from pipeline.text.json_file import read_json
 
@@ -97,7 +97,7 @@ def derived(
         if done_before:
             yield len(names)
             return
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cpus()) as pool:
             for done, _ in enumerate(pool.map(make, names), start=1):
                 yield done
         fresh = {

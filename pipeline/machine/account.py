@@ -8,6 +8,7 @@ TRITON_HOME, getpass LOGNAME. Imports no library.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import locale
 import os
@@ -88,7 +89,8 @@ def _own_folder() -> Path:
     Caches hold code that is run. So a folder that another user has made under this name, or may write to, is not taken.
     """
     folder = temporary_folder() / f"mouselift-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # a file of this name, which is then not taken
+        folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
     return folder if is_own else Path(tempfile.mkdtemp(prefix="mouselift-"))

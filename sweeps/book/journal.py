@@ -232,12 +232,14 @@ class Journal:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its last event is the end of the sweep. Only the end of the file is read."""
+        """Whether its last event, but for runs opened late, is the end of the sweep. Only the file's end is read."""
         if not self.path.is_file():
             return False
         with self.path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_ENDING))
             lines = file.read().splitlines(keepends=True)
+        while lines and lines[-1].startswith(b'{"kind": "RunOpened"'):  # MLflow came late; the sweep had ended
+            lines.pop()
         return bool(lines) and lines[-1].startswith(b'{"kind": "SweepClosed"') and lines[-1].endswith(b"\n")
 
     @property

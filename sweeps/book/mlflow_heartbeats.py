@@ -5,6 +5,7 @@ How long is measured by our own clock between two looks, so that a clock which i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +17,10 @@ from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.files import write_whole
-from sweeps.book.journal import Journal, RunOpened
+from sweeps.book.journal import Event, Journal, RunOpened
 from sweeps.book.mlflow_client import mlflow_client, runs_of
 from sweeps.book.mlflow_writer import HEARTBEAT
-from sweeps.errors import StudyError
+from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 
 LONGEST_SILENCE_SECONDS = 900.0  # thirty heartbeats
@@ -70,8 +71,15 @@ def _close(client: MlflowClient, run: Run) -> str:
 
 def _own(home: Home) -> set[str]:
     """Runs of this home's sweeps: their journals say whether they live."""
-    events = (event for folder in home.journals.glob("*") for _, event in Journal(folder).events())
+    events = (event for folder in home.journals.glob("*") for event in _up_to_damage(Journal(folder)))
     return {event.run_id for event in events if isinstance(event, RunOpened)}
+
+
+def _up_to_damage(journal: Journal) -> Iterator[Event]:
+    """What can be read of a journal; that it is damaged is said of the sweep."""
+    with contextlib.suppress(DamagedError):
+        for _, event in journal.events():
+            yield event
 
 
 def _first_seen(run: Run, before: dict[str, tuple[str, float]], now: float) -> tuple[str, float]:

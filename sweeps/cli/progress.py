@@ -27,6 +27,17 @@ STYLES = {
 _ROWS_SHOWN = 20
 
 
+class Screen(Console):
+    """The standard error. A sweep outlives who reads it: Ctrl-C ends the `tee` behind a pipe before the sweep."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True)
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more, where rich would end the process."""
+        self.quiet = True
+
+
 class Progress:
     """A listener that keeps the ledger and shows it on `console` (the standard error).
 

@@ -101,6 +101,7 @@ def sweep_status(
 
     home = terminal.home()
     name = name or queries.latest(home)  # before dead sweeps are closed
+    queries.status(home, name)  # one that cannot be read is refused before others are looked at
     _Terminal().closed(reap(home))
     found = queries.status(home, name)
     if as_json:
@@ -187,11 +188,9 @@ class _Terminal(Audience):
             typer.echo(line, err=True)
 
     def running(self, ready: Readiness, earlier: Ledger) -> AbstractContextManager[Listener]:
-        from rich.console import Console
+        from sweeps.cli.progress import Progress, Screen
 
-        from sweeps.cli.progress import Progress
-
-        return Progress(Console(stderr=True), ready.recipe.train.max_steps, earlier).shown()
+        return Progress(Screen(), ready.recipe.train.max_steps, earlier).shown()
 
 
 def _launch() -> Launch:
@@ -220,7 +219,8 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.book.study import Importance, importance_of
     from sweeps.cli.progress import describe
 
-    importance = importance_of(ledger) if ledger.searched else Importance(0)
+    ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
+    importance = importance_of(ledger) if ended else Importance(0)
     if as_json:
         status = queries.status(home, ledger.name)
         found = {"importance": importance.shares, "importance_spread": importance.spread}
@@ -232,7 +232,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         for t in ledger.ranked
     ]
     terminal.table(["trial", "state", "step", f"best {metric}", "params"], rows)
-    if ledger.searched:
+    if ended:
         _show_importance(importance)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)

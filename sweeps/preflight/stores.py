@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.files import nearest_existing
 from pipeline.machine.outputs import require_folder, require_locks
@@ -26,7 +26,7 @@ def require_tracking(home: Home) -> str:
     if is_served(uri):
         require_writable(uri, _SECONDS)
         return f"{uri} takes writes"
-    if _scheme(uri) == "sqlite" and sqlalchemy.make_url(uri).database in (None, "", ":memory:"):
+    if _scheme(uri) == "sqlite" and _is_in_memory(uri):
         raise StudyError(
             f"MLFLOW_TRACKING_URI: expected a SQLite file that keeps what is written, got {uri} — name one, such as "
             "sqlite:////folder/mlflow.db."
@@ -39,6 +39,15 @@ def require_tracking(home: Home) -> str:
         _require_database("MLFLOW_TRACKING_URI", uri, "experiments", "lifecycle_stage")
     require_readable(uri)
     return f"{shown(uri)} takes writes"
+
+
+def _is_in_memory(uri: str) -> bool:
+    """Whether a SQLite address names no file, or cannot be read."""
+    try:
+        database = sqlalchemy.make_url(uri).database
+    except ArgumentError:
+        return True
+    return not database or ":memory:" in database
 
 
 def require_study_storage(home: Home) -> str:

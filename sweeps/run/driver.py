@@ -94,9 +94,13 @@ class Driver:
     def write(self, event: E) -> E:
         """Write an event to the journal, then tell the listener; from any thread."""
         with self._writing:
-            event = self.journal.append(event)
-            self.ledger = fold(self.ledger, event)
+            event = self._noted(event)
             self._listen(event)
+        return event
+
+    def _noted(self, event: E) -> E:
+        event = self.journal.append(event)
+        self.ledger = fold(self.ledger, event)
         return event
 
     def next_trial(self, ray_trial_id: str) -> dict[str, Any] | None:
@@ -188,11 +192,11 @@ class Driver:
                 return
 
     def close(self, state: State, reason: str) -> None:
-        """End the session."""
+        """End the session. The listener hears of it when all is written: it may have lost its terminal."""
         self.releases.close(_RELEASE_SECONDS)
         self.ledger = read(self.journal)  # a signal may have interrupted `write` between journal and ledger
-        for event in closing(self.ledger, state, reason):
-            self.write(event)
+        for event in [self._noted(event) for event in closing(self.ledger, state, reason)]:
+            self._listen(event)
 
     def _waiting(self) -> int | None:
         """The first trial that waits and that Ray has not taken."""

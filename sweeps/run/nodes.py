@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import one_line
+from pipeline.machine.cpus import usable_cpus
 from sweeps.errors import StudyError, counted
-from sweeps.own_process import usable_cpus
 from sweeps.space.space import SearchSpace
 
 GPU_MEMORY = "gpu_memory_gb"

@@ -12,7 +12,7 @@ from sweeps.book.ledger import closing, read
 from sweeps.book.mlflow_heartbeats import close_silent
 from sweeps.book.mlflow_writer import MLflowDelivery, utc
 from sweeps.book.optuna_copy import COPIED, OptunaDelivery
-from sweeps.errors import StudyError
+from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 
 _DELIVERY_SECONDS, _COPY_SECONDS = 30.0, 2.0
@@ -26,11 +26,12 @@ def reap(home: Home) -> list[str]:
         if not journal.path.is_file() or _is_settled(journal):
             continue
         try:
-            journal.claim()
-        except StudyError:  # its driver lives
+            with journal.claim():
+                done += _close(journal, home)
+        except DamagedError as error:  # which concerns no other sweep
+            done.append(str(error))
+        except (StudyError, PermissionError):  # its driver lives, or it is another user's
             continue
-        with journal:
-            done += _close(journal, home)
     return done + close_silent(home)
 
 

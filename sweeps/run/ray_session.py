@@ -12,15 +12,17 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import cache
 from typing import Any
 
 import psutil
 import ray
 
 from pipeline.machine import account
+from pipeline.machine.cpus import usable_cpus
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
-from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed, usable_cpus
+from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -40,7 +42,7 @@ _ENVIRONMENT = {
 _FOR_THE_DRIVER = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NEEDED = ("raylet", "gcs_server")
 _SECONDS = 10.0
-_TOKEN_BYTES = 32
+_TOKEN, _TOKEN_BYTES = "RAY_AUTH_TOKEN", 32
 # A socket's path has at most 107 bytes; `/ray/session_2026-11-26_16-01-27_123456_4194304/sockets/plasma_store.1` is 70.
 _LONGEST_FOLDER = 107 - 70
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  Ray makes its folder in it by itself, for all users
@@ -61,12 +63,13 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._life: Future[None] = Future()
         self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._handler = signal.getsignal(signal.SIGCHLD)
+        self.unheard: list[int] = []  # signals that came while it ended
 
     def __enter__(self) -> Ray:
         if self._thread.ident is None:
             os.environ.update(_ENVIRONMENT | {name: os.environ.get(name, value) for name, value in THREADS.items()})
             if self._home.ray_address is None:
-                settle()
+                prepare_account()
             for noisy in ("ray", "ray.tune", "ray.train", "ray._private"):
                 logging.getLogger(noisy).setLevel(logging.CRITICAL)
             self._thread.start()
@@ -76,8 +79,10 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._end.set()
         if self._home.ray_address is not None and not self._up.done():
             return  # Ray waits minutes for a cluster that does not answer, and such a cluster has nothing of ours
-        with undisturbed():  # or its processes would stay
+        with undisturbed() as self.unheard:  # or its processes would stay
             wait([self._life])
+        if os.environ.get(_TOKEN) == _own_token():
+            del os.environ[_TOKEN]  # a script may go on to a cluster with a token of its own
         self._restore()
         if self._up.done():
             self._life.result()
@@ -113,14 +118,19 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         return True  # `ready` and `__exit__` raise the error, from the future
 
 
-def settle() -> None:
-    """Give a Ray of this machine what the account lacks: a token, which it would keep in the user's home, and a folder
-    whose path leaves room for the names of its sockets.
+@cache
+def _own_token() -> str:
+    """One for the whole process: Ray keeps the first that it reads."""
+    return secrets.token_hex(_TOKEN_BYTES)
+
+
+def prepare_account() -> None:
+    """Give a Ray of this machine a token, which it would otherwise keep in the user's home for everyone to read, and a
+    folder whose path leaves room for the names of its sockets.
 
     Raises StudyError where there is no such folder.
     """
-    if not account.home_takes_files():
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN_BYTES))
+    os.environ.setdefault(_TOKEN, _own_token())
     given = os.environ.get("RAY_TMPDIR") or str(account.temporary_folder())
     if len(os.fsencode(given)) <= _LONGEST_FOLDER:
         return

@@ -8,7 +8,6 @@ import logging
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,14 +47,13 @@ class Interruption:
     """Ends a sweep before its time, when a user, a shutdown of the machine, or the driver asks for it."""
 
     verdict: tuple[State, str] = (State.KILLED, "")
-    _asked: threading.Event = field(default_factory=threading.Event)
+    asked: bool = False
+    may_wait_no_longer: bool = False  # a signal then ends what waits for the stores
+    unheard: list[int] = field(default_factory=list)  # signals that came while the sweep was closed
+    _raised: bool = False
     _number: int | None = None  # of the last signal
     _before: Any = None  # what SIGUSR1 did before that loop
     _end_loop: Callable[[int, FrameType | None], None] | None = None  # Ray Tune's, once its loop can be ended
-
-    @property
-    def asked(self) -> bool:
-        return self._asked.is_set()
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
@@ -91,7 +89,7 @@ class Interruption:
         """End the sweep in good order. The reason of the first call stands."""
         if not self.asked:
             self.verdict = state, reason
-            self._asked.set()
+            self.asked = True
             if takes_signals() and self._end_loop is not None:
                 self._end_loop(signal.SIGUSR1, None)
 
@@ -101,7 +99,9 @@ class Interruption:
         at_once = self.asked or self._end_loop is None or number == signal.SIGTERM
         self._number = number
         self.end(State.KILLED, said(number))
-        if at_once:
+        # Once: another one behind it would disturb the end.
+        if at_once and (self.may_wait_no_longer or not self._raised):
+            self._raised = True
             raise KeyboardInterrupt  # which Ray lets pass
 
 
@@ -132,7 +132,10 @@ def conduct(
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
-        return _remember(driver, tags, seats, interruption)
+        ledger = _remember(driver, tags, seats, interruption)
+    for number in [] if interruption.asked else [*interruption.unheard, *started.unheard][:1]:
+        signal.raise_signal(number)  # the sweep was at its end; what the caller does next is not
+    return ledger
 
 
 def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interruption: Interruption) -> Ledger:
@@ -162,8 +165,11 @@ def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interr
         reason = _FULL if isinstance(found, NoRoomError) else str(found)
         raise found from None
     finally:
-        with _nothing_added(sys.exception()), undisturbed():
+        with _nothing_added(sys.exception()), undisturbed() as interruption.unheard:
+            if interruption.asked:
+                state, reason = interruption.verdict
             driver.close(state, reason)
+        interruption.may_wait_no_longer = True
         full = isinstance(sys.exception(), NoRoomError)
         seconds = _HURRIED_SECONDS if interruption.asked else _DELIVERY_SECONDS
         delivered = _closed(mlflow, _FULL_SECONDS if full else seconds)

@@ -188,7 +188,7 @@ def test_a_name_that_cannot_be_a_folder_is_refused(refused, mice_folder, tmp_pat
 
 def test_gpus_that_are_not_there_are_refused(refused, mice_folder):
     assert refused("train", "gslrm_tiny", "--data", mice_folder, "--gpus", "64") == (
-        "gslrm_tiny: expected 64 processes with 1 CPUs and 1 GPUs for a trial, got none among 1 — "
+        "gslrm_tiny: expected 64 processes with 1 CPU and 1 GPU for a trial, got none among 1 — "
         "change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
     )
 

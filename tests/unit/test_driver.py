@@ -57,6 +57,7 @@ class Desk:
         )
         self.space = replace(self.space, **changes)
         self.ends, self.now, self.killed = [], 1000.0, []
+        self.listen = lambda _: None
         self.session()
 
     def session(self):
@@ -70,7 +71,7 @@ class Desk:
             self.space,
             recipe,
             self.home,
-            lambda _: None,
+            lambda event: self.listen(event),
             lambda *why: self.ends.append(why),
             lambda: self.now,
         )
@@ -446,3 +447,18 @@ def test_checkpoints_that_are_still_to_be_released_are_no_garbage(desk):
         (folder / "checkpoint.json").write_text('{"metrics": {}}')
     found.driver.close("KILLED", "interrupted by SIGINT")
     assert list(garbage(found.home, found.driver.ledger)) == []
+
+
+def test_a_sweep_is_closed_although_its_listener_is_gone(desk):
+    desk = desk()
+    desk.start("a"), desk.start("b")
+
+    def gone(event):
+        raise SystemExit(1)
+
+    desk.listen = gone
+    with pytest.raises(SystemExit):
+        desk.driver.close(State.KILLED, "interrupted by SIGINT")
+    ledger = read(Journal(desk.home.journal("s")))
+    assert ledger.state == State.KILLED
+    assert {trial.state for trial in ledger.trials.values()} == {State.KILLED}

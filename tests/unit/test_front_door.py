@@ -69,6 +69,9 @@ def test_an_output_without_room_is_said_in_one_line() -> None:
             check=False,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-    last = "the standard output: expected room to write to, got a full disk — free some and run the command again."
+    last = (
+        "a file or the standard output: expected room to write to, got a full disk — free some and run the command "
+        "again."
+    )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"mouselift: {last}")
     assert "Traceback" not in done.stderr

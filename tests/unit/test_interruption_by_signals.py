@@ -48,15 +48,28 @@ def test_a_signal_ends_rays_loop_and_the_sweep_is_killed_by_its_name(number):
 
 
 @ALL
-def test_a_second_signal_and_a_sigterm_wait_for_no_loop_and_the_first_name_stands(number):
+def test_a_sigterm_waits_for_no_loop_and_one_behind_it_shortens_only_the_wait_for_the_stores(number):
     interruption = Interruption()
     with interruption.heeded(), interruption.ray_tunes():
         Loop(interruption)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)  # the end has begun
+        interruption.may_wait_no_longer = True
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert interruption.verdict == (State.KILLED, "interrupted by SIGTERM")
+
+
+@ORDERLY
+def test_a_second_signal_waits_for_no_loop_and_the_first_name_stands(number):
+    interruption = Interruption()
+    with interruption.heeded(), interruption.ray_tunes():
+        Loop(interruption)
+        signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+    assert interruption.verdict == (State.KILLED, f"interrupted by {number.name}")
 
 
 @ALL

@@ -20,3 +20,16 @@ def test_a_dead_sweep_is_closed_although_the_database_of_optuna_cannot_be_reache
     (line,) = reap(home)
     assert line.startswith("dead: KILLED: its driver died; last heard of at ")
     assert read(Journal(home.journal("dead"))).state == "KILLED"
+
+
+def test_a_damaged_journal_is_said_and_concerns_no_other_sweep(tmp_path):
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})
+    for name in ("a-broken", "b-dead"):
+        with Journal(home.journal(name)) as journal:
+            journal.append(SweepOpened(name, "gslrm_tiny", {}, {}, {}))
+    path = home.journal("a-broken") / "journal.jsonl"
+    path.write_text("no event\n")
+    damage, closed = reap(home)
+    assert damage.startswith(f"{path}:1: expected an event of a sweep")
+    assert closed.startswith("b-dead: KILLED")
+    assert path.read_text() == "no event\n"

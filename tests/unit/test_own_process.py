@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.mice.mice import write_mice
+from pipeline.machine.cpus import usable_cpus
 from sweeps.own_process import (
     ENDING,
     OF_OTHERS,
@@ -24,7 +25,6 @@ from sweeps.own_process import (
     said,
     set_up,
     undisturbed,
-    usable_cpus,
 )
 
 ALL = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
@@ -99,8 +99,9 @@ def test_handlers_of_a_script_come_back():
 
 @ALL
 def test_what_is_the_end_is_not_disturbed(number):
-    with handled(), undisturbed():
+    with handled(), undisturbed() as came:
         signal.raise_signal(number)
+    assert came == [number]
 
 
 def test_in_another_thread_nothing_is_changed():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import sys
 
 import pytest
 from rich.console import Console
 
 from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened
-from sweeps.cli.progress import Progress
+from sweeps.cli.progress import Progress, Screen
 
 SPACE = {"space": {"optim.lr": {}}, "objective": {"metric": "val/psnr", "mode": "max"}}
 
@@ -48,3 +51,14 @@ def test_a_terminal_gets_a_table_that_lives(count: int, trials: str) -> None:
     said = shown(count, in_terminal=True)
     assert f"mine: {trials}" in said
     assert re.search(r"t0000 +COMPLETE +12/12 +20\.000 +lr=0\.001", said)
+
+
+def test_a_reader_that_is_gone_ends_nothing(monkeypatch) -> None:
+    """As `mouselift sweep run … 2>&1 | tee log` does when Ctrl-C ends `tee` first."""
+    read, write = os.pipe()
+    os.close(read)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w", buffering=1) as nobody:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        progress = Progress(Screen(), max_steps=12)
+        for event in events(1):
+            progress(event)

@@ -24,20 +24,23 @@ def test_a_folder_too_long_for_rays_sockets_is_replaced_and_said(
     long = str(tmp_path / ("t" * 100))
     monkeypatch.setenv("RAY_TMPDIR", long)
     with caplog.at_level(logging.WARNING):
-        ray_session.settle()
+        ray_session.prepare_account()
     assert os.environ["RAY_TMPDIR"] == "/tmp"
     assert caplog.messages == [f"{long} is too long a path for Ray's sockets: it uses /tmp"]
 
 
-def test_an_account_that_lacks_nothing_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_account_that_lacks_nothing_is_left_as_it_is_but_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     before = dict(os.environ)
-    ray_session.settle()
+    ray_session.prepare_account()
+    token = os.environ.pop("RAY_AUTH_TOKEN")
+    assert len(token) == 64
     assert dict(os.environ) == before
 
 
-def test_a_home_that_takes_no_files_leaves_rays_token_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/proc")  # writable for nobody
-    monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith("/proc"))  # root may write anywhere
-    ray_session.settle()
-    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+def test_a_token_of_the_environment_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    ray_session.prepare_account()
+    assert os.environ["RAY_AUTH_TOKEN"] == "mine"

@@ -197,7 +197,9 @@ def test_a_home_may_have_any_sign_in_its_path(tmp_path):
     assert default.name == "Default"
 
 
-@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true", "sqlite:/x.db"]
+)
 def test_a_store_in_memory_is_refused(home, uri):
     said = refusal(require_tracking, replace(home, tracking_uri=uri))
     assert said.startswith("MLFLOW_TRACKING_URI: expected a SQLite file that keeps what is written, got sqlite:")
@@ -239,7 +241,7 @@ def test_a_new_store_is_for_the_group_where_the_umask_says_so(home):
 def test_a_silent_sweep_is_closed_a_lease_after_the_clock_was_set_back(stored):
     client = mlflow_client(stored.tracking_uri)
     run = client.create_run("0", tags={"sweep.key": "of another home"}, run_name="silent")
-    year, lease = 365 * 86400.0, mlflow_heartbeats.LEASE_SECONDS
+    year, lease = 365 * 86400.0, mlflow_heartbeats.LONGEST_SILENCE_SECONDS
     assert mlflow_heartbeats.close_silent(stored, lambda: year) == []
     assert mlflow_heartbeats.close_silent(stored, lambda: 0.0) == []
     assert mlflow_heartbeats.close_silent(stored, lambda: lease - 1) == []

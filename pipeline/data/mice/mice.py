@@ -5,7 +5,6 @@ Stand-ins for real recordings in demos and tests: masks are exact, cameras are t
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +23,7 @@ from pipeline.data.mice.render import MouseMesh, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, write_manifest, write_scene
 from pipeline.data.unfinished import claim
 from pipeline.errors import DataError
+from pipeline.machine.cpus import usable_cpus
 from pipeline.machine.outputs import require_folder
 
 VERSION = 2  # raise it when the same plan draws other pictures
@@ -259,7 +259,7 @@ def write_mice(
             write_scene(out / scene_name(scene), render_mouse(*shot), shot.cameras)
 
     # One BLAS thread for each scene: more would slow down arrays as small as these.
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(usable_cpus()) as pool:
         list(pool.map(write, range(scenes)))
     unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
     written = write_manifest(out, Manifest(name=out.name, unit=unit, rig=rig, transforms=(provenance,), splits=splits))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +42,7 @@ from pipeline.data.scenes import Manifest, Notes, open_dataset, write_manifest, 
 from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
+from pipeline.machine.cpus import usable_cpus
 
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 VERSION = 1  # raise it when the same recording and plan give other scenes
@@ -249,7 +249,7 @@ def _written(recording: Recording, out: Path, frames: list[int], skip_empty: boo
 
     One thread per camera decodes ahead, others compress; `waiting` bounds how many scenes are in memory.
     """
-    writers_count = min(MAX_WRITERS, os.cpu_count() or 1)
+    writers_count = min(MAX_WRITERS, usable_cpus())
     waiting: deque[Future[tuple[int, bool]]] = deque()
     with ExitStack() as stack:
         cameras = range(len(recording.videos))
