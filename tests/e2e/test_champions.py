@@ -392,7 +392,7 @@ def test_a_champion_of_another_kind_is_not_compared(registry, run_id, ranked, wo
     folder = checkpoint.save(tmp_path / "views", torch.nn.Linear(1, 1), views_recipe(), step=1)
     views = Verification(checkpoint.inspect(folder), {"test/psnr": 1.0}, "protocol", "squares", "digest")
     registry.promote(registry.register(OTHER, run_id, views), (), OBJECTIVE)
-    with pytest.raises(RegistryError, match="it is a mvdiffusion, not a gslrm; register under another name"):
+    with pytest.raises(RegistryError, match="expected a gslrm, got a mvdiffusion — register under another name"):
         registry.promote(registry.register(OTHER, run_id, ranked[0]), (), OBJECTIVE, world.dataset)
 
 
