@@ -207,7 +207,10 @@ def load_weights(model: nn.Module, source: str | Path) -> None:
 def read_tensors(source: str | Path) -> dict[str, Tensor]:
     """The weights of a checkpoint folder, its safetensors file or a FaceLift `.pt`. Raises CheckpointError."""
     path = weights_file(source)
-    return _read_safetensors(path) if contents.described(path) == contents.SAFETENSORS else read_facelift(path)
+    ours = Path(source).is_dir()  # of another file the name may say something else than the content
+    if ours or contents.described(path) == contents.SAFETENSORS:
+        return _read_safetensors(path)
+    return read_facelift(path)
 
 
 def read_facelift(path: Path) -> dict[str, Tensor]:
