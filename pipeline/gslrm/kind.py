@@ -31,7 +31,7 @@ class GSLRMKind:
 
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
         model = GSLRM(gslrm_parts(recipe)[0])
-        checkpoint.load_weights(model, folder / checkpoint.WEIGHTS)
+        checkpoint.load_weights(model, folder)
         return model.to(device).eval()
 
     def evaluate(

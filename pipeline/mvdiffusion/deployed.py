@@ -109,7 +109,7 @@ def read_deployed(folder: Path, sampling: SamplingConfig, device: torch.device |
     """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError."""
     parts: dict[str, Any] = read_components(folder / PIPELINE, torch.float32, leave_out=("unet",))
     unet = MultiViewUNet.from_config(read_config(folder / PIPELINE / "unet"))
-    checkpoint.load_weights(unet, folder / checkpoint.WEIGHTS)
+    checkpoint.load_weights(unet, folder)
     pipe = MVDiffusionPipeline(**{name: parts.get(name, unet) for name in COMPONENTS})
     prompts = read_prompts(folder / PROMPTS, pipe.num_views, int(unet.config.cross_attention_dim))
     return ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval()

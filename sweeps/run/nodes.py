@@ -100,8 +100,8 @@ def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
     if sum(node.seats(each, gpus) for node in fit) < trials.processes:
         some = "a machine" if trials.processes == 1 else f"{trials.processes} processes"
         raise StudyError(
-            f"{space.name}: expected {some} with {counted(each, 'CPU')} and {gpus:g} GPUs for a trial, got none "
-            f"among {len(fit)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
+            f"{space.name}: expected {some} with {counted(each, 'CPU')} and {gpus:g} GPU{'' if gpus == 1 else 's'} for a "
+            f"trial, got none among {len(fit)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
         )
     labels = {} if len(fit) == len(nodes) else _selector(trials.needs, fit)
     return [Seat(each, gpus, labels)] * trials.processes

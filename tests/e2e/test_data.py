@@ -79,7 +79,7 @@ def test_a_sweep_varies_how_a_named_recording_is_normalised(seat: Seat, scenes: 
     space = {
         "recipe": "gslrm_tiny",
         # At 32 px the animal is too small for a verdict.
-        "fixed": SMALL | {"train.max_steps": 4, "data.image_size": 64, "data.allow_inconsistent_geometry": True},
+        "fixed": SMALL | {"train.max_steps": 4, "data.image_size": 128, "data.allow_inconsistent_geometry": True},
         "space": {"data.normalise": {"choice": ["object_centred", "pixel_based"]}},
         "sampler": {"kind": "grid"},
         "trials": {"count": 2},

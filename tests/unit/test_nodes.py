@@ -63,7 +63,7 @@ def test_needs_that_no_node_meets_are_refused_with_what_the_nodes_have() -> None
 
 def test_a_trial_that_no_qualifying_node_could_hold_is_refused() -> None:
     assert refusal([SMALL, LARGE], gpus=8, cpus=8) == (
-        "mine: expected 8 processes with 1 CPU and 1 GPUs for a trial, got none among 2 — change trials.cpus or "
+        "mine: expected 8 processes with 1 CPU and 1 GPU for a trial, got none among 2 — change trials.cpus or "
         "trials.gpus, or set RAY_ADDRESS to a cluster that has it."
     )
     assert "expected a machine with 9 CPUs and 1 GPUs" in refusal([SMALL], gpus=1, cpus=9)
