@@ -36,10 +36,11 @@ def _numbered(folder: Path) -> dict[int, Path]:
     videos = [path for path in entries if path.suffix.lower() in SUFFIXES]
     if not videos:
         raise DataError(f"{folder}: expected {_NAMED}, found {_instead(entries)} — check the recording.")
+    named = [path for path in videos if path.stem.isascii() and path.stem.isdecimal() and path.stem[:1] + "1" != "01"]
+    if not named:
+        raise DataError(f"{videos[0]}: expected videos named {_NAMED} — rename or move it.")
     found: dict[int, Path] = {}
-    for path in videos:
-        if not (path.stem.isascii() and path.stem.isdecimal()) or path.stem != str(int(path.stem)):
-            raise DataError(f"{path}: expected videos named {_NAMED} — rename or move it.")
+    for path in named:
         if (number := int(path.stem)) in found:
             raise DataError(f"{path}: expected one video a camera, found {found[number].name} too — keep one of them.")
         found[number] = path
