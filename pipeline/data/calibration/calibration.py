@@ -91,9 +91,7 @@ class Calibration:
         """
         bent = [i for i, lens in enumerate(self.lenses) if not lens.is_pinhole]
         if undistorted is False and not bent:
-            raise DataError(
-                f"{path}: expected coefficients to take out, got none — leave --distorted out, or store D."
-            )
+            raise DataError(f"{path}: expected coefficients to take out, got none — leave --distorted out, or store D.")
         if bent and undistorted is None:
             lens = self.lenses[bent[0]]
             raise DataError(
