@@ -71,6 +71,11 @@ def _require_port(host: str, port: int) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has ended is in nobody's way
             trial.bind(address)
             trial.listen()
+    except socket.gaierror as error:
+        raise SweepError(
+            f"--host: expected an address of this machine, got {host} ({error.strerror}) — name another, such as "
+            "127.0.0.1."
+        ) from None
     except OSError as error:
         raise SweepError(
             f"--port: expected {host}:{port} to be free for this user, got {error.strerror} — name another with --port."

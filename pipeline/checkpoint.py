@@ -217,11 +217,20 @@ def read_facelift(path: Path) -> dict[str, Tensor]:
     """The core tensors of a FaceLift `.pt`: `model`, less the networks of its losses. Raises CheckpointError."""
     content = load_torch(path)
     tensors = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()
+    ):
         raise CheckpointError(
             f"{path}: expected a FaceLift checkpoint with `model`, got something else — check the file."
         )
-    named = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if (plain := _WRAPPERS.sub("", name)) in named:
+            raise CheckpointError(
+                f"{path}: expected each tensor once, got {plain} with and without a prefix such as "
+                "module. — keep one of the two."
+            )
+        named[plain] = tensor
     return {name: tensor for name, tensor in named.items() if not name.startswith(_FACELIFT_LOSSES)}
 
 

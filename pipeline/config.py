@@ -350,11 +350,6 @@ def _path_of(problem: Any) -> str:
     return ".".join(map(str, (first, *rest)))
 
 
-def _either(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
-
-
 def _paths(kind: Any, prefix: str = "") -> list[str]:
     """Every dotted path that `kind` has."""
     if not is_dataclass(kind):

@@ -70,7 +70,7 @@ def load_perceptual(path: Path) -> PerceptualNetwork:
     try:
         return PerceptualNetwork(_tensors(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{str(error).removesuffix('.')} — give {VGG19_SOURCE}") from None
+        raise CheckpointError(f"{str(error).rsplit(' — ', 1)[0]} — give {VGG19_SOURCE}") from None
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: expected weight and bias of VGG-19's conv1 to conv16, found something else — give {VGG19_SOURCE}"

@@ -45,7 +45,7 @@ def writing(out: Path, plan: dict[str, Any], what: str) -> Iterator[bool]:
         require_folder(out)
         require_locks(out)
         note = claim(out, plan, what)
-        with note.open("rb") as held:
+        with note.open("rb+") as held:  # NFS locks for one alone only what may be written
             _hold(held, out)
             finished = (out / MANIFEST_FILE).is_file() and _is_judged(open_dataset(out))
             _remove_unfinished(out)

@@ -79,7 +79,7 @@ def test_undistortion_maps_are_left_alone_and_that_is_said_once(entries: Entries
     caplog.set_level(logging.WARNING)
     read([entry | {"mapx": np.zeros((4, 4), np.float32), "mapy": np.zeros((4, 4))} for entry in entries])
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
-        "mapx, mapy ignored: the videos are undistorted already"
+        "mapx, mapy ignored; --distorted uses D alone"
     ]
 
 

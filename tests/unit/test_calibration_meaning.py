@@ -17,6 +17,7 @@ from pipeline.cameras import Cameras, mouse_rig
 from pipeline.data.calibration.calibration import (
     Calibration,
     Wanted,
+    files_of,
     find_calibration,
     mm_of,
     read_calibration,
@@ -35,6 +36,7 @@ from tests.support.calibrations import (
     write_colmap_binary,
     write_colmap_text,
     write_deeplabcut,
+    write_easymocap,
     write_label3d,
     write_nerfstudio,
     write_opencv_yaml,
@@ -195,6 +197,33 @@ def test_without_distortion_nobody_is_asked(tmp_path: Path) -> None:
     assert read(write_label3d(tmp_path, filmed())).undistortions(tmp_path, None) == (None,) * 6
 
 
+def test_there_is_nothing_to_take_out_where_no_lens_distorts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected coefficients to take out, got none — leave --distorted out, or st"):
+        read(write_label3d(tmp_path, filmed())).undistortions(tmp_path, False)
+
+
+def with_keys(folder: Path, **more: object) -> Path:
+    """CMU Panoptic's JSON, whose first camera has further keys."""
+    listed = [{"K": c.K.tolist(), "R": c.R.tolist(), "t": c.T[:, None].tolist()} for c in filmed()]
+    listed[0] |= more
+    (folder / "a.json").write_text(json.dumps({"cameras": listed}))
+    return folder / "a.json"
+
+
+@pytest.mark.parametrize("more", [{"distance_to_board": 310.0}, {"distances": [3.0] * 5}, {"distorted": True}])
+def test_a_distance_is_no_distortion(tmp_path: Path, more: dict[str, object]) -> None:
+    assert read(with_keys(tmp_path, **more)).lenses[0].is_pinhole
+
+
+def test_an_empty_d_leaves_dist_to_be_read(tmp_path: Path) -> None:
+    assert read(with_keys(tmp_path, D=None, dist=[-0.1, 0, 0, 0, 0])).lenses[0].coefficients[0] == -0.1
+
+
+def test_coefficients_under_two_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a.json: 0: expected one of D and dist, got both — keep one of the two"):
+        read(with_keys(tmp_path, D=[0.0] * 5, dist=[-0.1, 0, 0, 0, 0]))
+
+
 # ---------------------------------------------------------------- from the formats' documentation
 
 
@@ -292,6 +321,11 @@ def test_a_calibration_is_found_where_its_program_puts_it(tmp_path: Path, files:
     assert find_calibration(tmp_path) == tmp_path / found
 
 
+def test_a_folders_hidden_files_are_no_part_of_its_calibration(tmp_path: Path) -> None:
+    names = [in_root(tmp_path, name).name for name in (".DS_Store", "._0.yml", "0.yml")]
+    assert [path.name for path in files_of(tmp_path)] == names[2:]
+
+
 def test_two_calibrations_are_refused_with_both_names(tmp_path: Path) -> None:
     in_root(tmp_path, "new_cam.pkl")
     in_root(tmp_path, "sparse/0/cameras.bin")
@@ -327,6 +361,11 @@ def twice(folder: Path) -> Path:
     path = write_opencv_yaml(folder, filmed())
     path.write_text(path.read_text() + "cam0: { camera_matrix: 1 }\n")
     return path
+
+
+def in_two_files(folder: Path) -> Path:
+    write_storage(write_easymocap(folder, filmed()) / "old_extri.yml", {"Rot_00": np.eye(3)})
+    return write_storage(folder / "calibration" / "extri_2.yml", {"Rot_00": np.eye(3)}).parent
 
 
 def of_two_pairs(folder: Path) -> Path:
@@ -368,6 +407,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "camera 0: expected the calibration of 1152×1024 as the videos are, got one of 640×480",
     ),
     "a key twice": (twice, "calibration.yml: expected OpenCV's YAML or JSON, got the key cam0 twice"),
+    "a key in two files": (in_two_files, "expected Rot_00 in one file of the folder, got it again — take one out"),
+    "aliases": (of_one_line("a.yml", "a: &a [1, 2]\nb: [*a, *a]\n"), "got an alias, which FileStorage never writes"),
     "a JSON key twice": (of_one_line("a.json", '{"frames": [], "frames": []}'), "got frames twice"),
     "one frame": (of_one_line("a.json", '{"frames": []}'), "expected 2 or more cameras, got 0"),
     "no cameras": (of_one_line("a.toml", "[metadata]\nerror = 1.0\n"), r"a.toml: expected a table \[cam_0\] and so on"),

@@ -266,6 +266,16 @@ def test_the_prefixes_of_parallel_and_compiled_training_are_dropped(tmp_path: Pa
     assert list(read) == list(model.state_dict())
 
 
+def test_two_tensors_of_one_name_behind_its_prefix_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"a.weight": torch.ones(1), "module.a.weight": torch.zeros(1)}}, tmp_path / "a.pt")
+    assert "expected each tensor once, got a.weight with and" in refusal(checkpoint.read_facelift, tmp_path / "a.pt")
+
+
+def test_tensors_without_names_are_no_facelift_checkpoint(tmp_path: Path) -> None:
+    torch.save({"model": {0: torch.ones(1)}}, tmp_path / "a.pt")
+    assert "expected a FaceLift checkpoint with `model`" in refusal(checkpoint.read_facelift, tmp_path / "a.pt")
+
+
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, model: GSLRM) -> None:
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     broken = list(tensors)[2]

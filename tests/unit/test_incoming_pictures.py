@@ -124,6 +124,27 @@ def test_twelve_bits_in_sixteen_are_refused(shape: tuple[int, ...], colour_type:
     assert "expected a picture that uses its 16 bits" in refusal(png16(values, colour_type))
 
 
+def test_twelve_bits_in_sixteen_are_refused_whatever_their_alpha() -> None:
+    values = np.dstack([GREY * 4095 / 65535] * 3 + [np.ones((8, 8))])
+    assert "expected a picture that uses its 16 bits" in refusal(png16(values, 6))
+
+
+def pixmap(values: np.ndarray, most: int) -> bytes:
+    return f"P6\n8 8\n{most}\n".encode() + np.rint(np.stack([values] * 3, -1)).astype(">u2").tobytes()
+
+
+def test_a_pixmap_of_more_than_8_bits_is_scaled_by_its_own_depth_and_that_is_said(caplog) -> None:
+    np.testing.assert_allclose(pixels(pixmap(GREY * 4095, 4095))[..., 0], GREY * 255, atol=0.6)
+    assert "its 16 bits per channel became 8" in caplog.text
+    assert "expected a picture that uses its 16 bits" in refusal(pixmap(GREY * 4095, 65535))
+
+
+def test_a_bmp_of_5_6_5_bits_is_not_called_deep(caplog) -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 16, 3, 32, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    content = b"BM" + struct.pack("<IHHI", 14 + len(header) + 32, 0, 0, 14 + len(header)) + header
+    assert pixels(content + struct.pack("<H", 0x0841) * 16).max() <= 10 and not caplog.records
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_a_dark_animal_or_an_empty_view_of_sixteen_bits_is_read(alpha: float) -> None:
     values = np.dstack([np.zeros((8, 8, 3)), np.full((8, 8), alpha)])

@@ -40,6 +40,21 @@ def test_a_folder_without_lists_has_none(tmp_path: Path) -> None:
     assert listed_splits(tmp_path, None) is None
 
 
+def test_a_word_that_has_a_splits_name_in_it_names_no_list(tmp_path: Path) -> None:
+    for name in ("latest", "intervals", "evaluation_results", "training_log", "values", "contest", "retrain"):
+        (tmp_path / f"{name}.txt").write_text("one")
+    assert listed_splits(tmp_path, None) is None
+
+
+@pytest.mark.parametrize(
+    "names", [("data_mouse_train", "mouse_val"), ("train2", "val2"), ("TRAIN-list", "3val"), ("a.train", "b.val")]
+)
+def test_a_splits_name_as_a_word_names_its_list(root: Path, names: tuple[str, str]) -> None:
+    (root / "val.txt").rename(root / f"{names[1]}.txt")
+    (root / f"{names[0]}.txt").write_text("one")
+    assert listed_splits(root, None) == {"train": ("one",), "val": ("three",), "test": ()}
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_one_list_alone_is_not_taken_for_none(root: Path, split: str) -> None:
     (root / "val.txt").rename(root / f"my_{split}.txt")
@@ -60,9 +75,10 @@ def test_a_list_is_one_whatever_the_case_of_its_name(root: Path) -> None:
     assert listed_splits(root, None) == {"train": ("one",), "val": ("three",), "test": ()}
 
 
-def test_a_list_that_two_splits_claim_is_refused(root: Path) -> None:
-    (root / "val.txt").rename(root / "trainval.txt")
-    assert refusal(root).startswith("mice/trainval.txt: expected a list of one split")
+@pytest.mark.parametrize("name", ["trainval.txt", "train_val.txt"])
+def test_a_list_that_two_splits_claim_is_refused(root: Path, name: str) -> None:
+    (root / "val.txt").rename(root / name)
+    assert refusal(root).startswith(f"mice/{name}: expected a list of one split")
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ def test_a_name_that_no_scene_can_have_is_refused(folder: Path, name: str) -> No
     assert refusal(read_pictures, folder).startswith(f"{folder}: expected ")
 
 
-@pytest.mark.parametrize("names", [{"a/x": "x", "b/x": "x"}, {"a/x": "x", "b/X": "X"}, {"a": ".a"}, {"a/..": ""}])
+@pytest.mark.parametrize(
+    "names", [{"a/x": "x", "b/x": "x"}, {"a/x": "x", "b/X": "X"}, {"a": ".a"}, {"a/..": ""}, {"a": "é" * 101}]
+)
 def test_scenes_of_a_dataset_keep_names_of_their_own(names: dict[str, str]) -> None:
     assert refusal(check_names, Path("mice"), names).startswith("mice: expected ")
 

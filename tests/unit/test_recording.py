@@ -348,6 +348,14 @@ def test_a_folder_of_another_plan_recording_or_kind_is_refused(
         list(convert(recording, broken, ALL))
 
 
+def test_a_conversion_of_before_calibrations_had_formats_goes_on(recording: Recording, tmp_path: Path) -> None:
+    list(convert(recording, tmp_path / "mice", replace(ALL, step=4)))
+    plan = json.loads((tmp_path / "mice/.convert.json").read_text())
+    assert "calibration" not in plan and "calibration" not in open_dataset(tmp_path / "mice").manifest.transforms[-1]
+    other = replace(recording, calibrated=recording.calibrated | {"unit_mm": 10.0})
+    assert other.reading["calibration"]["unit_mm"] == 10.0
+
+
 # ---------------------------------------------------------------- command line
 
 

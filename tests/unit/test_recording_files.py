@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mouselift import app
 from pipeline.data.recording.frame_plan import FramePlan
+from pipeline.data.recording.layout import find_videos
 from pipeline.data.recording.moments import parse_offsets
 from pipeline.data.recording.recording import Recording, convert, open_recording
 from pipeline.data.recording.video import open_video, write_video
@@ -367,6 +368,12 @@ def test_what_lies_in_place_of_videos_is_named(raw: Path, case: str) -> None:
     with pytest.raises(DataError, match=message) as refusal:
         open_recording(raw)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_film_that_no_camera_made_is_left_out_and_that_is_said(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (raw / "videos_undist/preview.gif").write_bytes(b"GIF89a")
+    assert len(find_videos((raw / "videos_undist",))[0]) == 6
+    assert "videos_undist: left out, as no camera's number: preview.gif" in caplog.text
 
 
 # ---------------------------------------------------------------- the command

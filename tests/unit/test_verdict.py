@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import mouselift
 from dashboards.check_page import write_page
 from pipeline.data.gate.checks import check, checked, problems_of, require_geometry, store
+from pipeline.data.gate.evidence import rests
 from pipeline.data.gate.quality import quality
 from pipeline.data.scenes import GEOMETRY_VERSION, MANIFEST_FILE, Geometry, Manifest, open_dataset
 from pipeline.errors import DataError
@@ -134,6 +135,13 @@ def test_nothing_measured_is_no_number(opaque_set: Path) -> None:
     assert (geometry.reprojection_px_p95, geometry.silhouette_iou, geometry.measured_views) == (None, None, 0)
     measured = quality(found)
     assert (measured.grade, measured.ungraded) == (None, "masks that fill the frame")
+
+
+def test_what_one_scene_of_two_shows_is_not_called_that_of_no_views(shots: Shots, tmp_path: Path) -> None:
+    opaque = with_alpha(lambda alpha: np.full_like(alpha, 255), range(8))
+    found = judged([opaque(shots[0]), shots[1]], tmp_path / "set", RING).geometry
+    assert found is not None and (found.verdict, found.measured_views) == ("unknown", 0)
+    assert rests(found) == f"{found.tangents} tangents, but of no view in all 2 scenes" and found.tangents > 0
 
 
 def test_one_scene_earns_no_grade(shots: Shots, tmp_path: Path) -> None:

@@ -86,9 +86,12 @@ class Calibration:
     def undistortions(self, path: Path, undistorted: bool | None) -> tuple[Undistortion | None, ...]:
         """What to do with each camera's pictures; undistorted: whether that was done before, None: not said.
 
-        Raises DataError when a lens distorts and nobody said whether the videos still show it.
+        Raises DataError when a lens distorts and nobody said whether the videos still show it, and when distortion is
+        to be taken out of which the calibration says nothing.
         """
         bent = [i for i, lens in enumerate(self.lenses) if not lens.is_pinhole]
+        if undistorted is False and not bent:
+            raise DataError(f"{path}: expected coefficients to take out, got none — leave --distorted out, or store D.")
         if bent and undistorted is None:
             lens = self.lenses[bent[0]]
             raise DataError(
@@ -163,8 +166,10 @@ def _is_part(path: Path) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a calibration consists of."""
-    return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    """The files that a calibration consists of; hidden ones are none of it."""
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
 
 
 def mm_of(text: str) -> float:

@@ -100,10 +100,14 @@ class Lens:
 PINHOLE = Lens()
 
 
-def is_distortion(key: Any) -> bool:
-    """Whether a calibration's key holds coefficients: D, or dist, distCoef, distortion_coefficients and so on."""
+def is_distortion(key: Any, value: Any) -> bool:
+    """Whether an entry of a calibration holds coefficients: D, or dist, distCoef, distortion_coefficients and so on.
+
+    A single number or word holds none: `dist_to_board: 310.0`; nor does a distance.
+    """
     word = str(key).lower()
-    return word == "d" or (word.startswith("dist") and not word.endswith("model"))
+    named = word == "d" or (word.startswith("dist") and not word.startswith("distance") and not word.endswith("model"))
+    return named and value is not None and not isinstance(value, int | float | str)
 
 
 def lens_of(where: str, coefficients: Any, fisheye: bool = False) -> Lens:

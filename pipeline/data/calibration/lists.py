@@ -30,7 +30,7 @@ def cameras_of(path: Path, entries: Any) -> list[CalibratedCamera]:
         raise DataError(f"{path}: expected a list of 2 or more cameras, got {_described(entries)} — store a list.")
     cameras = [_camera(f"{path}: camera {i}", entry) for i, entry in enumerate(entries)]
     if ignored := [key for key in IGNORED if key in entries[0]]:
-        _log.warning("%s: %s ignored: the videos are undistorted already", path, ", ".join(ignored))
+        _log.warning("%s: %s ignored; --distorted uses D alone", path, ", ".join(ignored))
     return cameras
 
 
@@ -38,7 +38,7 @@ def read_npz(path: Path) -> list[CalibratedCamera]:
     """K, R [V, 3, 3] and T [V, 3]; D [V, 4, 5 or 8] where there is one."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            columns = {key: arrays[key] for key in arrays if key in KEYS or is_distortion(key)}
+            columns = {key: arrays[key] for key in arrays if key in KEYS or is_distortion(key, arrays[key])}
             ignored = {key: None for key in IGNORED if key in arrays}
     except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: expected an NPZ, got {config.one_line(error)} — restore the file.") from None
@@ -55,7 +55,10 @@ def _camera(where: str, entry: Any) -> CalibratedCamera:
             came = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
             raise DataError(f"{where}: expected K, R and T, got {came} — add {key}.")
     K, R = intrinsics(where, "K", entry["K"]), numbers(where, "R", entry["R"], MATRIX)
-    lens = lens_of(where, next((value for key, value in entry.items() if is_distortion(key)), None))
+    found = [key for key, value in entry.items() if is_distortion(key, value)]
+    if len(found) > 1:
+        raise DataError(f"{where}: expected distortion once, got {' and '.join(found)} — keep one of the two.")
+    lens = lens_of(where, entry[found[0]] if found else None)
     return CalibratedCamera(K, R, vector(where, "T", entry["T"]), lens)
 
 

@@ -56,10 +56,16 @@ def read(path: Path) -> list[CalibratedCamera]:
 def read_folder(folder: Path, paths: Sequence[Path]) -> list[CalibratedCamera]:
     """A file per camera, in the order of their names; or files that each hold a part of all. Raises DataError."""
     trees = {path: _tree(path) for path in sorted(paths, key=lambda path: natural(path.name))}
-    parts = {path: _parts(tree) for path, tree in trees.items()}
+    parts = {path: _parts(str(path), tree) for path, tree in trees.items()}
     if all("K" in found for found in parts.values()):
         return [_camera(str(path), path.stem, found) for path, found in parts.items()]
-    return cameras_of(folder, {key: value for tree in trees.values() for key, value in tree.items()})
+    merged: dict[str, Any] = {}
+    for path, tree in trees.items():
+        known = {str(key) for key in tree if SUFFIXED.fullmatch(str(key)) or str(key).lower() in MEANINGS}
+        if twice := sorted(known & merged.keys()):
+            raise DataError(f"{path}: expected {twice[0]} in one file of the folder, got it again — take one out.")
+        merged |= tree
+    return cameras_of(folder, merged)
 
 
 def cameras_of(path: Path, tree: Mapping[str, Any]) -> list[CalibratedCamera]:
@@ -69,8 +75,9 @@ def cameras_of(path: Path, tree: Mapping[str, Any]) -> list[CalibratedCamera]:
         tree = {str(each.get("name", i)) if isinstance(each, dict) else str(i): each for i, each in enumerate(listed)}
     elif isinstance(listed, dict):
         tree = listed
-    nested = {name: found for name, each in tree.items() if isinstance(each, dict) and "K" in (found := _parts(each))}
-    alone = _parts(tree)
+    maps = {name: _parts(f"{path}: {name}", each) for name, each in tree.items() if isinstance(each, dict)}
+    nested = {name: found for name, found in maps.items() if "K" in found}
+    alone = _parts(str(path), tree)
     cameras = nested or _stereo(tree) or _suffixed(tree) or ({path.stem: alone} if "K" in alone else {})
     if not cameras:
         came = ", ".join(map(str, list(tree)[:6])) or "nothing"
@@ -98,9 +105,16 @@ def _camera(where: str, name: str, parts: Parts) -> CalibratedCamera:
     )
 
 
-def _parts(tree: Mapping[str, Any]) -> Parts:
-    """K, D, R, T by what the keys mean; other keys as they are."""
-    return {"D" if is_distortion(key) else MEANINGS.get(str(key).lower(), str(key)): tree[key] for key in tree}
+def _parts(where: str, tree: Mapping[str, Any]) -> Parts:
+    """K, D, R, T by what the keys mean, without empty ones; other keys as they are."""
+    held: dict[str, list[str]] = {}
+    for key, value in tree.items():
+        name = "D" if is_distortion(key, value) else MEANINGS.get(str(key).lower(), str(key))
+        if value is not None or name not in KEYS:
+            held.setdefault(name, []).append(key)
+    if "K" in held and (twice := next((keys for name, keys in held.items() if name in KEYS and len(keys) > 1), None)):
+        raise DataError(f"{where}: expected one of {' and '.join(twice)}, got both — keep one of the two.")
+    return {name: tree[keys[-1]] for name, keys in held.items()}
 
 
 def _stereo(tree: Mapping[str, Any]) -> dict[str, Parts]:
@@ -162,7 +176,10 @@ def _tree(path: Path) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    return yaml.load(re.sub(r"\A%YAML:1\.0", "%YAML 1.1", text), Loader=_Storage)  # noqa: S506  a SafeLoader
+    text = re.sub(r"\A%YAML:1\.0", "%YAML 1.1", text)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+        raise yaml.YAMLError("an alias, which FileStorage never writes")
+    return yaml.load(text, Loader=_Storage)  # noqa: S506  a SafeLoader
 
 
 def matrices_in(tree: Any) -> Any:

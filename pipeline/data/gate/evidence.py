@@ -38,6 +38,9 @@ def unmeasured(scenes: Sequence[SceneCheck]) -> tuple[Unmeasured, ...]:
 def rests(geometry: Geometry) -> str:
     """On what a verdict rests, in words."""
     views, scenes = counted(geometry.measured_views, "view"), counted(geometry.scenes, "scene")
+    elsewhere = any(one.scenes < geometry.scenes for one in geometry.unmeasured)  # some scenes do show those views
+    if geometry.tangents and not geometry.measured_views and elsewhere:
+        return f"{counted(geometry.tangents, 'tangent')}, but of no view in all {scenes}"
     return f"{counted(geometry.tangents, 'tangent')} of {views} in {scenes}"
 
 

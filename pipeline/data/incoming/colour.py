@@ -14,7 +14,7 @@ from pipeline.errors import DataError
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 GREY_8 = ("1", "L", "LA", "La")
 EIGHT_BITS = (*GREY_8, "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
-DARK = 16  # of 255: a picture of 16 bits whose channels, alpha too, go no further holds 12 bits or less
+DARK = 16  # of 255: a picture of 16 bits whose colours go no further holds 12 bits or less
 SRGB_LEVELS = 2  # of 255: a profile that moves no colour further is sRGB
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA
 _GAMMA_TOLERANCE = 0.01
@@ -82,7 +82,8 @@ def _check_depth(image: Image.Image, where: str) -> None:
             f"{where}: expected transparency as alpha, got 16 bits with one colour called transparent — save it as "
             "RGBA."
         )
-    if 0 < max(high for _, high in _plain(image).getextrema()) <= DARK:  # type: ignore[misc]
+    brightest = max(high for _, high in _plain(image).getextrema()[:3])  # type: ignore[misc]  # alpha has its own range
+    if 0 < brightest <= DARK:
         raise DataError(
             f"{where}: expected a picture that uses its 16 bits, got none of its upper 4 in use — scale the 12 bits "
             "or less of the camera up to 16."

@@ -12,6 +12,8 @@ from pipeline.errors import DataError
 from pipeline.text.encoding import read_text
 
 SPLITS = ("train", "val", "test")
+# The names of splits as words of their own, perhaps one behind the other: of data_mouse_train.txt, not of latest.txt.
+_NAMED = re.compile(rf"(?<![a-z])(?:{'|'.join(SPLITS)})+(?![a-z])")
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ def listed_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, ..
 
 
 def _list_of(root: Path, split: str) -> Path | None:
-    found = (path for path in root.iterdir() if path.suffix.lower() == ".txt" and split in path.name.lower())
-    files = sorted(path for path in found if not path.name.startswith("."))
+    found = (path for path in root.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith("."))
+    files = sorted(path for path in found if any(split in word for word in _NAMED.findall(path.name.lower())))
     if len(files) > 1:
         raise DataError(f"{root}: expected one list for {split}, got {', '.join(f.name for f in files)} — keep one.")
     return files[0] if files else None

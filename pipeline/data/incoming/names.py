@@ -1,4 +1,4 @@
-"""Names of scenes, said and written: each a folder of its own, on any file system, in any manifest."""
+"""Names of scenes, said and written: each a folder of its own, on the usual file systems, in any manifest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 
+LONGEST = 200  # bytes: file systems take 255, and files in the making are called a little longer
 _TAKEN = "dataset.yaml"  # what stands beside the scenes
 
 
@@ -23,6 +24,8 @@ def check_names(where: Path, names: Mapping[str, str]) -> None:
             raise DataError(
                 f"{where}: expected names in UTF-8 that begin with no dot, got {name!a} — rename {source!a}."
             )
+        if (count := len(name.encode())) > LONGEST:
+            raise DataError(f"{where}: expected names of up to {LONGEST} bytes, got {count} — rename {source}.")
         same = unicodedata.normalize("NFC", name).casefold()
         if same in seen:
             raise DataError(

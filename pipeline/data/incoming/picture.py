@@ -103,7 +103,7 @@ def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Imag
     try:
         _verify(file, where)
         with Image.open(file, formats=FORMATS) as image:
-            deep = any(";16" in str(tile.args) for tile in image.tile)
+            deep = _is_deep(image)
             if getattr(image, "is_animated", False):
                 changes.append("the first of its frames was taken")
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -124,6 +124,13 @@ def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Imag
     _say(where, changes + of_colour, posed)
     picture.info.clear()  # or what was followed would be followed again
     return picture
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file has more than 8 bits per channel; asked before it is decoded."""
+    if image.format == "PPM":  # its highest value is the decoder's last argument, of the files that are scaled
+        return any(isinstance(tile.args, tuple) and tile.args[-1] in range(256, 2**16) for tile in image.tile)
+    return image.format != "BMP" and any(";16" in str(tile.args) for tile in image.tile)  # BMP's 5-6-5 is BGR;16
 
 
 def _verify(file: BinaryIO, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -16,12 +17,14 @@ ASPECT_TOLERANCE = 0.01
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _NAMED = "0.mp4, 1.mp4 and so on"
 
+_log = logging.getLogger(__name__)
+
 
 def find_videos(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], ...]:
     """The videos of each folder by camera; in all as many as the highest number of any of them says.
 
-    A video that is missing is named as an MP4. Raises DataError: no video, one without a camera's number, or two of
-    one camera.
+    A video that is missing is named as an MP4; one without a camera's number is left out, and that is said. Raises
+    DataError: no video, one without a number where a number is missing, or two of one camera.
     """
     numbered = [_numbered(folder) for folder in folders]
     views = 1 + max(max(videos) for videos in numbered)
@@ -37,13 +40,22 @@ def _numbered(folder: Path) -> dict[int, Path]:
     if not videos:
         raise DataError(f"{folder}: expected {_NAMED}, found {_instead(entries)} — check the recording.")
     found: dict[int, Path] = {}
+    others = [path for path in videos if not _has_number(path)]
     for path in videos:
-        if not (path.stem.isascii() and path.stem.isdecimal()) or path.stem != str(int(path.stem)):
-            raise DataError(f"{path}: expected videos named {_NAMED} — rename or move it.")
+        if path in others:
+            continue
         if (number := int(path.stem)) in found:
             raise DataError(f"{path}: expected one video a camera, found {found[number].name} too — keep one of them.")
         found[number] = path
+    if (others and found.keys() != set(range(len(found)))) or not found:
+        raise DataError(f"{others[0]}: expected videos named {_NAMED} — rename or move it.")
+    if others:
+        _log.warning("%s: left out, as no camera's number: %s", folder, ", ".join(path.name for path in others))
     return found
+
+
+def _has_number(path: Path) -> bool:
+    return path.stem.isascii() and path.stem.isdecimal() and path.stem == str(int(path.stem))
 
 
 def _instead(entries: list[Path]) -> str:

@@ -46,6 +46,8 @@ from pipeline.machine.cpus import usable_cpus
 
 VIDEOS, MASKS, KEYPOINTS = "videos_undist", "simpleclick_undist", "keypoints2d_undist"
 VERSION = 1  # raise it when the same recording and plan give other scenes
+# What plans of the first versions did not say, so that what those began goes on.
+AS_EVER = {"format": "lists of K, R, T", "unit_mm": None, "up": None, "distortion": "none"}
 MAX_WRITERS = 6  # each holds one scene, 28 MB at 1152×1024
 
 Picture = UInt8[np.ndarray, "height width 4"]
@@ -100,7 +102,9 @@ class Recording:
         """How the files are read, where that is not as they are: for a manifest, in plain values."""
         turned, turned_masks = ([90 * video.turns for video in part] for part in (self.videos, self.masks))
         lists = {"starts": list(self.starts), "turned": turned, "turned_masks": turned_masks}
-        said = {"calibration": self.calibrated} | ({"inverted_masks": True} if self.inverted else {})
+        said: dict[str, Any] = {"inverted_masks": True} if self.inverted else {}
+        if self.calibrated != AS_EVER:
+            said |= {"calibration": self.calibrated}
         return said | {way: values for way, values in lists.items() if any(values)}
 
     @cached_property
