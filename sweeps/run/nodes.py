@@ -99,9 +99,10 @@ def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
     each, gpus = max(1, cpus // trials.processes), trials.gpus / trials.processes
     if sum(node.seats(each, gpus) for node in fit) < trials.processes:
         some = "a machine" if trials.processes == 1 else f"{trials.processes} processes"
+        needs = f"{counted(each, 'CPU')} and {gpus:g} GPU{'' if gpus == 1 else 's'}"
         raise StudyError(
-            f"{space.name}: expected {some} with {counted(each, 'CPU')} and {gpus:g} GPU{'' if gpus == 1 else 's'} for a "
-            f"trial, got none among {len(fit)} — change trials.cpus or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
+            f"{space.name}: expected {some} with {needs} for a trial, got none among {len(fit)} — change trials.cpus "
+            "or trials.gpus, or set RAY_ADDRESS to a cluster that has it."
         )
     labels = {} if len(fit) == len(nodes) else _selector(trials.needs, fit)
     return [Seat(each, gpus, labels)] * trials.processes

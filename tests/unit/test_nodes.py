@@ -66,7 +66,7 @@ def test_a_trial_that_no_qualifying_node_could_hold_is_refused() -> None:
         "mine: expected 8 processes with 1 CPU and 1 GPU for a trial, got none among 2 — change trials.cpus or "
         "trials.gpus, or set RAY_ADDRESS to a cluster that has it."
     )
-    assert "expected a machine with 9 CPUs and 1 GPUs" in refusal([SMALL], gpus=1, cpus=9)
+    assert "expected a machine with 9 CPUs and 1 GPU" in refusal([SMALL], gpus=1, cpus=9)
 
 
 def test_this_machine_says_what_it_has() -> None:

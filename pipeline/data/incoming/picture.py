@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline import config
 from pipeline.data.incoming.colour import as_srgb
@@ -126,7 +126,7 @@ def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Imag
     return picture
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether a file has more than 8 bits per channel; asked before it is decoded."""
     if image.format == "PPM":  # its highest value is the decoder's last argument, of the files that are scaled
         return any(isinstance(tile.args, tuple) and tile.args[-1] in range(256, 2**16) for tile in image.tile)
