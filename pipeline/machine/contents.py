@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 SAFETENSORS, TORCH, OLD_TORCH = "safetensors", "a torch file", "a torch file of before torch 1.6"
+PICTURE, VIDEO = "a picture", "a video"
 _HEAD = 512  # bytes that tell
 # The pickle of torch's magic number, which begins a file that is no zip: protocol 2, a long of ten bytes.
 _TORCH_MAGIC = bytes.fromhex("8002 8a0a 6cfc9c46f9206aa85019")
@@ -21,7 +22,13 @@ _STARTS = (
     (rb"\x1f\x8b", "a gzip archive; unpack it"),
     (rb"\xfd7zXZ|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a packed archive; unpack it"),
     (rb"\x89HDF", "an HDF5 file, as Keras and MATLAB write it"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8", "a picture"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|[\s\S]{4}ftypavi[fs]", PICTURE),
+    (rb"[\s\S]{4}ftyp(hei[cxms]|hevc|mif1|msf1)", "a HEIC picture"),
+    (rb"[\s\S]{4}ftyp|RIFF[\s\S]{4}AVI |\x1a\x45\xdf\xa3", VIDEO),
+    (rb"\s*<svg", "an SVG drawing"),
+    (rb"%PDF", "a PDF"),
+    (rb"%!PS", "PostScript"),
+    (rb"PK\x03\x04", "a zip archive; unpack it"),
     (rb"ply\r?\n", "a PLY file"),
     (rb"\s*[{\[]", "a JSON document"),
     (rb"\x80[\x02-\x05]", "a Python pickle that torch did not write"),
@@ -46,10 +53,17 @@ def described(path: Path) -> str:
         return OLD_TORCH
     if zipfile.is_zipfile(path):
         return _of_zip(path)
-    known = next((words for start, words in _STARTS if re.match(start, head, re.IGNORECASE)), None)
+    if head.startswith(b"PK"):
+        return "the beginning of a zip archive; copy it again"
+    known = described_head(head)
     if known is None and tarfile.is_tarfile(path):
         return "a tar archive; unpack it"
-    return known or ("the beginning of a zip archive; copy it again" if head.startswith(b"PK") else "other bytes")
+    return known or "other bytes"
+
+
+def described_head(head: bytes) -> str | None:
+    """As `described`, by a file's first bytes alone; None where they are nothing that is known."""
+    return next((words for start, words in _STARTS if re.match(start, head, re.IGNORECASE)), None)
 
 
 def _of_zip(path: Path) -> str:

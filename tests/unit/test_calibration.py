@@ -75,12 +75,17 @@ def test_pickle_json_and_npz_say_the_same(entries: Entries, read, tmp_path: Path
         assert torch.equal(other.c2w, read(entries).c2w) and torch.equal(other.fxfycxcy, read(entries).fxfycxcy)
 
 
-def test_undistortion_maps_are_left_alone_and_that_is_said_once(entries: Entries, read, caplog) -> None:
+@pytest.mark.parametrize(
+    ("lens", "so"),
+    [
+        ({}, ": without D the videos are taken for undistorted"),
+        ({"D": np.array([-0.1, 0, 0, 0, 0])}, "; --distorted uses D alone"),
+    ],
+)
+def test_undistortion_maps_are_left_alone_and_that_is_said_once(entries: Entries, read, caplog, lens, so: str) -> None:
     caplog.set_level(logging.WARNING)
-    read([entry | {"mapx": np.zeros((4, 4), np.float32), "mapy": np.zeros((4, 4))} for entry in entries])
-    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
-        "mapx, mapy ignored; --distorted uses D alone"
-    ]
+    read([entry | lens | {"mapx": np.zeros((4, 4), np.float32), "mapy": np.zeros((4, 4))} for entry in entries])
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [f"mapx, mapy ignored{so}"]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

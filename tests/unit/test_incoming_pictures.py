@@ -307,10 +307,17 @@ def test_what_is_changed_in_thousands_of_scenes_is_said_once(caplog) -> None:
     [
         (b"", "an empty file"),
         (b"text", "none of PNG, JPEG"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git-LFS pointer"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            "a pointer of Git LFS in its place; `git lfs pull` fetches the file",
+        ),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b"\0\0\0\x18ftypheic" + bytes(16), "a HEIC picture"),
         (b"\0\0\0\x18ftypisom" + bytes(16), "a video"),
+        (b"\x1a\x45\xdf\xa3" + bytes(16), "a video — give the picture itself"),
+        (b"RIFF\n\0\0\0AVI LIST", "a video"),
+        (b"PK\x03\x04" + bytes(16), "a zip archive; unpack it"),
+        (b"\x89PNG\r\n\x1a\n", "none of PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "PostScript"),
     ],
 )

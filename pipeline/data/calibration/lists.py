@@ -30,7 +30,9 @@ def cameras_of(path: Path, entries: Any) -> list[CalibratedCamera]:
         raise DataError(f"{path}: expected a list of 2 or more cameras, got {_described(entries)} — store a list.")
     cameras = [_camera(f"{path}: camera {i}", entry) for i, entry in enumerate(entries)]
     if ignored := [key for key in IGNORED if key in entries[0]]:
-        _log.warning("%s: %s ignored; --distorted uses D alone", path, ", ".join(ignored))
+        bent = any(not camera.lens.is_pinhole for camera in cameras)
+        so = "; --distorted uses D alone" if bent else ": without D the videos are taken for undistorted"
+        _log.warning("%s: %s ignored%s", path, ", ".join(ignored), so)
     return cameras
 
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from pipeline import config
 from pipeline.data.incoming.colour import as_srgb
 from pipeline.errors import DataError
+from pipeline.machine.contents import PICTURE, described_head
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # others are not even tried
 MAX_PIXELS = 2**26  # 8192×8192: 256 MiB as RGBA
@@ -37,18 +38,6 @@ _DAMAGE = (
     MemoryError,
     struct.error,
 )
-# How files begin that are given for pictures.
-_BEGINNINGS = (
-    (b"version https://git-lfs", "a Git-LFS pointer"),
-    (b"<!doctype html", "a web page"),
-    (b"<html", "a web page"),
-    (b"<svg", "an SVG drawing"),
-    (b"%pdf", "a PDF"),
-    (b"%!ps", "PostScript"),
-    (b"\x1a\x45\xdf\xa3", "a video"),
-    (b"pk\x03\x04", "a ZIP archive"),
-)
-_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 
 _log = logging.getLogger(__name__)
 _log_of_scenes = logging.getLogger(f"{__name__}.scenes")
@@ -170,12 +159,7 @@ def _what(file: BinaryIO, advice: str) -> str:
     """What a file is that is no picture, by how it begins, and what to do."""
     file.seek(0)
     head = file.read(256)
-    beginning = head.lstrip().lower()
-    what = next((words for start, words in _BEGINNINGS if beginning.startswith(start)), None)
-    if head[4:8] == b"ftyp":
-        what = "a HEIC picture" if head[8:12] in _HEIC else "a video"
-    elif head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        what = "a video"
-    if what is not None:
+    what = described_head(head)
+    if what not in (None, PICTURE):
         return f"{what} — give the picture itself, as PNG or JPEG."
     return f"none of {', '.join(FORMATS)} — {advice}." if head else f"an empty file — {advice}."

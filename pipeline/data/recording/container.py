@@ -22,7 +22,7 @@ from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 from pipeline.errors import DataError
-from pipeline.machine.contents import described
+from pipeline.machine.contents import VIDEO, described
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".gif")
 # FFmpeg's names of containers whose frames have times. A playlist is none of them: it would read other files.
@@ -106,7 +106,7 @@ def describe(path: Path, reason: str | None) -> str:
         came = known or described(path)
     except OSError as error:
         return f"{error.strerror} — give leave to read it."
-    if came == "other bytes":
+    if came in ("other bytes", VIDEO):
         return f"{reason} (read are {', '.join(suffix[1:] for suffix in SUFFIXES)}) — restore the file."
     return f"{came} — restore the file, or make an MP4 of it."
 
