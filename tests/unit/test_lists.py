@@ -40,14 +40,22 @@ def test_a_folder_without_lists_has_none(tmp_path: Path) -> None:
     assert listed_splits(tmp_path, None) is None
 
 
-def test_a_word_that_has_a_splits_name_in_it_names_no_list(tmp_path: Path) -> None:
+def test_a_word_that_has_a_splits_name_in_it_names_no_list_and_that_is_said(tmp_path: Path, caplog) -> None:
     for name in ("latest", "intervals", "evaluation_results", "training_log", "values", "contest", "retrain"):
         (tmp_path / f"{name}.txt").write_text("one")
     assert listed_splits(tmp_path, None) is None
+    assert "no lists by their names, and not read: contest.txt" in caplog.text
 
 
 @pytest.mark.parametrize(
-    "names", [("data_mouse_train", "mouse_val"), ("train2", "val2"), ("TRAIN-list", "3val"), ("a.train", "b.val")]
+    "names",
+    [
+        ("train", "validation"),
+        ("data_mouse_train", "mouse_val"),
+        ("train2", "val2"),
+        ("TRAIN-list", "3val"),
+        ("a.train", "b.val"),
+    ],
 )
 def test_a_splits_name_as_a_word_names_its_list(root: Path, names: tuple[str, str]) -> None:
     (root / "val.txt").rename(root / f"{names[1]}.txt")

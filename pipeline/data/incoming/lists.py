@@ -13,7 +13,7 @@ from pipeline.text.encoding import read_text
 
 SPLITS = ("train", "val", "test")
 # The names of splits as words of their own, perhaps one behind the other: of data_mouse_train.txt, not of latest.txt.
-_NAMED = re.compile(rf"(?<![a-z])(?:{'|'.join(SPLITS)})+(?![a-z])")
+_NAMED = re.compile(r"(?<![a-z])(?:train|val(?:idation)?|test)+(?![a-z])")
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,12 @@ def listed_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, ..
     Of a list for training and one for validation neither may be missing or empty: what is not listed is not taken.
     Without a test list its split is empty. Raises DataError, too, for a file that two splits claim.
     """
+    if unread := [
+        path.name for path in _texts(root) if _has_a_splits_name(path) and not _NAMED.search(path.name.lower())
+    ]:
+        _log.warning(
+            "%s: no lists by their names, and not read: %s; a list is called mice_train.txt", root, named(unread)
+        )
     files = {split: _list_of(root, split) for split in SPLITS}
     there = [file for file in files.values() if file is not None]
     if not there:
@@ -44,11 +50,18 @@ def listed_splits(root: Path, data_root: Path | None) -> dict[str, tuple[str, ..
 
 
 def _list_of(root: Path, split: str) -> Path | None:
-    found = (path for path in root.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith("."))
-    files = sorted(path for path in found if any(split in word for word in _NAMED.findall(path.name.lower())))
+    files = [path for path in _texts(root) if any(split in word for word in _NAMED.findall(path.name.lower()))]
     if len(files) > 1:
         raise DataError(f"{root}: expected one list for {split}, got {', '.join(f.name for f in files)} — keep one.")
     return files[0] if files else None
+
+
+def _texts(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith("."))
+
+
+def _has_a_splits_name(path: Path) -> bool:
+    return any(split in path.name.lower() for split in SPLITS)
 
 
 def _read_list(root: Path, file: Path, data_root: Path | None) -> tuple[str, ...]:
