@@ -31,7 +31,7 @@ demo: setup
 	@echo "Curves, trials, the registered model: MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift ui"
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not faults"
 
 faults: setup
 	MOUSELIFT_RELIABILITY=1 $(BIN)/python -m pytest tests/e2e/faults tests/e2e/test_processes.py

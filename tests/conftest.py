@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -42,6 +43,12 @@ train: {max_steps: 8, batch_size: 1, precision: fp32, report_every: 2, validate_
 """
 
 MakeRecipe = Callable[..., Recipe]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist is interrupted at its end, which then is nobody's Ctrl-C."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)
