@@ -45,6 +45,11 @@ train: {max_steps: 8, batch_size: 1, precision: fp32, report_every: 2, validate_
 MakeRecipe = Callable[..., Recipe]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that two processes end together."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist is interrupted at its end, which then is nobody's Ctrl-C."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
