@@ -18,7 +18,7 @@ import sweeps.cli
 from pipeline.errors import PipelineError
 from pipeline.machine import account, outputs
 from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
-from sweeps.own_process import Interrupted, end_undisturbed, heed, interrupt, set_up
+from sweeps.own_process import Interrupted, ignore_signals, interrupt, set_handler, set_up
 
 EXIT_OURS, EXIT_USER = 1, 2
 
@@ -36,11 +36,11 @@ def main() -> None:
     """Run the command line. Mistakes of the user are one line on the standard error and exit code 2."""
     account.speak_utf8()
     set_up()
-    heed(interrupt)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for answered_for in ("urllib3.connectionpool", "mlflow.store.db.utils"):  # the tracker says what is not answered
         logging.getLogger(answered_for).setLevel(logging.CRITICAL)
     try:
+        set_handler(interrupt)
         _require_working_folder()
         account.settle()
         app(args=list(map(_with_home, sys.argv[1:])))
@@ -61,7 +61,7 @@ def main() -> None:
         _say(str(error))
         sys.exit(error.exit_code)
     finally:
-        end_undisturbed()
+        ignore_signals()
         if "triton" not in sys.modules:  # whose bindings call what is still there at the exit leaks
             gc.freeze()  # or the exit looks through all of them again, for a second
 

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ _LOOKED_AT = 100_000, 20, 20  # objects made, and rounds, before Python looks th
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OF_OTHERS = ENDING[1:]  # all but Ctrl-C, of which Python itself makes an exception
 _STOPPED, _ENDED = 130, 1
+_PATIENCE_SECONDS = 30.0  # for an end in good order; a signal after that asks again
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -57,22 +59,31 @@ def takes_signals() -> bool:
 
 
 def interrupt(number: int, _: FrameType | None = None) -> None:
-    """A handler that raises Interrupted, so that what was begun is ended in good order, which no later one disturbs."""
-    with contextlib.suppress(Interrupted):  # of one that comes meanwhile, and has then done the same
+    """A handler that raises Interrupted, so that what was begun is ended in good order, which no later one disturbs.
+
+    One that comes 30 s later raises again: the end hangs, or something caught the exception.
+    """
+    began = time.monotonic()
+
+    def again(later: int, _: FrameType | None) -> None:
+        if time.monotonic() - began > _PATIENCE_SECONDS:
+            raise Interrupted(later)
+
+    with signals_blocked():
         for other in ENDING:
             if signal.getsignal(other) is interrupt:
-                signal.signal(other, _nothing)
+                signal.signal(other, again)
     raise Interrupted(number)
 
 
-def heed(handler: Handler, numbers: Sequence[signal.Signals] = ENDING) -> dict[signal.Signals, Any]:
-    """From now on these signals call `handler`. Returns what those that this changes did before.
+def set_handler(handler: Handler, numbers: Sequence[signal.Signals] = ENDING) -> dict[signal.Signals, Any]:
+    """Let these signals call `handler` from now on. Returns what those that this changes did before.
 
     One that is ignored stays so, as `nohup` wants it. In another thread than the main one nothing is changed.
     """
     if not takes_signals():
         return {}
-    with children_deaf():  # and this thread, or one that comes meanwhile would leave half of them changed
+    with signals_blocked():  # one that comes meanwhile would leave half of them changed
         before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
         changed = {number: earlier for number, earlier in before.items() if earlier not in (signal.SIG_IGN, handler)}
         for number in changed:
@@ -82,39 +93,37 @@ def heed(handler: Handler, numbers: Sequence[signal.Signals] = ENDING) -> dict[s
 
 @contextlib.contextmanager
 def handled(handler: Handler = interrupt, numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
-    """As `heed`, for as long as the block lasts."""
-    changed = heed(handler, numbers)
+    """As `set_handler`, for as long as the block lasts."""
+    changed = set_handler(handler, numbers)
     try:
         yield
     finally:
-        with children_deaf():
+        with signals_blocked():
             for number, earlier in changed.items():
                 signal.signal(number, earlier)
 
 
-def end_undisturbed() -> None:
-    """From now on these signals are ignored: the process is at its end, where Python takes its own handlers away."""
+def ignore_signals() -> None:
+    """Ignore these signals from now on: the process is at its end, where Python takes its own handlers away."""
     for number in ENDING if takes_signals() else ():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[list[int]]:
-    """Within, no signal asks for an end: what runs there takes seconds, and is the end. Gives those that came."""
+def signals_deferred() -> Iterator[list[int]]:
+    """Put signals off while the block runs, which takes seconds and is the end of something. Gives those that came."""
     came: list[int] = []
     with handled(lambda number, _: came.append(number)):
         yield came
 
 
 @contextlib.contextmanager
-def children_deaf(numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
-    """What this thread starts within hears none of these signals, which a terminal or a scheduler sends to all."""
+def signals_blocked(numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None]:
+    """Keep these signals from this thread, and for good from the processes that it starts within: a terminal or a
+    scheduler sends them to all.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """A handler for the time in which the end has begun."""

@@ -97,11 +97,12 @@ def sweep_status(
 ) -> None:
     """Say how far a sweep is. A sweep whose driver died is closed first."""
     from sweeps.book import queries
+    from sweeps.book.ledger import ledger_of
     from sweeps.run.orphans import reap
 
     home = terminal.home()
     name = name or queries.latest(home)  # before dead sweeps are closed
-    queries.status(home, name)  # one that cannot be read is refused before others are looked at
+    ledger_of(home, name)  # one that cannot be read is refused before others are looked at
     _Terminal().closed(reap(home))
     found = queries.status(home, name)
     if as_json:

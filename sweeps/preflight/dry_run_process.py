@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sweeps.errors import StudyError
-from sweeps.own_process import children_deaf, set_up
+from sweeps.own_process import set_up, signals_blocked
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
 _LONGEST_SECONDS = 1800.0  # of one configuration, before it is called hung
@@ -64,7 +64,7 @@ class DryRunProcess:
         self._connection, other = Pipe()
         self._cleanup.callback(self._connection.close)
         words = [json.dumps(sys.path), str(other.fileno()), str(self._folder)]
-        with (self._folder / "log").open("wb") as log, other, children_deaf():  # the parent hears them
+        with (self._folder / "log").open("wb") as log, other, signals_blocked():  # the parent hears them
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BEGIN, *words],
                 stdin=subprocess.DEVNULL,

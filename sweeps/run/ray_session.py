@@ -22,7 +22,7 @@ from pipeline.machine import account
 from pipeline.machine.cpus import usable_cpus
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
-from sweeps.own_process import THREADS, children_deaf, takes_signals, undisturbed
+from sweeps.own_process import THREADS, signals_blocked, signals_deferred, takes_signals
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -63,7 +63,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._life: Future[None] = Future()
         self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._handler = signal.getsignal(signal.SIGCHLD)
-        self.unheard: list[int] = []  # signals that came while it ended
+        self.deferred: list[int] = []  # signals that came while it ended
 
     def __enter__(self) -> Ray:
         if self._thread.ident is None:
@@ -79,7 +79,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         self._end.set()
         if self._home.ray_address is not None and not self._up.done():
             return  # Ray waits minutes for a cluster that does not answer, and such a cluster has nothing of ours
-        with undisturbed() as self.unheard:  # or its processes would stay
+        with signals_deferred() as self.deferred:  # or its processes would stay
             wait([self._life])
         if os.environ.get(_TOKEN) == _own_token():
             del os.environ[_TOKEN]  # a script may go on to a cluster with a token of its own
@@ -105,7 +105,7 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
             signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
 
     def _live(self) -> None:
-        with children_deaf(_FOR_THE_DRIVER), contextlib.ExitStack() as stack:
+        with signals_blocked(_FOR_THE_DRIVER), contextlib.ExitStack() as stack:
             stack.push(self._over)
             self._up.set_result(stack.enter_context(_ray(self._home)))
             self._end.wait()

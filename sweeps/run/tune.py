@@ -28,7 +28,7 @@ from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
 from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
-from sweeps.own_process import handled, said, takes_signals, undisturbed
+from sweeps.own_process import handled, said, signals_deferred, takes_signals
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import Node, Seat, seats_of, this_machine
 from sweeps.run.processes import resources
@@ -48,15 +48,15 @@ class Interruption:
 
     verdict: tuple[State, str] = (State.KILLED, "")
     asked: bool = False
-    may_wait_no_longer: bool = False  # a signal then ends what waits for the stores
-    unheard: list[int] = field(default_factory=list)  # signals that came while the sweep was closed
+    waits_for_stores: bool = False  # a signal then ends what waits for the stores
+    deferred: list[int] = field(default_factory=list)  # signals that came while the sweep was closed
     _raised: bool = False
     _number: int | None = None  # of the last signal
     _before: Any = None  # what SIGUSR1 did before that loop
     _end_loop: Callable[[int, FrameType | None], None] | None = None  # Ray Tune's, once its loop can be ended
 
     @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
+    def signals_handled(self) -> Iterator[None]:
         """The first signal ends the sweep in good order; a second one waits for nothing but the end of processes. In
         another thread than the main one they do what they did. Before there is a sweep the caller's handler hears it.
         """
@@ -100,7 +100,7 @@ class Interruption:
         self._number = number
         self.end(State.KILLED, said(number))
         # Once: another one behind it would disturb the end.
-        if at_once and (self.may_wait_no_longer or not self._raised):
+        if at_once and (self.waits_for_stores or not self._raised):
             self._raised = True
             raise KeyboardInterrupt  # which Ray lets pass
 
@@ -125,15 +125,15 @@ def conduct(
     sweep, or the resources are not there.
     """
     interruption = Interruption()
-    # In this order, so that Ray ends before another process can claim the journal, and no signal is left unheard.
-    with interruption.heeded(), Journal(home.journal(name)).claim() as journal, started:
+    # In this order, so that Ray ends before another process can claim the journal, and no signal is lost.
+    with interruption.signals_handled(), Journal(home.journal(name)).claim() as journal, started:
         vitals = started.ready()
         nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
         ledger = _remember(driver, tags, seats, interruption)
-    for number in [] if interruption.asked else [*interruption.unheard, *started.unheard][:1]:
+    for number in [] if interruption.asked else [*interruption.deferred, *started.deferred][:1]:
         signal.raise_signal(number)  # the sweep was at its end; what the caller does next is not
     return ledger
 
@@ -165,11 +165,11 @@ def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interr
         reason = _FULL if isinstance(found, NoRoomError) else str(found)
         raise found from None
     finally:
-        with _nothing_added(sys.exception()), undisturbed() as interruption.unheard:
+        with _nothing_added(sys.exception()), signals_deferred() as interruption.deferred:
             if interruption.asked:
                 state, reason = interruption.verdict
             driver.close(state, reason)
-        interruption.may_wait_no_longer = True
+        interruption.waits_for_stores = True
         full = isinstance(sys.exception(), NoRoomError)
         seconds = _HURRIED_SECONDS if interruption.asked else _DELIVERY_SECONDS
         delivered = _closed(mlflow, _FULL_SECONDS if full else seconds)

@@ -179,7 +179,9 @@ def test_a_mirrored_camera_sees_the_mirrored_world_flipped_left_to_right() -> No
 
 
 def test_mirrored_cameras_stay_proper() -> None:
-    crooked().mirror().check("mirrored")
+    mirrored = crooked().mirror()
+    mirrored.check("mirrored")
+    torch.testing.assert_close(torch.linalg.det(mirrored.c2w[..., :3, :3]), torch.ones(2, 3).double())
 
 
 # ---------------------------------------------------------------- rigs

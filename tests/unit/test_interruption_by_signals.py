@@ -39,7 +39,7 @@ class Loop:
 @ORDERLY
 def test_a_signal_ends_rays_loop_and_the_sweep_is_killed_by_its_name(number):
     interruption = Interruption()
-    with interruption.heeded(), interruption.ray_tunes():
+    with interruption.signals_handled(), interruption.ray_tunes():
         loop = Loop(interruption)
         signal.raise_signal(number)
     assert loop.ended
@@ -50,12 +50,12 @@ def test_a_signal_ends_rays_loop_and_the_sweep_is_killed_by_its_name(number):
 @ALL
 def test_a_sigterm_waits_for_no_loop_and_one_behind_it_shortens_only_the_wait_for_the_stores(number):
     interruption = Interruption()
-    with interruption.heeded(), interruption.ray_tunes():
+    with interruption.signals_handled(), interruption.ray_tunes():
         Loop(interruption)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(number)  # the end has begun
-        interruption.may_wait_no_longer = True
+        interruption.waits_for_stores = True
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert interruption.verdict == (State.KILLED, "interrupted by SIGTERM")
@@ -64,7 +64,7 @@ def test_a_sigterm_waits_for_no_loop_and_one_behind_it_shortens_only_the_wait_fo
 @ORDERLY
 def test_a_second_signal_waits_for_no_loop_and_the_first_name_stands(number):
     interruption = Interruption()
-    with interruption.heeded(), interruption.ray_tunes():
+    with interruption.signals_handled(), interruption.ray_tunes():
         Loop(interruption)
         signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
@@ -75,14 +75,14 @@ def test_a_second_signal_waits_for_no_loop_and_the_first_name_stands(number):
 @ALL
 def test_before_there_is_a_sweep_the_caller_hears_the_signal(number):
     interruption = Interruption()
-    with handled(), pytest.raises(Interrupted, match=number.name), interruption.heeded():
+    with handled(), pytest.raises(Interrupted, match=number.name), interruption.signals_handled():
         signal.raise_signal(number)
 
 
 @ALL
 def test_after_rays_loop_a_signal_still_ends_the_sweep(number):
     interruption = Interruption()
-    with interruption.heeded():
+    with interruption.signals_handled():
         with interruption.ray_tunes():
             Loop(interruption)
         with pytest.raises(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def test_after_rays_loop_a_signal_still_ends_the_sweep(number):
 def test_a_signal_that_is_ignored_does_not_end_rays_loop_either():
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     interruption = Interruption()
-    with interruption.heeded(), interruption.ray_tunes():
+    with interruption.signals_handled(), interruption.ray_tunes():
         loop = Loop(interruption)
         signal.raise_signal(signal.SIGUSR1)
     assert not loop.ended

@@ -20,11 +20,11 @@ from sweeps.own_process import (
     Interrupted,
     exit_code,
     handled,
-    heed,
     interrupt,
     said,
+    set_handler,
     set_up,
-    undisturbed,
+    signals_deferred,
 )
 
 ALL = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
@@ -99,14 +99,25 @@ def test_handlers_of_a_script_come_back():
 
 @ALL
 def test_what_is_the_end_is_not_disturbed(number):
-    with handled(), undisturbed() as came:
+    with handled(), signals_deferred() as came:
         signal.raise_signal(number)
     assert came == [number]
 
 
+def test_a_signal_long_after_the_first_asks_again(monkeypatch):
+    with handled():
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # the end has begun
+        later = time.monotonic() + 31.0
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        with pytest.raises(Interrupted, match="SIGUSR1"):
+            signal.raise_signal(signal.SIGUSR1)
+
+
 def test_in_another_thread_nothing_is_changed():
     changed = []
-    thread = threading.Thread(target=lambda: changed.append(heed(interrupt)))
+    thread = threading.Thread(target=lambda: changed.append(set_handler(interrupt)))
     thread.start()
     thread.join()
     assert changed == [{}]

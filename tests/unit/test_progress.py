@@ -59,6 +59,8 @@ def test_a_reader_that_is_gone_ends_nothing(monkeypatch) -> None:
     os.close(read)
     with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w", buffering=1) as nobody:
         monkeypatch.setattr(sys, "stderr", nobody)
-        progress = Progress(Screen(), max_steps=12)
+        screen = Screen()
+        progress = Progress(screen, max_steps=12)
         for event in events(1):
             progress(event)
+        assert screen.quiet

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipeline import config
-from pipeline.data.gate.evidence import MIN_VIEWS, advice, rests, tangents, unmeasured, why_unknown
+from pipeline.data.gate.evidence import MIN_MEASURED_VIEWS, advice, rests, tangents, unmeasured, why_unknown
 from pipeline.data.gate.scene_check import QUOTED_WIDTH, SceneCheck, check_scene, median_residuals, rms_over_views
 from pipeline.data.scenes import (
     GEOMETRY_VERSION,
@@ -145,7 +145,7 @@ class Check:
         chain = self.chain_px_p95 or 0.0
         if not (self.silhouettes_within(1) and self.keypoints_agree) or chain > CHAIN_PX[1]:
             return "inconsistent"
-        if self.unmeasured or self.measured_views < MIN_VIEWS:
+        if self.unmeasured or self.measured_views < MIN_MEASURED_VIEWS:
             return "unknown"
         return "exact" if self.silhouettes_within(0) and chain <= CHAIN_PX[0] else "approximate"
 

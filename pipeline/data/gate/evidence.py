@@ -15,7 +15,7 @@ from pipeline.errors import counted
 
 MIN_SIDE = 6.0  # px, the longer side of a silhouette: of a smaller one a mirrored or cropped view fits as well
 MIN_TANGENTS = 2  # of a view, over all scenes
-MIN_VIEWS = 3  # of two views, either may be moved along the epipolar lines and nothing shows it
+MIN_MEASURED_VIEWS = 3  # of two views, either may be moved along the epipolar lines and nothing shows it
 
 
 def tangents_of_views(scenes: Sequence[SceneCheck]) -> Int[Tensor, " view"]:

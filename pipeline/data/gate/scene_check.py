@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline.cameras import Cameras
-from pipeline.data.foreground import read_masks
+from pipeline.data.foreground import border_share, read_masks
 from pipeline.data.gate.geometry import Silhouette, reach_of, silhouette, tangency, triangulate, visual_hull
 from pipeline.data.normalise.warp import Warp
 from pipeline.data.scenes import Scene
@@ -138,8 +138,7 @@ def _checked_views(scene: Scene, masks: UInt8[np.ndarray, "view height width"]) 
 def fills_frame(mask: UInt8[np.ndarray, "height width"]) -> bool:
     """Whether a mask covers the frame or its border nearly all round, as opaque and inverted ones do."""
     inside = mask > 127
-    border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
-    return bool(border.mean() > FULL_BORDER or inside.mean() > FULL_FRAME)
+    return border_share(inside) > FULL_BORDER or float(inside.mean()) > FULL_FRAME
 
 
 def chain_residuals(

@@ -15,12 +15,11 @@ from torch import Tensor
 from pipeline.data.foreground import MIN_WHITE_BORDER, WHITE, border_share
 from pipeline.data.hashes import hashes_of
 from pipeline.data.incoming.names import check_names, named
-from pipeline.data.incoming.picture import read_picture
+from pipeline.data.incoming.picture import SUFFIXES, read_picture
 from pipeline.data.pictures import prepare_view, view_on_white
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, SPLITS, open_dataset, tenths
 from pipeline.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 MIN_CLEAR_BORDER = 0.5  # of the border of a picture with alpha: below, its alpha does not cut out a mouse
 _LOOKED_AT_PX = 256
 

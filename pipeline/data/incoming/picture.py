@@ -21,6 +21,8 @@ from pipeline.errors import DataError
 from pipeline.machine.contents import PICTURE, described_head
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # others are not even tried
+# How files of these formats are called, for folders that hold other things, too.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif")
 MAX_PIXELS = 2**26  # 8192×8192: 256 MiB as RGBA
 _ORIENTATION = 0x0112  # EXIF's tag
 _UPRIGHT = (0, 1)  # 0 is none that EXIF knows, and often written

@@ -21,6 +21,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
+from pipeline.data.incoming.picture import MAX_PIXELS
 from pipeline.errors import DataError
 from pipeline.machine.contents import VIDEO, described
 
@@ -28,9 +29,8 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".
 # FFmpeg's names of containers whose frames have times. A playlist is none of them: it would read other files.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,gif"
 _LENGTH_IN_HEADER = ("matroska,webm", "flv")  # and no number of frames
-MOST_PIXELS = 2**26  # of a frame: 8192×8192
 UNEVEN = 1.5  # times the mean: frames so far apart have lost one between them
-RATE_TOLERANCE = 0.01
+RATE_TOLERANCE = 0.01  # of a header's frames a second, to another's and to the frames' own times
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _BEGINNINGS = {
     b"#EXTM3U": "a playlist",
@@ -87,11 +87,11 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream, context = streams[0], streams[0].codec_context
         if context is None:
             raise DataError(f"{path}: expected a codec that FFmpeg knows, got another — encode it as H.264.")
-        if context.width * context.height > MOST_PIXELS:
+        if context.width * context.height > MAX_PIXELS:
             size = f"{context.width}×{context.height}"
-            raise DataError(f"{path}: expected at most {MOST_PIXELS} pixels a frame, got {size} — scale it down.")
+            raise DataError(f"{path}: expected at most {MAX_PIXELS} pixels a frame, got {size} — scale it down.")
         context.thread_count = 1  # one thread per camera: that is parallel enough
-        context.options = {"max_pixels": str(MOST_PIXELS)}
+        context.options = {"max_pixels": str(MAX_PIXELS)}
         if context.name == "mjpeg":  # the other decoders mark what is damaged; this one leaves grey in its place
             context.options |= {"err_detect": "explode"}
         yield container, stream

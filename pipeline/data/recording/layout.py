@@ -7,14 +7,13 @@ import math
 from pathlib import Path
 
 from pipeline.cameras import Cameras
-from pipeline.data.recording.container import SUFFIXES
+from pipeline.data.incoming.picture import SUFFIXES as PICTURES
+from pipeline.data.recording.container import RATE_TOLERANCE, SUFFIXES
 from pipeline.data.recording.video import Video
 from pipeline.errors import DataError
 
-RATE_TOLERANCE = 0.01  # of two headers; their frames' times are compared more closely
 ASPECT_TOLERANCE = 0.01
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _NAMED = "0.mp4, 1.mp4 and so on"
 
 _log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def _has_number(path: Path) -> bool:
 def _instead(entries: list[Path]) -> str:
     """What lies there, for a message."""
     below = [path for entry in entries if entry.is_dir() for path in sorted(entry.iterdir())]
-    if any(path.suffix.lower() in _PICTURES for path in entries + below):
+    if any(path.suffix.lower() in PICTURES for path in entries + below):
         return "pictures: make a video of each camera's, such as by ffmpeg -framerate 100 -i %06d.png -crf 10 0.mp4"
     return ", ".join(path.name for path in entries[:3]) or "none"
 
@@ -77,6 +76,7 @@ def check_alike(videos: tuple[Video, ...], masks: tuple[Video, ...]) -> None:
                 "views and masks have one size."
             )
     for video in videos:
+        # Their frames' times are compared more closely.
         if abs(video.fps - first.fps) > RATE_TOLERANCE * first.fps:
             raise DataError(
                 f"{video.path}: expected {first.fps:g} frames a second {model}, got {video.fps:g} — cameras of a "

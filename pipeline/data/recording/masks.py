@@ -11,13 +11,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import label
 
+from pipeline.data.foreground import border_share
+from pipeline.data.gate.scene_check import FULL_BORDER
 from pipeline.data.recording.video import Video
 from pipeline.errors import DataError
 
 INVERT = "--invert-masks"
 THRESHOLD = 127  # of 255: grey above it is the animal
 LOOKED_AT = 8  # frames of a mask video, before any is converted
-MOST_OF_BORDER, MOST_OF_PICTURE = 0.9, 0.5  # no animal reaches so far; its background does
+MOST_OF_PICTURE = 0.5  # no animal covers so much; its background does
 SPECK = 2e-3  # of the largest part's area
 SAMPLES = 4  # per pixel and axis
 
@@ -55,12 +57,12 @@ def check_masks(masks: Sequence[Video], inverted: bool) -> None:
     for view, mask in enumerate(masks):
         looked_at = list(mask.sample(LOOKED_AT)) or list(mask.read([0], "gray"))
         white = [(255 - grey if inverted else grey) > THRESHOLD for grey in looked_at]
-        shares = [(_border(picture).mean(), picture.mean()) for picture in white if picture.any()]
+        shares = [(border_share(picture), picture.mean()) for picture in white if picture.any()]
         if not shares:
             _check_somewhere(mask, view, inverted)
             continue
         border, picture = np.median(shares, axis=0).tolist()
-        if border >= MOST_OF_BORDER or picture > MOST_OF_PICTURE:
+        if border > FULL_BORDER or picture > MOST_OF_PICTURE:
             wrong[view] = border, picture
     if wrong:
         raise DataError(_wrong_way_round(masks, wrong, inverted))
@@ -89,10 +91,6 @@ def _check_somewhere(mask: Video, view: int, inverted: bool) -> None:
         f"{mask.path}: expected a mouse above grey {THRESHOLD}{' when inverted' if inverted else ''}, got greys "
         f"{darkest} to {brightest} in all {mask.num_frames} frames of view {view} — write masks as 0 and 255."
     )
-
-
-def _border(picture: Bool[Array, "height width"]) -> Bool[Array, " pixel"]:
-    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
 
 
 def _without_specks(grey: UInt8[Array, "height width"]) -> UInt8[Array, "height width"]:
