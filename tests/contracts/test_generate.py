@@ -18,6 +18,7 @@ from pipeline import checkpoint, kinds
 from pipeline.cameras import facelift_six
 from pipeline.data.generate import generate, with_masks
 from pipeline.data.incoming.photos import read_photo, read_pictures
+from pipeline.data.incoming.picture import SUFFIXES
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError, PipelineError
@@ -132,7 +133,7 @@ def test_alpha_is_where_a_picture_is_not_white_with_its_holes_filled() -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "expected pictures (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp) or a dataset, found none"),
+        (lambda path: None, f"expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none"),
         (lambda path: Image.new("RGB", (8, 4)).save(path / "a.png"), "expected a square picture, got 8×4"),
         (lambda path: (path / "a.png").write_text("no"), "expected an image"),
     ],
