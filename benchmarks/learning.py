@@ -30,7 +30,7 @@ from pipeline.mvdiffusion.evaluate import evaluate, generated_masks
 from pipeline.mvdiffusion.views import ViewSets
 from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe
-from pipeline.train import train
+from pipeline.training.loop import train
 
 FIGURES = ("psnr_fg", "mask_iou", "hull_iou")
 ORDERS, SEEDS = ("fixed", "ring", "ring_random"), (0, 1, 2)

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from benchmarks import torch_tiles
 from benchmarks.memory import peak_mib
-from pipeline import rasterize_cpu
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, orbit
 from pipeline.gaussians import Gaussians
+from pipeline.splatting import rasterize_cpu
 
 SIZES = ((4_096, 64), (24_576, 64), (98_304, 128))  # Gaussians, pixels per side
 VIEWS = 6

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.overhead import SLOTS, TRIALS
 from pipeline.recipes import load_recipe, override
-from pipeline.train import train
+from pipeline.training.loop import train
 
 
 def work(recipe: str, root: str, share: int) -> None:

@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.overhead import SLOTS, TRIALS
 from pipeline.recipes import load_recipe, override
-from pipeline.train import train
+from pipeline.training.loop import train
 
 
 def trial(config: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The yardstick: a vectorised tile renderer in plain torch, as good as eager torch lets it be.
 
-Same projection, same semantics and the same picture as `pipeline.rasterize_cpu`. Pixels are gathered in
+Same projection, same semantics and the same picture as `pipeline.splatting.rasterize_cpu`. Pixels are gathered in
 small tiles; each tile's Gaussians are sorted by depth and composited in chunks by a cumulative product; tiles
 that are finished or full drop out. The backward pass is analytic and walks the same chunks.
 """
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
-from pipeline.rasterize_cpu import MAX_ALPHA, MIN_ALPHA, MIN_LIGHT, project
+from pipeline.splatting.rasterize_cpu import MAX_ALPHA, MIN_ALPHA, MIN_LIGHT, project
 
 TILE = 4  # of 4, 8 and 16 the fastest on a CPU
 CHUNK = 64

@@ -13,7 +13,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
 from pipeline.recipes import load_recipe
-from pipeline.train import train
+from pipeline.training.loop import train
 
 STEPS, REPEATS = 60, 3
 

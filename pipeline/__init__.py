@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.gslrm.model import GSLRM
     from pipeline.recipe import Recipe
     from pipeline.recipes import load_recipe
-    from pipeline.rendering import render
+    from pipeline.splatting.rendering import render
 
 __all__ = ["GSLRM", "Cameras", "Gaussians", "Recipe", "load_recipe", "render"]
 
@@ -25,7 +25,7 @@ _HOMES = {
     "GSLRM": "pipeline.gslrm.model",
     "Recipe": "pipeline.recipe",
     "load_recipe": "pipeline.recipes",
-    "render": "pipeline.rendering",
+    "render": "pipeline.splatting.rendering",
 }
 
 

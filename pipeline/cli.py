@@ -60,9 +60,9 @@ def fit(
     torchrun --nproc-per-node N -m mouselift fit …: the same on N processes, a GPU each.
     """
     from pipeline.config import text_override
-    from pipeline.fit import best_device
-    from pipeline.fit import fit as run
     from pipeline.recipes import load_recipe
+    from pipeline.training.fit import best_device
+    from pipeline.training.fit import fit as run
 
     require_folder(out)
     root = [] if data is None else [text_override("data.root", data.resolve())]

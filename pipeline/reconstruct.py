@@ -25,7 +25,7 @@ from pipeline.errors import DataError
 from pipeline.files import whole
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
-from pipeline.rendering import Rendering, render
+from pipeline.splatting.rendering import Rendering, render
 
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
 _GIF_EVERY = 3

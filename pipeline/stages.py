@@ -16,8 +16,8 @@ from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.scenes import Dataset
 from pipeline.metrics import Protocol as MetricsProtocol
-from pipeline.processes import World
 from pipeline.recipe import Recipe
+from pipeline.training.processes import World
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
-from pipeline.processes import ALONE, World
 from pipeline.recipe import Recipe
-from pipeline.rendering import Rendering, render
+from pipeline.splatting.rendering import Rendering, render
 from pipeline.stages import Evaluation
+from pipeline.training.processes import ALONE, World
 
 
 @dataclass(frozen=True)

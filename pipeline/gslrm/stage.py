@@ -18,10 +18,10 @@ from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.model import GSLRM
-from pipeline.processes import World
 from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe, gslrm_parts
-from pipeline.rendering import Rendering, render
+from pipeline.splatting.rendering import Rendering, render
 from pipeline.stages import Validation
+from pipeline.training.processes import World
 
 
 class GSLRMStage:

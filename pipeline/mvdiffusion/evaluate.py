@@ -23,9 +23,9 @@ from pipeline.losses import FOREGROUND
 from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.deployed import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
-from pipeline.processes import ALONE, World
 from pipeline.recipe import Recipe
 from pipeline.stages import Evaluation
+from pipeline.training.processes import ALONE, World
 
 MAX_FRAMED = 0.5  # of the picture's edge: a foreground that covers more of it is no silhouette
 MIN_AGREEMENT = 0.01  # of silhouettes, below which foreground PSNR loses no more than 20 dB

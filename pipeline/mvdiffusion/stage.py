@@ -34,9 +34,9 @@ from pipeline.mvdiffusion.prompts import (
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, normalised, refuse_half_on_cpu
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
-from pipeline.processes import World
 from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe, mvdiffusion_parts
 from pipeline.stages import Validation
+from pipeline.training.processes import World
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: where adapters go
 

@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import size_of
 from pipeline.recipe import LossConfig, Recipe
 from pipeline.recipes import override
-from pipeline.train import train
+from pipeline.training.loop import train
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
 

@@ -20,7 +20,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import distributed
 
-from pipeline.processes import SILENCE, leave
+from pipeline.training.processes import SILENCE, leave
 from sweeps.run.nodes import Seat
 
 _PATIENCE = 10.0  # seconds in which Ray notices what the process group has noticed

@@ -23,7 +23,7 @@ from ray import tune
 from pipeline import checkpoint
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
-from pipeline.train import Report, train
+from pipeline.training.loop import Report, train
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat

@@ -24,7 +24,7 @@ from pipeline.data.scenes import Dataset, open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError, PipelineError
 from pipeline.gslrm.model import GSLRM
 from pipeline.mvdiffusion.views import Rig
-from pipeline.train import train
+from pipeline.training.loop import train
 
 SIZE = 32
 

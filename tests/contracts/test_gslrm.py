@@ -20,7 +20,7 @@ from pipeline.gslrm.model import GSLRM
 from pipeline.gslrm.stage import GSLRMStage, preview
 from pipeline.recipe import FreezeConfig, GSLRMConfig
 from pipeline.recipes import load_recipe
-from pipeline.rendering import render
+from pipeline.splatting.rendering import render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gslrm"
 CONFIG = GSLRMConfig(dim=32, head_dim=16, num_layers=3, init_std=0.1)

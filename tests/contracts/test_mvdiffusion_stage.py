@@ -32,7 +32,7 @@ from pipeline.mvdiffusion.stage import (
 )
 from pipeline.recipe import DenoisingConfig, Recipe
 from pipeline.recipes import load_recipe
-from pipeline.train import Report, generator_of, train
+from pipeline.training.loop import Report, generator_of, train
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from gsplat.cuda import _torch_impl as gsplat_torch
 
-from pipeline import rasterize_cpu
 from pipeline.cameras import Cameras, orbit
 from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.gaussians import SH_C0, Gaussians
-from pipeline.rendering import Rendering, _rasterize_gsplat, render
+from pipeline.splatting import rasterize_cpu
+from pipeline.splatting.rendering import Rendering, _rasterize_gsplat, render
 from tests.support import rasterize_reference
 
 FIELDS = ("means", "quats", "scales", "opacities", "sh")

@@ -20,9 +20,9 @@ from torch import distributed
 
 from pipeline import checkpoint, losses
 from pipeline.errors import NonFiniteError, PipelineError
-from pipeline.processes import leave
 from pipeline.recipe import Recipe
-from pipeline.train import Report, train
+from pipeline.training.loop import Report, train
+from pipeline.training.processes import leave
 
 GSLRM = {
     "a pass in halves": ["train.batch_size=2"],

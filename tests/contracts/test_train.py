@@ -22,7 +22,7 @@ from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe
 from pipeline.recipes import load_recipe
-from pipeline.train import Report, learning_rate, parameter_groups, percentile_95, train
+from pipeline.training.loop import Report, learning_rate, parameter_groups, percentile_95, train
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
 

@@ -19,7 +19,7 @@ from pipeline import GSLRM, checkpoint, load_recipe, losses
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
 from pipeline.errors import NonFiniteError
-from pipeline.train import train
+from pipeline.training.loop import train
 from sweeps.errors import RegistryError
 from sweeps.registry.verification import verify
 from tests.e2e.conftest import SMALL, write_space

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
-from pipeline.rendering import render
+from pipeline.splatting.rendering import render
 from tests.contracts.test_render import FIELDS, leaves_of, make_cameras, make_gaussians
 from tests.support import rasterize_reference
 

@@ -41,13 +41,13 @@ BELOW = {
 }
 # Library -> the files that may import it; a name ending in / is a folder.
 DOORS = {
-    "gsplat": ("pipeline/rendering.py",),
+    "gsplat": ("pipeline/splatting/rendering.py",),
     "diffusers": ("pipeline/mvdiffusion/",),
     "transformers": ("pipeline/mvdiffusion/",),
     "peft": ("pipeline/mvdiffusion/",),
     "lpips": ("pipeline/vgg.py",),
     "torchmetrics": ("pipeline/metrics.py",),
-    "numba": ("pipeline/rasterize_cpu.py",),
+    "numba": ("pipeline/splatting/rasterize_cpu.py",),
     "av": ("pipeline/data/recording/video.py", "pipeline/data/recording/container.py"),
     "embreex": ("pipeline/data/mice/render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/mvdiffusion/"),
@@ -250,5 +250,7 @@ def test_reading_recipes_and_spaces_does_not_wait_for_torch(module: str) -> None
 
 
 def test_importing_the_science_imports_none_of_the_memory() -> None:
-    code = "import sys, pipeline.train; sys.exit(bool({'mlflow', 'ray', 'optuna', 'fastapi'} & set(sys.modules)))"
+    code = (
+        "import sys, pipeline.training.loop; sys.exit(bool({'mlflow', 'ray', 'optuna', 'fastapi'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

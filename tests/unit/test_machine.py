@@ -75,7 +75,9 @@ def test_a_folder_that_someone_else_made_under_our_name_is_not_trusted(open_fold
 
 @strangers.needs_root
 def test_the_renderer_is_compiled_where_nothing_but_temporary_files_can_be_written(open_folder):
-    found = strangers.python("from pipeline import rasterize_cpu", open_folder, HOME="/", TMPDIR=str(open_folder))
+    found = strangers.python(
+        "from pipeline.splatting import rasterize_cpu", open_folder, HOME="/", TMPDIR=str(open_folder)
+    )
     assert (found.returncode, found.stderr) == (0, "")
 
 

@@ -17,7 +17,11 @@ PROMISED = {
 }
 # Each statement comes first once: the others follow in their order.
 BEFORE = {
-    "pipeline": ("import pipeline.rendering", "import pipeline.gslrm.model", "from pipeline import render, GSLRM"),
+    "pipeline": (
+        "import pipeline.splatting.rendering",
+        "import pipeline.gslrm.model",
+        "from pipeline import render, GSLRM",
+    ),
     "sweeps": (
         "import sweeps.registry.registry",
         "import sweeps.run.tune",

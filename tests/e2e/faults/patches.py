@@ -45,12 +45,12 @@ if any(word.endswith({who!r}) for word in sys.orig_argv):
     sys.meta_path.insert(0, _After())
 '''
 AT_STEP = """
-from pipeline import train
-step_ = train._Trainer.step
+from pipeline.training import loop
+step_ = loop._Trainer.step
 def step(self, number):
     {code}
     step_(self, number)
-train._Trainer.step = step
+loop._Trainer.step = step
 """
 
 

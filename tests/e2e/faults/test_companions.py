@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from torch import distributed
 
 from pipeline.recipe import Recipe
-from pipeline.train import train
+from pipeline.training.loop import train
 from sweeps.run.nodes import Seat
 from sweeps.run.processes import companions, resources
 

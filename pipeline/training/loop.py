@@ -22,11 +22,11 @@ from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.kinds import kind_of
 from pipeline.metrics import import_ahead
-from pipeline.processes import World
 from pipeline.recipe import OptimConfig, Recipe
 from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
 from pipeline.stages import Validation
+from pipeline.training.processes import World
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

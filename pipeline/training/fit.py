@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from pipeline.data.pictures import write_png
-from pipeline.processes import World, launched
 from pipeline.recipe import Recipe
-from pipeline.train import Report, train
+from pipeline.training.loop import Report, train
+from pipeline.training.processes import World, launched
 
 KEPT = 2
 

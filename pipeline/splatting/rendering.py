@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline import rasterize_cpu
 from pipeline.cameras import Cameras
 from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.gaussians import Gaussians
+from pipeline.splatting import rasterize_cpu
 
 WHITE = (1.0, 1.0, 1.0)
 NEAR_PLANE = 0.2  # world units; where the renderer that FaceLift's checkpoints were trained with cuts

@@ -1,0 +1,1 @@
+"""The one training loop of both stages, alone or among several processes."""
