@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint
+from pipeline.data.batch import Batch
 from pipeline.data.gate.checks import require_geometry
-from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.kinds import kind_of
@@ -173,7 +173,7 @@ class _Trainer:
         mine = [(step - 1) * config.accumulate + n for n in self.division.passes(self.world.rank, config.accumulate)]
         with self.world.agreed():
             pieces = [self.division.piece(self.world.rank, index) for index in mine]
-            batches = [self.loader.training_batch(piece, self.division.size) for piece in pieces]
+            batches = [self.loader.training_batch(piece, self.division.size).to(self.device) for piece in pieces]
         pooled = self._pooled(step, mine, batches)
         with self.world.agreed():
             for piece, batch, pools in zip(pieces, batches, pooled, strict=True):
