@@ -79,9 +79,10 @@ class HostBatch:
         images, masks = composited(pixels, sent.jitter, sent.background)
         return Batch(images, masks, sent.cameras, self.num_input_views, self.scenes)
 
-    def pinned(self) -> HostBatch:
-        """The same in memory from which a GPU fetches it while the CPU goes on."""
-        return self._each(lambda tensor: tensor.pin_memory())
+    def pinned(self, device: torch.device) -> HostBatch:
+        """The same in memory from which this GPU fetches it while the CPU goes on."""
+        with torch.cuda.device(device):  # a thread's own GPU is the first one, whatever the main thread has set
+            return self._each(lambda tensor: tensor.pin_memory())
 
     def split(self, parts: int) -> list[HostBatch]:
         """The same scenes in so many batches of as equal a size as can be."""
