@@ -85,7 +85,7 @@ def orders(mice: Path, folder: Path) -> Iterator[dict[str, object]]:
 def mean_images(recipe: Recipe, dataset: Dataset, split: str, cache: Path) -> dict[str, float]:
     """Figures of a prediction that ignores the reference: per slot, the mean of the training images."""
     loader = ViewSets(dataset, "train", recipe.data, cache)
-    seen = (loader.evaluation_batch(number).images[0] for number in range(len(loader.scenes)))
+    seen = (loader.evaluation_batch(number).to("cpu").images[0] for number in range(len(loader.scenes)))
     mean = sum(seen, start=torch.zeros(())) / len(loader.scenes)
     scored = ViewSets(dataset, split, recipe.data, cache)
     found = [_of_mean(mean, scored, number) for number in range(len(scored.scenes))]
@@ -97,7 +97,7 @@ def sheet(model: ViewGenerator, recipe: Recipe, dataset: Dataset, cache: Path) -
     loader = ViewSets(dataset, "test", recipe.data, cache)
     rows = []
     for number in SHOWN:
-        true = loader.evaluation_batch(number).images[0]
+        true = loader.evaluation_batch(number).to("cpu").images[0]
         gap = torch.ones_like(true[:1, :, :, : true.shape[-1] // 4])
         strip = [true[:1], gap, model(true[:1], [number])[0], gap, true]
         rows.append(torch.cat([view for part in strip for view in part], dim=-1)[None])
@@ -105,7 +105,7 @@ def sheet(model: ViewGenerator, recipe: Recipe, dataset: Dataset, cache: Path) -
 
 
 def _of_mean(mean: Tensor, loader: ViewSets, number: int) -> Float[Tensor, " figure"]:
-    batch = loader.evaluation_batch(number)
+    batch = loader.evaluation_batch(number).to("cpu")
     assert batch.masks is not None
     true, masks = batch.images[0], batch.masks[0]
     found = metrics.psnr_fg(mean, true, masks), metrics.mask_iou(generated_masks(mean), masks)

@@ -14,10 +14,11 @@ from PIL import Image
 
 from pipeline import kinds, metrics
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
+from pipeline.data.batch import Batch
 from pipeline.data.incoming.lists import listed_splits
 from pipeline.data.incoming.names import named
 from pipeline.data.incoming.photos import read_photo
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.loader import Loader
 from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, open_dataset, write_scene

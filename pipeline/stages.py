@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.batch import Batch
+from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.metrics import Protocol as MetricsProtocol
 from pipeline.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Scenes to batches: which views, decoded once, composited on white.
+"""Scenes to batches: which views, decoded once; compositing is the work of the device they go to.
 
 Decoded frames live in one memory-mapped uint8 file per dataset and size, shared by every trial on a machine.
 A batch is a function of (seed, step): a resumed run sees exactly the batches it would have seen.
@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline.cameras import Cameras
+from pipeline.data.batch import HostBatch
 from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import Dataset, Scene, read_image
 from pipeline.errors import DataError
@@ -35,41 +36,6 @@ class Views(NamedTuple):
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B scenes with V views each; the first `num_input_views` are inputs. Images on white, 0…1 sRGB."""
-
-    images: Float[Tensor, "batch view 3 height width"]
-    masks: Float[Tensor, "batch view 1 height width"] | None
-    cameras: Cameras
-    num_input_views: int
-    scenes: tuple[str, ...]
-
-    @property
-    def input_images(self) -> Float[Tensor, "batch input 3 height width"]:
-        return self.images[:, : self.num_input_views]
-
-    @property
-    def input_cameras(self) -> Cameras:
-        return self.cameras[:, : self.num_input_views]
-
-    def to(self, device: torch.device | str) -> Batch:
-        masks = None if self.masks is None else self.masks.to(device)
-        cameras = self.cameras.to(device)
-        return Batch(self.images.to(device), masks, cameras, self.num_input_views, self.scenes)
-
-    def split(self, parts: int) -> list[Batch]:
-        """The same scenes in so many batches of as equal a size as can be."""
-        if parts == 1:
-            return [self]
-        size = -(-len(self.scenes) // parts)
-        return [self._of(slice(start, start + size)) for start in range(0, len(self.scenes), size)]
-
-    def _of(self, some: slice) -> Batch:
-        masks = None if self.masks is None else self.masks[some]
-        return Batch(self.images[some], masks, self.cameras[some], self.num_input_views, self.scenes[some])
 
 
 class Loader:
@@ -101,14 +67,14 @@ class Loader:
     def has_masks(self) -> bool:
         return self._frames.has_alpha
 
-    def training_batch(self, step: int, batch_size: int) -> Batch:
-        """The batch of forward-backward pass `step` (from 0): shuffled anew each epoch, jittered."""
+    def training_batch(self, step: int, batch_size: int) -> HostBatch:
+        """The batch of forward-backward pass `step` (from 0): shuffled anew each epoch, its jitter drawn."""
         picks = [self._shuffled(step * batch_size + i) for i in range(batch_size)]
         generators = [np.random.default_rng((self.seed, 1, step * batch_size + i)) for i in range(batch_size)]
         views = [self._sample_views(scene, rng) for scene, rng in zip(picks, generators, strict=True)]
         return self._batch(picks, views, generators)
 
-    def evaluation_batch(self, index: int) -> Batch:
+    def evaluation_batch(self, index: int) -> HostBatch:
         """Scene `index` of the split with its fixed input views first, then its held-out views."""
         return self._batch([self.scenes[index]], [Views(self.inputs, self.held_out)], None)
 
@@ -128,25 +94,22 @@ class Loader:
 
     def _batch(
         self, scenes: Sequence[Scene], views: Sequence[Views], generators: Sequence[np.random.Generator] | None
-    ) -> Batch:
+    ) -> HostBatch:
         indices = [[*v.inputs, *v.targets] for v in views]
-        frames = np.stack([self._frames.views(s.name, i) for s, i in zip(scenes, indices, strict=True)])
         cameras = [self._cameras[s.name][i] for s, i in zip(scenes, indices, strict=True)]
+        mirrored, jitter = (False,) * len(scenes), None
         if generators is not None:
-            frames, cameras = _augment(frames, cameras, self.config, generators)
-        colour, alpha = frames[:, :, :3], frames[:, :, 3:]
-        if generators is not None and _jitters(self.config):
-            images = _jitter(_unit(colour), _unit(alpha), self.config, generators) + (1 - _unit(alpha))
-        else:
-            images = _unit(colour + (255 - alpha))  # premultiplied bytes on white: no byte can overflow
+            cameras, mirrored = _turned(cameras, self.config, generators)
+            jitter = _jitter(self.config, generators) if _jitters(self.config) else None
         size = self.config.image_size
         stacked = Cameras(torch.stack([c.c2w for c in cameras]), torch.stack([c.fxfycxcy for c in cameras]), size, size)
-        return Batch(
-            images=images,
-            masks=_unit(alpha) if self._frames.has_alpha else None,
+        return HostBatch(
+            frames=torch.from_numpy(self._frames.views([scene.name for scene in scenes], indices)),
             cameras=stacked.to(torch.float32),
             num_input_views=len(views[0].inputs),
             scenes=tuple(scene.name for scene in scenes),
+            mirrored=mirrored,
+            jitter=jitter,
         )
 
 
@@ -168,8 +131,13 @@ class Frames:
     starts: dict[str, int]
     has_alpha: bool
 
-    def views(self, scene: str, indices: Sequence[int]) -> np.ndarray:
-        return self.array[[self.starts[scene] + i for i in indices]]
+    def views(
+        self, scenes: Sequence[str], indices: Sequence[Sequence[int]]
+    ) -> UInt8[np.ndarray, "scene view channel size size"]:
+        """These views of each scene, read in one go; without alpha, only the colours."""
+        rows = [[self.starts[scene] + i for i in chosen] for scene, chosen in zip(scenes, indices, strict=True)]
+        planes = self.array if self.has_alpha else self.array[:, :3]
+        return planes[rows]
 
 
 def decoded_frames(dataset: Dataset, size: int, cache: Path) -> Frames:
@@ -233,27 +201,19 @@ def _overlapping_first(cameras: Cameras, inputs: Sequence[int], rest: Sequence[i
     return sorted(rest, key=lambda view: not bool(seen[view]))
 
 
-def _unit(pixels: np.ndarray) -> Tensor:
-    """Bytes as float32 in 0…1. By numpy, because torch would start threads, which are slow on a busy machine."""
-    values = pixels.astype(np.float32)
-    values /= np.float32(255)
-    return torch.from_numpy(values)
-
-
-def _augment(
-    frames: UInt8[np.ndarray, "batch view 4 height width"],
-    cameras: list[Cameras],
-    config: DataConfig,
-    generators: Sequence[np.random.Generator],
-) -> tuple[UInt8[np.ndarray, "batch view 4 height width"], list[Cameras]]:
-    """Mirror and turn whole scenes, images and cameras together: what was consistent stays so."""
+def _turned(
+    cameras: list[Cameras], config: DataConfig, generators: Sequence[np.random.Generator]
+) -> tuple[list[Cameras], tuple[bool, ...]]:
+    """Cameras of scenes mirrored and turned as wholes, and whether each scene's images must be mirrored too."""
+    mirrored = []
     for i, rng in enumerate(generators):
-        mirrored, angle = rng.random() < 0.5, rng.uniform(0, 2 * math.pi)
-        if config.mirror and mirrored:
-            frames[i], cameras[i] = frames[i, ..., ::-1].copy(), cameras[i].mirror()
+        chosen, angle = rng.random() < 0.5, rng.uniform(0, 2 * math.pi)
+        mirrored.append(config.mirror and chosen)
+        if mirrored[-1]:
+            cameras[i] = cameras[i].mirror()
         if config.rotate:
             cameras[i] = cameras[i].transform(1.0, _about_z(angle))
-    return frames, cameras
+    return cameras, tuple(mirrored)
 
 
 def _about_z(angle: float) -> Float[Tensor, "3 3"]:
@@ -261,16 +221,9 @@ def _about_z(angle: float) -> Float[Tensor, "3 3"]:
     return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-def _jitter(
-    colour: Tensor, alpha: Tensor, config: DataConfig, generators: Sequence[np.random.Generator]
-) -> Float[Tensor, "batch view 3 height width"]:
-    """Brightness and contrast of premultiplied colour, one draw per scene; the mask stays as it is."""
-    draws = [[rng.uniform(*config.brightness), rng.uniform(*config.contrast)] for rng in generators]
-    brightness, contrast = torch.tensor(draws, dtype=colour.dtype)[:, :, None, None, None, None].unbind(1)
-    weight = alpha.sum((1, 3, 4), keepdim=True).clamp(min=1e-6)
-    mean = colour.sum((1, 3, 4), keepdim=True) / weight * brightness
-    jittered = (colour * brightness - mean * alpha) * contrast + mean * alpha
-    return torch.minimum(jittered.clamp(min=0), alpha)
+def _jitter(config: DataConfig, generators: Sequence[np.random.Generator]) -> Float[Tensor, "batch 2"]:
+    """Factors of brightness and contrast, one draw per scene."""
+    return torch.tensor([[rng.uniform(*config.brightness), rng.uniform(*config.contrast)] for rng in generators])
 
 
 def _jitters(config: DataConfig) -> bool:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import metrics, vgg
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.batch import Batch
+from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM

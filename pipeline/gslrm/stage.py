@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint, losses, vgg
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.batch import Batch
+from pipeline.data.loader import Loader
 from pipeline.data.pictures import sheet
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError

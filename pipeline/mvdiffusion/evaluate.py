@@ -69,11 +69,11 @@ def evaluate(
     mine = world.dealt(range(count))
     for start in range(0, len(mine), _OBJECTS):
         numbers = mine[start : start + _OBJECTS]
-        batches = [loader.evaluation_batch(number) for number in numbers]
-        targets = torch.cat([batch.images for batch in batches]).to(device)
+        batches = [loader.evaluation_batch(number).to(device) for number in numbers]
+        targets = torch.cat([batch.images for batch in batches])
         generated = {g: model(targets[:, 0], numbers, g) for g in guidances}
         for i, batch in enumerate(batches):
-            masks = None if batch.masks is None else batch.masks[0].to(device)
+            masks = None if batch.masks is None else batch.masks[0]
             found = {
                 g: _figures(views[i], targets[i], masks, batch.cameras[0], lpips) for g, views in generated.items()
             }

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline import checkpoint
 from pipeline.config import did_you_mean
-from pipeline.data.loader import Batch
+from pipeline.data.batch import Batch
 from pipeline.data.scenes import Dataset
 from pipeline.errors import RecipeError
 from pipeline.gslrm.evaluate import lpips_network

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.cameras import Cameras
 from pipeline.config import one_line
-from pipeline.data.loader import Batch, Loader, Views
+from pipeline.data.batch import HostBatch
+from pipeline.data.loader import Loader, Views
 from pipeline.data.rings import ring_order, slots
 from pipeline.data.scenes import Dataset, Scene
 from pipeline.errors import CheckpointError, DataError
@@ -54,7 +55,7 @@ class ViewSets(Loader):
         first = slots_of(rings[0], config)
         self.inputs, self.held_out = first[:1], first[1:]
 
-    def evaluation_batch(self, index: int) -> Batch:
+    def evaluation_batch(self, index: int) -> HostBatch:
         """Scene `index` of the split, seen from the fixed reference."""
         order = slots_of(self._rings[self.scenes[index].name], self.config)
         return self._batch([self.scenes[index]], [Views(order[:1], order[1:])], None)
@@ -68,12 +69,11 @@ class ViewSets(Loader):
 
     def _batch(
         self, scenes: Sequence[Scene], views: Sequence[Views], generators: Sequence[np.random.Generator] | None
-    ) -> Batch:
+    ) -> HostBatch:
         batch = super()._batch(scenes, views, generators)
-        if generators is None or self.config.background == "white" or batch.masks is None:
+        if generators is None or self.config.background == "white":
             return batch
-        colours = torch.stack([_colour(self.config.background, rng) for rng in generators])
-        return replace(batch, images=batch.images + (colours[:, None, :, None, None] - 1) * (1 - batch.masks))
+        return replace(batch, background=torch.stack([_colour(self.config.background, rng) for rng in generators]))
 
 
 def _ring(dataset: Dataset, scene: Scene, config: DataConfig) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint
+from pipeline.data.batch import Batch, HostBatch
 from pipeline.data.gate.checks import require_geometry
-from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.kinds import kind_of
@@ -26,6 +26,7 @@ from pipeline.recipe import OptimConfig, Recipe
 from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
 from pipeline.stages import Validation
+from pipeline.training.prefetch import Prefetch
 from pipeline.training.processes import World
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -79,6 +80,13 @@ def train(
             )
     trainer.join(start)
     import_ahead()  # now: what the stage itself imports is there
+    with trainer.working_ahead(start):
+        yield from _reports(trainer, start, workdir, lacks_room)
+
+
+def _reports(trainer: _Trainer, start: int, workdir: Path, lacks_room: Callable[[], str]) -> Iterator[Report]:
+    """The steps after `start`, as `train` reports them."""
+    recipe, world = trainer.recipe, trainer.world
     for step in range(start + 1, recipe.train.max_steps + 1):
         trainer.step(step)
         validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps
@@ -155,6 +163,7 @@ class _Trainer:
         self._since_report = 0
         self._seconds_before = 0.0
         self._last: dict[str, float] = {}
+        self._batches: Iterator[list[HostBatch]] = iter(())
 
     def join(self, start: int) -> None:
         """See that all processes are about to make the same step of the same run, on the leader's weights."""
@@ -163,6 +172,16 @@ class _Trainer:
         self.world.expect_same("step to go on from", str(start))
         self.world.share_weights(self.stage.model)
 
+    @contextlib.contextmanager
+    def working_ahead(self, start: int) -> Iterator[None]:
+        """Have the batches of each step after `start` made during the step before it, until the block ends."""
+        steps = range(start + 1, self.recipe.train.max_steps + 1)
+        with Prefetch(self._made, steps) as self._batches:
+            try:
+                yield
+            finally:
+                self._batches = iter(())  # or the two would hold each other, and the weights with them
+
     def step(self, step: int) -> None:
         """One optimizer step: `accumulate` passes, clipping, the skip rule."""
         started = time.perf_counter()
@@ -170,10 +189,9 @@ class _Trainer:
         lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        mine = [(step - 1) * config.accumulate + n for n in self.division.passes(self.world.rank, config.accumulate)]
+        mine, pieces = self._mine(step)
         with self.world.agreed():
-            pieces = [self.division.piece(self.world.rank, index) for index in mine]
-            batches = [self.loader.training_batch(piece, self.division.size) for piece in pieces]
+            batches = [batch.to(self.device) for batch in next(self._batches)]
         pooled = self._pooled(step, mine, batches)
         with self.world.agreed():
             for piece, batch, pools in zip(pieces, batches, pooled, strict=True):
@@ -183,6 +201,18 @@ class _Trainer:
         self._last = {"train/lr": lr, "train/grad_norm": norm, "train/skipped_updates": float(self.skipped)}
         self._since_report += 1
         self.seconds += time.perf_counter() - started
+
+    def _mine(self, step: int) -> tuple[list[int], list[int]]:
+        """The passes of a step that this process takes part in, and its piece of each, both counted in the run."""
+        accumulate = self.recipe.train.accumulate
+        passes = [(step - 1) * accumulate + n for n in self.division.passes(self.world.rank, accumulate)]
+        return passes, [self.division.piece(self.world.rank, index) for index in passes]
+
+    def _made(self, step: int) -> list[HostBatch]:
+        """The batches of this process in a step, a piece each; called in a thread."""
+        _, pieces = self._mine(step)
+        batches = [self.loader.training_batch(piece, self.division.size) for piece in pieces]
+        return [batch.pinned(self.device) for batch in batches] if self.device.type == "cuda" else batches
 
     def take_metrics(self) -> dict[str, float]:
         """Means and p95 since the last report, and the counters; the only place that waits for the device."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.cameras import Cameras, facelift_six, ray_parameter_of_closest_point
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.batch import Batch
+from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
@@ -249,7 +250,7 @@ def test_without_pixel_alignment_means_are_the_heads_own_numbers() -> None:
 
 @pytest.fixture(scope="module")
 def batch(mice: Dataset, frames_cache: Path, tiny_recipe) -> Batch:
-    return Loader(mice, "train", tiny_recipe().data, frames_cache).training_batch(0, 1)
+    return Loader(mice, "train", tiny_recipe().data, frames_cache).training_batch(0, 1).to("cpu")
 
 
 def test_one_batch_overfits(batch: Batch, tiny_recipe) -> None:

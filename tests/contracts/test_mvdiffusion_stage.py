@@ -49,7 +49,7 @@ def finished(tmp_path_factory, frames_cache, views_recipe) -> list[Report]:
 
 
 def batch_of(stage: MVDiffusionStage, mice: Dataset, cache: Path, objects: int = 2):
-    return stage.loader(mice, "train", cache).training_batch(0, objects)
+    return stage.loader(mice, "train", cache).training_batch(0, objects).to("cpu")
 
 
 def chance(objects: int = 2) -> list[torch.Generator]:
@@ -396,7 +396,7 @@ def test_facelifts_recipe_is_facelifts(views_recipe) -> None:
 
 def test_photographs_of_one_animal_agree_and_of_two_do_not(mice, frames_cache, stage) -> None:
     loader = stage().loader(mice, "train", frames_cache)
-    one, two = loader.evaluation_batch(0), loader.evaluation_batch(1)
+    one, two = loader.evaluation_batch(0).to("cpu"), loader.evaluation_batch(1).to("cpu")
     mixed = torch.where(torch.arange(6)[:, None, None, None] % 2 == 0, one.images[0], two.images[0])
     assert hull_iou(one.images[0], one.cameras[0]) > 0.9
     assert hull_iou(mixed, one.cameras[0]) < hull_iou(one.images[0], one.cameras[0])
@@ -404,5 +404,5 @@ def test_photographs_of_one_animal_agree_and_of_two_do_not(mice, frames_cache, s
 
 @pytest.mark.parametrize("colour", [0.0, 1.0])
 def test_views_without_a_silhouette_agree_on_nothing(mice, frames_cache, stage, colour) -> None:
-    cameras = stage().loader(mice, "train", frames_cache).evaluation_batch(0).cameras[0]
+    cameras = stage().loader(mice, "train", frames_cache).evaluation_batch(0).to("cpu").cameras[0]
     assert hull_iou(torch.full((6, 3, 32, 32), colour), cameras) == 0.0

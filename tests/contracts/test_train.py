@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from pipeline import checkpoint, kinds, losses, metrics
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
-from pipeline.errors import CheckpointError, NonFiniteError, RecipeError
+from pipeline.errors import CheckpointError, DataError, NonFiniteError, RecipeError
 from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe
@@ -69,6 +71,19 @@ def weights(report: Report) -> dict[str, Tensor]:
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def models() -> int:
+    return sum(type(thing) is GSLRM for thing in gc.get_objects())
+
+
+def working_ahead() -> int:
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
+
+
+def interrupted(reports: Generator[Report, None, None]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        reports.throw(KeyboardInterrupt())
 
 
 def refusal(reports: Iterator[Report], error: type[Exception]) -> str:
@@ -403,3 +418,34 @@ def test_the_run_sees_the_batches_of_its_loader(run, tiny_recipe, monkeypatch: p
     )
     run(tiny_recipe("train.accumulate=2", "train.max_steps=3"))
     assert seen == [(index, 1) for index in range(6)]
+
+
+def test_a_scene_that_breaks_stops_the_run_at_the_step_that_takes_it(
+    tmp_path: Path, frames_cache: Path, tiny_recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, taken = Loader.training_batch, []
+
+    def breaking(self: Loader, index: int, size: int):
+        if index == 2:
+            raise DataError("scene_000003: broken")
+        return whole(self, index, size)
+
+    monkeypatch.setattr(Loader, "training_batch", breaking)
+    with pytest.raises(DataError, match="scene_000003: broken"):
+        taken += (report.step for report in train(tiny_recipe("train.report_every=1"), tmp_path, cache=frames_cache))
+    assert taken == [1, 2] and not working_ahead()
+
+
+@pytest.mark.parametrize("end", [list, Generator.close, interrupted], ids=["finished", "left early", "interrupted"])
+def test_no_thread_and_no_weights_outlive_a_run(end, tmp_path: Path, frames_cache: Path, tiny_recipe) -> None:
+    gc.collect()
+    others = models()
+    gc.disable()
+    try:
+        reports = train(tiny_recipe("train.max_steps=3"), tmp_path, cache=frames_cache)
+        next(reports)
+        assert (working_ahead(), models()) == (1, others + 1)
+        end(reports)
+        assert (working_ahead(), models()) == (0, others)
+    finally:
+        gc.enable()

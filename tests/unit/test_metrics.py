@@ -112,7 +112,7 @@ def scikit_images_ssim(first: Tensor, second: Tensor) -> Tensor:
 @pytest.fixture
 def views(mice, tiny_recipe, frames_cache) -> Tensor:
     """Six views of a procedural mouse on white, [1, 6, 3, 32, 32]."""
-    return Loader(mice, "val", tiny_recipe().data, frames_cache).evaluation_batch(0).images
+    return Loader(mice, "val", tiny_recipe().data, frames_cache).evaluation_batch(0).to("cpu").images
 
 
 WRONG_RENDERS: dict[str, Callable[[Tensor], Tensor]] = {

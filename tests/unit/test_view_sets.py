@@ -52,7 +52,7 @@ def test_in_file_order_every_slot_has_its_file(load) -> None:
 def test_a_fixed_reference_stays(load, mice) -> None:
     loader = load()
     for step in range(3):
-        batch = loader.training_batch(step, 1)
+        batch = loader.training_batch(step, 1).to("cpu")
         cameras = mice.scenes[batch.scenes[0]].cameras[[0, 4, 2, 1, 3, 5]].centres.float()
         torch.testing.assert_close(batch.cameras.centres[0], cameras)
 
@@ -60,7 +60,7 @@ def test_a_fixed_reference_stays(load, mice) -> None:
 def test_a_random_reference_turns_the_ring_and_never_reorders_it(load, mice) -> None:
     loader, seen = load("data.view_sampling=ring_random"), set()
     for step in range(40):
-        batch = loader.training_batch(step, 1)
+        batch = loader.training_batch(step, 1).to("cpu")
         files = mice.scenes[batch.scenes[0]].cameras.centres.float()
         order = [int((files - centre).norm(dim=-1).argmin()) for centre in batch.cameras.centres[0]]
         assert tuple(order) == slots((0, 5, 3, 1, 2, 4), order[0])
@@ -69,7 +69,10 @@ def test_a_random_reference_turns_the_ring_and_never_reorders_it(load, mice) -> 
 
 
 def test_backgrounds_are_white_black_or_grey_and_the_animal_stays(load) -> None:
-    white, coloured = load().training_batch(0, 4), load("data.background=three_choices").training_batch(0, 4)
+    white, coloured = (
+        load().training_batch(0, 4).to("cpu"),
+        load("data.background=three_choices").training_batch(0, 4).to("cpu"),
+    )
     assert white.masks is not None
     inside, outside = white.masks == 1, white.masks == 0
     three = {round(float(v), 3) for v in coloured.images[outside.expand_as(coloured.images)].unique()}
@@ -79,7 +82,7 @@ def test_backgrounds_are_white_black_or_grey_and_the_animal_stays(load) -> None:
 
 
 def test_validation_is_on_white_whatever_training_is_on(load) -> None:
-    batch = load("data.background=random", split="val").evaluation_batch(0)
+    batch = load("data.background=random", split="val").evaluation_batch(0).to("cpu")
     assert batch.masks is not None
     assert float(batch.images[(batch.masks == 0).expand_as(batch.images)].min()) == 1.0
 
