@@ -170,8 +170,14 @@ def pointsdist(means: Vectors, origins: Vectors) -> Scalar:
 
 
 def weights_at(loss: LossConfig, step: int) -> dict[str, float]:
-    """The weights that count at an optimizer step, terms of weight 0 left out: FaceLift's two warm-ups."""
-    if step < loss.pointsdist_warmup_steps:
-        return {"pointsdist": POINTSDIST_WARMUP_WEIGHT}
-    waiting = {"perceptual", "lpips"} if step < loss.warmup_steps else set()
-    return {name: weight for name, weight in loss.weights.items() if weight and name not in waiting}
+    """The weights that count at an optimizer step, counted from 1; terms of weight 0 are left out.
+
+    FaceLift's two warm-ups, of the first so many steps each: pointsdist in place of mse and perceptual, and no
+    perceptual nor lpips. Both can be on at once.
+    """
+    weights = loss.weights
+    if loss.pointsdist_warmup_steps and step <= loss.pointsdist_warmup_steps:
+        weights |= {"mse": 0.0, "perceptual": 0.0, "pointsdist": POINTSDIST_WARMUP_WEIGHT}
+    if loss.warmup_steps and step <= loss.warmup_steps:
+        weights |= {"perceptual": 0.0, "lpips": 0.0}
+    return {name: weight for name, weight in weights.items() if weight}

@@ -160,8 +160,9 @@ class LossConfig:
     pointsdist: Weight = 0.0  # pulls each view's distances from its camera to a common mean and spread
     masked: bool = False  # mse, ssim and pixelalign count the foreground only
     clamp: bool = False  # renders are clamped to 0…1 before every term
-    warmup_steps: Count = 0  # optimizer steps without perceptual and lpips
-    pointsdist_warmup_steps: Count = 0  # optimizer steps of pointsdist (weight 0.1) alone
+    warmup_steps: Count = 0  # the first optimizer steps, without perceptual and lpips
+    # the first optimizer steps, with pointsdist (weight 0.1) in place of mse and perceptual
+    pointsdist_warmup_steps: Count = 0
     perceptual_weights: LocalPath | None = None  # VGG19 file, or a FaceLift checkpoint that carries it
 
     @property
@@ -199,12 +200,17 @@ class OptimConfig:
 
     lr: Rate  # learning rate after the warm-up
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)  # AdamW's running means of the gradient and of its square
-    weight_decay: Weight = 0.05  # AdamW's, of weight matrices
+    weight_decay: Weight = 0.05  # AdamW's, of what decays
+    # what decays: weight matrices and embeddings (FaceLift's GS-LRM), or every weight (its MVDiffusion)
+    decay: Literal["matrices", "all"] = "matrices"
     warmup_steps: Count = 500  # optimizer steps in which the rate rises from 0; less than train.max_steps
     # what follows the warm-up: down to 0 by a cosine, or the same rate throughout
     schedule: Literal["cosine", "constant"] = "cosine"
     grad_clip_norm: Rate = 1.0  # a gradient with a larger norm is scaled down to this
-    skip_factor: Rate = 20.0  # an update whose gradient norm exceeds grad_clip_norm × this is skipped
+    # an update whose gradient norm exceeds grad_clip_norm × this is skipped; None: none is
+    skip_factor: Rate | None = 20.0
+    # updates of 100 steps in a row whose loss or gradient may be no number: each is skipped; one more ends the run
+    max_nonfinite_updates: Count = 2
     freeze: FreezeConfig = field(default_factory=FreezeConfig)  # parts that are not trained
 
 

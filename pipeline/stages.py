@@ -56,8 +56,11 @@ class Stage(Protocol):
     def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """Every term that counts at this optimizer step, unweighted; a scene's chance comes from its generator."""
 
-    def pools(self, batch: Batch) -> Mapping[str, float]:
-        """What each term is a mean over in a batch, counted: scenes, or pixels of the foreground. Parts add up."""
+    def pools(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """For each term that is a mean over some pixels of the batch: how many they are, on the batch's device.
+
+        The same terms in every batch of a step; those that are not named are means over scenes.
+        """
 
     def weights(self, step: int) -> dict[str, float]:
         """What each of those terms counts."""

@@ -19,8 +19,8 @@ from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.model import GSLRM
-from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe, gslrm_parts
-from pipeline.splatting.rendering import Rendering, render
+from pipeline.recipe import LossConfig, Recipe, gslrm_parts
+from pipeline.splatting.rendering import Rendering, draw
 from pipeline.stages import Validation
 from pipeline.training.processes import World
 
@@ -46,20 +46,20 @@ class GSLRMStage:
     def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:  # noqa: ARG002
         """Every loss term that counts at this optimizer step, unweighted, by its recipe name; nothing is drawn."""
         gaussians = self.model(batch.input_images, batch.input_cameras)
-        rendering = render(gaussians, batch.cameras)
+        rendering = draw(gaussians, batch.cameras)
         return {name: self._term(name, rendering, gaussians, batch) for name in self.weights(step)}
 
     def weights(self, step: int) -> dict[str, float]:
         return losses.weights_at(self._loss, step)
 
-    def pools(self, batch: Batch) -> Mapping[str, float]:
-        """Pixels for what is a mean over the foreground or the background of a batch, scenes for the rest."""
-        pixels: dict[str, float] = {}
-        if batch.masks is not None and self._loss.masked:
-            pixels["mse"] = float((batch.masks > losses.FOREGROUND).sum())
-        if batch.masks is not None:
-            pixels["background"] = float((batch.masks < losses.FOREGROUND).sum())
-        return dict.fromkeys(LOSS_TERMS, float(len(batch.scenes))) | pixels
+    def pools(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """Pixels of the foreground for a masked mse, of what lies around it for background."""
+        weights, pixels = self.weights(step), {}
+        if self._loss.masked and "mse" in weights:
+            pixels["mse"] = (_masks(batch) > losses.FOREGROUND).sum()
+        if "background" in weights:
+            pixels["background"] = (_masks(batch) < losses.FOREGROUND).sum()
+        return pixels
 
     def updated(self) -> None:
         """Nothing follows an optimizer step."""

@@ -105,9 +105,9 @@ class MVDiffusionStage:
         weights = snr_weights(scheduler.alphas_cumprod.to(self.device)[level], self.loss)
         return {"denoising": (weights * error).mean()}
 
-    def pools(self, batch: Batch) -> Mapping[str, float]:
-        """Objects."""
-        return {"denoising": float(len(batch.scenes))}
+    def pools(self, batch: Batch, step: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """None: the term is a mean over objects."""
+        return {}
 
     def updated(self) -> None:
         """The running mean follows every optimizer step."""

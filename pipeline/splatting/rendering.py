@@ -36,6 +36,17 @@ def render(
     Differentiable in the Gaussians and in c2w (in fxfycxcy on CPU only: gsplat has no gradient for it).
     Raises PipelineError when shapes, dtypes or devices do not fit, NonFiniteError when a value is no number.
     """
+    _check_finite(gaussians, cameras)
+    return draw(gaussians, cameras, background, near_plane)
+
+
+def draw(
+    gaussians: Gaussians, cameras: Cameras, background: Sequence[float] = WHITE, near_plane: float = NEAR_PLANE
+) -> Rendering:
+    """`render` for values that are known to be finite, or whose picture is looked at: it does not wait for the device.
+
+    Raises PipelineError when shapes, dtypes or devices do not fit.
+    """
     _check(gaussians, cameras, background, near_plane)
     rasterize = _rasterize_gsplat if gaussians.means.is_cuda else rasterize_cpu.rasterize
     with torch.autocast(gaussians.means.device.type, enabled=False):
@@ -85,6 +96,9 @@ def _check(gaussians: Gaussians, cameras: Cameras, background: Sequence[float], 
         came = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
         wanted = " or ".join(str(dtype) for dtype in usable)
         raise PipelineError(f"render: expected {wanted} on one device, got {came} — use .to() first.")
-    for name, value in values.items():
+
+
+def _check_finite(gaussians: Gaussians, cameras: Cameras) -> None:
+    for name, value in {**vars(gaussians), "c2w": cameras.c2w, "fxfycxcy": cameras.fxfycxcy}.items():
         if not bool(torch.isfinite(value.detach()).all()):
             raise NonFiniteError(f"render: expected finite {name}, got a NaN or infinity — the model diverged before.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from pipeline import checkpoint
@@ -22,12 +23,13 @@ from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.kinds import kind_of
 from pipeline.metrics import import_ahead
-from pipeline.recipe import OptimConfig, Recipe
+from pipeline.recipe import Recipe
 from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
 from pipeline.stages import Validation
 from pipeline.training.prefetch import Prefetch
 from pipeline.training.processes import World
+from pipeline.training.update import NonFiniteUpdates, Part, learning_rate, parameter_groups, percentile_95
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,7 +97,7 @@ def _reports(trainer: _Trainer, start: int, workdir: Path, lacks_room: Callable[
                 yield Report(step, trainer.take_metrics())
             continue
         metrics = trainer.take_metrics()
-        validation = trainer.stage.validate(trainer.dataset, trainer.cache, recipe.train.max_val_scenes, world)
+        validation = trainer.validate(step)
         metrics |= validation.evaluation.metrics
         if not world.leads:
             yield Report(step, metrics)
@@ -105,30 +107,6 @@ def _reports(trainer: _Trainer, start: int, workdir: Path, lacks_room: Callable[
             folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
             unsaved = "" if folder else f"the disk of {workdir} is full"
         yield Report(step, metrics, {"val/preview": validation.picture}, folder, unsaved)
-
-
-def learning_rate(config: OptimConfig, updates: int, max_steps: int) -> float:
-    """Lr after `updates` optimizer steps: linear warm-up from 0, then constant or a cosine to 0 (FaceLift)."""
-    if updates < config.warmup_steps:
-        return config.lr * updates / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
-    progress = (updates - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters: matrices and embeddings with weight decay, norm weights without (FaceLift)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed, plain = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def percentile_95(norms: Sequence[float]) -> float:
-    """The least norm that 95 % of the finite ones do not exceed; fp16 overflows on its way to a loss scale."""
-    finite = sorted(norm for norm in norms if math.isfinite(norm)) or list(norms)
-    return finite[-(-95 * len(finite) // 100) - 1]
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:
@@ -151,18 +129,19 @@ class _Trainer:
         self.stage = kind_of(recipe).train(recipe, device, self.dataset)
         with world.leader_first():
             self.loader = self.stage.loader(self.dataset, "train", cache)
-        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay)
+        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay, recipe.optim.decay)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.skipped = 0
+        self.nonfinite = NonFiniteUpdates(recipe.optim.max_nonfinite_updates)
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
         self._passes: dict[str, int] = {}
         self._norms: list[float] = []
         self._since_report = 0
         self._seconds_before = 0.0
-        self._last: dict[str, float] = {}
+        self._last_norm: tuple[int, float] | None = None  # the last finite one, and its step
         self._batches: Iterator[list[HostBatch]] = iter(())
 
     def join(self, start: int) -> None:
@@ -183,49 +162,56 @@ class _Trainer:
                 self._batches = iter(())  # or the two would hold each other, and the weights with them
 
     def step(self, step: int) -> None:
-        """One optimizer step: `accumulate` passes, clipping, the skip rule."""
+        """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end."""
         started = time.perf_counter()
         config = self.recipe.train
         lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        mine, pieces = self._mine(step)
+        pieces = self._pieces(step)
         with self.world.agreed():
-            batches = [batch.to(self.device) for batch in next(self._batches)]
-        pooled = self._pooled(step, mine, batches)
+            batches = next(self._batches)
+        passes = [[part.to(self.device) for part in batch.split(self.splits)] for batch in batches]
+        shares = self._shares(step, passes)
+        done: list[Part] = []
         with self.world.agreed():
-            for piece, batch, pools in zip(pieces, batches, pooled, strict=True):
-                self._backward(step, batch, piece * self.division.size, pools)
-        norm = self._update(step)
-        self._norms.append(norm)
-        self._last = {"train/lr": lr, "train/grad_norm": norm, "train/skipped_updates": float(self.skipped)}
+            for piece, parts, shares_of_parts in zip(pieces, passes, shares, strict=True):
+                done += self._backward(step, parts, piece * self.division.size, shares_of_parts)
+        self._update(step, done)
         self._since_report += 1
         self.seconds += time.perf_counter() - started
 
-    def _mine(self, step: int) -> tuple[list[int], list[int]]:
-        """The passes of a step that this process takes part in, and its piece of each, both counted in the run."""
+    def _pieces(self, step: int) -> list[int]:
+        """The piece that this process has of each pass of a step in which it takes part, counted in the run."""
         accumulate = self.recipe.train.accumulate
-        passes = [(step - 1) * accumulate + n for n in self.division.passes(self.world.rank, accumulate)]
-        return passes, [self.division.piece(self.world.rank, index) for index in passes]
+        passes = ((step - 1) * accumulate + n for n in self.division.passes(self.world.rank, accumulate))
+        return [self.division.piece(self.world.rank, index) for index in passes]
 
     def _made(self, step: int) -> list[HostBatch]:
         """The batches of this process in a step, a piece each; called in a thread."""
-        _, pieces = self._mine(step)
-        batches = [self.loader.training_batch(piece, self.division.size) for piece in pieces]
+        batches = [self.loader.training_batch(piece, self.division.size) for piece in self._pieces(step)]
         return [batch.pinned(self.device) for batch in batches] if self.device.type == "cuda" else batches
 
     def take_metrics(self) -> dict[str, float]:
-        """Means and p95 since the last report, and the counters; the only place that waits for the device."""
+        """Means and p95 since the last report over the steps with finite numbers, and the counters.
+
+        Where no step had finite numbers, there are no means.
+        """
         passes = self._since_report * self.recipe.train.accumulate
-        sums = self.world.total([float(torch.stack(values).sum()) for values in self._terms.values()])
+        summed = [torch.stack(values).sum() for values in self._terms.values()]
+        sums = self.world.total(torch.stack(summed).tolist() if summed else [])
         counts = [count * self.division.groups for count in self._passes.values()]
         means = [float(np.float32(value / n)) for value, n in zip(sums, counts, strict=True)]
         metrics = {f"train/{name}": mean for name, mean in zip(self._terms, means, strict=True)}
         spent = self.seconds - self._seconds_before
         scenes = passes * self.recipe.train.batch_size
         name, memory = _memory(self.device)
-        metrics |= self._last | {
-            "train/grad_norm_p95": percentile_95(self._norms),
+        if self._norms:
+            metrics |= {"train/grad_norm": self._norms[-1], "train/grad_norm_p95": percentile_95(self._norms)}
+        metrics |= {
+            "train/lr": self.optimizer.param_groups[0]["lr"],
+            "train/skipped_updates": float(self.skipped),
+            "train/nonfinite_updates": float(self.nonfinite.total),
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
@@ -235,6 +221,13 @@ class _Trainer:
         self._since_report, self._seconds_before = 0, self.seconds
         return metrics
 
+    def validate(self, step: int) -> Validation:
+        """What the stage says of `val`, in every process. Raises NonFiniteError with the step."""
+        try:
+            return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes, self.world)
+        except NonFiniteError as error:
+            raise self._at(step, error) from None
+
     def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
         """The checkpoint, or None where the disk has no room for it."""
         training = {
@@ -242,6 +235,7 @@ class _Trainer:
             "scaler": self.scaler.state_dict(),
             "step": step,
             "skipped": self.skipped,
+            "nonfinite": self.nonfinite.state(),
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "stage": self.stage.state(),
@@ -265,75 +259,126 @@ class _Trainer:
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         self.skipped, self.seconds = training["skipped"], training["seconds"]
+        if "nonfinite" in training:  # checkpoints of before have it not
+            self.nonfinite.restore(training["nonfinite"])
         self._seconds_before = self.seconds
         torch.set_rng_state(training["random"])
         return info.step
 
-    def _pooled(self, step: int, passes: list[int], batches: list[Batch]) -> list[dict[str, float]]:
-        """For each pass of this process, what each term is a mean over in the whole pass, all processes together."""
-        names = list(self.stage.weights(step))
-        pooled = np.zeros((self.recipe.train.accumulate, len(names)))
-        rows = [index % self.recipe.train.accumulate for index in passes]
-        for row, batch in zip(rows, batches, strict=True):
-            pools = self.stage.pools(batch)
-            pooled[row] = [pools[name] for name in names]
-        pooled = np.reshape(self.world.total(pooled.ravel().tolist()), pooled.shape)
-        return [dict(zip(names, pooled[row].tolist(), strict=True)) for row in rows]
+    def _shares(self, step: int, passes: list[list[Batch]]) -> list[list[Mapping[str, Tensor]]]:
+        """For each part of each pass of this process: what share of the pixels of the whole pass, all processes
+        together, it has, for each term that is a mean over pixels. Empty where a part is the whole pass.
+        """
+        if self.division.pieces == 1 and all(len(parts) == 1 for parts in passes):
+            return [[{}] for _ in passes]
+        counted = [[self.stage.pools(part, step) for part in parts] for parts in passes]
+        names = list(counted[0][0])
+        if not names:
+            return [[{} for _ in parts] for parts in counted]
+        counts = [torch.stack([torch.stack([pools[name] for name in names]) for pools in parts]) for parts in counted]
+        whole = self._pooled(torch.stack([parts.sum(0) for parts in counts])).clamp(min=1)
+        shares = [(parts.double() / whole[n].double()).float() for n, parts in enumerate(counts)]
+        return [[dict(zip(names, part, strict=True)) for part in parts] for parts in shares]
 
-    def _backward(self, step: int, batch: Batch, first: int, pooled: dict[str, float]) -> None:
-        """Gradients of a piece of a pass, which starts with the run's scene `first`, as its share of the pass.
+    def _pooled(self, counts: Int[Tensor, "own term"]) -> Int[Tensor, "own term"]:
+        """Counts of the passes of this process, with those of the processes that share them."""
+        if self.division.pieces == 1:
+            return counts
+        accumulate = self.recipe.train.accumulate
+        rows = self.division.passes(self.world.rank, accumulate)
+        everywhere = counts.new_zeros(accumulate, counts.shape[-1])
+        everywhere[rows] = counts
+        return self.world.summed(everywhere)[rows]
 
-        pooled: what each term is a mean over in the whole pass.
+    def _backward(
+        self, step: int, parts: list[Batch], first: int, shares: list[Mapping[str, Tensor]]
+    ) -> Iterator[Part]:
+        """Gradients of the parts of a pass, which start with the run's scene `first`, as their shares of the pass.
+
+        shares: of each part's terms that are means over pixels; the others are means over scenes.
         """
         recipe, weights = self.recipe, self.stage.weights(step)
-        for part in batch.split(self.splits):
+        for part, of_pixels in zip(parts, shares, strict=True):
             chance = [generator_of(recipe.train.seed, first + i) for i in range(len(part.scenes))]
             first += len(part.scenes)
-            pools = self.stage.pools(part)
             try:
                 with self._autocast():
-                    terms = self.stage.losses(part.to(self.device), step, chance)
+                    terms = self.stage.losses(part, step, chance)
             except NonFiniteError as error:
-                raise NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._last_norm()}.") from None
-            shares = {name: term * (pools[name] / max(pooled[name], 1.0)) for name, term in terms.items()}
-            total = torch.stack([weights[name] * share for name, share in shares.items()]).sum()
-            if not bool(torch.isfinite(total)):
-                culprits = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
-                got = f"{float(total.detach()):g} from {culprits}"
-                raise NonFiniteError(f"step {step}: expected a finite loss, got {got}{self._last_norm()}.")
+                raise self._at(step, error) from None
+            of_scenes = len(part.scenes) / recipe.train.batch_size
+            if of_scenes != 1:
+                shared = {name: term * of_pixels.get(name, of_scenes) for name, term in terms.items()}
+            else:
+                shared = terms
+            total = torch.stack([weights[name] * share for name, share in shared.items()]).sum()
             self.scaler.scale(total / recipe.train.accumulate).backward()
-            for name, value in {"loss": total, **shares}.items():
-                self._terms.setdefault(name, []).append(value.detach())
-        for name in ("loss", *weights):
-            self._passes[name] = self._passes.get(name, 0) + 1
+            yield Part(total.detach(), _detached(terms), _detached(shared))
 
-    def _last_norm(self) -> str:
-        norm = self._last.get("train/grad_norm")
-        return "" if norm is None else f"; the gradient norm was {norm:.3g} a step before"
-
-    def _update(self, step: int) -> float:
-        """Clip and apply the gradients, or skip the update when their norm is beyond the limit."""
+    def _update(self, step: int, parts: list[Part]) -> None:
+        """Clip and apply the gradients, or leave the update out: when their norm is beyond the limit, or when they or
+        the loss are no numbers. Nothing else in a step waits for the device.
+        """
         config = self.recipe.optim
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.world.sum_gradients(trained)
         self.scaler.unscale_(self.optimizer)
         own = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        norm = self.world.leaders(float(own))  # so that all decide the same
-        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, own.new_tensor(norm))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss.")
-        skips = not norm <= config.grad_clip_norm * config.skip_factor
-        self.skipped += skips
-        if not skips:
-            self.scaler.step(self.optimizer)
-            self.stage.updated()
+        clipped_by = self.world.leaders(own)  # so that all make the same update
+        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, clipped_by)
+        norm, loss = torch.stack([clipped_by, torch.stack([part.total for part in parts]).sum()]).tolist()
+        limit = math.inf if config.skip_factor is None else config.grad_clip_norm * config.skip_factor
+        if not math.isfinite(self.world.total([loss])[0]) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            self._leave_out(step, parts, norm, loss)
+        else:
+            self._record(step, parts, norm)
+            if math.isfinite(norm) and norm <= limit:
+                self.scaler.step(self.optimizer)
+                self.stage.updated()
+            else:
+                self.skipped += 1
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+
+    def _leave_out(self, step: int, parts: list[Part], norm: float, loss: float) -> None:
+        """Count an update of which no number is known; raise NonFiniteError where it is one too many."""
+        if self.nonfinite.add(step):
+            return
+        before = self._norm_before(step) + self.nonfinite.words(step)
+        with self.world.agreed():
+            if not math.isfinite(loss):
+                words = next(part.words for part in parts if not math.isfinite(float(part.total)))
+                raise NonFiniteError(f"step {step}: expected a finite loss, got {words}{before}.")
+        raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss{before}.")
+
+    def _record(self, step: int, parts: list[Part], norm: float) -> None:
+        """Keep what a step with finite numbers adds to the next report, on the device."""
+        for part in parts:
+            for name, value in {"loss": part.total, **part.shares}.items():
+                self._terms.setdefault(name, []).append(value)
+        passes = self.recipe.train.accumulate // self.division.groups
+        for name in ("loss", *parts[0].shares):
+            self._passes[name] = self._passes.get(name, 0) + passes
+        self._norms.append(norm)
+        if math.isfinite(norm):
+            self._last_norm = step, norm
+
+    def _at(self, step: int, error: NonFiniteError) -> NonFiniteError:
+        return NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
+
+    def _norm_before(self, step: int) -> str:
+        if self._last_norm is None:
+            return ""
+        at, norm = self._last_norm
+        return f"; the gradient norm was {norm:.3g}{' a step' if step - at == 1 else f', {step - at} steps'} before"
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = _DTYPES.get(self.recipe.train.precision)
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
 
 
 def _memory(device: torch.device) -> tuple[str, float]:

@@ -87,9 +87,17 @@ class World:
         """Maxima over processes."""
         return self._reduced(numbers, distributed.ReduceOp.MAX)
 
-    def leaders(self, number: float) -> float:
-        """The leader's number, whatever this process has."""
-        return self.total([number if self.leads else 0.0])[0]
+    def leaders(self, tensor: Tensor) -> Tensor:
+        """The leader's tensor in place of this process's own, where it is: the host does not wait for it."""
+        if self.size > 1:
+            distributed.broadcast(tensor, 0)
+        return tensor
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over processes in its place; the host does not wait for it."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
 
     def dealt(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that this process works on, a contiguous share; one that would get none repeats the first item."""

@@ -33,6 +33,8 @@ def warm_up() -> None:
 def shortened(recipe: Recipe) -> Recipe:
     """The recipe with two steps, a validation of one scene after them, and every loss term from the first on.
 
+    A loss that is no number ends it at once.
+
     One pass a step whatever train.accumulate says. The learning rate is too small to do harm: whether the recipe's
     own is too large is not decided here.
     """
@@ -44,6 +46,7 @@ def shortened(recipe: Recipe) -> Recipe:
         "train.accumulate": 1,
         "optim.lr": 1.0e-6,
         "optim.warmup_steps": 0,
+        "optim.max_nonfinite_updates": 0,
     }
     if isinstance(recipe.loss, LossConfig):
         changes |= {"loss.warmup_steps": 0, "loss.pointsdist_warmup_steps": 0}

@@ -133,7 +133,8 @@ def jobs(tiny_recipe, views_recipe, tmp_path_factory, frames_cache) -> dict[str,
     longer = tiny_recipe("train.batch_size=2")
     half = run(Job(longer), tmp_path_factory.mktemp("half"), frames_cache).reports[2].checkpoint
     found["resumed"] = Job(longer, resume=half)
-    found["no number in one"] = Job(tiny_recipe("train.batch_size=2"), nan_in=1)
+    found["no number in one"] = Job(tiny_recipe("train.batch_size=2", "optim.max_nonfinite_updates=0"), nan_in=1)
+    found["left out"] = Job(tiny_recipe("train.batch_size=2", *short), nan_in=1)
     found["indivisible"] = Job(tiny_recipe("train.batch_size=1"))
     return found
 
@@ -191,6 +192,13 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both_with_the_same_words(
     assert [type(error) for error in errors] == [NonFiniteError, NonFiniteError]
     assert str(errors[0]) == str(errors[1])
     assert str(errors[0]).startswith("step 3: expected a finite loss, got nan from mse nan")
+
+
+def test_an_update_without_a_finite_loss_in_one_process_is_left_out_by_both(together) -> None:
+    first, second = (told["left out"].reports[-1] for told in together)
+    assert first.metrics["train/nonfinite_updates"] == second.metrics["train/nonfinite_updates"] == 1
+    assert first.metrics["train/loss"] == second.metrics["train/loss"]
+    assert math.isfinite(first.metrics["train/loss"])
 
 
 def test_scenes_that_cannot_be_shared_are_refused_in_one_line(together) -> None:

@@ -24,10 +24,12 @@ from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe
 from pipeline.recipes import load_recipe
-from pipeline.training.loop import Report, learning_rate, parameter_groups, percentile_95, train
+from pipeline.training.loop import Report, train
+from pipeline.training.update import NonFiniteUpdates, learning_rate, parameter_groups, percentile_95
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
 
+AT_ONCE = "optim.max_nonfinite_updates=0"  # the first loss that is no number ends the run
 SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
 BUSY = ("loss.ssim=0.5", "data.brightness=[0.8, 1.2]")  # views and jitter are drawn anew each step
 
@@ -105,7 +107,7 @@ def test_a_checkpoint_comes_with_every_validation_and_the_last_step(finished: li
 
 def test_every_report_says_how_training_goes(finished: list[Report]) -> None:
     expected = {"train/loss", "train/mse", "train/ssim", "train/lr", "train/grad_norm", "train/grad_norm_p95"}
-    expected |= {"train/skipped_updates"}
+    expected |= {"train/skipped_updates", "train/nonfinite_updates"}
     expected |= {"time/step_seconds", "time/scenes_per_second", "time/train_seconds", "system/process_memory_gb"}
     assert set(finished[0].metrics) == expected
 
@@ -151,7 +153,7 @@ def test_a_percentile_counts_ranks_and_leaves_overflows_out() -> None:
 
 def test_a_terms_mean_counts_only_the_steps_it_was_computed_at(own_mse, run, tiny_recipe) -> None:
     own_mse(lambda rendered: 0.25 + 0 * rendered.sum(), after=0)
-    reports = run(tiny_recipe("loss.pointsdist_warmup_steps=4"))
+    reports = run(tiny_recipe("loss.pointsdist_warmup_steps=3"))
     assert reports[2].metrics["train/mse"] == 0.25  # of steps 3 and 4, of which only 4 has it
 
 
@@ -364,8 +366,8 @@ def test_half_precision_trains_with_finite_figures(run, tiny_recipe, precision: 
     assert all(math.isfinite(value) for report in reports for value in report.metrics.values())
 
 
-def test_the_pointsdist_warm_up_trains_on_nothing_else(run, tiny_recipe) -> None:
-    reports = run(tiny_recipe("loss.pointsdist_warmup_steps=3"))
+def test_the_pointsdist_warm_up_takes_the_place_of_mse_for_so_many_steps(run, tiny_recipe) -> None:
+    reports = run(tiny_recipe("loss.pointsdist_warmup_steps=2"))
     terms = [{"train/mse", "train/pointsdist"} & set(report.metrics) for report in reports[:3]]
     assert terms == [{"train/pointsdist"}, {"train/pointsdist"}, {"train/mse"}]
 
@@ -376,7 +378,7 @@ def test_the_pointsdist_warm_up_trains_on_nothing_else(run, tiny_recipe) -> None
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(own_mse, tmp_path: Path, tiny_recipe) -> None:
     own_mse(lambda rendered: rendered.sum() * math.nan, after=2)
     with pytest.raises(NonFiniteError) as caught:
-        list(train(tiny_recipe(), tmp_path))
+        list(train(tiny_recipe(AT_ONCE), tmp_path))
     expected = r"step 3: expected a finite loss, got nan from mse nan; the gradient norm was \S+ a step before\."
     assert re.fullmatch(expected, str(caught.value))
 
@@ -384,8 +386,93 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(own_mse
 def test_a_loss_that_is_not_finite_leaves_no_checkpoint(own_mse, tmp_path: Path, tiny_recipe) -> None:
     own_mse(lambda rendered: rendered.sum() * math.inf, after=3)
     with pytest.raises(NonFiniteError):
-        list(train(tiny_recipe(), tmp_path))
+        list(train(tiny_recipe(AT_ONCE), tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize("broken", [lambda rendered: rendered.sum() * math.nan, lambda rendered: 0 * rendered + 1e39])
+def test_three_losses_in_a_row_that_are_not_finite_stop_the_run(own_mse, tmp_path, tiny_recipe, broken) -> None:
+    own_mse(lambda rendered: broken(rendered).sum(), after=2)
+    with pytest.raises(NonFiniteError) as caught:
+        list(train(tiny_recipe("train.validate_every=8"), tmp_path))
+    assert re.fullmatch(
+        r"step 5: expected a finite loss, got (nan|inf) from mse (nan|inf); the gradient norm was \S+, 3 steps before; "
+        r"the updates of steps 3, 4 were left out for the same reason\.",
+        str(caught.value),
+    )
+
+
+@pytest.fixture
+def with_one_nan(own_mse, run, tiny_recipe) -> list[Report]:
+    """Eight steps, of which the third has a loss that is no number."""
+    calls: list[int] = []
+
+    def broken(rendered: Tensor) -> Tensor:
+        calls.append(1)
+        return rendered.square().mean() * (math.nan if len(calls) == 3 else 1.0)
+
+    own_mse(broken, after=0)
+    return run(tiny_recipe("train.report_every=1"), "nan")
+
+
+def test_one_update_without_a_finite_loss_is_left_out_and_counted(with_one_nan: list[Report]) -> None:
+    assert [report.metrics["train/nonfinite_updates"] for report in with_one_nan] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert with_one_nan[-1].metrics["train/skipped_updates"] == 0
+
+
+def test_a_report_of_no_finite_step_has_no_means_and_the_others_finite_ones(with_one_nan: list[Report]) -> None:
+    assert not {"train/loss", "train/mse", "train/grad_norm"} & set(with_one_nan[2].metrics)
+    assert all(math.isfinite(value) for report in with_one_nan for value in report.metrics.values())
+    assert "train/loss" in with_one_nan[3].metrics
+
+
+def test_a_resumed_run_goes_on_counting_non_finite_updates(with_one_nan, own_mse, tmp_path, tiny_recipe) -> None:
+    own_mse(lambda rendered: rendered.sum() * math.nan, after=0)
+    reports = train(tiny_recipe("train.report_every=1"), tmp_path / "resumed", with_one_nan[3].checkpoint)
+    assert next(reports).metrics["train/nonfinite_updates"] == 2
+    with pytest.raises(NonFiniteError, match=r"step 6: .*; the updates of steps 3, 5 were left out"):
+        list(reports)
+
+
+def test_a_checkpoint_that_counts_no_non_finite_updates_is_resumed(
+    finished: list[Report], tmp_path, tiny_recipe
+) -> None:
+    folder = tmp_path / "older"
+    info = checkpoint.inspect(finished[2].checkpoint)  # type: ignore[arg-type]
+    training = checkpoint.load_training(info)
+    del training["nonfinite"]
+    checkpoint.save(folder, kinds.load(info).model, info.recipe, info.step, training=training)
+    (first, *_) = train(tiny_recipe(*BUSY), tmp_path / "on", folder)
+    assert first.metrics["train/nonfinite_updates"] == 0
+
+
+def test_an_update_left_out_leaves_the_weights(own_mse, run, tiny_recipe) -> None:
+    own_mse(lambda rendered: rendered.sum() * math.nan, after=6)
+    reports = run(tiny_recipe("train.validate_every=2"))
+    assert equal(weights(reports[-1]), weights(reports[-2])) and not equal(weights(reports[-2]), weights(reports[-3]))
+
+
+def test_the_window_of_non_finite_updates_is_a_hundred_steps() -> None:
+    found = NonFiniteUpdates(limit=2)
+    assert [found.add(step) for step in (1, 50, 101, 150, 151)] == [True, True, True, True, False]
+    assert found.total == 5 and not NonFiniteUpdates(limit=0).add(1)
+
+
+def test_without_a_skip_factor_no_update_is_skipped(run, tiny_recipe) -> None:
+    reports = run(tiny_recipe("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=null"))
+    assert reports[-1].metrics["train/skipped_updates"] == 0
+    assert not equal(weights(reports[2]), weights(reports[-1]))
+
+
+def test_the_decay_of_all_leaves_no_weight_out() -> None:
+    with torch.device("meta"):
+        (group,) = parameter_groups(GSLRM(load_recipe("gslrm").model), 0.01, "all")
+    assert len(group["params"]) == 151 and group["weight_decay"] == 0.01
+
+
+def test_facelifts_stage_1_decays_every_weight_and_its_stage_2_matrices_alone() -> None:
+    found = {name: load_recipe(name).optim.decay for name in ("gslrm_mouse", "mvdiffusion_mouse")}
+    assert found == {"gslrm_mouse": "matrices", "mvdiffusion_mouse": "all"}
 
 
 def test_a_batch_in_parts_makes_the_same_step(tmp_path: Path, tiny_recipe) -> None:
@@ -406,7 +493,7 @@ def test_a_checkpoint_for_which_there_is_no_room_is_left_out_and_the_run_goes_on
 def test_a_gradient_that_is_not_finite_stops_the_run(own_mse, tmp_path: Path, tiny_recipe) -> None:
     own_mse(lambda rendered: (rendered * 0).sum().sqrt(), after=0)
     with pytest.raises(NonFiniteError) as caught:
-        list(train(tiny_recipe(), tmp_path))
+        list(train(tiny_recipe(AT_ONCE), tmp_path))
     assert str(caught.value) == "step 1: expected a finite gradient, got norm nan with a finite loss."
 
 

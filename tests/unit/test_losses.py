@@ -232,9 +232,21 @@ def test_half_precision_images_give_a_float32_loss(network):
 
 def test_weights_follow_the_warm_ups_and_leave_zero_terms_out():
     loss = LossConfig(perceptual=0.5, lpips=0.1, ssim=0.2, warmup_steps=10, pointsdist_warmup_steps=3)
-    assert losses.weights_at(loss, 2) == {"pointsdist": 0.1}
-    assert losses.weights_at(loss, 3) == {"mse": 1.0, "ssim": 0.2}
-    assert losses.weights_at(loss, 10) == {"mse": 1.0, "ssim": 0.2, "perceptual": 0.5, "lpips": 0.1}
+    assert losses.weights_at(loss, 3) == {"ssim": 0.2, "pointsdist": 0.1}
+    assert losses.weights_at(loss, 4) == losses.weights_at(loss, 10) == {"mse": 1.0, "ssim": 0.2}
+    assert losses.weights_at(loss, 11) == {"mse": 1.0, "ssim": 0.2, "perceptual": 0.5, "lpips": 0.1}
+
+
+def test_the_warm_up_of_pointsdist_leaves_out_mse_and_perceptual_alone():
+    """FaceLift sets these two to 0 and leaves every other term as it is."""
+    loss = LossConfig(perceptual=0.5, lpips=0.1, ssim=0.2, alpha=0.3, pointsdist=0.7, pointsdist_warmup_steps=1)
+    assert losses.weights_at(loss, 1) == {"lpips": 0.1, "ssim": 0.2, "alpha": 0.3, "pointsdist": 0.1}
+    assert losses.weights_at(loss, 2)["pointsdist"] == 0.7
+
+
+def test_a_warm_up_lasts_as_many_steps_as_it_says():
+    loss = LossConfig(perceptual=0.5, warmup_steps=500)
+    assert sum("perceptual" not in losses.weights_at(loss, step) for step in range(1, 1001)) == 500
 
 
 def save_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:

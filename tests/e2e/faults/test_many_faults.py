@@ -71,10 +71,11 @@ def test_each_trial_ends_as_its_fault_has_it(trials, books):
 
 
 @pytest.mark.parametrize(
-    ("rate", "step", "word"), [(NAN_FIRST, 1, "first"), (NAN_MIDDLE, 13, "middle"), (NAN_LAST, LAST, "last")]
+    ("rate", "step", "word"), [(NAN_FIRST, 3, "first"), (NAN_MIDDLE, 15, "middle"), (NAN_LAST, LAST, "last")]
 )
 def test_a_trial_that_diverges_is_pruned_and_never_the_best(hurt, trials, books, note, rate, step, word):
-    norm = "" if step == 1 else r".*; the gradient norm was \S+ a step before"
+    """Of 100 updates in a row, two may have no finite loss or gradient; a validation ends the trial at once."""
+    norm = "" if word == "first" else r".*; the gradient norm was \S+( a step|, \d steps) before"
     assert re.match(rf"diverged: .*NonFiniteError: step {step}: .*expected .*, got .*{norm}", trials[rate].reason)
     assert tags(hurt, trials[rate])["trial.reason"] == trials[rate].reason
     assert books.best in {trials[rate].number for rate in (SOUND, TOO_LARGE, HOST_MEMORY)}
