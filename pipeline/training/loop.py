@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from pipeline import checkpoint
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
-from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
+from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError, PipelineError
 from pipeline.kinds import kind_of
 from pipeline.metrics import import_ahead
-from pipeline.recipe import OptimConfig, Recipe
+from pipeline.recipe import OptimConfig, Recipe, TrainConfig
 from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
-from pipeline.stages import Validation
 from pipeline.training.processes import World
+from pipeline.training.saving import Reports, copied
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,8 +36,8 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Report:
     """What the loop has to say at an optimizer step.
 
-    metrics: `train/…`, `val/…`, `time/…`, `system/…`; images: uint8 RGB [H, W, 3] by name; checkpoint: a folder
-    under the workdir, present whenever the step was validated, unless `unsaved` says why there is none.
+    metrics: `train/…`, `time/…`, `system/…`, and `val/…` of a validated step; images: uint8 RGB [H, W, 3] by name;
+    checkpoint: a folder under the workdir, whole; where one is due, `unsaved` says why there is none.
     """
 
     step: int
@@ -54,14 +55,18 @@ def train(
     cache: Path | None = None,
     splits: int = 1,
     lacks_room: Callable[[], str] = str,
-) -> Iterator[Report]:
-    """Train `recipe` and yield reports: every `report_every` steps, and with figures, pictures and a checkpoint
-    every `validate_every` steps and at the last.
+) -> Generator[Report, None, None]:
+    """Train `recipe` and yield reports: every `report_every` steps, with figures and pictures every `validate_every`,
+    with a checkpoint every `checkpoint_every`, and with all of that at the last.
+
+    A thread writes the checkpoint from a copy, while the steps that follow are made; its report and those of these
+    steps come when it is in its place. Whenever a report is yielded, nothing is being written. An error comes after
+    the reports of the steps before it.
 
     resume: a checkpoint folder of the same recipe; on the CPU the steps that follow are bit-identical to those of
     a run never stopped. cache: folder for decoded frames, shared by runs. splits: each batch goes through the network
     in so many parts, one after the other: the same optimizer step in less memory. lacks_room: asked before a checkpoint
-    is written; a reason makes it wait for the next validation, as a full disk does.
+    is made; a reason makes it wait for the next one, as a full disk does.
     Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
 
     Where torch.distributed is set up, each process calls this with a device of its own and they make the same steps
@@ -79,24 +84,44 @@ def train(
             )
     trainer.join(start)
     import_ahead()  # now: what the stage itself imports is there
-    for step in range(start + 1, recipe.train.max_steps + 1):
-        trainer.step(step)
-        validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps
-        if not validates:
-            if step % recipe.train.report_every == 0 or step == start + 1:
-                yield Report(step, trainer.take_metrics())
-            continue
-        metrics = trainer.take_metrics()
-        validation = trainer.stage.validate(trainer.dataset, trainer.cache, recipe.train.max_val_scenes, world)
-        metrics |= validation.evaluation.metrics
-        if not world.leads:
-            yield Report(step, metrics)
-            continue
-        unsaved, folder = lacks_room(), None
-        if not unsaved:
-            folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
-            unsaved = "" if folder else f"the disk of {workdir} is full"
-        yield Report(step, metrics, {"val/preview": validation.picture}, folder, unsaved)
+    with Reports[Report]() as reports:
+        try:
+            for step in range(start + 1, recipe.train.max_steps + 1):
+                trainer.step(step)
+                due = _Due.at(step, start, recipe.train)
+                if due.report:
+                    report, attachments = trainer.report(step, due.validation)
+                    if due.checkpoint and world.leads:
+                        yield from reports.rest()  # one at a time; and whoever hears of the last may remove older ones
+                        if unsaved := lacks_room():
+                            reports.add(replace(report, unsaved=unsaved))
+                        else:
+                            reports.write(trainer.save(workdir, report, attachments))
+                    else:
+                        reports.add(report)
+                yield from reports.ready()
+        except (PipelineError, RuntimeError, MemoryError, OSError):  # such as a loss that is no number, a full GPU
+            yield from reports.rest()
+            raise
+        yield from reports.rest()
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What is due at a step."""
+
+    validation: bool
+    checkpoint: bool
+    report: bool
+
+    @staticmethod
+    def at(step: int, start: int, config: TrainConfig) -> _Due:
+        """Of a run that began after `start`."""
+        last = step == config.max_steps
+        validation = last or step % config.validate_every == 0
+        checkpoint = last or step % (config.checkpoint_every or config.validate_every) == 0
+        plain = step == start + 1 or step % config.report_every == 0
+        return _Due(validation, checkpoint, validation or checkpoint or plain)
 
 
 def learning_rate(config: OptimConfig, updates: int, max_steps: int) -> float:
@@ -205,22 +230,31 @@ class _Trainer:
         self._since_report, self._seconds_before = 0, self.seconds
         return metrics
 
-    def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
-        """The checkpoint, or None where the disk has no room for it."""
+    def report(self, step: int, validates: bool) -> tuple[Report, Mapping[str, Any]]:
+        """What there is to say of a step, and what a checkpoint keeps of its validation."""
+        metrics = self.take_metrics()
+        if not validates:
+            return Report(step, metrics), {}
+        limit = self.recipe.train.max_val_scenes
+        validation = self.stage.validate(self.dataset, self.cache, limit, self.world)
+        pictures = {"val/preview": validation.picture} if self.world.leads else {}
+        return Report(step, metrics | validation.evaluation.metrics, pictures), validation.attachments
+
+    def save(self, workdir: Path, report: Report, attachments: Mapping[str, Any]) -> Callable[[], Report]:
+        """Copy what the checkpoint of this step holds. Returns what writes it and gives the report with it."""
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "step": step,
+            "step": report.step,
             "skipped": self.skipped,
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "stage": self.stage.state(),
         }
-        deployed = self.stage.deployed_model()
-        try:
-            return checkpoint.save(folder, deployed, self.recipe, step, metrics, training, validation.attachments)
-        except DiskFullError:
-            return None
+        weights, training = copied((self.stage.deployed_model().state_dict(), training))
+        files = {**self.stage.attachments(), **attachments}
+        content = checkpoint.Content(weights, self.recipe, report.step, report.metrics, training, files)
+        return partial(_written, workdir / f"step-{report.step:06d}", content, report)
 
     def resume(self, folder: Path) -> int:
         """Take up a checkpoint of this recipe; returns its step."""
@@ -304,6 +338,14 @@ class _Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = _DTYPES.get(self.recipe.train.precision)
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def _written(folder: Path, content: checkpoint.Content, report: Report) -> Report:
+    """Write a checkpoint; its report says where it is, or that the disk has no room for it."""
+    try:
+        return replace(report, checkpoint=checkpoint.write(folder, content))
+    except DiskFullError:
+        return replace(report, unsaved=f"the disk of {folder.parent} is full")
 
 
 def _memory(device: torch.device) -> tuple[str, float]:
