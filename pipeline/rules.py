@@ -53,9 +53,8 @@ def _checkpoint_rule(train: TrainConfig) -> Rule:
     figures, saves, steps = train.validate_every, train.checkpoint_every or train.validate_every, train.max_steps
     meet = math.lcm(figures, saves) < steps or max(figures, saves) >= steps
     problem = (
-        f"expected a checkpoint at some validation before the last step {steps}, got every {saves} steps with "
-        f"train.validate_every {figures}, which first meet at {math.lcm(figures, saves)} — make one a multiple of the "
-        "other"
+        f"expected a checkpoint at a validation before train.max_steps {steps}, got one every {saves} steps with "
+        f"train.validate_every {figures}, which meet at {math.lcm(figures, saves)} — make one a multiple of the other"
     )
     return meet, "train.checkpoint_every", problem
 

@@ -45,7 +45,8 @@ if any(word.endswith({who!r}) for word in sys.orig_argv):
     sys.meta_path.insert(0, _After())
 '''
 AT_STEP = """
-from pipeline.training import loop
+from pipeline.training import loop, saving
+saving.Reports.ready = saving.Reports.rest  # what is said of a step is heard before the next begins
 step_ = loop._Trainer.step
 def step(self, number):
     {code}
