@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -84,14 +84,20 @@ def train(
             )
     trainer.join(start)
     import_ahead()  # now: what the stage itself imports is there
+    yield from _reports(trainer, start, workdir, lacks_room)
+
+
+def _reports(trainer: _Trainer, start: int, workdir: Path, lacks_room: Callable[[], str]) -> Iterator[Report]:
+    """Make the steps after `start`; what `train` yields of them."""
+    config = trainer.recipe.train
     with Reports[Report]() as reports:
         try:
-            for step in range(start + 1, recipe.train.max_steps + 1):
+            for step in range(start + 1, config.max_steps + 1):
                 trainer.step(step)
-                due = _Due.at(step, start, recipe.train)
+                due = _Due.at(step, start, config)
                 if due.report:
                     report, attachments = trainer.report(step, due.validation)
-                    if due.checkpoint and world.leads:
+                    if due.checkpoint and trainer.world.leads:
                         yield from reports.rest()  # one at a time; and whoever hears of the last may remove older ones
                         if unsaved := lacks_room():
                             reports.add(replace(report, unsaved=unsaved))
