@@ -19,7 +19,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,22 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a checkpoint is to hold. Nothing of it may change while it is written.
+
+    training: the optimizer's state and counters; None: for release only. attachments: further files or folders by
+    name, and what writes each.
+    """
+
+    weights: Mapping[str, Tensor]
+    recipe: Recipe
+    step: int
+    metrics: Mapping[str, float]
+    training: Mapping[str, Any] | None = None
+    attachments: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Index:
     """The file INDEX."""
 
@@ -97,23 +113,27 @@ def save(
     training: Mapping[str, Any] | None = None,
     attachments: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> Path:
-    """Write a checkpoint whole to `folder`; an older one there is replaced.
+    """`write` the checkpoint of a model as it is."""
+    return write(folder, Content(model.state_dict(), recipe, step, metrics or {}, training, attachments or {}))
 
-    attachments: further files or folders by name, and what writes each. Raises DiskFullError.
-    """
+
+def write(folder: Path, content: Content) -> Path:
+    """Write a checkpoint whole to `folder`; an older one there is replaced. Raises DiskFullError."""
+    recipe = content.recipe
     with _refusing_a_full_disk(folder), whole_folder(folder) as temporary:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in content.weights.items()}
         save_file(weights, temporary / WEIGHTS)
         values = {key: value for key, value in config.as_plain(recipe).items() if key != "name"}
         (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        if training is not None:
-            torch.save(dict(training), temporary / TRAINING)
-        for name, write in (attachments or {}).items():
-            write(temporary / name)
-        about = {"recipe": recipe.name, "step": step, "fingerprint": recipe.fingerprint, "metrics": dict(metrics or {})}
+        if content.training is not None:
+            torch.save(dict(content.training), temporary / TRAINING)
+        for name, attach in content.attachments.items():
+            attach(temporary / name)
+        about = {"recipe": recipe.name, "step": content.step, "fingerprint": recipe.fingerprint}
         files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
         hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
-        (temporary / INDEX).write_text(json.dumps(about | {"sha256": hashes}, indent=1), encoding="utf-8")
+        index = about | {"metrics": dict(content.metrics), "sha256": hashes}
+        (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     return folder
 
 

@@ -225,7 +225,9 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the forward pass; weights and losses are fp32
     seed: Seed = 777  # of weights, batches and every draw in training
     report_every: Positive = 20  # steps between reports of train/…
-    validate_every: Positive = 5000  # steps between validations, each with a checkpoint
+    validate_every: Positive = 5000  # steps between validations; the last step has one, too
+    # steps between checkpoints, which have figures only where a validation meets them; None: with each validation
+    checkpoint_every: Positive | None = None
     max_val_scenes: Positive = 64  # scenes of val that a validation scores, the first ones
     init_from: LocalPath | None = None  # checkpoint folder, FaceLift .pt, or NAME@ALIAS of the registry: weights only
 

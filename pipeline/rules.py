@@ -17,6 +17,7 @@ from pipeline.recipe import (
     MVDiffusionConfig,
     OptimConfig,
     Recipe,
+    TrainConfig,
 )
 
 Rule = tuple[bool, str, str]  # whether it holds, the path it is about, and what is wrong when it does not
@@ -39,11 +40,23 @@ def _common_rules(recipe: Recipe) -> list[Rule]:
             "data.zoom",
             f"expected it only with data.normalise {zoomed}, got {data.normalise} — leave it out",
         ),
+        _checkpoint_rule(recipe.train),
     ]
     for name in ("brightness", "contrast"):
         low, high = getattr(data, name)
         rules.append((low <= high, f"data.{name}", f"expected [low, high], got [{low}, {high}] — swap them"))
     return rules
+
+
+def _checkpoint_rule(train: TrainConfig) -> Rule:
+    """Where validations and checkpoints meet nowhere before the last step, no other checkpoint could be the best."""
+    figures, saves, steps = train.validate_every, train.checkpoint_every or train.validate_every, train.max_steps
+    meet = math.lcm(figures, saves) < steps or max(figures, saves) >= steps
+    problem = (
+        f"expected a checkpoint at a validation before train.max_steps {steps}, got one every {saves} steps with "
+        f"train.validate_every {figures}, which meet at {math.lcm(figures, saves)} — make one a multiple of the other"
+    )
+    return meet, "train.checkpoint_every", problem
 
 
 def _rules_of_kind(recipe: Recipe) -> list[Rule]:

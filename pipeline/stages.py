@@ -36,7 +36,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Validation:
-    """An evaluation, the picture that shows it, and what a checkpoint keeps of it: file name -> how it is written."""
+    """An evaluation, the picture that shows it, and what a checkpoint of that step keeps of it: file name -> how it is
+    written, by a thread, while training goes on.
+    """
 
     evaluation: Evaluation
     picture: UInt8[np.ndarray, "height width 3"]
@@ -72,10 +74,15 @@ class Stage(Protocol):
         """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
 
     def deployed_model(self) -> nn.Module:
-        """The model whose weights a checkpoint holds under FaceLift's names."""
+        """The model, as it is at this step, whose weights a checkpoint holds under FaceLift's names."""
+
+    def attachments(self) -> Mapping[str, Any]:
+        """What every checkpoint holds beside weights: file or folder name -> how it is written, by a thread, while
+        training goes on.
+        """
 
     def state(self) -> dict[str, Any]:
-        """What training goes on from, beside the deployed weights and the optimizer."""
+        """What training goes on from, beside the deployed weights and the optimizer. The caller copies it at once."""
 
     def resume(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Take up a checkpoint of the same recipe."""

@@ -67,11 +67,15 @@ class GSLRMStage:
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of `val`, with the first scene's picture and Gaussians."""
         evaluation = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
-        attachments = {checkpoint.PREVIEW: evaluation.gaussians[0].pruned().save_ply}
+        attachments = {checkpoint.PREVIEW: evaluation.gaussians[0].pruned().to("cpu").save_ply}
         return Validation(evaluation, preview(evaluation.batch, evaluation.rendering), attachments)
 
     def deployed_model(self) -> nn.Module:
         return self.model
+
+    def attachments(self) -> Mapping[str, Any]:
+        """Nothing: the weights are all there is."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -87,16 +87,21 @@ class ViewGenerator(nn.Module):
 def attachments(
     pipe: MVDiffusionPipeline, prompts: PromptEmbeddings, rig: Rig, source: Path | None
 ) -> Mapping[str, Callable[[Path], object]]:
-    """What a checkpoint holds beside the UNet's weights. source: the folder that the frozen parts were read from."""
+    """What a checkpoint holds beside the UNet's weights. source: the folder that the frozen parts were read from.
+
+    Of the UNet, which may be in training when this is written, only the configuration is kept.
+    """
+    configuration = pipe.unet.to_json_string()
+    frozen = {name: part for name, part in pipe.components.items() if name != "unet"}
 
     def write_pipeline(folder: Path) -> None:
         if source is None:
-            write_components(folder, pipe.components, leave_out=("unet",))
+            write_components(folder, frozen, leave_out=("unet",))
         else:  # as they are, byte by byte, and without a copy where the file system can
             left_out = shutil.ignore_patterns("unet", "unet_ema")
             shutil.copytree(source, folder, copy_function=link_or_copy, ignore=left_out)
         (folder / "unet").mkdir()
-        (folder / "unet" / CONFIG_FILE).write_text(pipe.unet.to_json_string(), encoding="utf-8")
+        (folder / "unet" / CONFIG_FILE).write_text(configuration, encoding="utf-8")
 
     return {
         PIPELINE: write_pipeline,

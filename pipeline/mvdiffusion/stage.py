@@ -63,7 +63,6 @@ class MVDiffusionStage:
         self._text = self.prompts.embeddings.to(device, torch.float32)
         self._mean = RunningMean(self._trained(), self.config) if self.config.ema_decay else None
         self._lpips = lpips_network(device)
-        self._released: MultiViewUNet | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -116,22 +115,24 @@ class MVDiffusionStage:
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of the views that the released weights generate."""
-        self._released = self._deployed()
         parts = {k: v for k, v in self.pipe.components.items() if k != "unet"}
-        pipe = MVDiffusionPipeline(**parts, unet=self._released)
+        pipe = MVDiffusionPipeline(**parts, unet=self._deployed())
         model = ViewGenerator(pipe, self.prompts, self.config.sampling, self.rig).to(self.device).eval()
         evaluation = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
-        source = None if self.config.base is None else Path(self.config.base)
-        files = attachments(pipe, self.prompts, self.rig, source)
-        return Validation(evaluation, evaluation.picture, files)
+        return Validation(evaluation, evaluation.picture, {})
 
     def deployed_model(self) -> nn.Module:
-        """The UNet of the last validation: mean weights, adapters merged, FaceLift's 690 names."""
-        return self._released or self._deployed()
+        """The UNet that is validated and released: mean weights, adapters merged, FaceLift's 690 names."""
+        return self._deployed()
+
+    def attachments(self) -> Mapping[str, Any]:
+        """The frozen parts of the pipeline, the prompts and the rig."""
+        source = None if self.config.base is None else Path(self.config.base)
+        return attachments(self.pipe, self.prompts, self.rig, source)
 
     def state(self) -> dict[str, Any]:
         """The weights in training, and their running mean."""
-        trained = {name: p.detach().cpu() for name, p in self._unet.named_parameters() if p.requires_grad}
+        trained = {name: p.detach() for name, p in self._unet.named_parameters() if p.requires_grad}
         return {"trained": trained, "mean": None if self._mean is None else self._mean.state()}
 
     def resume(self, folder: Path, state: Mapping[str, Any]) -> None:  # noqa: ARG002 — the mean is not where it goes on
@@ -200,7 +201,7 @@ class RunningMean:
             mean.lerp_(parameter.detach().to(mean.device, mean.dtype), 1 - decay)
 
     def state(self) -> dict[str, Any]:
-        return {"updates": self._updates, "values": [value.cpu() for value in self.values]}
+        return {"updates": self._updates, "values": list(self.values)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._updates = state["updates"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 
 from pipeline.data.pictures import write_png
 from pipeline.recipe import Recipe
-from pipeline.training.loop import Report, train
+from pipeline.training.loop import train
 from pipeline.training.processes import World, launched
+from pipeline.training.saving import Report
 
 KEPT = 2
 
@@ -22,19 +24,21 @@ def fit(
     """Train `recipe` in the folder `out`, from its newest checkpoint where it has one; the leader's reports.
 
     Where `environment` is that of torchrun, its processes train together. Keeps the newest two checkpoints and the
-    last pictures. Raises as `train` does.
+    last pictures; what a process that was killed left half written is removed. Raises as `train` does.
     """
     with launched(environment, device) as own:
         world = World.here()
-        for report in train(recipe, out, newest(out), own, cache or out / "cache", splits):
-            if not world.leads:
-                continue
-            for name, picture in report.images.items():
-                write_png(picture, out / f"{name.replace('/', '-')}.png")
-            if report.checkpoint is not None:
-                for old in _checkpoints(out)[:-KEPT]:
-                    shutil.rmtree(old)
-            yield report
+        training = train(recipe, out, newest(out), own, cache or out / "cache", splits)
+        with contextlib.closing(training) as reports:
+            for report in reports:
+                if not world.leads:
+                    continue
+                for name, picture in report.images.items():
+                    write_png(picture, out / f"{name.replace('/', '-')}.png")
+                if report.checkpoint is not None:
+                    for old in [*_checkpoints(out)[:-KEPT], *out.glob(".step-*")]:
+                        shutil.rmtree(old)
+                yield report
 
 
 def newest(out: Path) -> Path | None:

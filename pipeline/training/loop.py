@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import psutil
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
 
-from pipeline import checkpoint
-from pipeline.data.batch import Batch, HostBatch
-from pipeline.data.gate.checks import require_geometry
-from pipeline.data.variants import prepared
-from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
-from pipeline.kinds import kind_of
+from pipeline.errors import CheckpointError, PipelineError
 from pipeline.metrics import import_ahead
-from pipeline.recipe import Recipe
-from pipeline.recipes import check_artefacts
-from pipeline.rules import divide
-from pipeline.stages import Validation
-from pipeline.training.prefetch import Prefetch
+from pipeline.recipe import Recipe, TrainConfig
 from pipeline.training.processes import World
-from pipeline.training.update import NonFiniteUpdates, Part, learning_rate, parameter_groups, percentile_95
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the loop has to say at an optimizer step.
-
-    metrics: `train/…`, `val/…`, `time/…`, `system/…`; images: uint8 RGB [H, W, 3] by name; checkpoint: a folder
-    under the workdir, present whenever the step was validated, unless `unsaved` says why there is none.
-    """
-
-    step: int
-    metrics: dict[str, float]
-    images: dict[str, np.ndarray] = field(default_factory=dict)
-    checkpoint: Path | None = None
-    unsaved: str = ""
+from pipeline.training.saving import Report, Reports
+from pipeline.training.trainer import Trainer
 
 
 def train(
@@ -57,14 +24,18 @@ def train(
     cache: Path | None = None,
     splits: int = 1,
     lacks_room: Callable[[], str] = str,
-) -> Iterator[Report]:
-    """Train `recipe` and yield reports: every `report_every` steps, and with figures, pictures and a checkpoint
-    every `validate_every` steps and at the last.
+) -> Generator[Report, None, None]:
+    """Train `recipe` and yield reports: every `report_every` steps, with figures and pictures every `validate_every`,
+    with a checkpoint every `checkpoint_every`, and with all of that at the last.
+
+    A thread writes the checkpoint from a copy, while the steps that follow are made; its report and those of these
+    steps come when it is in its place. Whenever a report is yielded, nothing is being written. An error comes after
+    the reports of the steps before it.
 
     resume: a checkpoint folder of the same recipe; on the CPU the steps that follow are bit-identical to those of
     a run never stopped. cache: folder for decoded frames, shared by runs. splits: each batch goes through the network
     in so many parts, one after the other: the same optimizer step in less memory. lacks_room: asked before a checkpoint
-    is written; a reason makes it wait for the next validation, as a full disk does.
+    is made; a reason makes it wait for the next one, as a full disk does.
     Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
 
     Where torch.distributed is set up, each process calls this with a device of its own and they make the same steps
@@ -73,7 +44,7 @@ def train(
     """
     world = World.here()
     with world.agreed():
-        trainer = _Trainer(recipe, torch.device(device), cache or workdir / "cache", splits, world)
+        trainer = Trainer(recipe, torch.device(device), cache or workdir / "cache", splits, world)
         start = trainer.resume(resume) if resume is not None else 0
         if start >= recipe.train.max_steps:
             raise CheckpointError(
@@ -86,303 +57,44 @@ def train(
         yield from _reports(trainer, start, workdir, lacks_room)
 
 
-def _reports(trainer: _Trainer, start: int, workdir: Path, lacks_room: Callable[[], str]) -> Iterator[Report]:
-    """The steps after `start`, as `train` reports them."""
-    recipe, world = trainer.recipe, trainer.world
-    for step in range(start + 1, recipe.train.max_steps + 1):
-        trainer.step(step)
-        validates = step % recipe.train.validate_every == 0 or step == recipe.train.max_steps
-        if not validates:
-            if step % recipe.train.report_every == 0 or step == start + 1:
-                yield Report(step, trainer.take_metrics())
-            continue
-        metrics = trainer.take_metrics()
-        validation = trainer.validate(step)
-        metrics |= validation.evaluation.metrics
-        if not world.leads:
-            yield Report(step, metrics)
-            continue
-        unsaved, folder = lacks_room(), None
-        if not unsaved:
-            folder = trainer.save(workdir / f"step-{step:06d}", step, metrics, validation)
-            unsaved = "" if folder else f"the disk of {workdir} is full"
-        yield Report(step, metrics, {"val/preview": validation.picture}, folder, unsaved)
-
-
-def generator_of(seed: int, index: int) -> torch.Generator:
-    """The chance of the run's scene `index`, which a resumed run meets again, whatever else is in its batch."""
-    state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> 1))
-
-
-class _Trainer:
-    """The state of one run: stage, optimizer, loaders, counters."""
-
-    def __init__(self, recipe: Recipe, device: torch.device, cache: Path, splits: int, world: World) -> None:
-        check_artefacts(recipe)
-        torch.manual_seed(recipe.train.seed)
-        self.recipe, self.device, self.cache, self.splits, self.world = recipe, device, cache, splits, world
-        self.division = divide(recipe.train.batch_size, recipe.train.accumulate, world.size)
-        with world.leader_first():
-            self.dataset = prepared(recipe.data, cache)
-            require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
-        self.stage = kind_of(recipe).train(recipe, device, self.dataset)
-        with world.leader_first():
-            self.loader = self.stage.loader(self.dataset, "train", cache)
-        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay, recipe.optim.decay)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
-        self.skipped = 0
-        self.nonfinite = NonFiniteUpdates(recipe.optim.max_nonfinite_updates)
-        self.seconds = 0.0
-        self._terms: dict[str, list[Tensor]] = {}
-        self._passes: dict[str, int] = {}
-        self._norms: list[float] = []
-        self._since_report = 0
-        self._seconds_before = 0.0
-        self._last_norm: tuple[int, float] | None = None  # the last finite one, and its step
-        self._batches: Iterator[list[HostBatch]] = iter(())
-
-    def join(self, start: int) -> None:
-        """See that all processes are about to make the same step of the same run, on the leader's weights."""
-        self.world.expect_same("recipe", self.recipe.fingerprint)
-        self.world.expect_same("dataset", self.dataset.digest)
-        self.world.expect_same("step to go on from", str(start))
-        self.world.share_weights(self.stage.model)
-
-    @contextlib.contextmanager
-    def working_ahead(self, start: int) -> Iterator[None]:
-        """Have the batches of each step after `start` made during the step before it, until the block ends."""
-        steps = range(start + 1, self.recipe.train.max_steps + 1)
-        with Prefetch(self._made, steps) as self._batches:
-            try:
-                yield
-            finally:
-                self._batches = iter(())  # or the two would hold each other, and the weights with them
-
-    def step(self, step: int) -> None:
-        """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end."""
-        started = time.perf_counter()
-        config = self.recipe.train
-        lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        pieces = self._pieces(step)
-        with self.world.agreed():
-            batches = next(self._batches)
-        passes = [[part.to(self.device) for part in batch.split(self.splits)] for batch in batches]
-        shares = self._shares(step, passes)
-        done: list[Part] = []
-        with self.world.agreed():
-            for piece, parts, shares_of_parts in zip(pieces, passes, shares, strict=True):
-                done += self._backward(step, parts, piece * self.division.size, shares_of_parts)
-        self._update(step, done)
-        self._since_report += 1
-        self.seconds += time.perf_counter() - started
-
-    def _pieces(self, step: int) -> list[int]:
-        """The piece that this process has of each pass of a step in which it takes part, counted in the run."""
-        accumulate = self.recipe.train.accumulate
-        passes = ((step - 1) * accumulate + n for n in self.division.passes(self.world.rank, accumulate))
-        return [self.division.piece(self.world.rank, index) for index in passes]
-
-    def _made(self, step: int) -> list[HostBatch]:
-        """The batches of this process in a step, a piece each; called in a thread."""
-        batches = [self.loader.training_batch(piece, self.division.size) for piece in self._pieces(step)]
-        return [batch.pinned(self.device) for batch in batches] if self.device.type == "cuda" else batches
-
-    def take_metrics(self) -> dict[str, float]:
-        """Means and p95 since the last report over the steps with finite numbers, and the counters.
-
-        Where no step had finite numbers, there are no means.
-        """
-        passes = self._since_report * self.recipe.train.accumulate
-        summed = [torch.stack(values).sum() for values in self._terms.values()]
-        sums = self.world.total(torch.stack(summed).tolist() if summed else [])
-        counts = [count * self.division.groups for count in self._passes.values()]
-        means = [float(np.float32(value / n)) for value, n in zip(sums, counts, strict=True)]
-        metrics = {f"train/{name}": mean for name, mean in zip(self._terms, means, strict=True)}
-        spent = self.seconds - self._seconds_before
-        scenes = passes * self.recipe.train.batch_size
-        name, memory = _memory(self.device)
-        if self._norms:
-            metrics |= {"train/grad_norm": self._norms[-1], "train/grad_norm_p95": percentile_95(self._norms)}
-        metrics |= {
-            "train/lr": self.optimizer.param_groups[0]["lr"],
-            "train/skipped_updates": float(self.skipped),
-            "train/nonfinite_updates": float(self.nonfinite.total),
-            "time/step_seconds": spent / self._since_report,
-            "time/scenes_per_second": scenes / spent,
-            "time/train_seconds": self.seconds,
-            name: self.world.highest([memory])[0],
-        }
-        self._terms, self._passes, self._norms = {}, {}, []
-        self._since_report, self._seconds_before = 0, self.seconds
-        return metrics
-
-    def validate(self, step: int) -> Validation:
-        """What the stage says of `val`, in every process. Raises NonFiniteError with the step."""
+def _reports(trainer: Trainer, start: int, workdir: Path, lacks_room: Callable[[], str]) -> Iterator[Report]:
+    """Make the steps after `start`; what `train` yields of them."""
+    config = trainer.recipe.train
+    with Reports() as reports:
         try:
-            return self.stage.validate(self.dataset, self.cache, self.recipe.train.max_val_scenes, self.world)
-        except NonFiniteError as error:
-            raise self._at(step, error) from None
-
-    def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
-        """The checkpoint, or None where the disk has no room for it."""
-        training = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": step,
-            "skipped": self.skipped,
-            "nonfinite": self.nonfinite.state(),
-            "seconds": self.seconds,
-            "random": torch.get_rng_state(),
-            "stage": self.stage.state(),
-        }
-        deployed = self.stage.deployed_model()
-        try:
-            return checkpoint.save(folder, deployed, self.recipe, step, metrics, training, validation.attachments)
-        except DiskFullError:
-            return None
-
-    def resume(self, folder: Path) -> int:
-        """Take up a checkpoint of this recipe; returns its step."""
-        info = checkpoint.inspect(folder)
-        if info.recipe.fingerprint != self.recipe.fingerprint:
-            raise CheckpointError(
-                f"{folder}: expected a checkpoint of recipe {self.recipe.fingerprint}, got one of "
-                f"{info.recipe.fingerprint} — set train.init_from to start a new run from its weights."
-            )
-        training = checkpoint.load_training(info)
-        self.stage.resume(folder, training["stage"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
-        self.skipped, self.seconds = training["skipped"], training["seconds"]
-        if "nonfinite" in training:  # checkpoints of before have it not
-            self.nonfinite.restore(training["nonfinite"])
-        self._seconds_before = self.seconds
-        torch.set_rng_state(training["random"])
-        return info.step
-
-    def _shares(self, step: int, passes: list[list[Batch]]) -> list[list[Mapping[str, Tensor]]]:
-        """For each part of each pass of this process: what share of the pixels of the whole pass, all processes
-        together, it has, for each term that is a mean over pixels. Empty where a part is the whole pass.
-        """
-        if self.division.pieces == 1 and all(len(parts) == 1 for parts in passes):
-            return [[{}] for _ in passes]
-        counted = [[self.stage.pools(part, step) for part in parts] for parts in passes]
-        names = list(counted[0][0])
-        if not names:
-            return [[{} for _ in parts] for parts in counted]
-        counts = [torch.stack([torch.stack([pools[name] for name in names]) for pools in parts]) for parts in counted]
-        whole = self._pooled(torch.stack([parts.sum(0) for parts in counts])).clamp(min=1)
-        shares = [(parts.double() / whole[n].double()).float() for n, parts in enumerate(counts)]
-        return [[dict(zip(names, part, strict=True)) for part in parts] for parts in shares]
-
-    def _pooled(self, counts: Int[Tensor, "own term"]) -> Int[Tensor, "own term"]:
-        """Counts of the passes of this process, with those of the processes that share them."""
-        if self.division.pieces == 1:
-            return counts
-        accumulate = self.recipe.train.accumulate
-        rows = self.division.passes(self.world.rank, accumulate)
-        everywhere = counts.new_zeros(accumulate, counts.shape[-1])
-        everywhere[rows] = counts
-        return self.world.summed(everywhere)[rows]
-
-    def _backward(
-        self, step: int, parts: list[Batch], first: int, shares: list[Mapping[str, Tensor]]
-    ) -> Iterator[Part]:
-        """Gradients of the parts of a pass, which start with the run's scene `first`, as their shares of the pass.
-
-        shares: of each part's terms that are means over pixels; the others are means over scenes.
-        """
-        recipe, weights = self.recipe, self.stage.weights(step)
-        for part, of_pixels in zip(parts, shares, strict=True):
-            chance = [generator_of(recipe.train.seed, first + i) for i in range(len(part.scenes))]
-            first += len(part.scenes)
-            try:
-                with self._autocast():
-                    terms = self.stage.losses(part, step, chance)
-            except NonFiniteError as error:
-                raise self._at(step, error) from None
-            of_scenes = len(part.scenes) / recipe.train.batch_size
-            if of_scenes != 1:
-                shared = {name: term * of_pixels.get(name, of_scenes) for name, term in terms.items()}
-            else:
-                shared = terms
-            total = torch.stack([weights[name] * share for name, share in shared.items()]).sum()
-            self.scaler.scale(total / recipe.train.accumulate).backward()
-            yield Part(total.detach(), _detached(terms), _detached(shared))
-
-    def _update(self, step: int, parts: list[Part]) -> None:
-        """Clip and apply the gradients, or leave the update out: when their norm is beyond the limit, or when they or
-        the loss are no numbers. Nothing else in a step waits for the device.
-        """
-        config = self.recipe.optim
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.world.sum_gradients(trained)
-        self.scaler.unscale_(self.optimizer)
-        own = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        clipped_by = self.world.leaders(own)  # so that all make the same update
-        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, clipped_by)
-        norm, loss = torch.stack([clipped_by, torch.stack([part.total for part in parts]).sum()]).tolist()
-        limit = math.inf if config.skip_factor is None else config.grad_clip_norm * config.skip_factor
-        if not math.isfinite(self.world.total([loss])[0]) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            self._leave_out(step, parts, norm, loss)
-        else:
-            self._record(step, parts, norm)
-            if math.isfinite(norm) and norm <= limit:
-                self.scaler.step(self.optimizer)
-                self.stage.updated()
-            else:
-                self.skipped += 1
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _leave_out(self, step: int, parts: list[Part], norm: float, loss: float) -> None:
-        """Count an update of which no number is known; raise NonFiniteError where it is one too many."""
-        if self.nonfinite.add(step):
-            return
-        before = self._norm_before(step) + self.nonfinite.words(step)
-        with self.world.agreed():
-            if not math.isfinite(loss):
-                words = next(part.words for part in parts if not math.isfinite(float(part.total)))
-                raise NonFiniteError(f"step {step}: expected a finite loss, got {words}{before}.")
-        raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss{before}.")
-
-    def _record(self, step: int, parts: list[Part], norm: float) -> None:
-        """Keep what a step with finite numbers adds to the next report, on the device."""
-        for part in parts:
-            for name, value in {"loss": part.total, **part.shares}.items():
-                self._terms.setdefault(name, []).append(value)
-        passes = self.recipe.train.accumulate // self.division.groups
-        for name in ("loss", *parts[0].shares):
-            self._passes[name] = self._passes.get(name, 0) + passes
-        self._norms.append(norm)
-        if math.isfinite(norm):
-            self._last_norm = step, norm
-
-    def _at(self, step: int, error: NonFiniteError) -> NonFiniteError:
-        return NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
-
-    def _norm_before(self, step: int) -> str:
-        if self._last_norm is None:
-            return ""
-        at, norm = self._last_norm
-        return f"; the gradient norm was {norm:.3g}{' a step' if step - at == 1 else f', {step - at} steps'} before"
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _DTYPES.get(self.recipe.train.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+            for step in range(start + 1, config.max_steps + 1):
+                trainer.step(step)
+                due = _Due.at(step, start, config)
+                if due.report:
+                    report, attachments = trainer.report(step, due.validation)
+                    if due.checkpoint and trainer.world.leads:
+                        yield from reports.rest()  # one at a time; and whoever hears of the last may remove older ones
+                        if unsaved := lacks_room():
+                            reports.add(replace(report, unsaved=unsaved))
+                        else:
+                            reports.write(trainer.save(workdir, report, attachments))
+                    else:
+                        reports.add(report)
+                yield from reports.ready()
+        except (PipelineError, RuntimeError, MemoryError, OSError):  # such as a loss that is no number, a full GPU
+            yield from reports.rest()
+            raise
+        yield from reports.rest()
 
 
-def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in values.items()}
+@dataclass(frozen=True)
+class _Due:
+    """What is due at a step."""
 
+    validation: bool
+    checkpoint: bool
+    report: bool
 
-def _memory(device: torch.device) -> tuple[str, float]:
-    """Peak memory of the device in GB, or the process's resident memory on the CPU."""
-    if device.type == "cuda":
-        return "system/peak_gpu_memory_gb", torch.cuda.max_memory_allocated(device) / 1e9
-    return "system/process_memory_gb", psutil.Process().memory_info().rss / 1e9
+    @staticmethod
+    def at(step: int, start: int, config: TrainConfig) -> _Due:
+        """Of a run that began after `start`."""
+        last = step == config.max_steps
+        validation = last or step % config.validate_every == 0
+        checkpoint = last or step % (config.checkpoint_every or config.validate_every) == 0
+        plain = step == start + 1 or step % config.report_every == 0
+        return _Due(validation, checkpoint, validation or checkpoint or plain)

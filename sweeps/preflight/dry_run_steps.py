@@ -1,14 +1,15 @@
 """Two real steps of a recipe: they run, and what they take in time, memory and disk.
 
-Trains, validates one scene, writes a checkpoint and loads it again.
+Trains, validates one scene, writes a checkpoint after each step and loads the last one again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.files import size_of
 from pipeline.recipe import LossConfig, Recipe
 from pipeline.recipes import override
 from pipeline.training.loop import train
+from pipeline.training.saving import Report
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
 
@@ -33,14 +35,14 @@ def warm_up() -> None:
 def shortened(recipe: Recipe) -> Recipe:
     """The recipe with two steps, a validation of one scene after them, and every loss term from the first on.
 
-    A loss that is no number ends it at once.
-
-    One pass a step whatever train.accumulate says. The learning rate is too small to do harm: whether the recipe's
-    own is too large is not decided here.
+    The first step has a checkpoint, too: as in a trial, a copy of the weights is being written while the next step is
+    made. A loss that is no number ends it at once. One pass a step whatever train.accumulate says. The learning rate is
+    too small to do harm: whether the recipe's own is too large is not decided here.
     """
     changes: dict[str, Any] = {
         "train.max_steps": STEPS,
         "train.validate_every": STEPS,
+        "train.checkpoint_every": 1,
         "train.report_every": 1,
         "train.max_val_scenes": 1,
         "train.accumulate": 1,
@@ -58,7 +60,7 @@ def measure(job: Job, folder: Path) -> Measured:
     device = torch.device("cuda" if job.gpu else "cpu")
     torch.set_num_threads(job.threads)
     with _watched_memory(device) as peak:
-        *_, last = train(shortened(job.recipe), folder, device=device, cache=Path(job.cache))
+        last = _last_of(train(shortened(job.recipe), folder, device=device, cache=Path(job.cache)))
         assert last.checkpoint is not None
         kinds.load(last.checkpoint, device)
         checkpoint.load_training(last.checkpoint)
@@ -90,6 +92,14 @@ def attempt(job: Job, folder: Path) -> Measured | Fault:
                 f"expected files that can be read and written, got {one_line(error)} — make room, "
                 "or make them writable."
             )
+
+
+def _last_of(reports: Iterable[Report]) -> Report:
+    """The last report. The checkpoints before it are removed: a second one might find no room."""
+    for report in reports:
+        if report.step < STEPS and report.checkpoint is not None:
+            shutil.rmtree(report.checkpoint)
+    return report
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from ray import tune
 from pipeline import checkpoint
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
-from pipeline.training.loop import Report, train
+from pipeline.training.loop import train
+from pipeline.training.saving import Report
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
@@ -69,11 +70,13 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
         work = partial(_follow, recipe, kept, step, Path(settings.cache), splits)
         with companions(work, settings.seats) as device:
             lacks_room = partial(kept.lacks_room, settings.retention.disk_floor_gb)
-            for report in train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room):
-                said |= _kept(kept, report, settings)
-                spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, with its validations
-                tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
-                said = {}
+            training = train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room)
+            with contextlib.closing(training) as reports:
+                for report in reports:
+                    said |= _kept(kept, report, settings)
+                    spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, with its validations
+                    tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
+                    said = {}
 
 
 def _follow(
@@ -83,7 +86,8 @@ def _follow(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mouselift-")))
         start = None if step is None else stack.enter_context(kept.fetched(step))
-        for _ in train(recipe, folder, start, device, cache, splits):
+        reports = stack.enter_context(contextlib.closing(train(recipe, folder, start, device, cache, splits)))
+        for _ in reports:
             pass
 
 

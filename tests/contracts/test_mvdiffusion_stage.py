@@ -32,7 +32,9 @@ from pipeline.mvdiffusion.stage import (
 )
 from pipeline.recipe import DenoisingConfig, Recipe
 from pipeline.recipes import load_recipe
-from pipeline.training.loop import Report, generator_of, train
+from pipeline.training.loop import train
+from pipeline.training.saving import Report
+from pipeline.training.trainer import generator_of
 
 CPU = torch.device("cpu")
 

@@ -21,8 +21,9 @@ from torch import distributed
 from pipeline import checkpoint, losses
 from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.recipe import Recipe
-from pipeline.training.loop import Report, train
+from pipeline.training.loop import train
 from pipeline.training.processes import leave
+from pipeline.training.saving import Report
 
 GSLRM = {
     "a pass in halves": ["train.batch_size=2"],

@@ -24,7 +24,8 @@ from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import OptimConfig, Recipe
 from pipeline.recipes import load_recipe
-from pipeline.training.loop import Report, train
+from pipeline.training.loop import train
+from pipeline.training.saving import Report
 from pipeline.training.update import NonFiniteUpdates, learning_rate, parameter_groups, percentile_95
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse

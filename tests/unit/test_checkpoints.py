@@ -80,6 +80,15 @@ def test_all_but_the_best_and_the_last_go(store, tiny_recipe):
     assert [kept.step for kept in store.all()] == [8, 16]
 
 
+def test_a_checkpoint_between_validations_is_gone_on_from_and_never_the_best(store, tiny_recipe, tmp_path):
+    for step, value in ((4, 20.0), (6, None), (8, 25.0), (10, None)):
+        keep(store, tiny_recipe(), step, value)
+    assert store.thin(GOAL, best=1, last=1) == [4, 6]
+    with store.newest(at_most=10) as (folder, _):
+        assert folder.name == "step-000010"
+    assert checkpoint.inspect(store.release(GOAL, tmp_path / "released")).step == 8
+
+
 def test_nothing_goes_while_the_newest_is_damaged(store, tiny_recipe):
     for step, value in ((4, 20.0), (8, 25.0), (12, 22.0)):
         keep(store, tiny_recipe(), step, value)

@@ -224,6 +224,10 @@ REFUSALS = {
     "(data.num_input_views: my.yaml, line 2; data.num_views: small.yaml, line 3).",
     "optim: {warmup_steps: 300}": "my.yaml: optim.warmup_steps: expected less than train.max_steps 300, got 300 — "
     "lower it (optim.warmup_steps: my.yaml, line 2; train.max_steps: small.yaml, line 5).",
+    "train: {validate_every: 50, checkpoint_every: 70}": "my.yaml: train.checkpoint_every: expected a checkpoint at a "
+    "validation before train.max_steps 300, got one every 70 steps with train.validate_every 50, which meet at 350 — "
+    "make one a multiple of the other (train.checkpoint_every: my.yaml, line 2; train.max_steps: small.yaml, line 5; "
+    "train.validate_every: my.yaml, line 2).",
     "optim: {freeze: {num_layers: 5}}": "my.yaml: optim.freeze.num_layers: expected at most model.num_layers 4, "
     "got 5 — lower it (optim.freeze.num_layers: my.yaml, line 2; model.num_layers: small.yaml, line 2).",
     "data: {contrast: [1.1, 0.9]}": "my.yaml: data.contrast: expected [low, high], got [1.1, 0.9] — swap them.",

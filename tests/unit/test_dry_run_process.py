@@ -12,7 +12,7 @@ from sweeps.errors import StudyError
 from sweeps.preflight import dry_run_process, dry_run_steps
 from sweeps.preflight.dry_run_messages import Job, Measured
 from sweeps.preflight.dry_run_process import DryRunProcess
-from sweeps.preflight.dry_run_steps import attempt, shortened
+from sweeps.preflight.dry_run_steps import attempt, measure, shortened
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,13 @@ def refusal(process, jobs):
 def test_a_shortened_recipe_takes_two_steps_with_every_term(tiny_recipe):
     short = shortened(tiny_recipe("train.accumulate=3", "loss.warmup_steps=4", "optim.lr=1.0e+30"))
     assert (short.train.max_steps, short.train.accumulate, short.loss.warmup_steps, short.optim.lr) == (2, 1, 0, 1.0e-6)
+
+
+def test_a_copy_is_written_while_the_second_step_is_made_and_its_checkpoint_goes_before_the_next(job, tmp_path):
+    short = shortened(job.recipe)
+    assert (short.train.validate_every, short.train.checkpoint_every) == (2, 1)
+    measure(job, tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-000002"]
 
 
 @pytest.fixture(scope="module")

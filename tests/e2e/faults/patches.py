@@ -45,12 +45,13 @@ if any(word.endswith({who!r}) for word in sys.orig_argv):
     sys.meta_path.insert(0, _After())
 '''
 AT_STEP = """
-from pipeline.training import loop
-step_ = loop._Trainer.step
+from pipeline.training import saving, trainer
+saving.Reports.ready = saving.Reports.rest  # what is said of a step is heard before the next begins
+step_ = trainer.Trainer.step
 def step(self, number):
     {code}
     step_(self, number)
-loop._Trainer.step = step
+trainer.Trainer.step = step
 """
 
 

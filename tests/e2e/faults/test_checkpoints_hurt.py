@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline import checkpoint
 from tests.e2e.faults.patches import at_step, hold_at, patched
 
 pytestmark = pytest.mark.faults
@@ -110,3 +111,64 @@ def test_a_kill_between_a_checkpoint_and_its_report(bench, note, tmp_path, victi
     steps = [report.step for report in hurt.seat.reports("hurt")]
     assert sorted({*steps} - {9}) == ALL_STEPS and steps.count(16) == 1
     note(f"`kill -9` of the {victim} between a checkpoint and its report", hurt.check(), "from the last step reported")
+
+
+HALF_WRITTEN = """
+from pipeline import checkpoint
+from pipeline.training import trainer
+hash_, step_ = checkpoint.sha256_of, trainer.Trainer.step
+def sha256_of(path):
+    if "step-000016" in str(path) and once("writing"):
+        time.sleep(600)
+    return hash_(path)
+def step(self, number):
+    step_(self, number)
+    if number == 20:
+        (HERE / "at-20").touch()
+checkpoint.sha256_of, trainer.Trainer.step = sha256_of, step
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_a_signal_while_a_checkpoint_is_written(bench, note, tmp_path, victim, number):
+    patch = tmp_path / "patch"
+    hurt = bench(patched(patch, HALF_WRITTEN), **ONE)
+    hurt.start()
+    hurt.until((patch / "writing").exists, "the checkpoint of step 16 is being written")
+    hurt.until((patch / "at-20").exists, "training is at step 20")
+    trial = Path(hurt.seat.home.checkpoints) / "hurt" / "t0000"
+    assert hurt.seat.ledger("hurt").trials[0].last_step == 12
+    assert [folder.name for folder in trial.glob("step-*")] == ["step-000008"]
+    if victim == "driver":
+        hurt.kill(number)
+        assert number == signal.SIGKILL or hurt.seat.ledger("hurt").state == "KILLED"
+        hurt.resume()
+    else:
+        [worker] = hurt.workers()
+        worker.send_signal(number)
+    assert hurt.finish() == 0, hurt.said
+    assert tags_of(hurt)["trial.resumed_from"] == "step-000008"
+    assert list(trial.glob(".*")) == []
+    assert {checkpoint.inspect(folder).step for folder in trial.iterdir()} >= {16, 24}
+    name = f"{number.name} of the {victim} while a checkpoint is written"
+    note(name, hurt.check(), "that checkpoint is lost, nothing of it stays")
+
+
+def test_a_trial_goes_on_from_a_checkpoint_between_validations(bench, note, tmp_path):
+    saved = {"fixed": STEPS | {"train.checkpoint_every": 4}}
+    hurt = bench(at_step(tmp_path / "patch", hold_at(15)), **ONE | saved)
+    hurt.start()
+    hurt.until((tmp_path / "patch" / "held-15").exists, "the trial is at its step 15")
+    hurt.until(lambda: hurt.seat.ledger("hurt").trials[0].last_step == 12, "step 12 is written down")
+    trial = Path(hurt.seat.home.checkpoints) / "hurt" / "t0000"
+    assert "val/psnr_fg" not in checkpoint.inspect(trial / "step-000012").metrics
+    hurt.kill()
+    hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    assert tags_of(hurt)["trial.resumed_from"] == "step-000012"
+    steps = [report.step for report in hurt.seat.reports("hurt")]
+    assert sorted({*steps} - {13}) == ALL_STEPS and len(hurt.seat.curve("hurt", 0)) == 3
+    released = checkpoint.inspect(str(hurt.seat.ledger("hurt").trials[0].released))
+    assert released.step in (8, 16, 24)
+    note("`kill -9` between a checkpoint and the next validation", hurt.check(), "goes on from that checkpoint")

@@ -1,0 +1,317 @@
+"""One run in training: its stage, optimizer, loader and counters, and what it does in an optimizer step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from pipeline import checkpoint
+from pipeline.data.batch import Batch, HostBatch
+from pipeline.data.gate.checks import require_geometry
+from pipeline.data.variants import prepared
+from pipeline.errors import CheckpointError, NonFiniteError
+from pipeline.kinds import kind_of
+from pipeline.recipe import Recipe
+from pipeline.recipes import check_artefacts
+from pipeline.rules import divide
+from pipeline.training.prefetch import Prefetch
+from pipeline.training.processes import World
+from pipeline.training.saving import Report, copied, written
+from pipeline.training.update import NonFiniteUpdates, Part, learning_rate, parameter_groups, percentile_95
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """The state of one run: stage, optimizer, loaders, counters."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, cache: Path, splits: int, world: World) -> None:
+        check_artefacts(recipe)
+        torch.manual_seed(recipe.train.seed)
+        self.recipe, self.device, self.cache, self.splits, self.world = recipe, device, cache, splits, world
+        self.division = divide(recipe.train.batch_size, recipe.train.accumulate, world.size)
+        with world.leader_first():
+            self.dataset = prepared(recipe.data, cache)
+            require_geometry(self.dataset, cache, recipe.allows_inconsistent_geometry)
+        self.stage = kind_of(recipe).train(recipe, device, self.dataset)
+        with world.leader_first():
+            self.loader = self.stage.loader(self.dataset, "train", cache)
+        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay, recipe.optim.decay)
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
+        self.skipped = 0
+        self.nonfinite = NonFiniteUpdates(recipe.optim.max_nonfinite_updates)
+        self.seconds = 0.0
+        self._terms: dict[str, list[Tensor]] = {}
+        self._passes: dict[str, int] = {}
+        self._norms: list[float] = []
+        self._since_report = 0
+        self._seconds_before = 0.0
+        self._last_norm: tuple[int, float] | None = None  # the last finite one, and its step
+        self._batches: Iterator[list[HostBatch]] = iter(())
+
+    def join(self, start: int) -> None:
+        """See that all processes are about to make the same step of the same run, on the leader's weights."""
+        self.world.expect_same("recipe", self.recipe.fingerprint)
+        self.world.expect_same("dataset", self.dataset.digest)
+        self.world.expect_same("step to go on from", str(start))
+        self.world.share_weights(self.stage.model)
+
+    @contextlib.contextmanager
+    def working_ahead(self, start: int) -> Iterator[None]:
+        """Have the batches of each step after `start` made during the step before it, until the block ends."""
+        steps = range(start + 1, self.recipe.train.max_steps + 1)
+        with Prefetch(self._made, steps) as self._batches:
+            try:
+                yield
+            finally:
+                self._batches = iter(())  # or the two would hold each other, and the weights with them
+
+    def step(self, step: int) -> None:
+        """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end."""
+        started = time.perf_counter()
+        config = self.recipe.train
+        lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        pieces = self._pieces(step)
+        with self.world.agreed():
+            batches = next(self._batches)
+        passes = [[part.to(self.device) for part in batch.split(self.splits)] for batch in batches]
+        shares = self._shares(step, passes)
+        done: list[Part] = []
+        with self.world.agreed():
+            for piece, parts, shares_of_parts in zip(pieces, passes, shares, strict=True):
+                done += self._backward(step, parts, piece * self.division.size, shares_of_parts)
+        self._update(step, done)
+        self._since_report += 1
+        self.seconds += time.perf_counter() - started
+
+    def _pieces(self, step: int) -> list[int]:
+        """The piece that this process has of each pass of a step in which it takes part, counted in the run."""
+        accumulate = self.recipe.train.accumulate
+        passes = ((step - 1) * accumulate + n for n in self.division.passes(self.world.rank, accumulate))
+        return [self.division.piece(self.world.rank, index) for index in passes]
+
+    def _made(self, step: int) -> list[HostBatch]:
+        """The batches of this process in a step, a piece each; called in a thread."""
+        batches = [self.loader.training_batch(piece, self.division.size) for piece in self._pieces(step)]
+        return [batch.pinned(self.device) for batch in batches] if self.device.type == "cuda" else batches
+
+    def take_metrics(self) -> dict[str, float]:
+        """Means and p95 since the last report over the steps with finite numbers, and the counters.
+
+        Where no step had finite numbers, there are no means.
+        """
+        passes = self._since_report * self.recipe.train.accumulate
+        summed = [torch.stack(values).sum() for values in self._terms.values()]
+        sums = self.world.total(torch.stack(summed).tolist() if summed else [])
+        counts = [count * self.division.groups for count in self._passes.values()]
+        means = [float(np.float32(value / n)) for value, n in zip(sums, counts, strict=True)]
+        metrics = {f"train/{name}": mean for name, mean in zip(self._terms, means, strict=True)}
+        spent = self.seconds - self._seconds_before
+        scenes = passes * self.recipe.train.batch_size
+        name, memory = _memory(self.device)
+        if self._norms:
+            metrics |= {"train/grad_norm": self._norms[-1], "train/grad_norm_p95": percentile_95(self._norms)}
+        metrics |= {
+            "train/lr": self.optimizer.param_groups[0]["lr"],
+            "train/skipped_updates": float(self.skipped),
+            "train/nonfinite_updates": float(self.nonfinite.total),
+            "time/step_seconds": spent / self._since_report,
+            "time/scenes_per_second": scenes / spent,
+            "time/train_seconds": self.seconds,
+            name: self.world.highest([memory])[0],
+        }
+        self._terms, self._passes, self._norms = {}, {}, []
+        self._since_report, self._seconds_before = 0, self.seconds
+        return metrics
+
+    def report(self, step: int, validates: bool) -> tuple[Report, Mapping[str, Any]]:
+        """What there is to say of a step, and what a checkpoint keeps of its validation."""
+        metrics = self.take_metrics()
+        if not validates:
+            return Report(step, metrics), {}
+        limit = self.recipe.train.max_val_scenes
+        try:
+            validation = self.stage.validate(self.dataset, self.cache, limit, self.world)
+        except NonFiniteError as error:
+            raise self._at(step, error) from None
+        pictures = {"val/preview": validation.picture} if self.world.leads else {}
+        return Report(step, metrics | validation.evaluation.metrics, pictures), validation.attachments
+
+    def save(self, workdir: Path, report: Report, attachments: Mapping[str, Any]) -> Callable[[], Report]:
+        """Copy what the checkpoint of this step holds. Returns what writes it and gives the report with it."""
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": report.step,
+            "skipped": self.skipped,
+            "nonfinite": self.nonfinite.state(),
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+            "stage": self.stage.state(),
+        }
+        weights, training = copied((self.stage.deployed_model().state_dict(), training))
+        files = {**self.stage.attachments(), **attachments}
+        content = checkpoint.Content(weights, self.recipe, report.step, report.metrics, training, files)
+        return partial(written, workdir / f"step-{report.step:06d}", content, report)
+
+    def resume(self, folder: Path) -> int:
+        """Take up a checkpoint of this recipe; returns its step."""
+        info = checkpoint.inspect(folder)
+        if info.recipe.fingerprint != self.recipe.fingerprint:
+            raise CheckpointError(
+                f"{folder}: expected a checkpoint of recipe {self.recipe.fingerprint}, got one of "
+                f"{info.recipe.fingerprint} — set train.init_from to start a new run from its weights."
+            )
+        training = checkpoint.load_training(info)
+        self.stage.resume(folder, training["stage"])
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.skipped, self.seconds = training["skipped"], training["seconds"]
+        if "nonfinite" in training:  # checkpoints of before have it not
+            self.nonfinite.restore(training["nonfinite"])
+        self._seconds_before = self.seconds
+        torch.set_rng_state(training["random"])
+        return info.step
+
+    def _shares(self, step: int, passes: list[list[Batch]]) -> list[list[Mapping[str, Tensor]]]:
+        """For each part of each pass of this process: what share of the pixels of the whole pass, all processes
+        together, it has, for each term that is a mean over pixels. Empty where a part is the whole pass.
+        """
+        if self.division.pieces == 1 and all(len(parts) == 1 for parts in passes):
+            return [[{}] for _ in passes]
+        counted = [[self.stage.pools(part, step) for part in parts] for parts in passes]
+        names = list(counted[0][0])
+        if not names:
+            return [[{} for _ in parts] for parts in counted]
+        counts = [torch.stack([torch.stack([pools[name] for name in names]) for pools in parts]) for parts in counted]
+        whole = self._pooled(torch.stack([parts.sum(0) for parts in counts])).clamp(min=1)
+        shares = [(parts.double() / whole[n].double()).float() for n, parts in enumerate(counts)]
+        return [[dict(zip(names, part, strict=True)) for part in parts] for parts in shares]
+
+    def _pooled(self, counts: Int[Tensor, "own term"]) -> Int[Tensor, "own term"]:
+        """Counts of the passes of this process, with those of the processes that share them."""
+        if self.division.pieces == 1:
+            return counts
+        accumulate = self.recipe.train.accumulate
+        rows = self.division.passes(self.world.rank, accumulate)
+        everywhere = counts.new_zeros(accumulate, counts.shape[-1])
+        everywhere[rows] = counts
+        return self.world.summed(everywhere)[rows]
+
+    def _backward(
+        self, step: int, parts: list[Batch], first: int, shares: list[Mapping[str, Tensor]]
+    ) -> Iterator[Part]:
+        """Gradients of the parts of a pass, which start with the run's scene `first`, as their shares of the pass.
+
+        shares: of each part's terms that are means over pixels; the others are means over scenes.
+        """
+        recipe, weights = self.recipe, self.stage.weights(step)
+        for part, of_pixels in zip(parts, shares, strict=True):
+            chance = [generator_of(recipe.train.seed, first + i) for i in range(len(part.scenes))]
+            first += len(part.scenes)
+            try:
+                with self._autocast():
+                    terms = self.stage.losses(part, step, chance)
+            except NonFiniteError as error:
+                raise self._at(step, error) from None
+            of_scenes = len(part.scenes) / recipe.train.batch_size
+            if of_scenes != 1:
+                shared = {name: term * of_pixels.get(name, of_scenes) for name, term in terms.items()}
+            else:
+                shared = terms
+            total = torch.stack([weights[name] * share for name, share in shared.items()]).sum()
+            self.scaler.scale(total / recipe.train.accumulate).backward()
+            yield Part(total.detach(), _detached(terms), _detached(shared))
+
+    def _update(self, step: int, parts: list[Part]) -> None:
+        """Clip and apply the gradients, or leave the update out: when their norm is beyond the limit, or when they or
+        the loss are no numbers. Nothing else in a step waits for the device.
+        """
+        config = self.recipe.optim
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.world.sum_gradients(trained)
+        self.scaler.unscale_(self.optimizer)
+        own = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        clipped_by = self.world.leaders(own)  # so that all make the same update
+        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, clipped_by)
+        norm, loss = torch.stack([clipped_by, torch.stack([part.total for part in parts]).sum()]).tolist()
+        limit = math.inf if config.skip_factor is None else config.grad_clip_norm * config.skip_factor
+        if not math.isfinite(self.world.total([loss])[0]) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+            self._leave_out(step, parts, norm, loss)
+        else:
+            self._record(step, parts, norm)
+            if math.isfinite(norm) and norm <= limit:
+                self.scaler.step(self.optimizer)
+                self.stage.updated()
+            else:
+                self.skipped += 1
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _leave_out(self, step: int, parts: list[Part], norm: float, loss: float) -> None:
+        """Count an update of which no number is known; raise NonFiniteError where it is one too many."""
+        if self.nonfinite.add(step):
+            return
+        before = self._norm_before(step) + self.nonfinite.words(step)
+        with self.world.agreed():
+            if not math.isfinite(loss):
+                words = next(part.words for part in parts if not math.isfinite(float(part.total)))
+                raise NonFiniteError(f"step {step}: expected a finite loss, got {words}{before}.")
+        raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss{before}.")
+
+    def _record(self, step: int, parts: list[Part], norm: float) -> None:
+        """Keep what a step with finite numbers adds to the next report, on the device."""
+        for part in parts:
+            for name, value in {"loss": part.total, **part.shares}.items():
+                self._terms.setdefault(name, []).append(value)
+        passes = self.recipe.train.accumulate // self.division.groups
+        for name in ("loss", *parts[0].shares):
+            self._passes[name] = self._passes.get(name, 0) + passes
+        self._norms.append(norm)
+        if math.isfinite(norm):
+            self._last_norm = step, norm
+
+    def _at(self, step: int, error: NonFiniteError) -> NonFiniteError:
+        return NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
+
+    def _norm_before(self, step: int) -> str:
+        if self._last_norm is None:
+            return ""
+        at, norm = self._last_norm
+        return f"; the gradient norm was {norm:.3g}{' a step' if step - at == 1 else f', {step - at} steps'} before"
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = _DTYPES.get(self.recipe.train.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def generator_of(seed: int, index: int) -> torch.Generator:
+    """The chance of the run's scene `index`, which a resumed run meets again, whatever else is in its batch."""
+    state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
+def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
+
+
+def _memory(device: torch.device) -> tuple[str, float]:
+    """Peak memory of the device in GB, or the process's resident memory on the CPU."""
+    if device.type == "cuda":
+        return "system/peak_gpu_memory_gb", torch.cuda.max_memory_allocated(device) / 1e9
+    return "system/process_memory_gb", psutil.Process().memory_info().rss / 1e9
