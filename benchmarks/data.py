@@ -1,4 +1,7 @@
-"""`python -m benchmarks.data`: from a recording to batches, each step against the decoding that it cannot avoid."""
+"""`python -m benchmarks.data`: from a recording to batches, each step against the decoding that it cannot avoid.
+
+`python -m benchmarks.data loader`: the batches alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,20 +22,23 @@ import torch
 from PIL import Image
 
 from pipeline.data.loader import Loader
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.normalise.normalise import method_of, normalise
 from pipeline.data.pictures import prepare_view
 from pipeline.data.recording.frame_plan import FramePlan
 from pipeline.data.recording.recording import convert, open_recording
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipes import load_recipe
+from pipeline.training.prefetch import Prefetch
 from tests.support.mice_recording import write_recording
 
 FRAMES, REPEATS = 32, 3
+ROUNDS, TURNS = 7, 5  # of the loader
 SIZES = (64, 256, 512)
 
 
 def rows() -> list[dict[str, object]]:
-    """Medians over repeats: rates of a whole recording at 1152×1024, and of the loader on 512 px scenes."""
+    """Medians over repeats: rates of a whole recording at 1152×1024, and of batches of its 512 px scenes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_recording(folder / "recording", frames=FRAMES)
@@ -53,7 +59,7 @@ def rows() -> list[dict[str, object]]:
             {"what": "normalise, the check at its end", "median": judged_normalise, "unit": "scenes/s"},
             {"what": "normalise, peak memory", "median": peak_normalise, "unit": "MiB"},
         ]
-        return table + [row for size in SIZES for row in _loader(open_dataset(folder / "normalised"), folder, size)]
+        return table + _batches(open_dataset(folder / "normalised"), folder)
 
 
 def _decode(folder: Path) -> None:
@@ -96,25 +102,79 @@ def measure(step: str, source: Path, out: Path) -> dict[str, float]:
     return {"seconds": written - started, "check": time.perf_counter() - written, "peak": peak}
 
 
+def loader() -> list[dict[str, object]]:
+    """The rows of batches alone, on procedural mice of 512 px."""
+    with tempfile.TemporaryDirectory() as name:
+        mice = write_mice(Path(name) / "mice", scenes=12, size=SIZES[-1], rig="mouse_centred")
+        return _batches(open_dataset(mice), Path(name))
+
+
+def _batches(dataset: Dataset, folder: Path) -> list[dict[str, object]]:
+    torch.set_num_threads(1)  # as in a worker of torch's DataLoader
+    return [*(row for size in SIZES for row in _loader(dataset, folder, size)), *_overlap()]
+
+
 def _loader(dataset: Dataset, folder: Path, size: int) -> list[dict[str, object]]:
-    """Scenes a second of batches: frames from the cache, and PNGs decoded each time as FaceLift's loader does."""
+    """Scenes per second of CPU time: bytes from the cache, composited on the CPU too, and PNGs decoded each time as
+    FaceLift's loader does; measured in turn.
+    """
     recipe = load_recipe("gslrm_tiny", [f"data.image_size={size}"])
     loader = Loader(dataset, "train", recipe.data, folder / "cache")
     scenes = loader.scenes
-    loader.training_batch(0, 1)
-    cached = _rate(lambda: [loader.training_batch(step, 1) for step in range(40)], 40)
 
-    def decode() -> None:
-        for step in range(10):
-            views = [prepare_view(Image.open(path), size) for path in scenes[step % len(scenes)].paths]
-            rgba = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255
-            _ = rgba[:, :3] + (1 - rgba[:, 3:])
+    def decoded(step: int) -> None:
+        views = [prepare_view(Image.open(path), size) for path in scenes[step % len(scenes)].paths]
+        rgba = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255
+        _ = rgba[:, :3] + (1 - rgba[:, 3:])
 
-    uncached = _rate(decode, 10)
+    sent, composited, uncached = _cpu_rates(
+        lambda step: loader.training_batch(step, 1), lambda step: loader.training_batch(step, 1).to("cpu"), decoded
+    )
+    what, unit = f"loader at {size} px", "scenes per CPU second"
     return [
-        {"what": f"loader at {size} px, from the cache", "median": cached, "unit": "scenes/s"},
-        {"what": f"loader at {size} px, decoding PNGs", "median": uncached, "unit": "scenes/s"},
-        {"what": f"loader at {size} px, cache over PNGs", "median": cached / uncached, "unit": "ratio"},
+        {"what": f"{what}, bytes from the cache", "median": sent, "unit": unit},
+        {"what": f"{what}, bytes from the cache, composited on the CPU", "median": composited, "unit": unit},
+        {"what": f"{what}, decoding PNGs", "median": uncached, "unit": unit},
+        {"what": f"{what}, bytes over PNGs", "median": sent / uncached, "unit": "ratio"},
+        {"what": f"{what}, composited over PNGs", "median": composited / uncached, "unit": "ratio"},
+    ]
+
+
+def _cpu_rates(*works: Callable[[int], object]) -> list[float]:
+    """How often each can be done in a second of CPU time: medians of rounds in which each has its turn."""
+    rounds = []
+    for number in range(ROUNDS + 1):
+        times = []
+        for work in works:
+            started = time.process_time()
+            for step in range(TURNS):
+                work(number * TURNS + step)
+            times.append((time.process_time() - started) / TURNS)
+        rounds.append(times)
+    return [1 / statistics.median(times) for times in zip(*rounds[1:], strict=True)]  # the first fills the cache
+
+
+def _overlap() -> list[dict[str, object]]:
+    """Seconds of 100 steps of 40 ms, alone and with batches that take 30 ms to prepare; measured in turn."""
+
+    def steps(batches: Iterable[object]) -> float:
+        started = time.perf_counter()
+        for _ in batches:
+            time.sleep(0.04)
+        return time.perf_counter() - started
+
+    def ahead() -> float:
+        with Prefetch(lambda _: time.sleep(0.03), range(100)) as batches:
+            return steps(batches)
+
+    alone, overlapped = zip(*[(steps(range(100)), ahead()) for _ in range(REPEATS)], strict=True)
+    return [
+        {"what": "100 steps of 40 ms", "median": statistics.median(alone), "unit": "s"},
+        {
+            "what": "100 steps of 40 ms, batches of 30 ms made ahead",
+            "median": statistics.median(overlapped),
+            "unit": "s",
+        },
     ]
 
 
@@ -129,4 +189,5 @@ def _rate(work: Callable[[], object], count: int) -> float:
 
 if __name__ == "__main__":
     step, *folders = sys.argv[1:] or [""]
-    print(json.dumps(measure(step, *map(Path, folders)) if step else rows(), indent=1))
+    table = {"": rows, "loader": loader}
+    print(json.dumps(table[step]() if step in table else measure(step, *map(Path, folders)), indent=1))

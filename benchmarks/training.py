@@ -45,7 +45,7 @@ def _step(root: Path, folder: Path) -> dict[str, object]:
 def _batches(root: Path, folder: Path) -> float:
     recipe = load_recipe("gslrm_tiny")
     loader = Loader(open_dataset(root), "train", recipe.data, folder / "cache")
-    return _rate(lambda: [loader.training_batch(step, 4) for step in range(25)], 100)
+    return _rate(lambda: [loader.training_batch(step, 4).to("cpu") for step in range(25)], 100)
 
 
 def _decode(root: Path, folder: Path) -> float:

@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from pipeline import checkpoint, losses
-from pipeline.errors import NonFiniteError, PipelineError
+from pipeline.data.batch import HostBatch
+from pipeline.data.loader import Loader
+from pipeline.errors import DataError, NonFiniteError, PipelineError
 from pipeline.recipe import Recipe
 from pipeline.training.loop import train
 from pipeline.training.processes import leave
@@ -44,6 +46,7 @@ class Job:
     splits: int = 1
     resume: Path | None = None
     nan_in: int | None = None  # the process whose third loss is no number
+    broken_in: int | None = None  # the process whose third batch cannot be made
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,25 @@ class Told:
 
 
 def run(job: Job, folder: Path, cache: Path, rank: int = 0) -> Told:
-    whole, calls = losses.mse, []
+    whole, calls, made = losses.mse, [], Loader.training_batch
+
+    def training_batch(loader: Loader, step: int, batch_size: int) -> HostBatch:
+        if rank == job.broken_in and step == 4 + rank:  # its half of the third pass
+            raise DataError("scene_000004: broken")
+        return made(loader, step, batch_size)
 
     def mse(*args: torch.Tensor | None) -> torch.Tensor:
         calls.append(args)
         return whole(*args) * (math.nan if rank == job.nan_in and len(calls) == 3 else 1.0)
 
-    losses.mse = mse
+    losses.mse, Loader.training_batch = mse, training_batch  # type: ignore[method-assign]
     reports: list[Report] = []
     try:
         reports.extend(train(job.recipe, folder, job.resume, cache=cache, splits=job.splits))
     except PipelineError as error:
         return Told(reports, error)
     finally:
-        losses.mse = whole
+        losses.mse, Loader.training_batch = whole, made  # type: ignore[method-assign]
     return Told(reports)
 
 
@@ -136,6 +144,7 @@ def jobs(tiny_recipe, views_recipe, tmp_path_factory, frames_cache) -> dict[str,
     found["resumed"] = Job(longer, resume=half)
     found["no number in one"] = Job(tiny_recipe("train.batch_size=2", "optim.max_nonfinite_updates=0"), nan_in=1)
     found["left out"] = Job(tiny_recipe("train.batch_size=2", *short), nan_in=1)
+    found["broken in one"] = Job(tiny_recipe("train.batch_size=2", "train.report_every=1"), broken_in=1)
     found["indivisible"] = Job(tiny_recipe("train.batch_size=1"))
     return found
 
@@ -200,6 +209,9 @@ def test_an_update_without_a_finite_loss_in_one_process_is_left_out_by_both(toge
     assert first.metrics["train/nonfinite_updates"] == second.metrics["train/nonfinite_updates"] == 1
     assert first.metrics["train/loss"] == second.metrics["train/loss"]
     assert math.isfinite(first.metrics["train/loss"])
+    told = [told["broken in one"] for told in together]
+    assert [str(one.error) for one in told] == ["scene_000004: broken"] * 2
+    assert [[report.step for report in one.reports] for one in told] == [[1, 2]] * 2
 
 
 def test_scenes_that_cannot_be_shared_are_refused_in_one_line(together) -> None:

@@ -87,3 +87,9 @@ def test_parts_of_a_batch_are_composited_as_the_whole_is() -> None:
 def test_a_mirrored_batch_can_be_sent_again() -> None:
     batch = host_batch(jitter=JITTER)
     assert same(batch.to("cpu"), batch.to("cpu"))
+
+
+def test_no_number_of_a_batch_is_waited_for_where_it_is_composited() -> None:
+    sent = host_batch(jitter=JITTER, background=BACKGROUND).to("meta")  # no numbers there
+    assert sent.images.is_meta and sent.images.shape == (SCENES, VIEWS, 3, SIZE, SIZE)
+    assert sent.masks is not None and sent.masks.shape == (SCENES, VIEWS, 1, SIZE, SIZE)
