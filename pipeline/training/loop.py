@@ -19,7 +19,7 @@ from pipeline import checkpoint
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.loader import Batch
 from pipeline.data.variants import prepared
-from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
+from pipeline.errors import CheckpointError, DiskFullError, DivergedError, NonFiniteError
 from pipeline.kinds import kind_of
 from pipeline.metrics import import_ahead
 from pipeline.recipe import OptimConfig, Recipe
@@ -62,7 +62,7 @@ def train(
     a run never stopped. cache: folder for decoded frames, shared by runs. splits: each batch goes through the network
     in so many parts, one after the other: the same optimizer step in less memory. lacks_room: asked before a checkpoint
     is written; a reason makes it wait for the next validation, as a full disk does.
-    Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
+    Raises RecipeError, DataError, CheckpointError before the first step; DivergedError with step and term.
 
     Where torch.distributed is set up, each process calls this with a device of its own and they make the same steps
     together, a share of the scenes each; all yield at the same steps, and what the leader (rank 0) yields has the
@@ -263,8 +263,8 @@ class _Trainer:
             try:
                 with self._autocast():
                     terms = self.stage.losses(part.to(self.device), step, chance)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._last_norm()}.") from None
+            except DivergedError as error:
+                raise type(error)(f"step {step}: {str(error).rstrip('.')}{self._last_norm()}.") from None
             shares = {name: term * (pools[name] / max(pooled[name], 1.0)) for name, term in terms.items()}
             total = torch.stack([weights[name] * share for name, share in shares.items()]).sum()
             if not bool(torch.isfinite(total)):
