@@ -19,7 +19,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import LOSS_TERMS, LossConfig, Recipe, gslrm_parts
-from pipeline.splatting.rendering import Rendering, render
+from pipeline.splatting.rendering import Rendering, draw
 from pipeline.stages import Validation
 from pipeline.training.processes import World
 
@@ -45,7 +45,7 @@ class GSLRMStage:
     def losses(self, batch: Batch, step: int, chance: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:  # noqa: ARG002
         """Every loss term that counts at this optimizer step, unweighted, by its recipe name; nothing is drawn."""
         gaussians = self.model(batch.input_images, batch.input_cameras)
-        rendering = render(gaussians, batch.cameras)
+        rendering = draw(gaussians, batch.cameras)
         return {name: self._term(name, rendering, gaussians, batch) for name in self.weights(step)}
 
     def weights(self, step: int) -> dict[str, float]:

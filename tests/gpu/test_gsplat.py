@@ -45,6 +45,8 @@ def test_gsplat_equals_brute_force_but_for_pairs_at_the_threshold(degree):
     for name, a, b in zip((*FIELDS, "c2w"), gradients, expected_gradients, strict=True):
         error = (a - b).flatten(1 if b.ndim > 1 else 0).abs()
         assert error.quantile(0.95) < 1e-3 * b.abs().max() and error.mean() < 5e-3 * b.abs().mean(), name
+    bottom_rows = [found[-1][..., 3, :] for found in (gradients, expected_gradients)]
+    assert not any(bool(row.any()) for row in bottom_rows)
 
 
 def test_gsplat_draws_batches_and_empty_scenes():
