@@ -18,7 +18,7 @@ from pipeline.splatting.rasterize_cpu import bright, chosen
 from pipeline.splatting.tile_bound import TILE, tile_intersections
 
 INTERSECTION_BYTES = 24  # an intersection's key and index, and the place they are sorted to
-_PROJECTED_BYTES = 72  # of a Gaussian in a view, drawn or not: its centre, radii, depth, conic, opacity and colour
+_PROJECTED_BYTES = 64  # of a Gaussian in a view, drawn or not: its projection, opacity, colour and number of tiles
 _HARMONIC_BYTES = 12  # above degree 0, of its direction and of each coefficient, which gsplat copies for every view
 
 Drawn: TypeAlias = tuple[Tensor, Tensor, Tensor]  # colours [..., V, H, W, 3]; alphas and depths [..., V, H, W, 1]
@@ -29,8 +29,8 @@ Rasterize: TypeAlias = Callable[[Gaussians, Cameras, float], Drawn]
 class Limits:
     """What one call of a rasterizer may take."""
 
-    # Bytes of what is drawn at once. At 512 px, two scenes of eight views and six inputs take 3e9 once their Gaussians
-    # are small, and are drawn whole; from random weights one view takes 4e9, so that each is drawn alone.
+    # `view_bytes` of what is drawn at once. GS-LRM at the released size draws 1.6 million Gaussians in 16 views a step:
+    # 3e9 bytes in all once they are small, so that they are drawn whole; 4e9 bytes a view from random weights.
     chunk_bytes: int = 2**32
     # Intersections in one view, which cannot be divided; gsplat's indices of them are int32.
     view_intersections: int = 2**31 - 1
@@ -56,7 +56,8 @@ def rasterize_in_chunks(
         drawn = _uniform(kept, cameras, 0.0)
     else:
         _refuse_oversized(intersections, limits)
-        groups = chunks([[_cost(kept, number) for number in views] for views in intersections], limits.chunk_bytes)
+        costs = [[view_bytes(number, kept.count, kept.sh_degree) for number in views] for views in intersections]
+        groups = chunks(costs, limits.chunk_bytes)
         drawn = _in_groups(rasterize, kept, cameras, near_plane, groups)
     colours, alphas, depths = (channels.reshape(*batch, *channels.shape[1:]) for channels in drawn)
     return colours, alphas, depths
@@ -82,6 +83,15 @@ def chunks(costs: Sequence[Sequence[float]], budget: float) -> list[tuple[int, l
             groups.append((1, list(_runs(views, budget))))
             spent = math.inf
     return groups
+
+
+def view_bytes(intersections: float, count: int, sh_degree: int) -> float:
+    """What gsplat holds of one view of `count` Gaussians while it sorts the intersections, which is when it holds most.
+
+    It is counted from gsplat 1.5.3's source.
+    """
+    harmonics = _HARMONIC_BYTES * (1 + (sh_degree + 1) ** 2) if sh_degree else 0
+    return INTERSECTION_BYTES * intersections + (_PROJECTED_BYTES + harmonics) * count
 
 
 def _runs(costs: Sequence[float], budget: float) -> Iterator[int]:
@@ -126,13 +136,6 @@ def _refuse_oversized(intersections: Sequence[Sequence[float]], limits: Limits) 
             f"pairs of a Gaussian and a tile of {TILE} px in one view, got {most:.4g} — lower model.scale_bias or "
             "model.max_log_scale; if they grew in training, lower optim.lr."
         )
-
-
-def _cost(gaussians: Gaussians, intersections: float) -> float:
-    """Bytes that gsplat holds for one view while it sorts, as it stands in its source."""
-    coefficients = gaussians.sh.shape[-2]
-    harmonics = _HARMONIC_BYTES * (1 + coefficients) if coefficients > 1 else 0
-    return INTERSECTION_BYTES * intersections + (_PROJECTED_BYTES + harmonics) * gaussians.count
 
 
 def _in_groups(

@@ -16,7 +16,7 @@ from pipeline.errors import OversizedError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm import stage
 from pipeline.splatting import rasterize_cpu
-from pipeline.splatting.chunks import Limits, chunks, rasterize_in_chunks
+from pipeline.splatting.chunks import Limits, chunks, rasterize_in_chunks, view_bytes
 from pipeline.splatting.rendering import draw, render
 from pipeline.splatting.tile_bound import tile_intersections
 from pipeline.training.loop import train
@@ -67,19 +67,38 @@ def test_the_bound_is_gsplats_own_count():
     assert came.tolist() == [gsplats_count(gaussians, cameras).tolist()] and came.min() > 400
 
 
-def test_the_bound_predicts_what_random_weights_at_the_released_size_were_measured_to_need():
-    """2.37e9 intersections: GS-LRM at 512 px, 2 scenes of 6 inputs and 8 views, from nothing.
+@pytest.fixture(scope="module")
+def one_in_64() -> Gaussians:
+    """Of the Gaussians of GS-LRM at the released size (512 px, 6 inputs) with random weights, one in 64.
 
     Assumed: cameras evenly spaced on FaceLift's ring; one layer instead of 24, since the heads' layer norms make their
-    numbers as large after any; pictures of 64 px, whose Gaussians are one in 64 of those of 512 px, drawn at 512.
+    numbers as large after any; pictures of 64 px, whose rays are one in 64 of those of 512 px.
     """
     torch.manual_seed(0)
     recipe = load_recipe("gslrm", overrides=["model.num_layers=1"])
-    small, views = facelift_ring(64, 8)[None], facelift_ring(512, 8)[None]
     with torch.no_grad():
-        gaussians = GSLRM(recipe.model)(torch.rand(1, 6, 3, 64, 64), small[:, :6])
-    pixels = Gaussians(*(value[:, recipe.model.num_free_gaussians :] for value in vars(gaussians).values()))
-    assert float(tile_intersections(pixels, views, 0.2).sum()) * 64 * 2 == pytest.approx(2.37e9, rel=0.05)
+        gaussians = GSLRM(recipe.model)(torch.rand(1, 6, 3, 64, 64), facelift_ring(64, 8)[None, :6])
+    return Gaussians(*(value[:, recipe.model.num_free_gaussians :] for value in vars(gaussians).values()))
+
+
+def intersections_at_512_px(gaussians: Gaussians) -> list[float]:
+    return (64 * tile_intersections(gaussians, facelift_ring(512, 8)[None], 0.2))[0].tolist()
+
+
+def test_the_bound_predicts_what_random_weights_were_measured_to_need_for_two_scenes(one_in_64):
+    assert 2 * sum(intersections_at_512_px(one_in_64)) == pytest.approx(2.37e9, rel=0.05)
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(None, [(1, [1] * 8)] * 2), (1.5, [(2, [8])])])
+def test_two_scenes_are_drawn_view_by_view_from_random_weights_and_whole_once_gaussians_are_small(
+    one_in_64, pixels, expected
+):
+    """pixels: standard deviation of all Gaussians at the distance of the origin."""
+    size = one_in_64.scales if pixels is None else torch.full_like(one_in_64.scales, pixels * 2.7 / 549)
+    scene = Gaussians(**{**vars(one_in_64), "scales": size})
+    costs = [view_bytes(number, 64 * scene.count, 0) for number in intersections_at_512_px(scene)]
+    assert chunks([costs, costs], Limits().chunk_bytes) == expected
+    assert max(costs) < Limits().chunk_bytes
 
 
 @pytest.mark.parametrize("name", [*FIELDS[:4], "c2w"])
