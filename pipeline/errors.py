@@ -7,7 +7,9 @@
     ├── CheckpointError    a file of weights: absent, damaged, of another shape
     │   └── DiskFullError           there is no room to write one
     ├── OutputError        a place where nothing can be written
-    └── NonFiniteError     a loss or gradient that is not a number, with its step and term
+    └── DivergedError      training has left what can be computed
+        ├── NonFiniteError     a loss or gradient that is not a number, with its step and term
+        └── OversizedError     Gaussians too large to be drawn
 
 Each message reads `where: what was expected, what came — what to do.` and is one line.
 """
@@ -41,8 +43,16 @@ class OutputError(PipelineError):
     """What is to be written cannot be where it was asked for: no leave, a file in the place of a folder."""
 
 
-class NonFiniteError(PipelineError):
+class DivergedError(PipelineError):
+    """Training went where nothing more can be computed; a sweep prunes the trial and learns from it."""
+
+
+class NonFiniteError(DivergedError):
     """Training met a number that is not finite; the update was not applied."""
+
+
+class OversizedError(DivergedError):
+    """Gaussians are so large that no memory or index holds what one view of them needs; nothing was drawn."""
 
 
 def counted(number: int, word: str) -> str:

@@ -31,7 +31,7 @@ from pipeline.splatting.rendering import Rendering, render
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
 _GIF_EVERY = 3
 _ZOOM = 2  # of the small views in a strip
-_CHUNK = 8
+_CHUNK = 8  # views whose pictures are floats at once
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -51,20 +51,24 @@ def rasterize(
     quats, scales, opacities, sh and the cameras. One image per thread, as many threads as torch would use.
     """
     # A trained scene's background is half of all Gaussians, too faint for any pixel: they are not even projected.
-    drawn = (gaussians.opacities.detach()[None] >= MIN_ALPHA).flatten(0, -2).any(0)
-    splats, visible = project(_chosen(gaussians, drawn), cameras, near_plane)
+    seen = bright(gaussians)
+    kept = gaussians if bool(seen.all()) else chosen(gaussians, seen.nonzero()[:, 0])
+    splats, visible = project(kept, cameras, near_plane)
     images = _Splat.apply(splats.flatten(0, -3), visible.flatten(0, -2), cameras.width, cameras.height)
     images = images.reshape(*cameras.batch_shape, cameras.height, cameras.width, NUM_CHANNELS)
     colours, depths, alphas = images.split([3, 1, 1], -1)
     return colours, alphas, depths / alphas.clamp(min=1e-10)
 
 
-def _chosen(gaussians: Gaussians, chosen: Bool[Tensor, " n"]) -> Gaussians:
+def bright(gaussians: Gaussians) -> Bool[Tensor, " n"]:
+    """Which Gaussians are opaque enough to be seen in any scene of a batch."""
+    return (gaussians.opacities.detach()[None] >= MIN_ALPHA).flatten(0, -2).any(0)
+
+
+def chosen(gaussians: Gaussians, indices: Int[Tensor, " m"]) -> Gaussians:
     """The same choice of Gaussians in every scene of a batch."""
-    if bool(chosen.all()):
-        return gaussians
-    scenes = (slice(None),) * (gaussians.opacities.ndim - 1)
-    return gaussians[(*scenes, chosen.nonzero()[:, 0])]
+    scenes = gaussians.opacities.ndim - 1
+    return Gaussians(*(value.index_select(scenes, indices) for value in vars(gaussians).values()))
 
 
 def project(

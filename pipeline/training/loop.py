@@ -36,7 +36,7 @@ def train(
     a run never stopped. cache: folder for decoded frames, shared by runs. splits: each batch goes through the network
     in so many parts, one after the other: the same optimizer step in less memory. lacks_room: asked before a checkpoint
     is made; a reason makes it wait for the next one, as a full disk does.
-    Raises RecipeError, DataError, CheckpointError before the first step; NonFiniteError with step and term.
+    Raises RecipeError, DataError, CheckpointError before the first step; DivergedError with step and term.
 
     Where torch.distributed is set up, each process calls this with a device of its own and they make the same steps
     together, a share of the scenes each; all yield at the same steps, and what the leader (rank 0) yields has the

@@ -20,7 +20,7 @@ from pipeline import checkpoint
 from pipeline.data.batch import Batch, HostBatch
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.variants import prepared
-from pipeline.errors import CheckpointError, NonFiniteError
+from pipeline.errors import CheckpointError, DivergedError, NonFiniteError
 from pipeline.kinds import kind_of
 from pipeline.recipe import Recipe
 from pipeline.recipes import check_artefacts
@@ -147,7 +147,7 @@ class Trainer:
         limit = self.recipe.train.max_val_scenes
         try:
             validation = self.stage.validate(self.dataset, self.cache, limit, self.world)
-        except NonFiniteError as error:
+        except DivergedError as error:
             raise self._at(step, error) from None
         pictures = {"val/preview": validation.picture} if self.world.leads else {}
         return Report(step, metrics | validation.evaluation.metrics, pictures), validation.attachments
@@ -227,7 +227,7 @@ class Trainer:
             try:
                 with self._autocast():
                     terms = self.stage.losses(part, step, chance)
-            except NonFiniteError as error:
+            except DivergedError as error:
                 raise self._at(step, error) from None
             of_scenes = len(part.scenes) / recipe.train.batch_size
             if of_scenes != 1:
@@ -286,8 +286,8 @@ class Trainer:
         if math.isfinite(norm):
             self._last_norm = step, norm
 
-    def _at(self, step: int, error: NonFiniteError) -> NonFiniteError:
-        return NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
+    def _at(self, step: int, error: DivergedError) -> DivergedError:
+        return type(error)(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
 
     def _norm_before(self, step: int) -> str:
         if self._last_norm is None:

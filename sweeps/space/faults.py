@@ -18,7 +18,9 @@ _LONGEST_REASON = 400
 
 # By the name of an error's class or of one of its bases; of several that fit, the first in this order is the cause.
 _BY_CLASS: dict[str, Cause] = {
-    "NonFiniteError": "diverged",
+    "DivergedError": "diverged",
+    "NonFiniteError": "diverged",  # the line of a traceback names no bases
+    "OversizedError": "diverged",
     "DataError": "data",
     "NodeDiedError": "node_lost",
     "OutageError": "store",
@@ -63,7 +65,7 @@ class Faults:
     out_of_memory: Literal["halve", "retry", "fail"] = "halve"  # of the GPU
     host_out_of_memory: Literal["retry", "fail"] = "retry"  # of the machine
     hang: Literal["retry", "fail"] = "retry"  # no report for hang_minutes
-    diverged: Literal["prune", "fail"] = "prune"  # a loss or gradient is no number
+    diverged: Literal["prune", "fail"] = "prune"  # a number that is none, or Gaussians too large to draw
     data: Literal["retry", "fail"] = "fail"  # a file of the dataset cannot be read
     store: Literal["retry", "fail"] = "retry"  # checkpoints could not be reached for minutes
     exception: Literal["retry", "fail"] = "fail"  # any other error

@@ -228,19 +228,23 @@ def test_autocast_does_not_lower_the_precision_of_the_picture():
     assert all(torch.equal(a, b) for a, b in zip(inside, render(gaussians, cameras), strict=True))
 
 
-def test_the_call_to_gsplat_speaks_its_names_and_shapes(monkeypatch):
-    gaussians, cameras = make_gaussians(30, 2, batch=(2,)), make_cameras(views=6)
-    cameras = Cameras(cameras.c2w.view(2, 3, 4, 4), cameras.fxfycxcy.view(2, 3, 4), 28, 20)
+@pytest.mark.parametrize("degree", [0, 2])
+def test_the_call_to_gsplat_speaks_its_names_and_shapes(monkeypatch, degree):
+    gaussians, cameras = make_gaussians(30, degree, batch=(2,)), make_cameras(views=6)
+    cameras = Cameras(cameras.c2w.view(2, 3, 4, 4).requires_grad_(), cameras.fxfycxcy.view(2, 3, 4), 28, 20)
     parameters = inspect.signature(gsplat.rasterization)
 
     def stand_in(**arguments):
         parameters.bind(**arguments)
-        scene = Gaussians(*(arguments[name] for name in ("means", "quats", "scales", "opacities", "colors")))
+        colours = arguments["colors"]  # at degree 0 what is seen, at others coefficients
+        sh = colours if degree else (colours[..., None, :] - 0.5) / SH_C0
+        scene = Gaussians(*(arguments[name] for name in ("means", "quats", "scales", "opacities")), sh)
         K = arguments["Ks"]
         fxfycxcy = torch.stack([K[..., 0, 0], K[..., 1, 1], K[..., 0, 2], K[..., 1, 2]], -1)
         views = Cameras(torch.linalg.inv(arguments["viewmats"]), fxfycxcy, arguments["width"], arguments["height"])
         colours, alphas, depths = rasterize_reference.rasterize(scene, views, arguments["near_plane"])
-        assert (arguments["sh_degree"], arguments["render_mode"], arguments["packed"]) == (2, "RGB+ED", False)
+        said = (arguments["sh_degree"], arguments["render_mode"], arguments["packed"])
+        assert said == (degree or None, "RGB+ED", False)
         return torch.cat([colours, depths], -1), alphas, {}
 
     monkeypatch.setattr(gsplat, "rasterization", stand_in)
@@ -249,6 +253,8 @@ def test_the_call_to_gsplat_speaks_its_names_and_shapes(monkeypatch):
         rasterize_cpu.rasterize(gaussians, cameras, 0.2),
     )
     torch.testing.assert_close(came, expected, rtol=1e-5, atol=1e-5)  # c2w is orthonormal in float32 only
+    gradients = [torch.autograd.grad(drawn[0].square().sum(), cameras.c2w)[0] for drawn in (came, expected)]
+    assert gradients[0][..., :3, :].any() and not any(bool(gradient[..., 3, :].any()) for gradient in gradients)
 
 
 @pytest.mark.parametrize(

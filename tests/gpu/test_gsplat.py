@@ -6,12 +6,14 @@ by about that much: means and quantiles are compared, never the worst pixel.
 
 from __future__ import annotations
 
+import gsplat
 import pytest
 import torch
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
 from pipeline.splatting.rendering import render
+from pipeline.splatting.tile_bound import tile_intersections
 from tests.contracts.test_render import FIELDS, leaves_of, make_cameras, make_gaussians
 from tests.support import rasterize_reference
 
@@ -45,6 +47,8 @@ def test_gsplat_equals_brute_force_but_for_pairs_at_the_threshold(degree):
     for name, a, b in zip((*FIELDS, "c2w"), gradients, expected_gradients, strict=True):
         error = (a - b).flatten(1 if b.ndim > 1 else 0).abs()
         assert error.quantile(0.95) < 1e-3 * b.abs().max() and error.mean() < 5e-3 * b.abs().mean(), name
+    bottom_rows = [found[-1][..., 3, :] for found in (gradients, expected_gradients)]
+    assert not any(bool(row.any()) for row in bottom_rows)
 
 
 def test_gsplat_draws_batches_and_empty_scenes():
@@ -58,3 +62,15 @@ def test_gsplat_draws_batches_and_empty_scenes():
     nothing = render(hidden, cameras, background=(0.2, 0.4, 0.6))
     assert not nothing.alphas.any() and not nothing.depths.any()
     torch.testing.assert_close(nothing.images[0, 0, :, 0, 0].cpu(), torch.tensor([0.2, 0.4, 0.6]))
+
+
+def test_the_bound_is_the_count_of_gsplats_kernels():
+    gaussians = make_gaussians(700).to(torch.float32).to("cuda")
+    cameras = make_cameras(100, 70).to(torch.float32).to("cuda")
+    _, _, found = gsplat.rasterization(
+        means=gaussians.means, quats=gaussians.quats, scales=gaussians.scales, opacities=gaussians.opacities,
+        colors=gaussians.sh, viewmats=cameras.w2c, Ks=cameras.K, width=100, height=70, near_plane=0.2, sh_degree=0,
+        packed=False,
+    )  # fmt: skip
+    counted = found["tiles_per_gauss"].sum(-1).double()
+    torch.testing.assert_close(tile_intersections(gaussians[None], cameras[None], 0.2)[0], counted, rtol=2e-3, atol=0)

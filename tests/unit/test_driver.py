@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import NonFiniteError
+from pipeline.errors import NonFiniteError, OversizedError
 from pipeline.recipes import load_recipe
 from sweeps.book.journal import (
     AttemptFailed,
@@ -412,6 +412,7 @@ def test_recipes_of_the_driver_are_those_the_study_fingerprints(desk):
     [
         (ValueError("bad"), "FAIL", "exception: ValueError: bad"),
         (NonFiniteError("step 7: nan"), "PRUNED", "diverged: NonFiniteError: step 7: nan"),
+        (OversizedError("step 7: large"), "PRUNED", "diverged: OversizedError: step 7: large"),
     ],
 )
 def test_a_fault_that_ends_a_trial_ends_it_although_the_driver_died_before_it_wrote_that(desk, error, state, reason):

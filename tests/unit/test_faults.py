@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import DataError, NonFiniteError
+from pipeline.errors import DataError, NonFiniteError, OversizedError
 from sweeps.errors import SpaceError
 from sweeps.space.faults import Fault, Faults, fault_of, remedy, run_of_failures
 from sweeps.space.space import load_space
@@ -33,6 +33,8 @@ NODE = "The actor died unexpectedly before finishing this task. The actor is dea
         (MemoryError(), "MemoryError", "host_out_of_memory"),
         (NonFiniteError("step 3: nan"), "pipeline.errors.NonFiniteError: step 3: nan", "diverged"),
         (named("RayTaskError", NonFiniteError), "NonFiniteError: step 3", "diverged"),
+        (named("RayTaskError", OversizedError), "RayTaskError: step 3", "diverged"),
+        (None, "pipeline.errors.OversizedError: step 3: render: Gaussians so large that", "diverged"),
         (DataError("x.png is broken"), "pipeline.errors.DataError: x.png is broken", "data"),
         (None, "pipeline.errors.DegenerateViewsError: views", "exception"),
         (ValueError("bug"), "ValueError: bug", "exception"),
