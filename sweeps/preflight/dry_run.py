@@ -210,8 +210,8 @@ def _of_gslrm(recipe: Recipe, model: GSLRMConfig) -> tuple[float, float]:
     pixels = data.image_size**2
     tokens = data.num_input_views * pixels / model.patch_size**2 + model.num_free_gaussians
     graph = model.num_layers - (frozen.num_layers if frozen.patch_embedder else 0)
-    group = model.checkpoint_layers
-    kept = _PER_LAYER * graph if not group else graph / group + _PER_LAYER * min(group, graph)
+    of_each = {"none": _PER_LAYER, "attention": 2, "layers": 1}[model.checkpoint]
+    kept = of_each * graph + (_PER_LAYER if model.checkpoint != "none" and graph else 0)
     networks = bool(loss.perceptual) + bool(loss.lpips)
     terms = sum(bool(weight) for weight in loss.weights.values())
     drawn = data.num_views * pixels * (_PER_PIXEL + terms + _OF_VGG * networks)
