@@ -129,6 +129,16 @@ def generator_of(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
 
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out an optimizer's state in memory as its weights are: a checkpoint may come from a device where convolutions
+    lie differently, and fused optimizers pair numbers by their places in memory.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 class _Trainer:
     """The state of one run: stage, optimizer, loaders, counters."""
 
@@ -233,6 +243,7 @@ class _Trainer:
         training = checkpoint.load_training(info)
         self.stage.resume(folder, training["stage"])
         self.optimizer.load_state_dict(training["optimizer"])
+        match_layout(self.optimizer)
         self.scaler.load_state_dict(training["scaler"])
         self.skipped, self.seconds = training["skipped"], training["seconds"]
         self._seconds_before = self.seconds
