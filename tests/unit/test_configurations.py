@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from pipeline.recipes import load_recipe, override
-from sweeps.preflight.dry_run import first_of, footprint, largest_of
+from sweeps.preflight.dry_run import first_of, largest_of
+from sweeps.preflight.footprint import footprint
 from sweeps.space.space import load_space
 
 
