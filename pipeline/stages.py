@@ -68,7 +68,9 @@ class Stage(Protocol):
         """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
 
     def deployed_model(self) -> nn.Module:
-        """The model whose weights a checkpoint holds under FaceLift's names."""
+        """The model whose weights a checkpoint holds under FaceLift's names. They may be those of the training itself,
+        which its next step changes: copy them before.
+        """
 
     def state(self) -> dict[str, Any]:
         """What training goes on from, beside the deployed weights and the optimizer."""

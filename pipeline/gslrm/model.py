@@ -16,12 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pipeline.cameras import Cameras, Rays, closest_point, plucker, ray_parameter_of_closest_point
 from pipeline.errors import DataError
@@ -192,9 +187,13 @@ class _Layer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.checkpoint == "none" or not self._has_graph(tokens):
             return self._layer(tokens)
-        contexts = _keeping_attention if self.checkpoint == "attention" else noop_context_fn
-        # A layer draws nothing, so that no generator has to be put back before it is computed again.
-        return checkpoint(self._layer, tokens, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        # A layer draws nothing, so that no generator has to be put back before it is computed again. There are two
+        # calls because torch.compile takes a context_fn by its name only.
+        if self.checkpoint == "layers":
+            return checkpoint(self._layer, tokens, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(
+            self._layer, tokens, use_reentrant=False, preserve_rng_state=False, context_fn=_keeping_attention
+        )
 
     def _layer(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.cameras import Cameras, facelift_six, ray_parameter_of_closest_point
@@ -212,6 +213,22 @@ def test_gaussians_are_float32_under_bfloat16_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         gaussians = model()(*views())
     assert {getattr(gaussians, field.name).dtype for field in fields(gaussians)} == {torch.float32}
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("attention", 1), ("layers", 2)])
+def test_compiled_layers_keep_and_compute_again_the_same(mode: str, passes: int) -> None:
+    """By all of torch.compile but the C++ that it writes, which takes long."""
+    config = replace(CONFIG, num_layers=1, checkpoint=mode)
+    plain, compiled = model(config), model(config)
+    compiled.transformer_layers[0].compile(fullgraph=True, backend="aot_eager")
+    for network in (plain, compiled):
+        weigh(network(*views())).backward()
+    for first, second in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(second.grad, first.grad, rtol=1e-4, atol=1e-4)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        weigh(compiled(*views())).backward()
+    counts = {event.key: event.count for event in seen.key_averages()}
+    assert counts["aten::_scaled_dot_product_flash_attention_for_cpu"] == passes
 
 
 @torch.no_grad()
