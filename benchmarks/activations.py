@@ -45,17 +45,17 @@ def rows() -> list[dict[str, object]]:
 
 
 def prepared(mode: Mode) -> Callable[[], object]:
-    """A network that has made a pass already, so that what is allocated once is there; another pass of it."""
+    """A pass of a network that has made a small one already, so that what is allocated once is there."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = GSLRM(GSLRMConfig(dim=WIDTH, head_dim=64, num_layers=LAYERS, checkpoint=mode))
-    images, cameras = torch.rand(1, 6, 3, SIZE, SIZE), facelift_six(SIZE)[None]
 
-    def step() -> None:
+    def step(size: int = SIZE) -> None:
         network.zero_grad()
+        images, cameras = torch.rand(1, 6, 3, size, size), facelift_six(size)[None]
         network(images, cameras).means.square().mean().backward()
 
-    step()
+    step(network.config.patch_size)
     return step
 
 

@@ -64,9 +64,9 @@ class RunningMeanBeside(RunningMean):
     def __init__(self, parameters: Sequence[Tensor], config: MVDiffusionConfig) -> None:
         super().__init__(parameters, config)
         copies = [torch.empty_like(p, dtype=torch.float32, device="cpu") for p in parameters]
-        on_gpu = any(p.is_cuda for p in parameters)
-        self._copies = [copy.pin_memory() for copy in copies] if on_gpu else copies
-        self._stream = torch.cuda.Stream() if on_gpu else None
+        gpus = [p.device for p in parameters if p.is_cuda]
+        self._copies = [copy.pin_memory() for copy in copies] if gpus else copies
+        self._stream = torch.cuda.Stream(gpus[0]) if gpus else None
         self._copied: torch.cuda.Event | None = None
         self._thread = ThreadPoolExecutor(1, "running-mean")
         self._pending: Future[None] | None = None
@@ -79,15 +79,15 @@ class RunningMeanBeside(RunningMean):
 
     def hold(self) -> None:
         """What the GPU is asked for from now on waits for the copy."""
-        if self._copied is not None:
-            torch.cuda.current_stream().wait_event(self._copied)
+        if self._stream is not None and self._copied is not None:
+            torch.cuda.current_stream(self._stream.device).wait_event(self._copied)
 
     def _take_in(self, weights: Sequence[Tensor], share: float) -> None:
         self._wait()  # the copies are free again
         if self._stream is None:
             self._copy(weights)
         else:
-            self._stream.wait_stream(torch.cuda.current_stream())
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
             with torch.cuda.stream(self._stream):
                 self._copy(weights)
                 self._copied = self._stream.record_event()
