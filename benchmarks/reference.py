@@ -1,4 +1,5 @@
-"""docs/cli.md, made from the commands' own help, and the tables of docs/recipes.md, made from dataclasses.
+"""docs/cli.md, made from the commands' own help, the tables of docs/recipes.md, made from dataclasses, and that of
+docs/gpu.md, made from the memory estimate.
 
     python -m benchmarks.reference --write        a test compares the pages with what this would write
 
@@ -26,6 +27,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo, TyperInfo
 
+from benchmarks import cards
 from benchmarks.structure import replaced
 
 ROOT = Path(__file__).parents[1]
@@ -337,10 +339,11 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    """Write both pages, or print the page of commands."""
+    """Write the pages, or print the page of commands."""
     if words == ["--write"]:
         COMMANDS.write_text(commands_page())
         RECIPES.write_text(recipes_page(RECIPES.read_text()))
+        cards.PAGE.write_text(replaced(cards.PAGE.read_text(), cards.BEGIN, cards.END, cards.table()))
         return
     print(commands_page())
 

@@ -19,7 +19,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pipeline.errors import CheckpointError, DiskFullError, RecipeError
 from pipeline.files import link_or_copy, sha256_of, whole_folder
 from pipeline.machine import contents
 from pipeline.recipe import Recipe
+from pipeline.recipes import renamed
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
 PREVIEW = "preview.ply"
@@ -290,8 +291,8 @@ def _read_recipe(folder: Path, name: str) -> Recipe:
     """The resolved recipe under its own name, which is not the file's."""
     try:
         layers = config.load_layers(folder / RECIPE, folder.parent)
-        layers.values["name"] = name
-        return config.decode(layers, Recipe)
+        values = renamed.stored_recipe(layers.values) | {"name": name}
+        return config.decode(replace(layers, values=values), Recipe)
     except RecipeError as error:
         raise CheckpointError(str(error)) from None
 

@@ -65,7 +65,9 @@ class GSLRMConfig:
     max_log_scale: Finite = -1.2  # no Gaussian is larger than e to this; e^-1.2 is 0.3 world units
     opacity_bias: Finite = -2.0  # added to the head's opacity before the sigmoid; -2 begins at 0.12
     init_std: Rate = 0.02  # of every weight matrix; small networks learn faster from more
-    checkpoint_layers: Count = 0  # layers per activation-checkpoint group; 0 keeps all activations
+    # what each layer keeps for the backward pass, the rest being computed again: its input and what attention gave
+    # (attention), its input alone (layers, FaceLift's way), or everything (none); the same numbers in each
+    checkpoint: Literal["none", "attention", "layers"] = "attention"
     compile: bool = False  # layers run through torch.compile
 
 

@@ -74,7 +74,9 @@ class Stage(Protocol):
         """Figures of the first so many scenes of `val`, the same in every process; the picture is the leader's."""
 
     def deployed_model(self) -> nn.Module:
-        """The model, as it is at this step, whose weights a checkpoint holds under FaceLift's names."""
+        """The model, as it is at this step, whose weights a checkpoint holds under FaceLift's names. They may be those
+        of the training itself, which its next step changes: copy them before.
+        """
 
     def attachments(self) -> Mapping[str, Any]:
         """What every checkpoint holds beside weights: file or folder name -> how it is written, by a thread, while

@@ -10,12 +10,13 @@ Parameter names and shapes are FaceLift's, so its checkpoints load strictly. For
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pipeline.cameras import Cameras, Rays, closest_point, plucker, ray_parameter_of_closest_point
 from pipeline.errors import DataError
@@ -23,6 +24,16 @@ from pipeline.gaussians import Gaussians
 from pipeline.recipe import FreezeConfig, GSLRMConfig
 
 _RAY_CHANNELS = {"closest_point": 6, "plucker": 6, "both": 9}
+# What PyTorch may compute attention with, by device and shape; each of them gives the output and its logarithmic sums.
+_ATTENTION = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+)
 
 
 class GSLRM(nn.Module):
@@ -60,24 +71,22 @@ class GSLRM(nn.Module):
         """
         self._check(images, cameras)
         rays = cameras.rays()
-        raw = self.raw_gaussians(images, rays).float()
-        return self._activate(raw, rays)
+        return self._activate(self.raw_gaussians(images, rays), rays)
 
     def raw_gaussians(
         self, images: Float[Tensor, "batch view 3 height width"], rays: Rays
     ) -> Float[Tensor, "batch n values"]:
-        """The heads' numbers before activation: means 3, SH 3(degree+1)², scales 3, quats 4, opacity 1."""
+        """The heads' numbers before activation: means 3, SH 3(degree+1)², scales 3, quats 4, opacity 1; float32."""
         posed = torch.cat([images.movedim(2, -1) * 2 - 1, self._encode(rays)], -1)
         tokens = self.patch_embedder(posed)
         if self.config.reference_marker:
             tokens = tokens + self.view_type_embeddings[[0] + [1] * (images.shape[1] - 1)][:, None]
         tokens = tokens.flatten(1, 2)
         free = self.gaussian_position_embeddings.expand(len(tokens), -1, -1)
-        tokens = self._transform(self.input_layer_norm(torch.cat([free.to(tokens.dtype), tokens], 1)))
-        count = self.config.num_free_gaussians
-        pixels = self.pixel_gaussian_decoder(tokens[:, count:])
-        free_raw = self.gaussian_upsampler(tokens[:, :count])
-        return torch.cat([free_raw, pixels.reshape(len(pixels), -1, free_raw.shape[-1])], 1)
+        tokens = self.input_layer_norm(torch.cat([free.to(tokens.dtype), tokens], 1))
+        for layer in self.transformer_layers:
+            tokens = layer(tokens)
+        return self._heads(tokens)
 
     def means_per_pixel(self, gaussians: Gaussians, cameras: Cameras) -> Float[Tensor, "batch view 3 height width"]:
         """Means of the pixel-aligned Gaussians, each in the place of its pixel."""
@@ -115,16 +124,16 @@ class GSLRM(nn.Module):
         }
         return encodings[self.config.ray_encoding](rays)
 
-    def _transform(self, tokens: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n dim"]:
-        group = self.config.checkpoint_layers
-        layers = list(self.transformer_layers)
-        if not (group and torch.is_grad_enabled()):
-            for layer in layers:
-                tokens = layer(tokens)
-            return tokens
-        for start in range(0, len(layers), group):
-            tokens = checkpoint(nn.Sequential(*layers[start : start + group]), tokens, use_reentrant=False)
-        return tokens
+    def _heads(self, tokens: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch gaussian values"]:
+        """Raw numbers of tokens, in float32 whatever the autocast dtype: bfloat16 would round depths to a third of a
+        pixel, for less than a thousandth of the arithmetic.
+        """
+        count = self.config.num_free_gaussians
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            pixels = self.pixel_gaussian_decoder(tokens[:, count:])
+            free = self.gaussian_upsampler(tokens[:, :count])
+        return torch.cat([free, pixels.reshape(len(pixels), -1, free.shape[-1])], 1)
 
     def _activate(self, raw: Float[Tensor, "batch n values"], rays: Rays) -> Gaussians:
         config = self.config
@@ -161,18 +170,37 @@ class _Patches(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Pre-norm transformer layer; without a graph when nothing in it or before it is trained."""
+    """Pre-norm transformer layer; without a graph when nothing in it or before it is trained.
+
+    What it keeps for the backward pass is as `checkpoint` says. The choice is made inside the layer, so that a compiled
+    layer contains it.
+    """
 
     def __init__(self, config: GSLRMConfig) -> None:
         super().__init__()
+        self.checkpoint = config.checkpoint
         self.norm1 = _norm(config.dim)
         self.norm2 = _norm(config.dim)
         self.attn = _Attention(config.dim, config.head_dim)
         self.mlp = _MLP(config.dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if self.checkpoint == "none" or not self._has_graph(tokens):
+            return self._layer(tokens)
+        # A layer draws nothing, so that no generator has to be put back before it is computed again. There are two
+        # calls because torch.compile takes a context_fn by its name only.
+        if self.checkpoint == "layers":
+            return checkpoint(self._layer, tokens, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(
+            self._layer, tokens, use_reentrant=False, preserve_rng_state=False, context_fn=_keeping_attention
+        )
+
+    def _layer(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))
+
+    def _has_graph(self, tokens: Tensor) -> bool:
+        return torch.is_grad_enabled() and (tokens.requires_grad or any(p.requires_grad for p in self.parameters()))
 
 
 class _Attention(nn.Module):
@@ -204,6 +232,15 @@ class _FreeHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.linear(self.layernorm(tokens))
+
+
+def _keeping_attention() -> Any:
+    """Contexts of a checkpoint that keeps what attention gave, and computes the rest again."""
+    return create_selective_checkpoint_contexts(_keep_attention)
+
+
+def _keep_attention(context: Any, operator: Any, *_: Any, **__: Any) -> CheckpointPolicy:  # noqa: ARG001
+    return CheckpointPolicy.MUST_SAVE if operator in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _by_patch(pixels: Float[Tensor, "batch view height width c"], size: int) -> Float[Tensor, "batch n c"]:

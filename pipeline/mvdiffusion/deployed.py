@@ -25,7 +25,7 @@ from pipeline.files import link_or_copy
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
 from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
-from pipeline.mvdiffusion.sampler import MVDiffusionPipeline
+from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, laid_out
 from pipeline.mvdiffusion.views import Rig, read_rig, write_rig
 from pipeline.recipe import SamplingConfig
 
@@ -110,14 +110,23 @@ def attachments(
     }
 
 
-def read_deployed(folder: Path, sampling: SamplingConfig, device: torch.device | str = "cpu") -> ViewGenerator:
-    """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError."""
+def read_deployed(
+    folder: Path,
+    sampling: SamplingConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ViewGenerator:
+    """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError.
+
+    dtype: of the UNet's weights; the other parts are float32.
+    """
     parts: dict[str, Any] = read_components(folder / PIPELINE, torch.float32, leave_out=("unet",))
     unet = MultiViewUNet.from_config(read_config(folder / PIPELINE / "unet"))
     checkpoint.load_weights(unet, folder)
+    nn.Module.to(unet, dtype)  # diffusers' own `to` warns of a dtype, whatever it is
     pipe = MVDiffusionPipeline(**{name: parts.get(name, unet) for name in COMPONENTS})
     prompts = read_prompts(folder / PROMPTS, pipe.num_views, int(unet.config.cross_attention_dim))
-    return ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval()
+    return laid_out(ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval())
 
 
 def facts_of(info: CheckpointInfo) -> dict[str, str]:

@@ -35,8 +35,10 @@ class MVDiffusionKind:
 
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
         from pipeline.mvdiffusion.deployed import read_deployed
+        from pipeline.mvdiffusion.sampler import sampling_dtype
 
-        return read_deployed(folder, mvdiffusion_parts(recipe)[0].sampling, device)
+        sampling = mvdiffusion_parts(recipe)[0].sampling
+        return read_deployed(folder, sampling, device, sampling_dtype(recipe, device))
 
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None

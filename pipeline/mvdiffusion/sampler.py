@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from pipeline.data.pictures import on_white
@@ -30,7 +30,9 @@ from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import Autoencoder, latent_channels, reduction
 from pipeline.mvdiffusion.folder import read_components, write_components
 from pipeline.mvdiffusion.prompts import check_embeddings
+from pipeline.recipe import Recipe
 
+Network = TypeVar("Network", bound=nn.Module)
 Generators = torch.Generator | list[torch.Generator] | None
 Picture = Image.Image | Sequence[Image.Image] | Tensor
 
@@ -105,11 +107,13 @@ class MVDiffusionPipeline(DiffusionPipeline):
 
         image: one picture, or B·V of them (each object's own, V times over): PIL, or tensors in 0…1; alpha is
         composited on white. prompt_embeds: V rows for every object, or B·V. guidance_scale: 1 is none. generator:
-        one, or one per row, which makes a row independent of its batch.
+        one, or one per row, which makes a row independent of its batch. The UNet's weights may be of half precision
+        beside float32 in the other parts: latents and steps are then float32.
         Raises DataError for pictures or embeddings of another shape, RecipeError for half precision on a CPU.
         """
-        device, dtype = self.unet.device, self.unet.dtype
-        refuse_half_on_cpu(device, dtype)
+        device, dtype = self.unet.device, self.vae.dtype
+        for part in (self.unet, self.vae):
+            refuse_half_on_cpu(device, part.dtype)
         pictures, repeats = self._pictures(image)
         rows = len(pictures) * repeats
         text = self._text(prompt_embeds, rows).to(device, dtype)
@@ -156,16 +160,18 @@ class MVDiffusionPipeline(DiffusionPipeline):
         if guided:  # without and with the picture: the text is kept, what comes from the picture is 0
             text = torch.cat([text, text])
             labels, reference = (torch.cat([torch.zeros_like(each), each]) for each in (labels, reference))
+        text, labels = text.to(self.unet.dtype), labels.to(self.unet.dtype)
         rows = len(text) // (2 if guided else 1)
         side = int(self.unet.config.sample_size)
         shape = (rows, latent_channels(self.vae), side, side)
-        latents = randn_tensor(shape, generator=generator, device=text.device, dtype=text.dtype)
+        latents = randn_tensor(shape, generator=generator, device=text.device, dtype=reference.dtype)
         latents = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(steps, device=text.device)
         for t in self.progress_bar(self.scheduler.timesteps):
             doubled = torch.cat([latents] * (2 if guided else 1))
             seen = self.scheduler.scale_model_input(torch.cat([doubled, reference], dim=1), t)
-            predicted = self.unet(seen, t, encoder_hidden_states=text, class_labels=labels).sample
+            seen = seen.to(self.unet.dtype)
+            predicted = self.unet(seen, t, encoder_hidden_states=text, class_labels=labels).sample.to(latents.dtype)
             if guided:
                 without, with_image = predicted.chunk(2)
                 predicted = without + guidance * (with_image - without)
@@ -210,6 +216,21 @@ def normalised(images: Float[Tensor, "n 3 height width"], reading: CLIPImageProc
     """Images 0…1 as the CLIP encoder was trained to see them."""
     mean, deviation = (images.new_tensor(n)[:, None, None] for n in (reading.image_mean, reading.image_std))
     return (images - mean) / deviation
+
+
+def sampling_dtype(recipe: Recipe, device: torch.device | str) -> torch.dtype:
+    """Of the UNet's weights when it samples: bfloat16 on a GPU if it was trained so, which gains nothing on a CPU."""
+    halved = torch.device(device).type == "cuda" and recipe.train.precision == "bf16"
+    return torch.bfloat16 if halved else torch.float32
+
+
+def laid_out(network: Network) -> Network:
+    """The network with its convolutions' channels last in memory if it is on a GPU, which is faster there.
+
+    The values are the same; gradients and the optimizer's state take up the layout.
+    """
+    on_gpu = any(p.is_cuda for p in network.parameters())
+    return network.to(memory_format=torch.channels_last) if on_gpu else network
 
 
 def refuse_half_on_cpu(device: torch.device | str, dtype: torch.dtype) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,19 @@ from pipeline.mvdiffusion.prompts import (
     read_prompts,
     texts_of,
 )
-from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, normalised, refuse_half_on_cpu
+from pipeline.mvdiffusion.sampler import (
+    MVDiffusionPipeline,
+    laid_out,
+    normalised,
+    refuse_half_on_cpu,
+    sampling_dtype,
+)
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
 from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe, mvdiffusion_parts
 from pipeline.stages import Validation
 from pipeline.training.processes import World
+from pipeline.training.running_mean import running_mean
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: where adapters go
 
@@ -55,13 +62,13 @@ class MVDiffusionStage:
         unet = self.pipe.unet
         if recipe.train.init_from is not None:
             checkpoint.load_weights(unet, recipe.train.init_from)
-        self._unet: MultiViewUNet = _trainable(unet, self.config).to(device).train()
+        self._unet: MultiViewUNet = laid_out(_trainable(unet, self.config).to(device)).train()
         for name in ("vae", "image_encoder", "image_normalizer", "text_encoder"):
             getattr(self.pipe, name).requires_grad_(False)
         for name in ("vae", "image_encoder"):
-            getattr(self.pipe, name).to(device)
+            laid_out(getattr(self.pipe, name).to(device))
         self._text = self.prompts.embeddings.to(device, torch.float32)
-        self._mean = RunningMean(self._trained(), self.config) if self.config.ema_decay else None
+        self._mean = running_mean(self._trained(), self.config) if self.config.ema_decay else None
         self._lpips = lpips_network(device)
 
     @property
@@ -102,6 +109,8 @@ class MVDiffusionStage:
         predicted = self._unet(seen, level, encoder_hidden_states=text, class_labels=labels).sample
         error = F.mse_loss(predicted.float(), wanted.float(), reduction="none").mean((1, 2, 3))
         weights = snr_weights(scheduler.alphas_cumprod.to(self.device)[level], self.loss)
+        if self._mean is not None:
+            self._mean.hold()
         return {"denoising": (weights * error).mean()}
 
     def pools(self, batch: Batch, step: int) -> Mapping[str, Tensor]:  # noqa: ARG002
@@ -114,15 +123,19 @@ class MVDiffusionStage:
             self._mean.update(self._trained())
 
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
-        """Figures of the views that the released weights generate."""
+        """Figures of the views that the deployed weights generate. No copy of the weights outlives it."""
         parts = {k: v for k, v in self.pipe.components.items() if k != "unet"}
-        pipe = MVDiffusionPipeline(**parts, unet=self._deployed())
+        pipe = MVDiffusionPipeline(**parts, unet=self._deployed(sampling_dtype(self.recipe, self.device)))
         model = ViewGenerator(pipe, self.prompts, self.config.sampling, self.rig).to(self.device).eval()
         evaluation = evaluate(model, self.recipe, dataset, "val", cache, limit, self._lpips, world)
         return Validation(evaluation, evaluation.picture, {})
 
     def deployed_model(self) -> nn.Module:
-        """The UNet that is validated and released: mean weights, adapters merged, FaceLift's 690 names."""
+        """The mean weights, adapters merged, under FaceLift's 690 names: float32, on the device or the CPU.
+
+        Where nothing has to be computed these are the tensors of the training itself, which its next step changes:
+        copy them before.
+        """
         return self._deployed()
 
     def attachments(self) -> Mapping[str, Any]:
@@ -171,42 +184,22 @@ class MVDiffusionStage:
         latents = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
         return latents.float() * vae.config.scaling_factor
 
-    def _deployed(self) -> MultiViewUNet:
-        """A network with the mean weights, and no adapters beside them."""
+    def _deployed(self, dtype: torch.dtype | None = None) -> MultiViewUNet:
+        """A network with the mean weights, and no adapters beside them; it shares every tensor that it can.
+
+        dtype: of weights that are about to sample on the device; None: as they are, and where they are.
+        """
         tensors = {name: tensor.detach() for name, tensor in self._unet.state_dict().items()}
         if self._mean is not None:
             names = [name for name, p in self._unet.named_parameters() if p.requires_grad]
             tensors |= dict(zip(names, self._mean.values, strict=True))
         with torch.device("meta"):
             unet = MultiViewUNet.from_config(dict(self._unet.config))
-        merged = {name: tensor.to(self.device, copy=True) for name, tensor in without_adapters(tensors).items()}
+        merged = without_adapters(tensors)
+        if dtype is not None:
+            merged = {name: tensor.to(self.device, dtype) for name, tensor in merged.items()}
         unet.load_state_dict(merged, strict=True, assign=True)
-        return unet.to(self.device).eval()
-
-
-class RunningMean:
-    """The mean of weights over steps, as diffusers' EMAModel takes it: the first step is copied."""
-
-    def __init__(self, parameters: Iterable[Tensor], config: MVDiffusionConfig) -> None:
-        self._decay, self._updates = config.ema_decay, 0
-        self.values = [
-            p.detach().to("cpu" if config.ema_on_cpu else p.device, torch.float32, copy=True) for p in parameters
-        ]
-
-    @torch.no_grad()
-    def update(self, parameters: Iterable[Tensor]) -> None:
-        self._updates += 1
-        decay = min(self._decay, self._updates / (self._updates + 9)) if self._updates > 1 else 0.0
-        for mean, parameter in zip(self.values, parameters, strict=True):
-            mean.lerp_(parameter.detach().to(mean.device, mean.dtype), 1 - decay)
-
-    def state(self) -> dict[str, Any]:
-        return {"updates": self._updates, "values": list(self.values)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._updates = state["updates"]
-        for mean, value in zip(self.values, state["values"], strict=True):
-            mean.copy_(value)
+        return unet.eval()
 
 
 def dropout(draws: Float[Tensor, " object"], rate: float) -> Bool[Tensor, "2 object"]:

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import config
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, LossConfig, Recipe
+from pipeline.recipes import renamed
 from pipeline.rules import rules_of
 
 FOLDER = Path(__file__).parent
@@ -74,6 +75,9 @@ def check_artefacts(recipe: Recipe) -> None:
 
 def _checked(layers: config.Layers) -> Recipe:
     """Decode merged values and refuse pairs of fields that cannot go together."""
+    is_old, value = renamed.old_value(layers.values)
+    if is_old:
+        raise RecipeError(f"{layers.source(renamed.OLD)}: unknown key {renamed.OLD}{renamed.advice(value)}")
     recipe = config.decode(layers, Recipe)
     for holds, path, problem in rules_of(recipe):
         if not holds:

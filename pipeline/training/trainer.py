@@ -28,7 +28,14 @@ from pipeline.rules import divide
 from pipeline.training.prefetch import Prefetch
 from pipeline.training.processes import World
 from pipeline.training.saving import Report, copied, written
-from pipeline.training.update import NonFiniteUpdates, Part, learning_rate, parameter_groups, percentile_95
+from pipeline.training.update import (
+    NonFiniteUpdates,
+    Part,
+    learning_rate,
+    match_layout,
+    parameter_groups,
+    percentile_95,
+)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -180,6 +187,7 @@ class Trainer:
         training = checkpoint.load_training(info)
         self.stage.resume(folder, training["stage"])
         self.optimizer.load_state_dict(training["optimizer"])
+        match_layout(self.optimizer)
         self.scaler.load_state_dict(training["scaler"])
         self.skipped, self.seconds = training["skipped"], training["seconds"]
         if "nonfinite" in training:  # checkpoints of before have it not

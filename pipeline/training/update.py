@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.recipe import OptimConfig
@@ -43,6 +44,16 @@ def percentile_95(norms: Sequence[float]) -> float:
     """The least norm that 95 % of the finite ones do not exceed; fp16 overflows on its way to a loss scale."""
     finite = sorted(norm for norm in norms if math.isfinite(norm)) or list(norms)
     return finite[-(-95 * len(finite) // 100) - 1]
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out an optimizer's state in memory as its weights are: a checkpoint may come from a device where convolutions
+    lie differently, and fused optimizers pair numbers by their places in memory.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 @dataclass(frozen=True)

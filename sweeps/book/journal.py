@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from pipeline.files import whole
+from pipeline.recipes import renamed
 from sweeps.errors import DamagedError, NoRoomError, StudyError
 
 _HASH_LENGTH = 16
@@ -289,13 +290,27 @@ class Journal:
         try:
             values = json.loads(line)
             event: Event = _KINDS[values.pop("kind")].validate_python(values)
-            return event
+            return _under_todays_names(event)
         except (ValidationError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
             number = self.path.read_bytes()[:end].count(b"\n")
             raise DamagedError(
                 f"{self.path}:{number}: expected an event of a sweep, got {line[:60]!r} — "
                 "the journal is damaged; restore it, or start a sweep with another name."
             ) from None
+
+
+def _under_todays_names(event: Event) -> Event:
+    """The event as this version would have written it, where it names a setting of a recipe that was renamed."""
+    match event:
+        case SweepOpened():
+            space, params = renamed.stored_space(event.space), renamed.stored_params(event.params)
+            return replace(event, space=space, params=params)
+        case TrialProposed():
+            return replace(event, params=renamed.stored_params(event.params))
+        case TrialOpened():
+            recipe = renamed.stored_params(event.recipe_params)
+            return replace(event, params=renamed.stored_params(event.params), recipe_params=recipe)
+    return event
 
 
 def append_whole(file: IO[bytes], content: bytes) -> None:

@@ -26,6 +26,9 @@ from pipeline.training.loop import train
 from pipeline.training.saving import Report
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
+# What keeps fewest activations, by the kind of model.
+_SAVING = {"gslrm": "model.checkpoint=layers", "mvdiffusion": "model.gradient_checkpointing=true"}
+
 
 def warm_up() -> None:
     """Have torch import now what the first step would import, which takes a second or more."""
@@ -85,7 +88,8 @@ def attempt(job: Job, folder: Path) -> Measured | Fault:
         except torch.cuda.OutOfMemoryError as error:
             return Fault(
                 f"expected {STEPS} steps to fit the GPU, got {one_line(error).partition('. ')[0]} — lower "
-                "train.batch_size, data.num_views or data.image_size, or set model.checkpoint_layers."
+                "train.batch_size, data.num_views or data.image_size, or set "
+                f"{_SAVING[job.recipe.model.kind]}."
             )
         except OSError as error:
             return Fault(

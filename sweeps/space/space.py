@@ -23,7 +23,7 @@ from pipeline import config
 from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
-from pipeline.recipes import load_recipe, override
+from pipeline.recipes import load_recipe, override, renamed
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
@@ -259,7 +259,8 @@ def _of_paths(space: SearchSpace) -> Iterator[tuple[str, str]]:
     known = space.base.params
     for path in space.space:
         if path not in known:
-            mend = did_you_mean(path, known) or f" — `mouselift check {space.recipe}` lists them."
+            near = renamed.advice() if path == renamed.OLD else did_you_mean(path, known)
+            mend = near or f" — `mouselift check {space.recipe}` lists them."
             yield f"space.{path}", f"expected a path of recipe {space.recipe}, got an unknown one{mend}"
         if path in space.fixed:
             yield f"space.{path}", f"expected it once, got it in fixed too ({space.fixed[path]}) — drop one."

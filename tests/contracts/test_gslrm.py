@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.cameras import Cameras, facelift_six, ray_parameter_of_closest_point
 from pipeline.data.batch import Batch
@@ -24,6 +26,7 @@ from pipeline.recipes import load_recipe
 from pipeline.splatting.rendering import render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gslrm"
+aten = torch.ops.aten
 CONFIG = GSLRMConfig(dim=32, head_dim=16, num_layers=3, init_std=0.1)
 GOLDEN_CONFIG = GSLRMConfig(dim=128, head_dim=64, num_layers=2)
 
@@ -164,9 +167,9 @@ def test_frozen_parts_get_no_gradient_and_all_others_do() -> None:
     assert without_gradient(network) == {name for name, _ in network.named_parameters() if name.startswith(frozen)}
 
 
-@pytest.mark.parametrize("checkpoint_layers", [0, 1, 2])
-def test_a_frozen_prefix_runs_without_a_graph(checkpoint_layers: int) -> None:
-    network = model(replace(CONFIG, checkpoint_layers=checkpoint_layers))
+@pytest.mark.parametrize("mode", ["none", "attention", "layers"])
+def test_a_frozen_prefix_runs_without_a_graph(mode: str) -> None:
+    network = model(replace(CONFIG, checkpoint=mode))
     network.freeze(FreezeConfig(num_layers=2, patch_embedder=True, free_gaussians=True))
     graphs = []
     for layer in network.transformer_layers[:2]:
@@ -175,19 +178,71 @@ def test_a_frozen_prefix_runs_without_a_graph(checkpoint_layers: int) -> None:
     assert graphs == [False, False]
 
 
-@pytest.mark.parametrize("checkpoint_layers", [1, 2, 5])
-def test_activation_checkpoints_change_no_gradient(checkpoint_layers: int) -> None:
-    plain, saving = model(), model(replace(CONFIG, checkpoint_layers=checkpoint_layers))
-    for network in (plain, saving):
-        weigh(network(*views())).backward()
-    pairs = zip(plain.parameters(), saving.parameters(), strict=True)
-    assert all(torch.equal(first.grad, second.grad) for first, second in pairs)
+def gradients(mode: str, dtype: torch.dtype, frozen: int = 0) -> list[Tensor | None]:
+    network = model(replace(CONFIG, checkpoint=mode))
+    network.freeze(FreezeConfig(num_layers=frozen, patch_embedder=bool(frozen)))
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        gaussians = network(*views())
+    weigh(gaussians).backward()
+    return [p.grad for p in network.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("mode", ["attention", "layers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_activation_checkpoints_change_no_gradient(mode: str, dtype: torch.dtype, frozen: int) -> None:
+    pairs = zip(gradients("none", dtype, frozen), gradients(mode, dtype, frozen), strict=True)
+    assert all(torch.equal(plain, saving) for plain, saving in pairs if plain is not None and saving is not None)
+
+
+def arithmetic(mode: str) -> tuple[int, int]:
+    """Operations of attention's forward passes, and of matrix products, in a forward and a backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        gradients(mode, torch.float32)
+    counts = counter.get_flop_counts()["Global"]
+    return counts[aten._scaled_dot_product_flash_attention_for_cpu], counts[aten.mm]
+
+
+def test_attention_is_computed_once_and_its_layer_twice() -> None:
+    attention, products = arithmetic("none")
+    kept, layers = arithmetic("attention"), arithmetic("layers")
+    assert kept[0] == attention and layers[0] == 2 * attention
+    assert kept[1] == layers[1] > products
 
 
 def test_gaussians_are_float32_under_bfloat16_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         gaussians = model()(*views())
     assert {getattr(gaussians, field.name).dtype for field in fields(gaussians)} == {torch.float32}
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("attention", 1), ("layers", 2)])
+def test_compiled_layers_keep_and_compute_again_the_same(mode: str, passes: int) -> None:
+    """By all of torch.compile but the C++ that it writes, which takes long."""
+    config = replace(CONFIG, num_layers=1, checkpoint=mode)
+    plain, compiled = model(config), model(config)
+    compiled.transformer_layers[0].compile(fullgraph=True, backend="aot_eager")
+    for network in (plain, compiled):
+        weigh(network(*views())).backward()
+    for first, second in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(second.grad, first.grad, rtol=1e-4, atol=1e-4)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        weigh(compiled(*views())).backward()
+    counts = {event.key: event.count for event in seen.key_averages()}
+    assert counts["aten::_scaled_dot_product_flash_attention_for_cpu"] == passes
+
+
+@torch.no_grad()
+def test_the_heads_are_computed_in_float32_under_bfloat16_autocast() -> None:
+    network, (images, cameras) = model(), views()
+    tokens: list[Tensor] = []
+    network.transformer_layers[-1].register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = network.raw_gaussians(images, cameras.rays())
+    count, tokens_in = CONFIG.num_free_gaussians, tokens[0].float()
+    pixels = network.pixel_gaussian_decoder(tokens_in[:, count:]).reshape(1, -1, raw.shape[-1])
+    assert torch.equal(raw, torch.cat([network.gaussian_upsampler(tokens_in[:, :count]), pixels], 1))
+    assert len(raw.unique()) > 2 * len(raw.bfloat16().unique())
 
 
 def test_gaussians_lie_on_exact_rays_under_bfloat16_autocast() -> None:

@@ -11,11 +11,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableUnCLIPImg2ImgPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError, DataError, PipelineError, RecipeError
 from pipeline.mvdiffusion import MVDiffusionPipeline
 from pipeline.mvdiffusion.attention import read_config
+from pipeline.mvdiffusion.sampler import sampling_dtype
+from pipeline.recipes import load_recipe
 
 PIPECKPTS = Path(__file__).parents[1] / "golden" / "mvdiffusion" / "pipeckpts"
 VIEWS, SIZE, WIDTH = 6, 64, 32
@@ -128,6 +130,28 @@ def test_an_object_does_not_depend_on_the_others_of_its_batch(pipe, text) -> Non
 def test_bfloat16_samples_too(text) -> None:
     pipe = quiet(MVDiffusionPipeline.from_pretrained(PIPECKPTS, torch_dtype=torch.bfloat16))
     assert torch.isfinite(sample(pipe, picture(0), text).float()).all()
+
+
+def test_a_network_of_half_precision_leaves_latents_and_steps_in_float32(pipe, text) -> None:
+    mixed = quiet(MVDiffusionPipeline.from_pretrained(PIPECKPTS))
+    nn.Module.to(mixed.unet, torch.bfloat16)
+    latents = [sample(each, picture(0), text, output_type="latent") for each in (pipe, mixed)]
+    assert len(latents[1].unique()) > 1.5 * len(latents[1].bfloat16().unique())
+    assert float((latents[1] - latents[0]).abs().mean() / latents[0].abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "dtype"),
+    [
+        ("bf16", "cuda", torch.bfloat16),
+        ("bf16", "cpu", torch.float32),
+        ("fp32", "cuda", torch.float32),
+        ("fp16", "cuda:1", torch.float32),
+    ],
+)
+def test_weights_sample_in_bfloat16_where_a_gpu_trained_in_it(precision: str, device: str, dtype: torch.dtype) -> None:
+    recipe = load_recipe("mvdiffusion_mouse", [f"train.precision={precision}"])
+    assert sampling_dtype(recipe, device) == dtype
 
 
 # ---------------------------------------------------------------- the folder

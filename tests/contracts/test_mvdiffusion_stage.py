@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import math
 from pathlib import Path
 
@@ -23,7 +25,6 @@ from pipeline.mvdiffusion.evaluate import hull_iou
 from pipeline.mvdiffusion.folder import write_components
 from pipeline.mvdiffusion.stage import (
     MVDiffusionStage,
-    RunningMean,
     chosen_modules,
     dropout,
     modules_with_weights,
@@ -33,8 +34,11 @@ from pipeline.mvdiffusion.stage import (
 from pipeline.recipe import DenoisingConfig, Recipe
 from pipeline.recipes import load_recipe
 from pipeline.training.loop import train
+from pipeline.training.processes import ALONE
+from pipeline.training.running_mean import RunningMean, RunningMeanBeside
 from pipeline.training.saving import Report
 from pipeline.training.trainer import generator_of
+from pipeline.training.update import match_layout
 
 CPU = torch.device("cpu")
 
@@ -149,6 +153,38 @@ def test_the_running_mean_is_diffusers_own(views_recipe) -> None:
         torch.testing.assert_close(ours.values[0], theirs.shadow_params[0])
 
 
+def test_a_mean_that_a_thread_follows_is_the_same_to_the_bit(views_recipe) -> None:
+    weights, config = [torch.randn(50, 40, generator=generator_of(0, 0)), torch.zeros(())], views_recipe().model
+    waiting, beside = RunningMean(weights, config), RunningMeanBeside(weights, config)
+    for step in range(20):
+        for weight in weights:
+            weight.add_(torch.randn(weight.shape, generator=generator_of(0, step)))
+        for mean in (waiting, beside):
+            mean.update(weights)  # and the next step changes them at once
+    assert all(torch.equal(a, b) for a, b in zip(waiting.values, beside.values, strict=True))
+    again = RunningMeanBeside(weights, config)
+    again.restore(beside.state())
+    assert all(torch.equal(a, b) for a, b in zip(waiting.values, again.values, strict=True))
+
+
+def networks() -> set[int]:
+    gc.collect()
+    return {id(found) for found in gc.get_objects() if isinstance(found, MultiViewUNet)}
+
+
+def test_no_copy_of_the_weights_outlives_a_validation(stage, mice, frames_cache) -> None:
+    built = stage("model.sampling.steps=1", "model.sampling.guidance=1.0")
+    before = networks()
+    validation = built.validate(mice, frames_cache, 1, ALONE)
+    assert networks() == before and validation.attachments
+
+
+def test_what_is_deployed_shares_the_weights_of_training_and_is_no_copy(stage) -> None:
+    built = stage("model.ema_decay=0.0")
+    trained = {p.untyped_storage().data_ptr() for p in built.model.parameters()}
+    assert {p.untyped_storage().data_ptr() for p in built.deployed_model().parameters()} == trained
+
+
 def test_an_objects_chance_does_not_depend_on_its_batch(stage, mice, frames_cache) -> None:
     built = stage()
     batch = batch_of(built, mice, frames_cache)
@@ -215,6 +251,40 @@ def test_gradient_checkpointing_leaves_the_loss(stage, mice, frames_cache) -> No
     plain, saving = stage(), stage("model.gradient_checkpointing=true")
     losses = [s.losses(batch_of(s, mice, frames_cache), 1, chance())["denoising"] for s in (plain, saving)]
     assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("from_layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_from_a_checkpoint_is_the_same_however_weights_lie_in_memory(stage, from_layout) -> None:
+    """A GPU has the channels of convolutions last; a checkpoint that is resumed elsewhere was written there."""
+    to_layout = torch.channels_last if from_layout == torch.contiguous_format else torch.contiguous_format
+    networks = [stage().model.to(memory_format=layout) for layout in (from_layout, from_layout, to_layout)]
+    own, same, other = (torch.optim.AdamW(n.parameters(), lr=1e-2, fused=True) for n in networks)
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        for p in network.parameters():
+            p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator_of(seed, 0)))
+        optimizer.step()
+
+    step(networks[0], own, 0)
+    for network, optimizer in zip(networks[1:], (same, other), strict=True):
+        network.load_state_dict(networks[0].state_dict())
+        optimizer.load_state_dict(copy.deepcopy(own.state_dict()))
+        match_layout(optimizer)
+        step(network, optimizer, 1)
+    pairs = zip(networks[1].parameters(), networks[2].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_with_channels_last_in_memory_the_loss_and_its_gradients_are_the_same(stage, mice, frames_cache) -> None:
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        built = stage()
+        built.model.to(memory_format=layout)
+        loss = built.losses(batch_of(built, mice, frames_cache), 1, chance())["denoising"]
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in built.model.parameters())])
+    for plain, last in zip(*found, strict=True):
+        torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_one_batch_can_be_learnt(stage, mice, frames_cache) -> None:

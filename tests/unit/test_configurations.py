@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from pipeline.recipes import load_recipe, override
-from sweeps.preflight.dry_run import first_of, footprint, largest_of
+from sweeps.preflight.dry_run import first_of, largest_of
+from sweeps.preflight.footprint import footprint
 from sweeps.space.space import load_space
 
 
@@ -30,7 +31,8 @@ def test_the_first_configuration_is_the_first_value_of_each_parameter(make):
         ("data.num_views", [6, 5], 6),
         ("train.batch_size", [2, 1], 2),
         ("model.num_layers", [4, 2], 4),
-        ("model.checkpoint_layers", [0, 1], 0),
+        ("model.checkpoint", ["none", "attention", "layers"], "none"),
+        ("model.checkpoint", ["layers", "attention"], "attention"),
         ("model.dim", [192, 64], 192),
         ("loss.lpips", [0.5, 0.0], 0.5),
         ("optim.freeze.num_layers", [0, 2], 0),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import reference, structure
+from benchmarks import cards, reference, structure
 from pipeline import load_recipe
 from sweeps.space.space import SearchSpace, load_space
 
@@ -37,6 +37,11 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
 def test_the_tables_of_recipes_and_spaces_are_what_the_dataclasses_say(name: str) -> None:
     found = structure.between(RECIPES, *reference.marks(name))
     assert found == reference.table(TABLES[name]), "run `python -m benchmarks.reference --write`"
+
+
+def test_the_table_of_cards_is_what_the_memory_estimate_says() -> None:
+    found = structure.between(PAGES["docs/gpu.md"], cards.BEGIN, cards.END)
+    assert found == cards.table(), "run `python -m benchmarks.reference --write`"
 
 
 @pytest.mark.parametrize("row", [row for rows in TABLES.values() for row in rows], ids=lambda row: row.path)

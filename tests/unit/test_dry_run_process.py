@@ -133,5 +133,5 @@ def test_a_gpu_that_is_too_small_is_told(job, monkeypatch, tmp_path):
     monkeypatch.setattr(dry_run_steps, "measure", large)
     assert attempt(job, Path(tmp_path)).text == (
         "expected 2 steps to fit the GPU, got CUDA out of memory — lower train.batch_size, data.num_views or "
-        "data.image_size, or set model.checkpoint_layers."
+        "data.image_size, or set model.checkpoint=layers."
     )
