@@ -175,8 +175,8 @@ def networks() -> set[int]:
 def test_no_copy_of_the_weights_outlives_a_validation(stage, mice, frames_cache) -> None:
     built = stage("model.sampling.steps=1", "model.sampling.guidance=1.0")
     before = networks()
-    validation = built.validate(mice, frames_cache, 1, ALONE)
-    assert networks() == before and validation.attachments
+    built.validate(mice, frames_cache, 1, ALONE)
+    assert networks() == before
 
 
 def test_what_is_deployed_shares_the_weights_of_training_and_is_no_copy(stage) -> None:
