@@ -7,6 +7,7 @@
     ├── CheckpointError    a file of weights: absent, damaged, of another shape
     │   └── DiskFullError           there is no room to write one
     ├── OutputError        a place where nothing can be written
+    ├── MachineError       a GPU, a driver or a compiler that the machine does not have
     └── NonFiniteError     a loss or gradient that is not a number, with its step and term
 
 Each message reads `where: what was expected, what came — what to do.` and is one line.
@@ -39,6 +40,10 @@ class DiskFullError(CheckpointError):
 
 class OutputError(PipelineError):
     """What is to be written cannot be where it was asked for: no leave, a file in the place of a folder."""
+
+
+class MachineError(PipelineError):
+    """The machine lacks what was asked of it: a GPU, a driver, what builds code for one."""
 
 
 class NonFiniteError(PipelineError):

@@ -13,6 +13,7 @@ from pipeline.cameras import Cameras
 from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.gaussians import Gaussians
 from pipeline.splatting import rasterize_cpu
+from pipeline.splatting.gsplat_build import require_kernels
 
 WHITE = (1.0, 1.0, 1.0)
 NEAR_PLANE = 0.2  # world units; where the renderer that FaceLift's checkpoints were trained with cuts
@@ -46,8 +47,9 @@ def render(
 
 def _rasterize_gsplat(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> tuple[Tensor, Tensor, Tensor]:
     """All scenes and views in one call; same contract as `rasterize_cpu.rasterize`."""
-    from gsplat import rasterization  # its first call builds the CUDA kernels
+    from gsplat import rasterization
 
+    require_kernels()
     colours_and_depths, alphas, _ = rasterization(
         means=gaussians.means,
         quats=gaussians.quats,
