@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sweeps.errors import SpaceError, StudyError
 from sweeps.run.nodes import Node, Seat, seats_of, share_of, this_machine
@@ -117,6 +118,12 @@ def test_gpus_that_are_there_are_taken_unless_the_space_says_otherwise_and_both_
 def test_what_a_space_asks_for_and_a_cluster_without_gpus_surprise_nobody(trials, gpus, said) -> None:
     share = share_of(space(**trials), [PLAIN])
     assert (share.space.trials.gpus, share.said, share.surprising) == (gpus, said, False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_gives_none_to_a_trial_whose_space_leaves_it_open() -> None:
+    share = share_of(space(), None)
+    assert (share.space.trials.gpus, share.said) == (0.0, "none for a trial: this machine has none")
 
 
 @pytest.mark.parametrize(
