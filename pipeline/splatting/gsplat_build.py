@@ -52,7 +52,7 @@ def require_kernels() -> None:
     folder = kernels_folder(os.environ, _cards())
     changed = _environment()
     try:
-        build_once(folder, lambda place: _draw_in(place, changed, folder / LOG), _log.warning)
+        build_once(folder, lambda place: draw_in(place, changed, folder / LOG), _log.warning)
     except OSError as error:
         mend = "make room, or set TORCH_EXTENSIONS_DIR to a folder that takes files and locks"
         raise _failed(f"{error.strerror} for {error.filename or folder}", mend) from None
@@ -79,9 +79,9 @@ def kernels_folder(environment: Mapping[str, str], cards: str) -> Path:
     cards: their compute capabilities, as TORCH_CUDA_ARCH_LIST names them; that variable is taken where it is set.
     """
     import gsplat
-    from torch.utils.cpp_extension import get_default_build_root
 
-    root = environment.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
+    cache = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = environment.get("TORCH_EXTENSIONS_DIR") or Path(cache) / "torch_extensions"
     for_cards = re.sub(r"[^\w.+]+", "-", environment.get("TORCH_CUDA_ARCH_LIST") or cards)
     python = sysconfig.get_config_var("py_version_nodot")
     return Path(root) / f"gsplat-{gsplat.__version__}-torch-{torch.__version__}-py{python}-sm-{for_cards}"
@@ -120,17 +120,24 @@ def first_error(output: str) -> str:
     return next(wrong, lines[-1] if lines else "no word")[:_LONGEST_LINE]
 
 
-def _draw_in(place: Path, changed: Mapping[str, str], log: Path) -> None:
-    """Draw, which builds or loads the kernels in this place; the output of a build that fails goes to the log."""
+def draw_in(place: Path, changed: Mapping[str, str], log: Path, draw: Callable[[], None] | None = None) -> None:
+    """Draw, which has gsplat build or load its kernels in this place, in an environment with changed variables.
+
+    draw: anything that needs the kernels; one Gaussian on the GPU, if None. Raises MachineError with the first error of
+    a build that fails, all of whose output goes to the log.
+    """
     results = contextlib.redirect_stdout(io.StringIO())  # among which gsplat says what it does
     with _changed({**changed, "TORCH_EXTENSIONS_DIR": str(place)}), results:
-        _draw_or_tell(f"{log} has all of it; docs/gpu.md says what a build needs", log)
+        from torch.utils import cpp_extension
+
+        cpp_extension.CUDA_HOME = changed["CUDA_HOME"]  # which it looks up once, perhaps before it was changed
+        _draw_or_tell(f"{log} has all of it; docs/gpu.md says what a build needs", log, draw)
 
 
-def _draw_or_tell(mend: str, log: Path | None = None) -> None:
+def _draw_or_tell(mend: str, log: Path | None = None, draw: Callable[[], None] | None = None) -> None:
     """Draw, and turn what goes wrong in gsplat into a line."""
     try:
-        _draw()
+        (draw or _draw)()
     except torch.OutOfMemoryError:  # a matter of the moment
         raise
     except (RuntimeError, ImportError, ValueError, AttributeError) as error:

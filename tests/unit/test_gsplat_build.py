@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import gsplat
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from pipeline.splatting.gsplat_build import (
     PROVEN,
     WAITING,
     build_once,
+    draw_in,
     first_error,
     kernels_folder,
     require_kernels,
@@ -130,6 +132,30 @@ def test_the_folder_is_another_for_other_cards_and_below_the_one_that_torch_is_t
 )
 def test_the_line_that_says_what_is_wrong_is_found(output, line):
     assert first_error(output) == line
+
+
+@no_gpu  # where another test may have loaded them
+def test_gsplat_builds_with_the_toolkit_that_was_found_and_its_first_error_is_the_line(tmp_path):
+    """Whatever torch had found before. This nvcc takes no file."""
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME, before = "/nowhere", dict(os.environ)
+    nvcc = tmp_path / "cuda/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho 'AdamCUDA.cu(3): error: no such thing' >&2; exit 2\n")
+    nvcc.chmod(0o755)
+    home = {"CUDA_HOME": str(tmp_path / "cuda"), "TORCH_CUDA_ARCH_LIST": "9.0", "MAX_JOBS": "1"}
+    quats, scales = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.ones(1, 3)
+    (tmp_path / "place").mkdir()
+    with pytest.raises(MachineError, match=r"got AdamCUDA\.cu\(3\): error: no such thing — .*build\.log has all of it"):
+        draw_in(
+            tmp_path / "place",
+            home,
+            tmp_path / "build.log",
+            lambda: gsplat.quat_scale_to_covar_preci(quats, scales),
+        )
+    assert f"{nvcc} -MD" in (tmp_path / "build.log").read_text()
+    assert dict(os.environ) == before
 
 
 @no_gpu
