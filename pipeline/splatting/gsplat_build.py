@@ -76,15 +76,20 @@ def are_installed() -> bool:
 def kernels_folder(environment: Mapping[str, str], cards: str) -> Path:
     """Where the kernels for these cards, and this torch, Python and gsplat lie.
 
-    cards: their compute capabilities, as TORCH_CUDA_ARCH_LIST names them; that variable is taken where it is set.
+    cards: their compute capabilities, as TORCH_CUDA_ARCH_LIST names them; that variable is taken where it is set. A
+    process that sees some of a machine's cards, as a trial does, takes what was built for all of them.
     """
     import gsplat
 
     cache = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = environment.get("TORCH_EXTENSIONS_DIR") or Path(cache) / "torch_extensions"
-    for_cards = re.sub(r"[^\w.+]+", "-", environment.get("TORCH_CUDA_ARCH_LIST") or cards)
+    wanted = re.split(r"[;,\s]+", environment.get("TORCH_CUDA_ARCH_LIST") or cards)
     python = sysconfig.get_config_var("py_version_nodot")
-    return Path(root) / f"gsplat-{gsplat.__version__}-torch-{torch.__version__}-py{python}-sm-{for_cards}"
+    begin = f"gsplat-{gsplat.__version__}-torch-{torch.__version__}-py{python}-sm-"
+    exact = Path(root) / f"{begin}{'-'.join(wanted)}"
+    built = sorted(proof.parent for proof in Path(root).glob(f"{begin}*/{PROVEN}"))
+    serving = (folder for folder in built if {*wanted} <= {*folder.name.removeprefix(begin).split("-")})
+    return exact if exact in built else next(serving, exact)
 
 
 def build_once(folder: Path, build: Callable[[Path], None], say: Callable[[str], None]) -> bool:

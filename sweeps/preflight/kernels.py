@@ -34,10 +34,10 @@ def ready_kernels(on_cluster: bool, say: Callable[[str], None]) -> str:
     MachineError for what this machine lacks, and for a build that fails.
     """
     elsewhere = "the first trial on a node builds those that it lacks, about a minute"
-    if on_cluster and not seen_gpus().names:
-        return elsewhere
-    found = _ready_here(say)
-    return f"{found}; {elsewhere}" if on_cluster else found
+    if not on_cluster:
+        return _ready_here(say)
+    say(f"{WHAT}: {elsewhere}")
+    return f"{_ready_here(say)}; {elsewhere}" if seen_gpus().names else elsewhere
 
 
 def _ready_here(say: Callable[[str], None]) -> str:

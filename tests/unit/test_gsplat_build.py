@@ -118,6 +118,16 @@ def test_the_folder_is_another_for_other_cards_and_below_the_one_that_torch_is_t
     assert kernels_folder(told | {"TORCH_CUDA_ARCH_LIST": "8.9+PTX"}, "9.0").name.endswith("sm-8.9+PTX")
 
 
+def test_a_process_that_sees_one_of_two_cards_takes_what_was_built_for_both(tmp_path):
+    told = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    both, other = kernels_folder(told, "8.0;9.0"), kernels_folder(told, "8.9;12.0")
+    assert build(both, tmp_path / "notes") and build(other, tmp_path / "notes")
+    assert kernels_folder(told, "9.0") == kernels_folder(told, "8.0") == both
+    assert kernels_folder(told, "7.5").name.endswith("sm-7.5")
+    assert build(kernels_folder(told, "9.0").with_name(both.name.replace("8.0-9.0", "9.0")), tmp_path / "notes")
+    assert kernels_folder(told, "9.0") != both
+
+
 @pytest.mark.parametrize(
     ("output", "line"),
     [
@@ -171,5 +181,6 @@ def test_without_a_gpu_the_refusal_is_one_line_in_this_process_and_out_of_anothe
 @no_gpu
 def test_the_driver_of_a_cluster_builds_none_where_it_has_no_gpu():
     said: list[str] = []
-    assert ready_kernels(True, said.append) == "the first trial on a node builds those that it lacks, about a minute"
-    assert said == []
+    line = "the first trial on a node builds those that it lacks, about a minute"
+    assert ready_kernels(True, said.append) == line
+    assert said == [f"gsplat's CUDA kernels: {line}"]
