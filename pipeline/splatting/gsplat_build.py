@@ -50,7 +50,7 @@ def require_kernels() -> None:
         _draw_or_tell("install gsplat anew, for this torch and this GPU")
         return
     folder = kernels_folder(os.environ, _cards())
-    changed = _environment()
+    changed = _environment(cards_of(folder))
     try:
         build_once(folder, lambda place: draw_in(place, changed, folder / LOG), _log.warning)
     except OSError as error:
@@ -90,6 +90,11 @@ def kernels_folder(environment: Mapping[str, str], cards: str) -> Path:
     built = sorted(proof.parent for proof in Path(root).glob(f"{begin}*/{PROVEN}"))
     serving = (folder for folder in built if {*wanted} <= {*folder.name.removeprefix(begin).split("-")})
     return exact if exact in built else next(serving, exact)
+
+
+def cards_of(folder: Path) -> str:
+    """The cards that a folder of kernels is for, as TORCH_CUDA_ARCH_LIST names them."""
+    return folder.name.rpartition("-sm-")[2].replace("-", ";")
 
 
 def build_once(folder: Path, build: Callable[[Path], None], say: Callable[[str], None]) -> bool:
@@ -174,14 +179,14 @@ def _draw() -> None:
         raise _failed(f"an opacity of {opacity:.2f} where 0.9 was drawn", "reinstall torch and gsplat")
 
 
-def _environment() -> dict[str, str]:
+def _environment(cards: str) -> dict[str, str]:
     """The variables that gsplat's build is to find changed. Raises MachineError for a compiler that is not there."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])  # ninja, from pip
     home = require_toolkit(find_toolkit({**os.environ, "PATH": path}), str(torch.version.cuda), WHAT)
     return {
         "PATH": path,
         "CUDA_HOME": str(home),
-        "TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST") or _cards(),
+        "TORCH_CUDA_ARCH_LIST": cards,  # the same at each load: ninja compiles again for others
         "MAX_JOBS": os.environ.get("MAX_JOBS") or str(usable_cpus()),
     }
 

@@ -18,6 +18,7 @@ from pipeline.splatting.gsplat_build import (
     PROVEN,
     WAITING,
     build_once,
+    cards_of,
     draw_in,
     first_error,
     kernels_folder,
@@ -122,7 +123,7 @@ def test_a_process_that_sees_one_of_two_cards_takes_what_was_built_for_both(tmp_
     told = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
     both, other = kernels_folder(told, "8.0;9.0"), kernels_folder(told, "8.9;12.0")
     assert build(both, tmp_path / "notes") and build(other, tmp_path / "notes")
-    assert kernels_folder(told, "9.0") == kernels_folder(told, "8.0") == both
+    assert kernels_folder(told, "9.0") == kernels_folder(told, "8.0") == both and cards_of(both) == "8.0;9.0"
     assert kernels_folder(told, "7.5").name.endswith("sm-7.5")
     assert build(kernels_folder(told, "9.0").with_name(both.name.replace("8.0-9.0", "9.0")), tmp_path / "notes")
     assert kernels_folder(told, "9.0") != both
