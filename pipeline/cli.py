@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override: key=value, such as optim.lr=1.0e-4. Repeatable.")
 ]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: cuda, where there is one).")]
 
 
 def mount(app: typer.Typer) -> None:
@@ -32,6 +33,22 @@ def mount(app: typer.Typer) -> None:
 def split_overrides(values: list[str] | None) -> list[str]:
     """`--set "a=1 b=2"` is two overrides: `mlflow run` hands its parameters over as one text."""
     return [word for value in values or [] for word in _words(value)]
+
+
+def device_of(wanted: str | None) -> str:
+    """The device that a command works on: the one that was named, or the best, of which a GPU is said aloud.
+
+    Raises MachineError for one that is not there.
+    """
+    from pipeline.machine import devices
+
+    if wanted is not None:
+        return devices.require_device(wanted)
+    gpus = devices.seen_gpus()
+    best = devices.best_device(gpus)
+    if (said := devices.described(best, gpus)) != devices.CPU and os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(f"on {said}", err=True)
+    return best
 
 
 def show_recipe(recipe: Recipe, as_json: bool) -> None:
@@ -52,7 +69,7 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; one that has checkpoints is continued.")],
     overrides: Overrides = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder: data.root.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda, where there is one).")] = None,
+    device: Device = None,
     splits: Annotated[int, typer.Option(min=1, help="Parts of a batch, one after the other, for less memory.")] = 1,
 ) -> None:
     """Train one recipe and log nothing: reports are JSON lines here, files lie in a folder.
@@ -61,13 +78,13 @@ def fit(
     """
     from pipeline.config import text_override
     from pipeline.recipes import load_recipe
-    from pipeline.training.fit import best_device
     from pipeline.training.fit import fit as run
 
     require_folder(out)
     root = [] if data is None else [text_override("data.root", data.resolve())]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
-    for report in run(resolved, out, device or best_device(), os.environ, splits=splits):
+    chosen = device_of(device)
+    for report in run(resolved, out, chosen, os.environ, splits=splits):
         kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}
         unsaved = {"unsaved": report.unsaved} if report.unsaved else {}
         typer.echo(json.dumps({"step": report.step, **report.metrics, **kept, **unsaved}))
@@ -108,7 +125,7 @@ def reconstruct(
         Path | None, typer.Option(help="A checkpoint folder of stage 1, which makes six views of the picture first.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = None,
     ply_sh_degree: Annotated[
         int | None,
         typer.Option(min=0, max=3, help="Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."),
@@ -119,6 +136,7 @@ def reconstruct(
 
     require_folder(out)
     photo = None if views is None else read_picture(scene)  # before torch is there, and a model is loaded
+    chosen = device_of(device)
     from pipeline.data.incoming.photos import check_photo
     from pipeline.reconstruct import Reconstructor, imagine, scene_folder, write_outputs
 
@@ -126,9 +144,9 @@ def reconstruct(
         scene = scene_folder(scene)
     else:
         check_photo(photo, str(scene))
-    reconstructor = Reconstructor(checkpoint, device)
+    reconstructor = Reconstructor(checkpoint, chosen)
     if views is not None:
-        scene, picture = imagine(scene, views, out, device)
+        scene, picture = imagine(scene, views, out, chosen)
         typer.echo(picture)
     result = reconstructor(scene)
     for path in write_outputs(result, out, sh_degree=ply_sh_degree):

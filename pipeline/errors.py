@@ -7,6 +7,7 @@
     ├── CheckpointError    a file of weights: absent, damaged, of another shape
     │   └── DiskFullError           there is no room to write one
     ├── OutputError        a place where nothing can be written
+    ├── MachineError       a GPU, a driver or a compiler that the machine does not have
     └── DivergedError      training has left what can be computed
         ├── NonFiniteError     a loss or gradient that is not a number, with its step and term
         └── OversizedError     Gaussians too large to be drawn
@@ -41,6 +42,10 @@ class DiskFullError(CheckpointError):
 
 class OutputError(PipelineError):
     """What is to be written cannot be where it was asked for: no leave, a file in the place of a folder."""
+
+
+class MachineError(PipelineError):
+    """The machine lacks what was asked of it: a GPU, a driver, what builds code for one."""
 
 
 class DivergedError(PipelineError):

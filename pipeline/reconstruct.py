@@ -26,6 +26,7 @@ from pipeline.errors import DataError
 from pipeline.files import whole
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
+from pipeline.machine.devices import best_device, require_device
 from pipeline.splatting.rendering import Rendering, render
 
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
@@ -52,7 +53,9 @@ class Reconstruction:
 class Reconstructor:
     """A checkpoint, loaded once, applied to scenes."""
 
-    def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, folder: str | Path, device: str | None = None) -> None:
+        """device: cpu, cuda or cuda:N; the best of this machine, if None. Raises MachineError."""
+        device = best_device() if device is None else require_device(device)
         loaded = kinds.load(folder, device, kind="gslrm")
         self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
 
@@ -87,14 +90,16 @@ def scene_folder(path: Path) -> Path:
     return folders[0]
 
 
-def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: torch.device | str = "cpu") -> tuple[Path, Path]:
+def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: str | None = None) -> tuple[Path, Path]:
     """Six views of one picture by a stage-1 checkpoint: the scene `out`/views, under the model's own cameras, and
     `out`/views.png: the picture, then the views in slot order.
 
-    Raises DataError for what is no photo (`photos.check_photo`) and for a view that shows nothing.
+    device: as for `Reconstructor`. Raises DataError for what is no photo (`photos.check_photo`) and for a view that
+    shows nothing, and MachineError.
     """
     from pipeline.data.generate import with_masks  # stage 1 is needed here alone
 
+    device = best_device() if device is None else require_device(device)
     model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
     image = read_photo(picture, model.image_size)
     with torch.inference_mode():

@@ -100,6 +100,8 @@ class Finding(NamedTuple):
 class Kind(Protocol):
     """What can be done with a kind of model that is not in training."""
 
+    draws: bool  # whether its training draws Gaussians, for which a GPU needs kernels of gsplat's
+
     def train(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> Stage:
         """A stage about to train, with the weights that the recipe starts from."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
+    from sweeps.run.nodes import Node
     from sweeps.run.ray_session import Ray
     from sweeps.space.space import SearchSpace
 
@@ -97,14 +98,41 @@ def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
     return space.with_fixed({"train.init_from": str(folder)})
 
 
+def asks_cluster(space: SearchSpace, home: Home) -> bool:
+    """Whether a cluster is to be asked how many GPUs it has, because the space leaves that open.
+
+    Raises StudyError for a cluster that does not answer.
+    """
+    if space.trials.gpus is not None or home.ray_address is None:
+        return False
+    from sweeps.run.nodes import require_cluster
+
+    require_cluster(home.ray_address)
+    return True
+
+
+def nodes_of(ray: Ray) -> list[Node]:
+    """The machines of a cluster, once this process is connected to it. Raises StudyError for one that refuses us."""
+    from sweeps.run.ray_session import nodes_of_cluster
+
+    ray.ready()
+    return nodes_of_cluster()
+
+
 @dataclass(frozen=True)
 class Audience:
     """Who hears how a launch goes, in this order. This one hears the events, and logs which sweeps were closed."""
 
     listen: Listener | None = None
 
+    def said(self, line: str) -> None:
+        """Something begins that takes a minute."""
+        logging.getLogger(__name__).warning("%s", line)
+
     def checked(self, ready: Readiness) -> None:
-        """Every check was passed."""
+        """Every check was passed; its notes may be a surprise."""
+        for line in ready.notes:
+            logging.getLogger(__name__).warning("%s", line)
 
     def closed(self, lines: list[str]) -> None:
         """Sweeps of this home were found without a driver, and closed: a line each."""
@@ -186,7 +214,13 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
                 started.append(stack.enter_context(Ray(home)))
                 import sweeps.run.tune  # noqa: F401
 
-            ready = preflight(space, home, steps_so_far(earlier) if earlier.name else None, start_ray, self._process)
+            nodes = None
+            if asks_cluster(space, home):
+                start_ray()
+                nodes = nodes_of(started[0])
+            resumed = steps_so_far(earlier) if earlier.name else None
+            meanwhile = (lambda: None) if started else start_ray
+            ready = preflight(space, home, resumed, meanwhile, self._process, nodes, audience.said)
             audience.checked(ready)
             started[0].ready()
             from sweeps.run.orphans import reap  # imports MLflow and Ray
@@ -196,4 +230,4 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
                 check_same_data(earlier, ready.tags)
             audience.closed(reap(home))
             with audience.running(ready, earlier) as listen:
-                return conduct(name, space, ready.recipe, ready.tags, home, listen, *started)
+                return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, *started)

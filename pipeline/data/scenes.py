@@ -10,7 +10,6 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from pipeline.data.incoming.lists import SPLITS, listed_splits
 from pipeline.data.incoming.picture import read_picture
 from pipeline.errors import DataError, RecipeError
 from pipeline.files import whole_folder, write_whole
+from pipeline.machine.version import VERSION
 from pipeline.recipe import Count, strict
 from pipeline.text.json_file import read_json
 
@@ -90,7 +90,7 @@ class Manifest:
     splits: dict[str, tuple[str, ...]]  # split -> scene folders, relative to the manifest
     geometry: Geometry | None = None  # of exactly the content that `digest` names
     held_out_from_training: bool = False  # a dataset of one scene: its held-out views are never trained on
-    software: str = field(default_factory=lambda: f"mouselift {version('mouselift')}")
+    software: str = field(default_factory=lambda: f"mouselift {VERSION}")
     digest: str | None = None
 
 

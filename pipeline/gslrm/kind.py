@@ -21,6 +21,8 @@ from pipeline.stages import Evaluation, Finding, Stage
 class GSLRMKind:
     """Stage 2."""
 
+    draws = True
+
     def train(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> Stage:  # noqa: ARG002
         from pipeline.gslrm.stage import GSLRMStage
 

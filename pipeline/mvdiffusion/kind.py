@@ -28,6 +28,8 @@ from pipeline.stages import Evaluation, Finding, Stage
 class MVDiffusionKind:
     """Stage 1."""
 
+    draws = False
+
     def train(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> Stage:
         from pipeline.mvdiffusion.stage import MVDiffusionStage
 

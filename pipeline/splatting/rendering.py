@@ -14,6 +14,7 @@ from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.gaussians import SH_C0, Gaussians
 from pipeline.splatting import rasterize_cpu
 from pipeline.splatting.chunks import INTERSECTION_BYTES, Drawn, Limits, rasterize_in_chunks
+from pipeline.splatting.gsplat_build import require_kernels
 
 WHITE = (1.0, 1.0, 1.0)
 NEAR_PLANE = 0.2  # world units; where the renderer that FaceLift's checkpoints were trained with cuts
@@ -80,8 +81,9 @@ def _limits(device: torch.device) -> Limits:
 
 def _rasterize_gsplat(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> Drawn:
     """All scenes and views in one call; same contract as `rasterize_cpu.rasterize`. Needs a Gaussian at least."""
-    from gsplat import rasterization  # its first call builds the CUDA kernels
+    from gsplat import rasterization
 
+    require_kernels()
     # Spherical harmonics cost gsplat a direction and all coefficients per view; those of degree 0 are just a colour.
     flat = gaussians.sh_degree == 0
     # The bottom row is 0 0 0 1 in any use, and gsplat's inverse of the matrix would give it a gradient.

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
-
 from pipeline.data.pictures import write_png
+from pipeline.errors import MachineError
+from pipeline.machine.devices import CUDA, require_device
 from pipeline.recipe import Recipe
 from pipeline.training.loop import train
 from pipeline.training.processes import World, launched
@@ -24,9 +24,10 @@ def fit(
     """Train `recipe` in the folder `out`, from its newest checkpoint where it has one; the leader's reports.
 
     Where `environment` is that of torchrun, its processes train together. Keeps the newest two checkpoints and the
-    last pictures; what a process that was killed left half written is removed. Raises as `train` does.
+    last pictures; what a process that was killed left half written is removed. Raises as `train` does, and MachineError
+    for a device that is not there.
     """
-    with launched(environment, device) as own:
+    with launched(environment, _own_device(device, environment)) as own:
         world = World.here()
         training = train(recipe, out, newest(out), own, cache or out / "cache", splits)
         with contextlib.closing(training) as reports:
@@ -47,9 +48,16 @@ def newest(out: Path) -> Path | None:
     return folders[-1] if folders else None
 
 
-def best_device() -> str:
-    """`cuda` where this machine has a GPU, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _own_device(device: str, environment: Mapping[str, str]) -> str:
+    """The device, once it is known that this process, one of torchrun's or alone, has it."""
+    if "WORLD_SIZE" not in environment or not device.startswith(CUDA):
+        return require_device(device)
+    if device != CUDA:
+        raise MachineError(
+            f"--device: expected cpu or cuda under torchrun, got {device} — it gives each process a GPU."
+        )
+    require_device(f"{CUDA}:{environment['LOCAL_RANK']}", "torchrun --nproc-per-node")
+    return device
 
 
 def _checkpoints(out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +13,12 @@ from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data
-from sweeps.launch import with_registered_start
+from sweeps.launch import asks_cluster, nodes_of, with_registered_start
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
     from pipeline.recipe import Recipe
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
@@ -48,9 +52,23 @@ def check(
     from sweeps.space.space import load_space
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])
-    with Console(stderr=True).status(f"checking {space.name}"):
-        ready = preflight(with_registered_start(space, home).located(), home)
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack, console.status(f"checking {space.name}") as status:
+        nodes = None
+        if asks_cluster(space, home):
+            from sweeps.run.ray_session import Ray
+
+            nodes = nodes_of(stack.enter_context(Ray(home)))
+        located = with_registered_start(space, home).located()
+        ready = preflight(located, home, nodes=nodes, say=lambda line: _begins(line, console, status))
     _show(space.name, ready, as_json)
+
+
+def _begins(line: str, console: Console, status: Status) -> None:
+    """Say what takes a minute: beside the spinner, and for good where the standard error is no terminal."""
+    status.update(line)
+    if not console.is_terminal:
+        typer.echo(line, err=True)
 
 
 def _checked_recipe(name: str, overrides: list[str], home: Home) -> Recipe:

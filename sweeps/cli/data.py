@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli import Device, device_of
 from pipeline.data.cli import AsJson
 from pipeline.data.cli import data as data_commands
 from pipeline.machine.outputs import require_folder
@@ -59,7 +60,7 @@ def data_generate(
     model: Annotated[str, typer.Option(help="A fine-tuned MVDiffusion: NAME@ALIAS, or a checkpoint folder.")],
     view: Annotated[int, typer.Option(help="Of a dataset: which view of each scene is the picture.")] = 0,
     batch: Annotated[int, typer.Option(help="Objects generated at a time.")] = 4,
-    device: terminal.Device = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
@@ -70,9 +71,10 @@ def data_generate(
 
     require_folder(out)
     pictures = read_pictures(source, view)
+    chosen = device_of(device)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(model) if Path(model).is_dir() else terminal.registry().pull(model, Path(folder) / "model")
-        loaded = kinds.load(path, device, kind="mvdiffusion")
+        loaded = kinds.load(path, chosen, kind="mvdiffusion")
         generator: Any = loaded.model
         told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.provenance()}
         show_progress(generate(pictures, out, generator, told, batch), len(pictures.paths))

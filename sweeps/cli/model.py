@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import Overrides, split_overrides
+from pipeline.cli import Device, Overrides, device_of, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 
@@ -23,15 +23,16 @@ Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for 
 def model_promote(
     sweep: Annotated[str, typer.Argument(help="A finished sweep.")],
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
-    device: terminal.Device = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a sweep's best checkpoint afresh, register it, and make it champion if it earns that."""
     from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import promote_best
 
+    chosen = device_of(device)
     require_tracking(terminal.home())
-    verdict = promote_best(terminal.home(), sweep, device, trial)
+    verdict = promote_best(terminal.home(), sweep, chosen, trial)
     if as_json:
         found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
         typer.echo(json.dumps(verdict.version.as_plain() | found))
@@ -102,16 +103,17 @@ def model_evaluate(
     source: Annotated[str, typer.Argument(help="A checkpoint folder, or a registered model.")],
     data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    device: terminal.Device = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
     from pipeline import kinds
     from sweeps.registry.verification import score_at
 
+    chosen = device_of(device)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
         path = Path(source) if Path(source).is_dir() else terminal.registry().pull(source, Path(folder) / "model")
-        loaded = kinds.load(path, device)
+        loaded = kinds.load(path, chosen)
         found = score_at(loaded, terminal.dataset(data), split, terminal.home().cache)
     if as_json:
         typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))

@@ -52,9 +52,8 @@ def train(
         resolved = load_recipe(recipe, split_overrides(overrides) + terminal.root(data))
         standing = load_recipe(recipe).params
         changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
-        taken = float(terminal.has_gpu()) if gpus is None else gpus
         space = SearchSpace(
-            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=taken)
+            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=gpus)
         )
         ledger = launch.new_or_resumed(space, name) if resume else launch.new(space, name)
     _end(ledger, as_json)
@@ -181,7 +180,12 @@ def sweep_gc(
 class _Terminal(Audience):
     """What a launch shows on the standard error."""
 
+    def said(self, line: str) -> None:
+        typer.echo(line, err=True)
+
     def checked(self, ready: Readiness) -> None:
+        for line in ready.notes:
+            typer.echo(line, err=True)
         typer.echo(f"preflight: {counted(len(ready.rows), 'check')} passed in {ready.seconds:.1f} s", err=True)
 
     def closed(self, lines: list[str]) -> None:

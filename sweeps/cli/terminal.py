@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _FILE_WIDTH = 200  # of a table that goes to a file or another program
 # What a reader looks for first; the others follow by their letters.
 _FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
@@ -73,13 +72,6 @@ def registry() -> Any:
     from sweeps.registry.registry import Registry
 
     return Registry(home())
-
-
-def has_gpu() -> bool:
-    """Whether this machine has one."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _place(metric: str) -> tuple[bool, int, str]:

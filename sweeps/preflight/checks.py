@@ -7,6 +7,7 @@ first and of the largest configuration show how much memory and disk the sweep n
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,8 +35,11 @@ from sweeps.preflight.disk_and_memory import (
 )
 from sweeps.preflight.dry_run import DryRun
 from sweeps.preflight.dry_run_process import DryRunProcess
-from sweeps.run.nodes import require_cluster, seats_of, this_machine
+from sweeps.preflight.kernels import ready_kernels
+from sweeps.run.nodes import Node, require_cluster, require_usable, seats_of, share_of, this_machine
 from sweeps.space.space import Scalar, SearchSpace
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Readiness:
-    """The verdict: a recipe that can run, the tags of its data and artefacts, and the checks that were passed."""
+    """The verdict: a recipe that can run, the tags of its data and artefacts, and the checks that were passed.
 
+    space: the one that was checked, with its GPUs of a trial decided. notes: lines that the user should see before the
+    sweep starts.
+    """
+
+    space: SearchSpace
     recipe: Recipe
     tags: dict[str, str]
     rows: tuple[Row, ...] = ()
     configurations: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)  # the first and the largest
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -67,28 +77,38 @@ def preflight(
     resumed: Mapping[str, int] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
     process: DryRunProcess | None = None,
+    nodes: Sequence[Node] | None = None,
+    say: Callable[[str], None] = _log.warning,
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
     space: with local paths made absolute, `SearchSpace.located`. resumed: for a sweep that goes on, the last step of
     each trial that is not done, by name; MLflow is then not asked, because the journal keeps what it does not take.
     meanwhile: called while the two steps run in their process, once all files are known to be good. process: that
-    process, if the caller has started it already; it ends here.
+    process, if the caller has started it already; it ends here. nodes: of the cluster, where they are known. say: is
+    called with a line before something that takes a minute.
     Raises PipelineError or SweepError for the first check that fails; folders that were made for the checks are then
     removed.
     """
     datasets.forget_tags()  # the files may have changed since an earlier sweep of this process
+    if home.ray_address is None:
+        require_usable(space)
+    share = share_of(space, nodes)
+    space = share.space
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
     variants = [recipe, *(override(space.base, params) for params in space.extremes())]
     with _unmade_on_refusal(cache), process or DryRunProcess() as process:
         dry_run = DryRun(space, cache, _threads(space, home), process)
         dry_run.begin()
         tally.note("space", _described(space))
+        tally.note("GPUs", share.said)
         tally.note("home", require_home(home))
         artefacts = artefacts_of(variants, cache)
         tally.note("artefacts", ", ".join(map(str, artefacts)) or "none but the data")
         tags = _of_data(variants, cache, tally)
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
+        if space.trials.taken_gpus and kind_of(recipe).draws:
+            tally.note("kernels", ready_kernels(home.ray_address is not None, say))
         dry_run.ask(artefacts, lambda recipe: datasets.data_tags(recipe, cache)["data.digest"])
         if home.ray_address is not None:
             tally.note("cluster", require_cluster(home.ray_address))
@@ -103,7 +123,9 @@ def preflight(
                 tally.note("disk", require_disk(space, need))
             dry_run.remember()
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
-    return Readiness(recipe, tags | hashes | {"fingerprint": recipe.fingerprint}, tally.rows, dry_run.configurations)
+    tags |= hashes | {"fingerprint": recipe.fingerprint}
+    notes = (f"GPUs: {share.said}",) if share.surprising else ()
+    return Readiness(space, recipe, tags, tally.rows, dry_run.configurations, notes)
 
 
 def check_recipe(recipe: Recipe, cache: Path) -> None:

@@ -105,11 +105,11 @@ def require_memory(space: SearchSpace, measured: Measured, available: int) -> st
     """
     trials = space.trials
     if measured.memory_total is not None:
-        share = measured.memory_total * min(1.0, trials.gpus)
+        share = measured.memory_total * min(1.0, trials.taken_gpus)
         if measured.memory > share:
             raise StudyError(
                 f"{space.name}: expected the largest trial to fit {_bytes(share)}, its share of the GPU at trials.gpus "
-                f"{trials.gpus:g}, got {_bytes(measured.memory)} — raise trials.gpus, or lower train.batch_size, "
+                f"{trials.taken_gpus:g}, got {_bytes(measured.memory)} — raise trials.gpus, or lower train.batch_size, "
                 "data.num_views or data.image_size."
             )
         return f"{_bytes(measured.memory)} of a trial's {_bytes(share)} on the GPU"

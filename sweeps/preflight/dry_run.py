@@ -47,7 +47,7 @@ class DryRun:
         self._space, self._cache, self._process = space, cache, process
         named = {"first": self.first} | ({"largest": self.largest} if self.largest != self.first else {})
         self._recipes = {name: override(space.base, params) for name, params in named.items()}
-        self._gpu = bool(space.trials.gpus)
+        self._gpu = bool(space.trials.taken_gpus)
         self._possible = torch.cuda.is_available() or not self._gpu
         self._threads = threads
         self._prefix = f"dry-run-{_hash([*self._circumstances()])}"

@@ -27,6 +27,7 @@ from pipeline.data.incoming.picture import decoded
 from pipeline.data.pictures import view_on_white
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
+from pipeline.machine.devices import best_device
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
 # FaceLift's thresholds for the PLYs it writes: opacity, standard deviation and |x|, |y|, |z| in world units.
@@ -56,7 +57,7 @@ class GSLRMModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = best_device()
         self.loaded = kinds.load(context.artifacts[CHECKPOINT], device, kind="gslrm")
         self.device = device
 

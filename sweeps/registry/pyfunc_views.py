@@ -24,6 +24,7 @@ from pipeline.data.incoming.photos import photo
 from pipeline.data.incoming.picture import decoded
 from pipeline.data.pictures import pixels_of
 from pipeline.errors import DataError
+from pipeline.machine.devices import best_device
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
 # steps and guidance below 0: the model's own. number: another one is another draw of the same image.
@@ -51,7 +52,7 @@ class MVDiffusionModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = best_device()
         self.model: Any = kinds.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from pipeline.config import one_line
 from pipeline.machine.cpus import usable_cpus
+from pipeline.machine.devices import CPU, CUDA, Gpus, described, require_device, seen_gpus
 from sweeps.errors import StudyError, counted
 from sweeps.space.space import SearchSpace
 
@@ -61,7 +62,7 @@ def this_machine() -> Node:
     """The machine of this process as a node, without Ray; its label is the memory of its GPUs."""
     import torch
 
-    count = torch.cuda.device_count()
+    count = len(seen_gpus().names)
     memory = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
     labels = {GPU_MEMORY: f"{min(memory) / 1e9:.0f}"} if memory else {}
     return Node("this machine", {"CPU": float(usable_cpus()), "GPU": float(count)}, labels)
@@ -81,6 +82,52 @@ def require_cluster(address: str) -> str:
         ) from None
 
 
+def require_usable(space: SearchSpace) -> None:
+    """Raises MachineError where trials shall take a GPU of this machine, which has a driver that torch cannot use."""
+    seen = seen_gpus()
+    if space.trials.gpus and seen.has_driver:
+        require_device(CUDA, f"{space.name}: trials.gpus", seen)
+
+
+class Share(NamedTuple):
+    """A space that says how many GPUs a trial takes, and what is said of that.
+
+    surprising: the user may not expect it, because there are GPUs that he has not asked for or that no trial takes.
+    """
+
+    space: SearchSpace
+    said: str
+    surprising: bool
+
+
+def share_of(space: SearchSpace, nodes: Sequence[Node] | None) -> Share:
+    """The GPUs of a trial: as many as the space says, or else one for each of its processes, where there are any.
+
+    nodes: those of the cluster on which the sweep runs; this machine alone, if None.
+    """
+    trials, where = space.trials, "this machine" if nodes is None else "the cluster"
+    seen = seen_gpus() if nodes is None else Gpus()
+    fit = [node for node in ([this_machine()] if nodes is None else nodes) if node.has(trials.needs)]
+    there = sum(int(node.resources.get("GPU", 0)) for node in fit)
+    if trials.gpus:
+        return Share(space, f"{trials.gpus:g} for each trial", False)
+    if seen.trouble is not None and seen.has_driver:
+        decided = replace(space, trials=replace(trials, gpus=0.0))
+        said = described(CPU, seen).removeprefix(f"{CPU}: ")
+        return Share(decided, f"none for a trial: {said}", trials.gpus is None)
+    if trials.gpus is not None:
+        though = f"trials.gpus is 0, though {where} has {counted(there, 'GPU')}" if there else "trials.gpus is 0"
+        return Share(space, f"none for a trial: {though}", there > 0)
+    each = trials.workers or 1
+    decided = replace(space, trials=replace(trials, gpus=float(each) if there >= each else 0.0))
+    if there < each:
+        why = f"trials.workers {each} would take as many, and {where} has {there}" if there else f"{where} has none"
+        return Share(decided, f"none for a trial: {why}", there > 0)
+    at_a_time, asked = there // each, min(trials.concurrent, trials.count)
+    fewer = f", so {at_a_time} of {counted(asked, 'trial')} can run at a time" if at_a_time < asked else ""
+    return Share(decided, f"{each} for each trial, as trials.gpus is not set: {where} has {there}{fewer}", True)
+
+
 def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
     """A seat for each process of a trial of `space`: the same for all of them.
 
@@ -96,7 +143,7 @@ def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
         )
     total = sum(node.resources.get("CPU", 0) for node in fit)
     cpus = trials.cpus or max(1, int(total) // trials.concurrent)
-    each, gpus = max(1, cpus // trials.processes), trials.gpus / trials.processes
+    each, gpus = max(1, cpus // trials.processes), trials.taken_gpus / trials.processes
     if sum(node.seats(each, gpus) for node in fit) < trials.processes:
         some = "a machine" if trials.processes == 1 else f"{trials.processes} processes"
         needs = f"{counted(each, 'CPU')} and {gpus:g} GPU{'' if gpus == 1 else 's'}"

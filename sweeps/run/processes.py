@@ -20,6 +20,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import distributed
 
+from pipeline.machine.devices import require_device
 from pipeline.training.processes import SILENCE, leave
 from sweeps.run.nodes import Seat
 
@@ -42,7 +43,7 @@ def companions(work: Work, seats: list[Seat]) -> Iterator[torch.device]:
     exchange of this process fails too, and the context raises the error of that process, or ChildProcessError where it
     was killed or its node lost. For one seat no process is started.
     """
-    device = torch.device("cuda" if seats[0].gpus and torch.cuda.is_available() else "cpu")
+    device = _device_of(seats[0].gpus)
     if len(seats) == 1:
         yield device
         return
@@ -132,9 +133,14 @@ class _Companion:
 
     def run(self, work: Work, rank: int, size: int, address: str, cpus: int) -> None:
         torch.set_num_threads(cpus)
-        device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+        device = _device_of(len(ray.get_gpu_ids()))
         _join(device, rank, size, address)
         work(device)
+
+
+def _device_of(gpus: float) -> torch.device:
+    """Raises MachineError on a node whose GPU torch cannot use: the trial would train on the CPU, and nobody knew."""
+    return torch.device(require_device("cuda" if gpus else "cpu", "trials.gpus"))
 
 
 def _join(device: torch.device, rank: int, size: int, address: str) -> None:

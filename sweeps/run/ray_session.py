@@ -23,6 +23,7 @@ from pipeline.machine.cpus import usable_cpus
 from sweeps.errors import OutageError, StudyError
 from sweeps.home import Home
 from sweeps.own_process import THREADS, signals_blocked, signals_deferred, takes_signals
+from sweeps.run.nodes import Node
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path of a recipe is relative to where the command was called
@@ -116,6 +117,11 @@ class Ray(contextlib.AbstractContextManager["Ray"]):
         else:
             self._life.set_exception(error)
         return True  # `ready` and `__exit__` raise the error, from the future
+
+
+def nodes_of_cluster() -> list[Node]:
+    """The machines of the cluster to which this process is connected, those that live."""
+    return [Node.of(node) for node in ray.nodes() if node["Alive"]]
 
 
 @cache

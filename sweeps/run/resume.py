@@ -17,6 +17,7 @@ from sweeps.home import Home
 from sweeps.space.space import SearchSpace
 
 _DATA = "data.digest"
+_GPUS = "trials.gpus"
 _SHOWN = 3  # differences, of many
 
 
@@ -95,7 +96,8 @@ def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     then = flatten(ledger.space | {"fixed": {}, "recipe": ledger.params})
     now = flatten(space.as_plain() | {"fixed": {}, "recipe": space.base.params})
     for path in sorted(then.keys() | now.keys()):
-        if then.get(path) != now.get(path) and path.removeprefix("recipe.") not in LOCAL_PATHS:
+        undecided = path == _GPUS and now.get(path) is None  # the machine decides, and did so when the sweep began
+        if then.get(path) != now.get(path) and not undecided and path.removeprefix("recipe.") not in LOCAL_PATHS:
             yield f"{path.removeprefix('recipe.')}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
 
 

@@ -30,9 +30,9 @@ from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
 from sweeps.own_process import handled, said, signals_deferred, takes_signals
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
-from sweeps.run.nodes import Node, Seat, seats_of, this_machine
+from sweeps.run.nodes import Seat, seats_of, this_machine
 from sweeps.run.processes import resources
-from sweeps.run.ray_session import Ray
+from sweeps.run.ray_session import Ray, nodes_of_cluster
 from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
 from sweeps.space.space import SearchSpace
 
@@ -128,7 +128,7 @@ def conduct(
     # In this order, so that Ray ends before another process can claim the journal, and no signal is lost.
     with interruption.signals_handled(), Journal(home.journal(name)).claim() as journal, started:
         vitals = started.ready()
-        nodes = [Node.of(node) for node in ray.nodes() if node["Alive"]] if home.ray_address else [this_machine()]
+        nodes = nodes_of_cluster() if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
@@ -247,7 +247,7 @@ def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -
             max_concurrent_trials=space.trials.concurrent,
             trial_name_creator=_ray_name,
             trial_dirname_creator=_ray_name,
-            reuse_actors=not space.trials.gpus,
+            reuse_actors=not space.trials.taken_gpus,
         ),
         run_config=tune.RunConfig(
             name=name,

@@ -17,7 +17,7 @@ class Resources:
 
     count: Positive = 1  # trials of the sweep, over all its sessions
     concurrent: Positive = 1  # trials that run at a time
-    gpus: Weight = 0.0  # a fraction of one, or several, each with a process of its own
+    gpus: Weight | None = None  # a fraction of one, or several, each with a process; None: one, where there are GPUs
     cpus: Positive | None = None  # None: those of the machine, shared among the trials at a time
     workers: Positive | None = None  # processes that train together; None: one for each GPU
     needs: dict[str, Rate | str] = field(default_factory=dict)  # labels of a node: at least a number, or a text
@@ -25,14 +25,20 @@ class Resources:
     @property
     def processes(self) -> int:
         """How many of them make up one trial."""
-        return self.workers or max(1, int(self.gpus))
+        return self.workers or max(1, int(self.taken_gpus))
+
+    @property
+    def taken_gpus(self) -> float:
+        """Of a trial; 0 as long as it is not decided (see `sweeps/run/nodes.py`)."""
+        return self.gpus or 0.0
 
     def problems(self, recipes: Iterable[Recipe]) -> Iterator[tuple[str, str]]:
         """Dotted path and problem: GPUs that are neither a share nor whole, steps that do not divide."""
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {self.gpus} — round it."
-        elif self.workers is not None and self.gpus and self.workers != max(1.0, self.gpus):
-            problem = f"expected one for each of {self.gpus:g} trials.gpus, got {self.workers} — drop one of the two."
+        gpus = self.taken_gpus
+        if gpus > 1 and gpus != int(gpus):
+            yield "trials.gpus", f"expected a fraction below 1 or a whole number, got {gpus} — round it."
+        elif self.workers is not None and gpus and self.workers != max(1.0, gpus):
+            problem = f"expected one for each of {gpus:g} trials.gpus, got {self.workers} — drop one of the two."
             yield "trials.workers", problem
         for recipe in recipes:
             try:

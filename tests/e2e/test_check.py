@@ -21,6 +21,7 @@ PIPECKPTS = Path(__file__).parents[1] / "golden/mvdiffusion/pipeckpts"
 SETTINGS = [f"{path}={value}" for path, value in SMALL.items()]
 CHECKS = [
     "space",
+    "GPUs",
     "home",
     "artefacts",
     "dataset",

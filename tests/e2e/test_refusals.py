@@ -194,6 +194,28 @@ def test_gpus_that_are_not_there_are_refused(refused, mice_folder):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "gslrm_tiny", "--out", "out"),
+        ("reconstruct", "scene", "--checkpoint", "model"),
+        ("data", "generate", "MICE", "out", "--model", "model"),
+        ("model", "promote", "sweep"),
+        ("model", "evaluate", "model", "--data", "scenes"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "--device: expected cpu, cuda or cuda:N, got gpu — write cuda."),
+        ("cuda:99", "--device: expected "),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_by_every_command(refused, mice_folder, command, device, message):
+    words = [str(mice_folder) if word == "MICE" else word for word in command]
+    assert refused(*words, "--device", device).startswith(message)
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         (("sweep", "status", "none"), "none: expected a sweep of TMP/home, got none — it has no sweep."),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sweeps.errors import SpaceError, StudyError
-from sweeps.run.nodes import Node, Seat, seats_of, this_machine
+from sweeps.run.nodes import Node, Seat, seats_of, share_of, this_machine
 from sweeps.space.resources import Resources
 from sweeps.space.space import SearchSpace, load_space
 from tests.support.spaces import space_with
@@ -71,6 +72,58 @@ def test_a_trial_that_no_qualifying_node_could_hold_is_refused() -> None:
 
 def test_this_machine_says_what_it_has() -> None:
     assert this_machine().resources["CPU"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("trials", "nodes", "gpus", "said"),
+    [
+        ({}, [SMALL, PLAIN], 1.0, "1 for each trial, as trials.gpus is not set: the cluster has 2"),
+        (
+            {"concurrent": 4, "count": 9},
+            [SMALL],
+            1.0,
+            "1 for each trial, as trials.gpus is not set: the cluster has 2, so 2 of 4 trials can run at a time",
+        ),
+        ({"workers": 2}, [SMALL], 2.0, "2 for each trial, as trials.gpus is not set: the cluster has 2"),
+        (
+            {"workers": 4},
+            [SMALL],
+            0.0,
+            "none for a trial: trials.workers 4 would take as many, and the cluster has 2",
+        ),
+        (
+            {"needs": {"gpu_memory_gb": 40}},
+            [SMALL, LARGE],
+            1.0,
+            "1 for each trial, as trials.gpus is not set: the cluster has 4",
+        ),
+        ({"gpus": 0}, [SMALL], 0.0, "none for a trial: trials.gpus is 0, though the cluster has 2 GPUs"),
+    ],
+)
+def test_gpus_that_are_there_are_taken_unless_the_space_says_otherwise_and_both_are_said(
+    trials, nodes, gpus, said
+) -> None:
+    share = share_of(space(**trials), nodes)
+    assert (share.space.trials.gpus, share.said, share.surprising) == (gpus, said, True)
+
+
+@pytest.mark.parametrize(
+    ("trials", "gpus", "said"),
+    [
+        ({}, 0.0, "none for a trial: the cluster has none"),
+        ({"gpus": 0}, 0.0, "none for a trial: trials.gpus is 0"),
+        ({"gpus": 0.5}, 0.5, "0.5 for each trial"),
+    ],
+)
+def test_what_a_space_asks_for_and_a_cluster_without_gpus_surprise_nobody(trials, gpus, said) -> None:
+    share = share_of(space(**trials), [PLAIN])
+    assert (share.space.trials.gpus, share.said, share.surprising) == (gpus, said, False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_gives_none_to_a_trial_whose_space_leaves_it_open() -> None:
+    share = share_of(space(), None)
+    assert (share.space.trials.gpus, share.said) == (0.0, "none for a trial: this machine has none")
 
 
 @pytest.mark.parametrize(

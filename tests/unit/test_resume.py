@@ -77,3 +77,14 @@ def test_a_job_that_is_queued_again_with_another_space_is_told_the_difference(be
     other = replace(space, trials=replace(space.trials, count=9))
     with pytest.raises(StudyError, match=r"trials\.count: 1 -> 9 — `mouselift sweep resume mine` goes on with it"):
         begun(home, "mine", other)
+
+
+def test_a_job_whose_space_leaves_gpus_to_the_machine_finds_the_sweep_that_took_one(begin, home):
+    space = begin()
+    opened = replace(space, trials=replace(space.trials, gpus=1.0))
+    with Journal(home.journal("mine")).claim() as journal:
+        journal.append(SweepOpened("mine", "gslrm_tiny", opened.as_plain(), {}, opened.base.params))
+    assert begun(home, "mine", space).name == "mine"
+    assert resumable(home, "mine").trials.gpus == 1.0
+    with pytest.raises(StudyError, match=r"trials\.gpus: 1\.0 -> 0\.5"):
+        begun(home, "mine", replace(space, trials=replace(space.trials, gpus=0.5)))
