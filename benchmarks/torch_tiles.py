@@ -16,7 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
-from pipeline.splatting.rasterize_cpu import MAX_ALPHA, MIN_ALPHA, MIN_LIGHT, project
+from pipeline.splatting.projection_cpu import project
+from pipeline.splatting.projection_kernels import MIN_ALPHA
+from pipeline.splatting.rasterize_cpu import MAX_ALPHA, MIN_LIGHT
 
 TILE = 4  # of 4, 8 and 16 the fastest on a CPU
 CHUNK = 64
@@ -48,7 +50,7 @@ class Chunk(NamedTuple):
 def rasterize(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> tuple[Tensor, Tensor, Tensor]:
     """The contract of `rasterize_cpu.rasterize`."""
     splats, visible = project(gaussians, cameras, near_plane)
-    rows = splats.flatten(0, -3).mT.flatten(0, 1)
+    rows = splats.flatten(0, -2)
     grid = (-(-cameras.height // TILE), -(-cameras.width // TILE))
     tiles = _tiles(rows.detach(), visible.flatten(0, -2), grid)
     image = _Composite.apply(rows, tiles).unflatten(0, (-1, *grid)).unflatten(3, (TILE, TILE))
@@ -60,7 +62,7 @@ def rasterize(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> tupl
 def count_pairs(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> int:
     """Pixel-Gaussian pairs that contribute to the picture."""
     splats, visible = project(gaussians, cameras, near_plane)
-    rows = splats.flatten(0, -3).mT.flatten(0, 1)
+    rows = splats.flatten(0, -2)
     tiles = _tiles(rows, visible.flatten(0, -2), (-(-cameras.height // TILE), -(-cameras.width // TILE)))
     return sum(int((chunk.weight > 0).sum()) for chunk in _chunks(rows, tiles))
 

@@ -1,8 +1,17 @@
-"""GS-LRM's training step and the loader, on procedural mice."""
+"""The training steps of both stages and the loader, on procedural mice.
+
+`python -m benchmarks.training --against COMMIT` compares the steps with those of another commit: each side in a process
+of its own, one after the other, the order changing from turn to turn, so that a busy neighbour slows both alike.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +24,9 @@ from pipeline.data.scenes import open_dataset
 from pipeline.recipes import load_recipe
 from pipeline.training.loop import train
 
-STEPS, REPEATS = 60, 3
+STEPS, REPEATS, TURNS = 60, 3, 5
+RECIPES = ("gslrm_tiny", "mvdiffusion_tiny")
+ROOT = Path(__file__).parents[1]
 
 
 def rows() -> list[dict[str, object]]:
@@ -27,6 +38,46 @@ def rows() -> list[dict[str, object]]:
             {"what": "loader, warm cache", "median": _batches(root, Path(folder)), "unit": "scenes/s"},
             {"what": "loader, cold cache (128 px PNG)", "median": _decode(root, Path(folder)), "unit": "scenes/s"},
         ]
+
+
+def against(commit: str, turns: int = TURNS) -> list[dict[str, object]]:
+    """A row per recipe: medians of the steps of `commit` and of this tree, and this tree's over the commit's.
+
+    The ratio is the median of one ratio a turn, told with the least and the greatest of them.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
+        (folder / "before").mkdir()
+        subprocess.run(["tar", "-x"], cwd=folder / "before", input=archive, check=True)
+        root = write_mice(folder / "mice", scenes=12, size=128, rig="mouse_centred")
+        return [_compared(recipe, folder, root, turns) for recipe in RECIPES]
+
+
+def _compared(recipe: str, folder: Path, root: Path, turns: int) -> dict[str, object]:
+    trees = {"before": folder / "before", "after": ROOT}
+    medians: dict[str, list[float]] = {side: [] for side in trees}
+    for turn in range(turns):
+        for side in sorted(trees, reverse=turn % 2 == 0):
+            medians[side].append(statistics.median(_steps_of(trees[side], recipe, root, folder / side / "run")))
+    ratios = [after / before for before, after in zip(medians["before"], medians["after"], strict=True)]
+    return {
+        "what": f"{recipe} training step, {torch.get_num_threads()} threads",
+        "before_s": statistics.median(medians["before"]),
+        "after_s": statistics.median(medians["after"]),
+        "ratio": statistics.median(ratios),
+        "least": min(ratios),
+        "greatest": max(ratios),
+        "turns": turns,
+    }
+
+
+def _steps_of(tree: Path, recipe: str, root: Path, folder: Path) -> list[float]:
+    """Seconds a step, by the code of `tree`, in a fresh process."""
+    command = [sys.executable, str(Path(__file__).with_name("steps.py")), recipe, str(root), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return [float(seconds) for seconds in json.loads(done.stdout)]
 
 
 def _step(root: Path, folder: Path) -> dict[str, object]:
@@ -62,3 +113,16 @@ def _rate(work: object, scenes: int) -> float:
         work()  # type: ignore[operator]
         times.append(time.perf_counter() - started)
     return scenes / statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", metavar="COMMIT", help="compare the steps with those of this commit")
+    parser.add_argument("--turns", type=int, default=TURNS)
+    arguments = parser.parse_args()
+    table = against(arguments.against, arguments.turns) if arguments.against else rows()
+    sys.stdout.write(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

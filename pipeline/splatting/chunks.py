@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.cameras import Cameras
 from pipeline.errors import OversizedError
 from pipeline.gaussians import Gaussians
-from pipeline.splatting.rasterize_cpu import bright, chosen
+from pipeline.splatting.projection_kernels import MIN_ALPHA
 from pipeline.splatting.tile_bound import TILE, tile_intersections
 
 INTERSECTION_BYTES = 24  # an intersection's key and index, and the place they are sorted to
@@ -116,7 +117,7 @@ def _by_scene(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Camera
 
 def _counted(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> tuple[list[list[float]], Gaussians]:
     """Intersections of every view of every scene, and the Gaussians that are not too faint."""
-    seen = bright(gaussians)
+    seen = _bright(gaussians)
     sums = tile_intersections(gaussians, cameras, near_plane)
     # This is the one wait for the device before the kernels. gsplat waits here, too: for the length of its list.
     *numbers, count = torch.cat([sums.flatten(), seen.sum()[None].to(sums)]).tolist()
@@ -125,7 +126,18 @@ def _counted(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> tuple
     if count == gaussians.count:
         return intersections, gaussians
     indices = seen.to(torch.uint8).argsort(descending=True, stable=True)  # nonzero() would wait once more
-    return intersections, chosen(gaussians, indices[: int(count)])
+    return intersections, _chosen(gaussians, indices[: int(count)])
+
+
+def _bright(gaussians: Gaussians) -> Bool[Tensor, " n"]:
+    """Which Gaussians are opaque enough to be seen in any scene of a batch."""
+    return (gaussians.opacities.detach()[None] >= MIN_ALPHA).flatten(0, -2).any(0)
+
+
+def _chosen(gaussians: Gaussians, indices: Int[Tensor, " m"]) -> Gaussians:
+    """The same choice of Gaussians in every scene of a batch."""
+    scenes = gaussians.opacities.ndim - 1
+    return Gaussians(*(value.index_select(scenes, indices) for value in vars(gaussians).values()))
 
 
 def _refuse_oversized(intersections: Sequence[Sequence[float]], limits: Limits) -> None:

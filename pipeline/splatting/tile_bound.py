@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
-from pipeline.splatting.rasterize_cpu import DILATION, JACOBIAN_MARGIN, MIN_ALPHA
+from pipeline.splatting.projection_kernels import DILATION, JACOBIAN_MARGIN, MIN_ALPHA
 
 TILE = 16  # pixels along a side
 _FAR_PLANE = 1e10  # world units; gsplat's default

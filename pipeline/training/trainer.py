@@ -55,8 +55,7 @@ class Trainer:
         with world.leader_first():
             self.loader = self.stage.loader(self.dataset, "train", cache)
         groups = parameter_groups(self.stage.model, recipe.optim.weight_decay, recipe.optim.decay)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.skipped = 0
         self.nonfinite = NonFiniteUpdates(recipe.optim.max_nonfinite_updates)

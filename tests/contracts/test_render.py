@@ -12,7 +12,7 @@ from gsplat.cuda import _torch_impl as gsplat_torch
 from pipeline.cameras import Cameras, orbit
 from pipeline.errors import NonFiniteError, PipelineError
 from pipeline.gaussians import SH_C0, Gaussians
-from pipeline.splatting import rasterize_cpu
+from pipeline.splatting import projection_cpu, rasterize_cpu
 from pipeline.splatting.rendering import Rendering, _rasterize_gsplat, render
 from tests.support import rasterize_reference
 
@@ -105,14 +105,14 @@ def test_gradients_agree_with_finite_differences(module):
 
 def test_projection_equals_gsplats_own_torch_projection():
     gaussians, cameras = make_gaussians(300), make_cameras()
-    splats, visible = rasterize_cpu.project(gaussians, cameras, 0.2)
+    splats, visible = projection_cpu.project(gaussians, cameras, 0.2)
     covariances, _ = gsplat_torch._quat_scale_to_covar_preci(gaussians.quats, gaussians.scales, compute_preci=False)
     radii, centres, depths, conics, _ = gsplat_torch._fully_fused_projection(
         gaussians.means, covariances, cameras.w2c, cameras.K, cameras.width, cameras.height, near_plane=0.2
     )
     assert bool(((radii > 0).all(-1) | ~visible).all())
     expected = torch.cat([centres, conics, depths[..., None]], -1)[visible]
-    torch.testing.assert_close(splats.mT[visible][:, [0, 1, 2, 3, 4, -1]], expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(splats[visible][:, [0, 1, 2, 3, 4, -1]], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
@@ -120,7 +120,7 @@ def test_spherical_harmonics_equal_gsplats(degree):
     directions = torch.nn.functional.normalize(make_gaussians(50).means, dim=-1)
     coefficients = make_gaussians(50, degree).sh
     expected = gsplat_torch._spherical_harmonics(degree, directions, coefficients)
-    basis = torch.stack(rasterize_cpu.sh_basis(directions.mT, degree), -1)
+    basis = torch.stack(projection_cpu.sh_basis(directions.mT, degree), -1)
     came = SH_C0 * coefficients[:, 0] + torch.einsum("nk,nkc->nc", basis, coefficients[:, 1:])
     torch.testing.assert_close(came, expected)
 

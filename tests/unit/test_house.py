@@ -47,7 +47,7 @@ DOORS = {
     "peft": ("pipeline/mvdiffusion/",),
     "lpips": ("pipeline/vgg.py",),
     "torchmetrics": ("pipeline/metrics.py",),
-    "numba": ("pipeline/splatting/rasterize_cpu.py",),
+    "numba": ("pipeline/splatting/",),
     "av": ("pipeline/data/recording/video.py", "pipeline/data/recording/container.py"),
     "embreex": ("pipeline/data/mice/render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/mvdiffusion/"),
