@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.gpu import environment, pack, parts
 from benchmarks.gpu.parts import Part
-from benchmarks.gpu.processes import ROOT, PartRun, start_part, start_tests, write_rows
+from benchmarks.gpu.processes import ROOT, PartRun, Running, start_part, start_tests, write_rows
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
@@ -44,7 +44,10 @@ def main() -> int:
         if asked.data == Path():
             settings = Settings(asked.device, asked.small, Path(folder) / "mice")
         run = Run(settings, Path(folder), set(asked.only))
-        run.everything()
+        try:
+            run.everything()
+        finally:
+            run.stop()
         page = run.report.markdown(parts.ALL)
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "gpu-report.md").write_text(page)
@@ -64,6 +67,7 @@ class Run:
         words = f"--device {settings.device}{' --small: toy sizes, no figures to be quoted' if settings.small else ''}"
         self.report = Report(words, commit())
         self.failed: set[str] = set()
+        self.processes: list[Running] = []
 
     def everything(self) -> None:
         """Kernels and data in the background, what needs neither; then the tests, then the rest."""
@@ -79,6 +83,11 @@ class Run:
             self._done(self._started(part))
         self.report.seconds["all"] = time.monotonic() - began
 
+    def stop(self) -> None:
+        """End what still runs: after Ctrl-C, or an error of ours."""
+        for process in self.processes:
+            process.kill()
+
     def _started(self, part: Part) -> PartRun | None:
         """The part in its process; None where it is not asked for or cannot be: then a row says why."""
         if self.only and part.name not in self.only | {"machine", "kernels", "data"}:
@@ -90,7 +99,9 @@ class Run:
             self.report.tables[part.name] = [Row(part.name, note=reason)]
             return None
         _say(f"{part.name} …")
-        return start_part(part, self.settings, self.folder, left, self.extra)
+        run = start_part(part, self.settings, self.folder, left, self.extra)
+        self.processes.append(run.running)
+        return run
 
     def _done(self, run: PartRun | None) -> None:
         if run is None:
@@ -109,6 +120,7 @@ class Run:
             while waiting and len(running) < environment.at_once():
                 seconds = max(LEAST_SECONDS, min(self.patience * TEST_SECONDS, self.end - time.monotonic()))
                 running.append(start_tests(waiting.pop(0), self.folder, seconds, self.extra))
+                self.processes.append(running[-1].running)
                 _say(f"{running[-1].name} …")
             for run in [one for one in running if one.running.process.poll() is not None or one.running.left <= 0]:
                 running.remove(run)

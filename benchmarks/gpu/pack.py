@@ -61,7 +61,7 @@ def pack(folder: Path, has: frozenset[str]) -> None:
     """
     folder.mkdir(parents=True)
     _checkout(folder / "checkout")
-    wanted = sorted(_closure(ASKED, has))
+    wanted = sorted(needed(has))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:"]
     command += ["--python-version", PYTHON, "--target", str(folder / "packages"), *wanted]
     subprocess.run(command, check=True)
@@ -92,10 +92,10 @@ def _checkout(folder: Path) -> None:
     (folder / COMMIT).write_text(commit.stdout)
 
 
-def _closure(names: Iterable[str], has: frozenset[str]) -> Iterator[str]:
-    """`name==version` of every distribution that these need, directly or through others, as it is installed here."""
+def needed(has: frozenset[str]) -> Iterator[str]:
+    """`name==version` of each distribution that is needed, directly or through others, as it is installed here."""
     seen: set[str] = set()
-    waiting = [Requirement(name) for name in names]
+    waiting = [Requirement(name) for name in ASKED]
     while waiting:
         wanted = waiting.pop()
         key = f"{canonicalize_name(wanted.name)}[{','.join(sorted(wanted.extras))}]"

@@ -18,9 +18,12 @@ from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+LEFT_OUT = "left out"
 _GRACE_S = 5.0
 _LONGEST = 300  # characters of what a process said last
 _RESULT = re.compile(r"^(tests/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+_MISSING = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 _REASON = re.compile(r"^(?:FAILED|ERROR) (tests/\S+?::.+?) - (.+)$")
 
 
@@ -45,15 +48,20 @@ class Running:
         try:
             code = self.process.wait(max(0.0, self.left))
         except subprocess.TimeoutExpired:
-            self.kill()
             return "took too long and was ended"
         finally:
             self.kill()  # what it has started, too
         if code == 0:
             return ""
         end = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{end}: {self.last}" if self.last else end
+
+    @property
+    def last(self) -> str:
+        """The error that was said last, or what was said last: CUDA's errors have advice after them."""
         spoken = [line.strip() for line in self.said if line.strip()]
-        return f"{end}: {spoken[-1][:_LONGEST]}" if spoken else end
+        errors = [line for line in spoken if _ERROR.match(line)]
+        return next(iter([*errors[-1:], *spoken[-1:]]), "")[:_LONGEST]
 
     def kill(self) -> None:
         """End the command and all of its session, if anything is left of it."""
@@ -129,7 +137,7 @@ def write_rows(part: Part, settings: Settings, file: Path) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """How one test ended; outcome: passed, failed, skipped, error or missing (its process ended before)."""
+    """How one test ended, or all of a file, where a package is missing or the process came to its end before them."""
 
     test: str
     outcome: str
@@ -137,7 +145,7 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        return self.outcome not in ("passed", "skipped", "xfail")
+        return self.outcome not in ("passed", "skipped", "xfail", LEFT_OUT)
 
 
 @dataclass
@@ -154,6 +162,9 @@ class TestRun:
         problem = self.running.end()
         self.seconds = time.monotonic() - self.began
         found = results(self.running.said)
+        missing = next((match[1] for line in self.running.said if (match := _MISSING.search(line))), None)
+        if problem and missing and not found:
+            return [Result(self.name, LEFT_OUT, f"the package {missing} is not there")]
         if not problem or (any(result.bad for result in found) and problem.startswith("exit code 1")):
             return found
         return [*found, Result(self.name, "error", problem)]

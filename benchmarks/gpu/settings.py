@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from pipeline.cameras import Cameras, orbit
-from pipeline.data.loader import Batch
 from pipeline.recipe import GSLRMConfig, Recipe
 from pipeline.recipes import load_recipe
+from pipeline.stages import Batch
 
 GIB = 2**30
 # VGG19's weights are not at hand; toy sizes are for trying the code on a CPU.

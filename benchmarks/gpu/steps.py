@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.gpu.rows import Row, measured, or_out_of_memory
 from benchmarks.gpu.settings import GIB, Settings
 from pipeline.cameras import Cameras
-from pipeline.data.loader import Batch
 from pipeline.data.scenes import open_dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate
@@ -27,6 +26,7 @@ from pipeline.gslrm.model import GSLRM
 from pipeline.gslrm.stage import GSLRMStage
 from pipeline.recipe import Recipe, gslrm_parts
 from pipeline.splatting.rendering import render
+from pipeline.stages import Batch
 from pipeline.training.loop import train
 
 AFTER_WARM_UP = 1000  # a step at which every term counts
@@ -35,7 +35,7 @@ SMALL_GAUSSIANS = "model.scale_bias=-5.5"  # as they are in training, not as a n
 # By words in the names of CUDA's kernels, and of PyTorch's operators on a CPU; the first that fits.
 PARTS = {
     "attention": r"sdpa|fmha|flash|attention",
-    "rasterizer": r"gsplat|rasteriz|intersect|isect|projection|radix|tile|spherical|_Draw",
+    "rasterizer": r"gsplat|rasteriz|radix|_Draw",
     "matrix products": r"gemm|nvjet|cutlass|cublas|xmma|::mm$|::addmm$|::bmm$",
     "norms": r"layer_?norm|GammaBeta",
     "optimizer": r"adam|multi_tensor|foreach",

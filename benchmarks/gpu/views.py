@@ -21,7 +21,7 @@ FULL = {
     "projection_class_embeddings_input_dim": 2048,
 }
 TOY = {
-    "sample_size": 16,
+    "sample_size": 8,
     "block_out_channels": (32, 32, 32, 32),
     "layers_per_block": 1,
     "attention_head_dim": (1, 1, 1, 1),

@@ -7,16 +7,10 @@ that the tests run.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-
-from tests.e2e.conftest import Seat
 
 VARIABLE = "MOUSELIFT_GPU_TESTS"
 
@@ -41,14 +35,6 @@ def _convolutions_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
 def gpus(device: torch.device) -> float:
     """The share of a GPU that each of two trials takes."""
     return 0.5 if device.type == "cuda" else 0.0
-
-
-@dataclass(frozen=True)
-class PathSeat(Seat):
-    """Somebody whose code is on Python's path, and not installed."""
-
-    def mouselift(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "mouselift", *words)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +16,8 @@ from pipeline import kinds
 from pipeline.data.scenes import open_dataset
 from pipeline.recipes import load_recipe
 from pipeline.training.loop import train
-from tests.e2e.conftest import SMALL, write_space
+from tests.e2e.conftest import SMALL, Seat, write_space
 from tests.e2e.faults.patches import at_step
-from tests.gpu.conftest import PathSeat
 from tests.gpu.test_training import first_of, peak_bytes
 
 pytestmark = pytest.mark.gpu
@@ -32,6 +33,14 @@ print(json.dumps({"device": device, "num_gaussians": int(found["num_gaussians"][
 """
 BATCH = 4  # scenes, of which a quarter fits where the whole does not
 LARGER = {"data.image_size": 128, "model.dim": 256, "model.num_layers": 4}
+
+
+@dataclass(frozen=True)
+class PathSeat(Seat):
+    """Somebody whose code is on Python's path, and not installed."""
+
+    def mouselift(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "mouselift", *words)
 
 
 class Sweep(NamedTuple):

@@ -12,7 +12,6 @@ import torch
 import pipeline.mvdiffusion.stage  # noqa: F401 — here, and not in the thread that a run of GS-LRM leaves behind
 from benchmarks.gpu.settings import checkpoint_modes
 from pipeline.training.loop import Report, train
-from sweeps.preflight.dry_run import footprint
 
 pytestmark = pytest.mark.gpu
 GSLRM = ("model.init_std=0.1", "model.scale_bias=-4.0", "loss.ssim=0.5", "loss.alpha=0.5", "train.batch_size=2")
@@ -70,6 +69,8 @@ def test_a_resumed_run_goes_on_where_the_unbroken_one_does(device, recipe_of, tm
 
 @pytest.mark.parametrize("mode", checkpoint_modes())
 def test_a_step_takes_the_memory_that_preflight_foretells(device, tiny_recipe, first_step, mode) -> None:
+    from sweeps.preflight.dry_run import footprint  # the other tests need no package of the memory
+
     size = LARGER if device.type == "cuda" else ()
     recipe = tiny_recipe(*GSLRM, *size, checkpoint_modes()[mode])
     peak = peak_bytes(device, lambda: first_step(recipe, device))
