@@ -119,7 +119,7 @@ class Run:
         while waiting or running:
             while waiting and len(running) < environment.at_once():
                 seconds = max(LEAST_SECONDS, min(self.patience * TEST_SECONDS, self.end - time.monotonic()))
-                running.append(start_tests(waiting.pop(0), self.folder, seconds, self.extra))
+                running.append(start_tests(waiting.pop(0), self.folder, seconds, environment.of_tests(self.settings)))
                 self.processes.append(running[-1].running)
                 _say(f"{running[-1].name} …")
             for run in [one for one in running if one.running.process.poll() is not None or one.running.left <= 0]:

@@ -25,6 +25,11 @@ def of_processes(settings: Settings) -> dict[str, str]:
     return found
 
 
+def of_tests(settings: Settings) -> dict[str, str]:
+    """The same, and threads enough for a file of tests beside the others."""
+    return of_processes(settings) | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+
+
 def at_once() -> int:
     """How many files of tests run side by side."""
     return max(1, min(TESTS_AT_ONCE, usable_cpus() // _CORES_OF_TESTS))

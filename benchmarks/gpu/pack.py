@@ -49,7 +49,6 @@ RUN = """#!/bin/sh
 # Everything that needs a GPU: builds gsplat's kernels, runs tests/gpu, measures. Reports are written beside this file.
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/checkout:$here/packages${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONDONTWRITEBYTECODE=
 cd "$here/checkout" && exec "${PYTHON:-python3}" -m benchmarks.gpu --out "$here" "$@"
 """
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
@@ -43,9 +44,7 @@ def machine(settings: Settings) -> Iterator[Row]:
     if settings.cuda:
         card = torch.cuda.get_device_properties(0)
         yield Row("card", note=f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
-        driver = Path("/proc/driver/nvidia/version")
-        if driver.is_file():
-            yield Row("driver", note=driver.read_text().splitlines()[0].strip())
+        yield Row("driver", note=_driver())
         yield Row("CUDA of torch", note=str(torch.version.cuda))
     for name in PACKAGES:
         yield Row(name, note=_version(name))
@@ -81,6 +80,14 @@ def data(settings: Settings) -> Iterator[Row]:
     size = 32 if settings.small else 256
     write_mice(settings.data, scenes=7, size=size, rig="mouse_centred")
     yield Row(f"7 procedural mice at {size} px", time.perf_counter() - started, "s")
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    if shutil.which(command[0]) is None:
+        return "nvidia-smi is not there"
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or found.stderr.strip()
 
 
 def _version(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -74,6 +75,7 @@ def measured(settings: Settings, work: Work, repeats: int | None = None, warm_up
         work()
     if not settings.cuda:
         return Measured([_by_clock(work) for _ in range(repeats or settings.repeats)], None)
+    gc.collect()  # what was measured before
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     seconds = [_by_events(work) for _ in range(repeats or settings.repeats)]

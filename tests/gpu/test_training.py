@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.training.loop import Report, train
 pytestmark = pytest.mark.gpu
 GSLRM = ("model.init_std=0.1", "model.scale_bias=-4.0", "loss.ssim=0.5", "loss.alpha=0.5", "train.batch_size=2")
 # Where activations outweigh what libraries keep for themselves, cuBLAS's 32 MiB of workspace above all.
-LARGER = ("model.dim=256", "model.num_layers=6", "data.image_size=128", "train.batch_size=2")
+LARGER = ("model.dim=512", "model.num_layers=12", "data.image_size=256", "train.precision=bf16")
 
 
 @pytest.fixture
@@ -75,14 +76,14 @@ def test_a_step_takes_the_memory_that_preflight_foretells(device, tiny_recipe, f
     recipe = tiny_recipe(*GSLRM, *size, checkpoint_modes()[mode])
     peak = peak_bytes(device, lambda: first_step(recipe, device))
     if device.type == "cuda":
-        assert 0.5 < peak / footprint(recipe) < 1.5
+        assert 0.6 < peak / footprint(recipe) < 1.4
 
 
 def test_a_batch_in_parts_takes_less_memory_and_makes_the_same_step(device, tiny_recipe, first_step) -> None:
     size = LARGER if device.type == "cuda" else ()
-    recipe, found = tiny_recipe(*GSLRM, *size), {}
+    recipe, found = tiny_recipe(*GSLRM, *size, checkpoint_modes()["none"]), {}
     peaks = [peak_bytes(device, lambda n=n: found.update({n: first_step(recipe, device, n)})) for n in (1, 2)]
-    assert found[2]["train/loss"] == pytest.approx(found[1]["train/loss"], rel=1e-4)
+    assert found[2]["train/loss"] == pytest.approx(found[1]["train/loss"], rel=1e-3)
     assert device.type == "cpu" or peaks[1] < 0.8 * peaks[0]
 
 
@@ -91,6 +92,7 @@ def peak_bytes(device: torch.device, work) -> int:
     if device.type != "cuda":
         work()
         return 0
+    gc.collect()  # earlier runs
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
