@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.__main__ import table
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.processes import Result
 from benchmarks.gpu.rows import Row
+from benchmarks.tables import table
 
 LEGEND = (
     "Times are medians by CUDA's events; n: runs; spread: the slowest less the fastest; peak: of PyTorch's tensors. "
