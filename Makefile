@@ -5,7 +5,7 @@ HOME_DIR ?= runs
 DEMO := MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift
 SWEEP := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup demo test faults browser lint bench clean
+.PHONY: setup demo test faults browser gpu gpu-folder lint bench clean
 
 setup: .venv/.installed
 
@@ -38,6 +38,12 @@ faults: setup
 
 browser: setup
 	$(BIN)/python -m pytest tests/browser
+
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu
+
+gpu-folder: setup
+	$(BIN)/python -m benchmarks.gpu --pack build/gpu $(if $(HAS),--has $(HAS))
 
 lint: setup
 	$(BIN)/ruff check .

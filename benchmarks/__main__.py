@@ -6,6 +6,7 @@ import json
 import sys
 
 from benchmarks import checkpointing, data, overhead, rasterizer, sweep, training, views
+from benchmarks.tables import table
 
 
 def main() -> None:
@@ -18,17 +19,6 @@ def main() -> None:
         return
     for name, rows in tables.items():
         print(f"\n## {name}\n\n{table(rows)}")
-
-
-def table(rows: list[dict[str, object]]) -> str:
-    """Rows as Markdown; a row may leave columns out."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 if __name__ == "__main__":

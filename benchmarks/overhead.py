@@ -180,7 +180,7 @@ def _resident(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import table
+    from benchmarks.tables import table
 
     asked = argparse.ArgumentParser()
     asked.add_argument("--seconds", type=float, default=_SHORT)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.__main__ import table
+from benchmarks.tables import table
 from tests.support.planted_faults import FAULTS, MOUSE_RIG, RIGS, Shot, judged, photographed
 
 SIZE = {MOUSE_RIG: 288}  # px; the animal is small in the real rig's pictures

@@ -153,7 +153,7 @@ _COMPARED: dict[str, Callable[[str], Work]] = {
 
 
 def main() -> None:
-    from benchmarks.__main__ import table
+    from benchmarks.tables import table
 
     print(table(rows()))
 

@@ -62,6 +62,7 @@ def draw(
 def _draw(gaussians: Gaussians, cameras: Cameras, background: Sequence[float], near_plane: float) -> Rendering:
     with torch.autocast(gaussians.means.device.type, enabled=False):
         if gaussians.means.is_cuda:
+            require_kernels()
             limits = _limits(gaussians.means.device)
             colours, alphas, depths = rasterize_in_chunks(_rasterize_gsplat, gaussians, cameras, near_plane, limits)
         else:
@@ -83,7 +84,6 @@ def _rasterize_gsplat(gaussians: Gaussians, cameras: Cameras, near_plane: float)
     """All scenes and views in one call; same contract as `rasterize_cpu.rasterize`. Needs a Gaussian at least."""
     from gsplat import rasterization
 
-    require_kernels()
     # Spherical harmonics cost gsplat a direction and all coefficients per view; those of degree 0 are just a colour.
     flat = gaussians.sh_degree == 0
     # The bottom row is 0 0 0 1 in any use, and gsplat's inverse of the matrix would give it a gradient.

@@ -1,0 +1,133 @@
+"""`benchmarks.gpu` on a CPU: every part runs at toy sizes, and whatever befalls a process is told."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+
+import pytest
+
+from benchmarks.gpu import pack, parts
+from benchmarks.gpu.networks import flops
+from benchmarks.gpu.parts import Part
+from benchmarks.gpu.processes import Result, Running, results, start, write_rows
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.rows import Row
+from benchmarks.gpu.settings import Settings
+from benchmarks.gpu.steps import part_of
+from pipeline.recipes import load_recipe
+
+HERE = [part for part in parts.ALL if part.name != "sweep"]  # which tests/gpu and tests/e2e have in another form
+
+
+@pytest.mark.parametrize("part", HERE, ids=lambda part: part.name)
+def test_a_part_runs_at_toy_sizes(part: Part, mice_folder, tmp_path) -> None:
+    write_rows(part, Settings("cpu", True, mice_folder), tmp_path / "rows.jsonl")
+    rows = [Row(**json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert rows and all(row.note or math.isfinite(row.median or math.nan) or row.median == 0 for row in rows)
+    assert all(row.reference is None and row.holds is None for row in rows), "of the released sizes"
+
+
+@pytest.mark.parametrize(("milliseconds", "rate"), [(797, 280), (648, 344), (623, 358)])
+def test_flops_of_the_released_network_give_the_rates_that_were_measured(milliseconds, rate) -> None:
+    count = sum(flops(load_recipe("gslrm", ["loss.perceptual=0.0"]).model, 512, 1))  # type: ignore[arg-type]
+    assert count / (milliseconds / 1e3) / 1e12 == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "part"),
+    [
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_7_64x128x64_4x1x1_kernel0_0", "attention"),
+        ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_TNT", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_cutlass", "matrix products"),
+        ("void gsplat::rasterize_to_pixels_3dgs_bwd_kernel<4u, float>(unsigned int)", "rasterizer"),
+        ("void cub::DeviceRadixSortOnesweepKernel<cub::DeviceRadixSortPolicy<long, int>>", "rasterizer"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float, float>", "norms"),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>", "other"),
+    ],
+)
+def test_a_kernel_is_told_by_its_name(kernel, part) -> None:
+    assert part_of(kernel) == part
+
+
+# ---------------------------------------------------------------- processes
+
+
+def running(code: str, folder, seconds: float = 60.0) -> Running:
+    return start(["-c", code], folder / "log", seconds, {})
+
+
+def test_a_process_that_is_killed_says_so(tmp_path) -> None:
+    ended = running(f"import os; os.kill(os.getpid(), {signal.SIGKILL})", tmp_path).end()
+    assert ended == "was killed by signal SIGKILL"
+
+
+def test_the_error_of_a_process_is_told_and_not_the_advice_after_it(tmp_path) -> None:
+    code = "raise RuntimeError('CUDA error: an illegal address\\nCompile with TORCH_USE_CUDA_DSA.')"
+    assert running(code, tmp_path).end() == "exit code 1: RuntimeError: CUDA error: an illegal address"
+
+
+def test_a_process_that_takes_too_long_is_ended_with_what_it_started(tmp_path) -> None:
+    child = "import time; time.sleep(0.8); open('{}', 'w')".format(tmp_path / "alive")
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    assert running(code, tmp_path, 0.4).end() == "took too long and was ended"
+    time.sleep(0.8)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_rows_that_were_written_before_the_end_are_kept(tmp_path) -> None:
+    class Dying(Part):
+        def rows(self, settings):
+            yield Row("first", 1.0, "s")
+            raise RuntimeError("the context is lost")
+
+    with pytest.raises(RuntimeError):
+        write_rows(Dying("dying", "", 1.0, ""), Settings("cpu", True), tmp_path / "rows.jsonl")
+    assert [json.loads(line)["what"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == ["first"]
+
+
+def test_tests_are_read_from_pytests_own_words() -> None:
+    said = """
+tests/gpu/test_a.py::test_one PASSED                                     [ 25%]
+tests/gpu/test_a.py::test_two[a b] FAILED                                [ 50%]
+tests/gpu/test_a.py::test_three SKIPPED (needs CUDA)                     [ 75%]
+tests/gpu/test_a.py::test_four ERROR                                     [100%]
+FAILED tests/gpu/test_a.py::test_two[a b] - assert 1 == 2
+ERROR tests/gpu/test_a.py::test_four - OSError: no space
+"""
+    name = "tests/gpu/test_a.py::test_"
+    assert results(said.splitlines()) == [
+        Result(f"{name}one", "passed"),
+        Result(f"{name}two[a b]", "failed", "assert 1 == 2"),
+        Result(f"{name}three", "skipped"),
+        Result(f"{name}four", "error", "OSError: no space"),
+    ]
+
+
+# ---------------------------------------------------------------- the report, and the folder
+
+
+def test_the_report_says_what_failed_and_what_does_not_hold() -> None:
+    found = Report("--device cuda", "abc")
+    found.tests = [Result("tests/gpu/test_a.py::test_one", "passed"), Result("tests/gpu/test_a.py", "error", "killed")]
+    found.tables["nothing"] = [Row("batch 2", 1.0, "s", peak_gib=25.0, at_most_gib=24.0), Row("nothing", note="lost")]
+    page = found.markdown(parts.ALL)
+    assert [result.test for result in found.failed] == ["tests/gpu/test_a.py"]
+    assert "| tests/gpu/test_a.py | error | killed |" in page
+    assert "| batch 2 | 1 | s | 25 | 24 | NO |  |" in page
+    assert found.json()["tables"]["nothing"][0]["holds"] is False
+
+
+def test_packages_that_the_machine_has_are_left_out_whatever_way_they_are_written(tmp_path) -> None:
+    (tmp_path / "has.txt").write_text("# pip freeze\nNumPy==2.5.2\nscikit_image\ntorch @ file:///x\n\n-e .\n")
+    assert pack.names_in(tmp_path / "has.txt") == {"numpy", "scikit-image", "torch"}
+
+
+def test_pytorch_and_what_comes_with_it_are_never_packed() -> None:
+    packed = {one.split("==")[0] for one in pack.needed(frozenset({"numpy"}))}
+    assert {"gsplat", "ray", "mlflow", "nvidia-ml-py", "tensorboardx", "pytest"} <= packed
+    assert not {one for one in packed if one.startswith(("torch-", "cuda-"))} | packed & {"torch", "triton", "numpy"}
