@@ -36,7 +36,7 @@ class MVDiffusionKind:
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
         from pipeline.mvdiffusion.deployed import read_deployed
 
-        return read_deployed(folder, mvdiffusion_parts(recipe)[0].sampling, device)
+        return read_deployed(folder, mvdiffusion_parts(recipe)[0].sampling, device, recipe.train.precision)
 
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,14 +21,13 @@ from pipeline.data.variants import prepared
 from pipeline.errors import CheckpointError, DiskFullError, NonFiniteError
 from pipeline.kinds import kind_of
 from pipeline.metrics import import_ahead
+from pipeline.precision import autocast
 from pipeline.recipe import Recipe
 from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
 from pipeline.stages import Validation
 from pipeline.training.processes import World
 from pipeline.training.update import NonFiniteUpdates, Part, learning_rate, parameter_groups, percentile_95
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -273,7 +270,7 @@ class _Trainer:
             chance = [generator_of(recipe.train.seed, first + i) for i in range(len(part.scenes))]
             first += len(part.scenes)
             try:
-                with self._autocast():
+                with autocast(self.device, recipe.train.precision):
                     terms = self.stage.losses(part, step, chance)
             except NonFiniteError as error:
                 raise self._at(step, error) from None
@@ -342,10 +339,6 @@ class _Trainer:
             return ""
         at, norm = self._last_norm
         return f"; the gradient norm was {norm:.3g}{' a step' if step - at == 1 else f', {step - at} steps'} before"
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _DTYPES.get(self.recipe.train.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
 def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

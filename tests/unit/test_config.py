@@ -166,8 +166,8 @@ def test_the_released_recipe_is_facelifts_optimizer_and_schedule() -> None:
 # ---------------------------------------------------------------- refusals, word for word
 
 REFUSALS = {
-    "optim.foo: 1": "my.yaml: unknown key optim.foo — optim has lr, betas, weight_decay, decay, warmup_steps, schedule, "
-    "grad_clip_norm, skip_factor, max_nonfinite_updates, freeze; name one of them, or remove the key.",
+    "optim.foo: 1": "my.yaml: unknown key optim.foo — optim has lr, betas, weight_decay, decay, warmup_steps, "
+    "schedule, grad_clip_norm, skip_factor, max_nonfinite_updates, freeze; name one of them, or remove the key.",
     "train.lr: 1": "my.yaml: unknown key train.lr — did you mean optim.lr?",
     "optim: {lr: 1.0, lr: 2.0}": "my.yaml:2: optim.lr: expected one value, got another in line 2 — keep one of the "
     "two.",
