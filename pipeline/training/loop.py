@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import checkpoint
 from pipeline.data.gate.checks import require_geometry
@@ -27,7 +26,7 @@ from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
 from pipeline.stages import Validation
 from pipeline.training.processes import World
-from pipeline.training.update import NonFiniteUpdates, Part, learning_rate, parameter_groups, percentile_95
+from pipeline.training.update import Part, Updates, percentile_95
 
 
 @dataclass(frozen=True)
@@ -118,19 +117,13 @@ class _Trainer:
         self.stage = kind_of(recipe).train(recipe, device, self.dataset)
         with world.leader_first():
             self.loader = self.stage.loader(self.dataset, "train", cache)
-        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay, recipe.optim.decay)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=fused)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
-        self.skipped = 0
-        self.nonfinite = NonFiniteUpdates(recipe.optim.max_nonfinite_updates)
+        self.updates = Updates(recipe, self.stage.model, device, world)
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
         self._passes: dict[str, int] = {}
         self._norms: list[float] = []
         self._since_report = 0
         self._seconds_before = 0.0
-        self._last_norm: tuple[int, float] | None = None  # the last finite one, and its step
 
     def join(self, start: int) -> None:
         """See that all processes are about to make the same step of the same run, on the leader's weights."""
@@ -143,9 +136,6 @@ class _Trainer:
         """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end."""
         started = time.perf_counter()
         config = self.recipe.train
-        lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         mine = [(step - 1) * config.accumulate + n for n in self.division.passes(self.world.rank, config.accumulate)]
         with self.world.agreed():
             pieces = [self.division.piece(self.world.rank, index) for index in mine]
@@ -156,7 +146,9 @@ class _Trainer:
         with self.world.agreed():
             for piece, parts, shares_of_parts in zip(pieces, passes, shares, strict=True):
                 done += self._backward(step, parts, piece * self.division.size, shares_of_parts)
-        self._update(step, done)
+        norm = self.updates.make(step, done, self.stage.updated)
+        if norm is not None:
+            self._record(done, norm)
         self._since_report += 1
         self.seconds += time.perf_counter() - started
 
@@ -176,10 +168,7 @@ class _Trainer:
         name, memory = _memory(self.device)
         if self._norms:
             metrics |= {"train/grad_norm": self._norms[-1], "train/grad_norm_p95": percentile_95(self._norms)}
-        metrics |= {
-            "train/lr": self.optimizer.param_groups[0]["lr"],
-            "train/skipped_updates": float(self.skipped),
-            "train/nonfinite_updates": float(self.nonfinite.total),
+        metrics |= self.updates.metrics() | {
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
@@ -199,11 +188,8 @@ class _Trainer:
     def save(self, folder: Path, step: int, metrics: dict[str, float], validation: Validation) -> Path | None:
         """The checkpoint, or None where the disk has no room for it."""
         training = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.updates.state(),
             "step": step,
-            "skipped": self.skipped,
-            "nonfinite": self.nonfinite.state(),
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "stage": self.stage.state(),
@@ -224,12 +210,8 @@ class _Trainer:
             )
         training = checkpoint.load_training(info)
         self.stage.resume(folder, training["stage"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
-        self.skipped, self.seconds = training["skipped"], training["seconds"]
-        if "nonfinite" in training:  # checkpoints of before have it not
-            self.nonfinite.restore(training["nonfinite"])
-        self._seconds_before = self.seconds
+        self.updates.restore(training)
+        self.seconds = self._seconds_before = training["seconds"]
         torch.set_rng_state(training["random"])
         return info.step
 
@@ -280,46 +262,10 @@ class _Trainer:
             else:
                 shared = terms
             total = torch.stack([weights[name] * share for name, share in shared.items()]).sum()
-            self.scaler.scale(total / recipe.train.accumulate).backward()
-            yield Part(total.detach(), _detached(terms), _detached(shared))
+            self.updates.scaler.scale(total / recipe.train.accumulate).backward()
+            yield Part.of(total, terms, shared)
 
-    def _update(self, step: int, parts: list[Part]) -> None:
-        """Clip and apply the gradients, or leave the update out: when their norm is beyond the limit, or when they or
-        the loss are no numbers. Nothing else in a step waits for the device.
-        """
-        config = self.recipe.optim
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.world.sum_gradients(trained)
-        self.scaler.unscale_(self.optimizer)
-        own = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        clipped_by = self.world.leaders(own)  # so that all make the same update
-        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, clipped_by)
-        norm, loss = torch.stack([clipped_by, torch.stack([part.total for part in parts]).sum()]).tolist()
-        limit = math.inf if config.skip_factor is None else config.grad_clip_norm * config.skip_factor
-        if not math.isfinite(self.world.total([loss])[0]) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            self._leave_out(step, parts, norm, loss)
-        else:
-            self._record(step, parts, norm)
-            if math.isfinite(norm) and norm <= limit:
-                self.scaler.step(self.optimizer)
-                self.stage.updated()
-            else:
-                self.skipped += 1
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _leave_out(self, step: int, parts: list[Part], norm: float, loss: float) -> None:
-        """Count an update of which no number is known; raise NonFiniteError where it is one too many."""
-        if self.nonfinite.add(step):
-            return
-        before = self._norm_before(step) + self.nonfinite.words(step)
-        with self.world.agreed():
-            if not math.isfinite(loss):
-                words = next(part.words for part in parts if not math.isfinite(float(part.total)))
-                raise NonFiniteError(f"step {step}: expected a finite loss, got {words}{before}.")
-        raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss{before}.")
-
-    def _record(self, step: int, parts: list[Part], norm: float) -> None:
+    def _record(self, parts: list[Part], norm: float) -> None:
         """Keep what a step with finite numbers adds to the next report, on the device."""
         for part in parts:
             for name, value in {"loss": part.total, **part.shares}.items():
@@ -328,21 +274,9 @@ class _Trainer:
         for name in ("loss", *parts[0].shares):
             self._passes[name] = self._passes.get(name, 0) + passes
         self._norms.append(norm)
-        if math.isfinite(norm):
-            self._last_norm = step, norm
 
     def _at(self, step: int, error: NonFiniteError) -> NonFiniteError:
-        return NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
-
-    def _norm_before(self, step: int) -> str:
-        if self._last_norm is None:
-            return ""
-        at, norm = self._last_norm
-        return f"; the gradient norm was {norm:.3g}{' a step' if step - at == 1 else f', {step - at} steps'} before"
-
-
-def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in values.items()}
+        return NonFiniteError(f"step {step}: {str(error).rstrip('.')}{self.updates.norm_before(step)}.")
 
 
 def _memory(device: torch.device) -> tuple[str, float]:
