@@ -33,6 +33,7 @@ from pipeline.losses import (
     PerImage,
     full_precision,
 )
+from pipeline.recipe import Precision
 
 DEFINITIONS = 2  # counts up when a figure below changes, be it by rounding: before and after share no protocol
 MAX_DECIBELS = 100.0  # of equal images: finite, so that it can be averaged and written as JSON
@@ -52,11 +53,15 @@ class Protocol:
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     mask_rule: str = f"alpha > {FOREGROUND}"
     definitions: int = DEFINITIONS
+    precision: Precision = "fp32"  # of the network
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that change with every field."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        fields = asdict(self)
+        if self.precision == "fp32":  # ids from before there was a choice, when it was always this
+            del fields["precision"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def of_pictures(rendered: Images, target: Images, network: nn.Module | None) -> dict[str, PerImage]:

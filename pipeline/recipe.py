@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
@@ -31,6 +31,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home folder of who runs it
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # which torch, numpy and Optuna all take
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 T = TypeVar("T")
 
@@ -224,7 +227,8 @@ class TrainConfig:
     max_steps: Positive  # where the run ends
     batch_size: Positive  # scenes in a forward pass, over all processes
     accumulate: Positive = 1  # forward-backward passes per optimizer step
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the forward pass; weights and losses are fp32
+    # of the network, in training and in evaluation; weights, losses and rendering are fp32
+    precision: Precision = "bf16"
     seed: Seed = 777  # of weights, batches and every draw in training
     report_every: Positive = 20  # steps between reports of train/…
     validate_every: Positive = 5000  # steps between validations; the last step has one, too

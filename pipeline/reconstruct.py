@@ -27,6 +27,7 @@ from pipeline.files import whole
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.machine.devices import best_device, require_device
+from pipeline.precision import autocast, evaluated_in
 from pipeline.splatting.rendering import Rendering, render
 
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
@@ -64,7 +65,8 @@ class Reconstructor:
         dataset = open_dataset(scene_folder(Path(scene)), verify=False)
         with tempfile.TemporaryDirectory(prefix="mouselift-") as cache, torch.no_grad():
             batch = Loader(dataset, "test", self.recipe.data, Path(cache)).evaluation_batch(0).to(self.device)
-            gaussians = self.model(batch.input_images, batch.input_cameras)
+            with autocast(self.device, evaluated_in(self.recipe.train.precision, self.device)):
+                gaussians = self.model(batch.input_images, batch.input_cameras)
             rendering = render(gaussians, batch.cameras)
         return Reconstruction(gaussians[0], batch, rendering)
 

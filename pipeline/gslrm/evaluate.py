@@ -16,6 +16,7 @@ from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
+from pipeline.precision import autocast, evaluated_in
 from pipeline.recipe import Recipe
 from pipeline.splatting.rendering import Rendering, render
 from pipeline.stages import Evaluation
@@ -42,7 +43,8 @@ def evaluate(
     lpips: nn.Module | None = None,
     world: World = ALONE,
 ) -> RenderedEvaluation:
-    """Score held-out and input views of a split, in float32 on a white background.
+    """Score held-out and input views of a split on a white background: the network as the recipe's precision has it on
+    this device, rendering and figures in float32.
 
     max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
     without it the LPIPS figures are absent, never 0; world: the processes that share the scenes, each of which gets
@@ -50,14 +52,15 @@ def evaluate(
     """
     loader = Loader(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), max_scenes or len(loader.scenes))
-    training = model.training
+    training, precision = model.training, evaluated_in(recipe.train.precision, device)
     model.eval()
     rows: list[dict[str, float | str]] = []
     first = None
     for index in world.dealt(range(count)):
         batch = loader.evaluation_batch(index).to(device)
         with torch.no_grad():
-            gaussians = model(batch.input_images, batch.input_cameras)
+            with autocast(device, precision):
+                gaussians = model(batch.input_images, batch.input_cameras)
             rendering = render(gaussians, batch.cameras)
         rows.append({"scene": batch.scenes[0], **_scene_metrics(batch, rendering, lpips)})
         first = first or (batch, gaussians, rendering)
@@ -69,6 +72,7 @@ def evaluate(
         input_views=loader.inputs,
         target_views=loader.held_out,
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
+        precision=precision,
     )
     return RenderedEvaluation(means_over_scenes(rows, split), protocol, rows, *first)
 

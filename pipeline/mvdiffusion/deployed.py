@@ -27,7 +27,8 @@ from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_compo
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, laid_out
 from pipeline.mvdiffusion.views import Rig, read_rig, write_rig
-from pipeline.recipe import SamplingConfig
+from pipeline.precision import evaluated_in
+from pipeline.recipe import Precision, SamplingConfig
 
 PIPELINE, PROMPTS, RIG = "pipeline", "prompts.safetensors", "rig.json"
 
@@ -36,11 +37,17 @@ class ViewGenerator(nn.Module):
     """Images in, six views each out, as the recipe says they are sampled."""
 
     def __init__(
-        self, pipe: MVDiffusionPipeline, prompts: PromptEmbeddings, sampling: SamplingConfig, rig: Rig
+        self,
+        pipe: MVDiffusionPipeline,
+        prompts: PromptEmbeddings,
+        sampling: SamplingConfig,
+        rig: Rig,
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         pipe.set_progress_bar_config(disable=True)
         self.pipe, self.prompts, self.sampling, self.rig = pipe, prompts, sampling, rig
+        self.precision: Precision = precision
         needed = ("unet", "vae", "image_encoder", "image_normalizer")  # the texts are embedded already
         self.parts = nn.ModuleDict({name: pipe.components[name] for name in needed})
 
@@ -58,10 +65,12 @@ class ViewGenerator(nn.Module):
         numbers: Sequence[int],
         guidance: float | None = None,
         steps: int | None = None,
+        precision: Precision | None = None,
     ) -> Float[Tensor, "object view 3 height width"]:
         """Views in slot order, 0…1.
 
-        numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch.
+        numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch. guidance,
+        steps, precision: the model's own unless given.
         """
         generators = [generator for number in numbers for generator in self._chances(number)]
         views = self.pipe(
@@ -71,6 +80,7 @@ class ViewGenerator(nn.Module):
             guidance_scale=self.sampling.guidance if guidance is None else guidance,
             eta=self.sampling.eta,
             generator=generators,
+            precision=evaluated_in(precision or self.precision, images.device),
         )
         return views.images.float().unflatten(0, (-1, self.num_views))
 
@@ -114,11 +124,12 @@ def read_deployed(
     folder: Path,
     sampling: SamplingConfig,
     device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
     dtype: torch.dtype = torch.float32,
 ) -> ViewGenerator:
     """The model of a checkpoint folder, in evaluation mode. Raises CheckpointError, DataError.
 
-    dtype: of the UNet's weights; the other parts are float32.
+    precision: in which a UNet with float32 weights computes; dtype: of the UNet's weights, the other parts are float32.
     """
     parts: dict[str, Any] = read_components(folder / PIPELINE, torch.float32, leave_out=("unet",))
     unet = MultiViewUNet.from_config(read_config(folder / PIPELINE / "unet"))
@@ -126,7 +137,7 @@ def read_deployed(
     nn.Module.to(unet, dtype)  # diffusers' own `to` warns of a dtype, whatever it is
     pipe = MVDiffusionPipeline(**{name: parts.get(name, unet) for name in COMPONENTS})
     prompts = read_prompts(folder / PROMPTS, pipe.num_views, int(unet.config.cross_attention_dim))
-    return laid_out(ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG)).to(device).eval())
+    return laid_out(ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG), precision).to(device).eval())
 
 
 def facts_of(info: CheckpointInfo) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pipeline.losses import FOREGROUND
 from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.deployed import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
+from pipeline.precision import evaluated_in
 from pipeline.recipe import Recipe
 from pipeline.stages import Evaluation
 from pipeline.training.processes import ALONE, World
@@ -53,7 +54,8 @@ def evaluate(
     lpips: nn.Module | None = None,
     world: World = ALONE,
 ) -> GeneratedEvaluation:
-    """Score slots 1… (held out) and slot 0 (the input again) of a split, on white, by the model's guidance.
+    """Score slots 1… (held out) and slot 0 (the input again) of a split, on white, by the model's guidance. The UNet
+    computes as the recipe's precision has it on this device, everything else in float32.
 
     The further guidances of `sampling.compared` stand under `guidance_<g>/`. `hull_iou` needs no photograph: the share
     of each generated silhouette that the visual hull of all six covers, under the scene's own cameras;
@@ -63,6 +65,7 @@ def evaluate(
     loader = ViewSets(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), limit or len(loader.scenes))
     device = next(model.parameters()).device
+    precision = evaluated_in(recipe.train.precision, device)
     guidances = dict.fromkeys((model.sampling.guidance, *model.sampling.compared))
     rows: list[PerScene] = []
     shown: list[Tensor] = []
@@ -71,7 +74,7 @@ def evaluate(
         numbers = mine[start : start + _OBJECTS]
         batches = [loader.evaluation_batch(number).to(device) for number in numbers]
         targets = torch.cat([batch.images for batch in batches])
-        generated = {g: model(targets[:, 0], numbers, g) for g in guidances}
+        generated = {g: model(targets[:, 0], numbers, g, precision=precision) for g in guidances}
         for i, batch in enumerate(batches):
             masks = None if batch.masks is None else batch.masks[0]
             found = {
@@ -89,6 +92,7 @@ def evaluate(
         input_views=loader.inputs,
         target_views=loader.held_out,
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
+        precision=precision,
         mask_rule=f"alpha > {FOREGROUND}; generated: a channel below {1 - NOT_WHITE}",
     )
     return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.cat(shown[:_SHOWN])))

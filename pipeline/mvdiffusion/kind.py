@@ -39,8 +39,8 @@ class MVDiffusionKind:
         from pipeline.mvdiffusion.deployed import read_deployed
         from pipeline.mvdiffusion.sampler import sampling_dtype
 
-        sampling = mvdiffusion_parts(recipe)[0].sampling
-        return read_deployed(folder, sampling, device, sampling_dtype(recipe, device))
+        sampling, precision = mvdiffusion_parts(recipe)[0].sampling, recipe.train.precision
+        return read_deployed(folder, sampling, device, precision, sampling_dtype(recipe, device))
 
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None

@@ -30,7 +30,8 @@ from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import Autoencoder, latent_channels, reduction
 from pipeline.mvdiffusion.folder import read_components, write_components
 from pipeline.mvdiffusion.prompts import check_embeddings
-from pipeline.recipe import Recipe
+from pipeline.precision import autocast
+from pipeline.recipe import Precision, Recipe
 
 Network = TypeVar("Network", bound=nn.Module)
 Generators = torch.Generator | list[torch.Generator] | None
@@ -102,13 +103,14 @@ class MVDiffusionPipeline(DiffusionPipeline):
         generator: Generators = None,
         output_type: Literal["pt", "pil", "np", "latent"] = "pt",
         noise_level: int = 0,
+        precision: Precision = "fp32",
     ) -> ImagePipelineOutput:
         """The views of each object, in slot order: `.images`, B·V of them.
 
         image: one picture, or B·V of them (each object's own, V times over): PIL, or tensors in 0…1; alpha is
         composited on white. prompt_embeds: V rows for every object, or B·V. guidance_scale: 1 is none. generator:
-        one, or one per row, which makes a row independent of its batch. The UNet's weights may be of half precision
-        beside float32 in the other parts: latents and steps are then float32.
+        one, or one per row, which makes a row independent of its batch. precision: in which a UNet with float32
+        weights computes; one with weights of half precision computes in these, and latents and steps stay float32.
         Raises DataError for pictures or embeddings of another shape, RecipeError for half precision on a CPU.
         """
         device, dtype = self.unet.device, self.vae.dtype
@@ -120,7 +122,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         vectors = self._clip_vectors(pictures).repeat_interleave(repeats, 0)
         labels = self.with_noise(vectors, noise_level, generator).to(dtype)
         reference = self.reference_latents(_as_tensor(pictures).to(device)).repeat_interleave(repeats, 0).to(dtype)
-        latents = self._denoise(text, labels, reference, num_inference_steps, guidance_scale, eta, generator)
+        latents = self._denoise(text, labels, reference, num_inference_steps, guidance_scale, eta, generator, precision)
         if output_type == "latent":
             return ImagePipelineOutput(images=latents)
         return ImagePipelineOutput(images=self.image_processor.postprocess(self.decode(latents), output_type))
@@ -155,6 +157,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         guidance: float,
         eta: float,
         generator: Generators,
+        precision: Precision,
     ) -> Tensor:
         guided = guidance != 1.0
         if guided:  # without and with the picture: the text is kept, what comes from the picture is 0
@@ -171,7 +174,9 @@ class MVDiffusionPipeline(DiffusionPipeline):
             doubled = torch.cat([latents] * (2 if guided else 1))
             seen = self.scheduler.scale_model_input(torch.cat([doubled, reference], dim=1), t)
             seen = seen.to(self.unet.dtype)
-            predicted = self.unet(seen, t, encoder_hidden_states=text, class_labels=labels).sample.to(latents.dtype)
+            with autocast(text.device, precision if self.unet.dtype == torch.float32 else "fp32"):
+                predicted = self.unet(seen, t, encoder_hidden_states=text, class_labels=labels).sample
+            predicted = predicted.to(latents.dtype)
             if guided:
                 without, with_image = predicted.chunk(2)
                 predicted = without + guidance * (with_image - without)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,30 +13,22 @@ import numpy as np
 import psutil
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import checkpoint
 from pipeline.data.batch import Batch, HostBatch
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.variants import prepared
-from pipeline.errors import CheckpointError, DivergedError, NonFiniteError
+from pipeline.errors import CheckpointError, DivergedError
 from pipeline.kinds import kind_of
+from pipeline.precision import autocast
 from pipeline.recipe import Recipe
 from pipeline.recipes import check_artefacts
 from pipeline.rules import divide
 from pipeline.training.prefetch import Prefetch
 from pipeline.training.processes import World
 from pipeline.training.saving import Report, copied, written
-from pipeline.training.update import (
-    NonFiniteUpdates,
-    Part,
-    learning_rate,
-    match_layout,
-    parameter_groups,
-    percentile_95,
-)
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from pipeline.training.update import Part, Updates, percentile_95
 
 
 class Trainer:
@@ -54,18 +45,13 @@ class Trainer:
         self.stage = kind_of(recipe).train(recipe, device, self.dataset)
         with world.leader_first():
             self.loader = self.stage.loader(self.dataset, "train", cache)
-        groups = parameter_groups(self.stage.model, recipe.optim.weight_decay, recipe.optim.decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optim.betas, eps=1e-8, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
-        self.skipped = 0
-        self.nonfinite = NonFiniteUpdates(recipe.optim.max_nonfinite_updates)
+        self.updates = Updates(recipe, self.stage.model, device, world)
         self.seconds = 0.0
         self._terms: dict[str, list[Tensor]] = {}
         self._passes: dict[str, int] = {}
         self._norms: list[float] = []
         self._since_report = 0
         self._seconds_before = 0.0
-        self._last_norm: tuple[int, float] | None = None  # the last finite one, and its step
         self._batches: Iterator[list[HostBatch]] = iter(())
 
     def join(self, start: int) -> None:
@@ -88,10 +74,6 @@ class Trainer:
     def step(self, step: int) -> None:
         """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end."""
         started = time.perf_counter()
-        config = self.recipe.train
-        lr = learning_rate(self.recipe.optim, step - 1, config.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         pieces = self._pieces(step)
         with self.world.agreed():
             batches = next(self._batches)
@@ -101,7 +83,9 @@ class Trainer:
         with self.world.agreed():
             for piece, parts, shares_of_parts in zip(pieces, passes, shares, strict=True):
                 done += self._backward(step, parts, piece * self.division.size, shares_of_parts)
-        self._update(step, done)
+        norm = self.updates.make(step, done, self.stage.updated)
+        if norm is not None:
+            self._record(done, norm)
         self._since_report += 1
         self.seconds += time.perf_counter() - started
 
@@ -132,10 +116,7 @@ class Trainer:
         name, memory = _memory(self.device)
         if self._norms:
             metrics |= {"train/grad_norm": self._norms[-1], "train/grad_norm_p95": percentile_95(self._norms)}
-        metrics |= {
-            "train/lr": self.optimizer.param_groups[0]["lr"],
-            "train/skipped_updates": float(self.skipped),
-            "train/nonfinite_updates": float(self.nonfinite.total),
+        metrics |= self.updates.metrics() | {
             "time/step_seconds": spent / self._since_report,
             "time/scenes_per_second": scenes / spent,
             "time/train_seconds": self.seconds,
@@ -146,7 +127,7 @@ class Trainer:
         return metrics
 
     def report(self, step: int, validates: bool) -> tuple[Report, Mapping[str, Any]]:
-        """What there is to say of a step, and what a checkpoint keeps of its validation."""
+        """What there is to say of a step, and what a checkpoint keeps of its validation. Raises DivergedError."""
         metrics = self.take_metrics()
         if not validates:
             return Report(step, metrics), {}
@@ -161,11 +142,8 @@ class Trainer:
     def save(self, workdir: Path, report: Report, attachments: Mapping[str, Any]) -> Callable[[], Report]:
         """Copy what the checkpoint of this step holds. Returns what writes it and gives the report with it."""
         training = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.updates.state(),
             "step": report.step,
-            "skipped": self.skipped,
-            "nonfinite": self.nonfinite.state(),
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "stage": self.stage.state(),
@@ -185,13 +163,8 @@ class Trainer:
             )
         training = checkpoint.load_training(info)
         self.stage.resume(folder, training["stage"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        match_layout(self.optimizer)
-        self.scaler.load_state_dict(training["scaler"])
-        self.skipped, self.seconds = training["skipped"], training["seconds"]
-        if "nonfinite" in training:  # checkpoints of before have it not
-            self.nonfinite.restore(training["nonfinite"])
-        self._seconds_before = self.seconds
+        self.updates.restore(training)
+        self.seconds = self._seconds_before = training["seconds"]
         torch.set_rng_state(training["random"])
         return info.step
 
@@ -232,7 +205,7 @@ class Trainer:
             chance = [generator_of(recipe.train.seed, first + i) for i in range(len(part.scenes))]
             first += len(part.scenes)
             try:
-                with self._autocast():
+                with autocast(self.device, recipe.train.precision):
                     terms = self.stage.losses(part, step, chance)
             except DivergedError as error:
                 raise self._at(step, error) from None
@@ -242,46 +215,10 @@ class Trainer:
             else:
                 shared = terms
             total = torch.stack([weights[name] * share for name, share in shared.items()]).sum()
-            self.scaler.scale(total / recipe.train.accumulate).backward()
-            yield Part(total.detach(), _detached(terms), _detached(shared))
+            self.updates.scaler.scale(total / recipe.train.accumulate).backward()
+            yield Part.of(total, terms, shared)
 
-    def _update(self, step: int, parts: list[Part]) -> None:
-        """Clip and apply the gradients, or leave the update out: when their norm is beyond the limit, or when they or
-        the loss are no numbers. Nothing else in a step waits for the device.
-        """
-        config = self.recipe.optim
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.world.sum_gradients(trained)
-        self.scaler.unscale_(self.optimizer)
-        own = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        clipped_by = self.world.leaders(own)  # so that all make the same update
-        nn.utils.clip_grads_with_norm_(trained, config.grad_clip_norm, clipped_by)
-        norm, loss = torch.stack([clipped_by, torch.stack([part.total for part in parts]).sum()]).tolist()
-        limit = math.inf if config.skip_factor is None else config.grad_clip_norm * config.skip_factor
-        if not math.isfinite(self.world.total([loss])[0]) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            self._leave_out(step, parts, norm, loss)
-        else:
-            self._record(step, parts, norm)
-            if math.isfinite(norm) and norm <= limit:
-                self.scaler.step(self.optimizer)
-                self.stage.updated()
-            else:
-                self.skipped += 1
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _leave_out(self, step: int, parts: list[Part], norm: float, loss: float) -> None:
-        """Count an update of which no number is known; raise NonFiniteError where it is one too many."""
-        if self.nonfinite.add(step):
-            return
-        before = self._norm_before(step) + self.nonfinite.words(step)
-        with self.world.agreed():
-            if not math.isfinite(loss):
-                words = next(part.words for part in parts if not math.isfinite(float(part.total)))
-                raise NonFiniteError(f"step {step}: expected a finite loss, got {words}{before}.")
-        raise NonFiniteError(f"step {step}: expected a finite gradient, got norm {norm} with a finite loss{before}.")
-
-    def _record(self, step: int, parts: list[Part], norm: float) -> None:
+    def _record(self, parts: list[Part], norm: float) -> None:
         """Keep what a step with finite numbers adds to the next report, on the device."""
         for part in parts:
             for name, value in {"loss": part.total, **part.shares}.items():
@@ -290,31 +227,15 @@ class Trainer:
         for name in ("loss", *parts[0].shares):
             self._passes[name] = self._passes.get(name, 0) + passes
         self._norms.append(norm)
-        if math.isfinite(norm):
-            self._last_norm = step, norm
 
     def _at(self, step: int, error: DivergedError) -> DivergedError:
-        return type(error)(f"step {step}: {str(error).rstrip('.')}{self._norm_before(step)}.")
-
-    def _norm_before(self, step: int) -> str:
-        if self._last_norm is None:
-            return ""
-        at, norm = self._last_norm
-        return f"; the gradient norm was {norm:.3g}{' a step' if step - at == 1 else f', {step - at} steps'} before"
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _DTYPES.get(self.recipe.train.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+        return type(error)(f"step {step}: {str(error).rstrip('.')}{self.updates.norm_before(step)}.")
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:
     """The chance of the run's scene `index`, which a resumed run meets again, whatever else is in its batch."""
     state = np.random.SeedSequence((seed, 2, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))
-
-
-def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in values.items()}
 
 
 def _memory(device: torch.device) -> tuple[str, float]:

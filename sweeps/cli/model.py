@@ -116,10 +116,11 @@ def model_evaluate(
         loaded = kinds.load(path, chosen)
         found = score_at(loaded, terminal.dataset(data), split, terminal.home().cache)
     if as_json:
-        typer.echo(json.dumps({"protocol": found.protocol.id, "metrics": found.metrics, "scenes": found.scenes}))
+        said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
+        typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
         return
     terminal.figures(found.metrics)
-    typer.echo(f"protocol {found.protocol.id}", err=True)
+    typer.echo(f"protocol {found.protocol.id}, in {found.protocol.precision}", err=True)
 
 
 @model.command("import")

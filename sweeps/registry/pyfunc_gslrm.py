@@ -28,6 +28,7 @@ from pipeline.data.pictures import view_on_white
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.machine.devices import best_device
+from pipeline.precision import autocast, evaluated_in
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
 # FaceLift's thresholds for the PLYs it writes: opacity, standard deviation and |x|, |y|, |z| in world units.
@@ -81,7 +82,8 @@ class GSLRMModel(PythonModel):
         c2w = torch.stack([camera.c2w for _, camera in views])[None]
         fxfycxcy = torch.stack([camera.fxfycxcy for _, camera in views])[None]
         cameras = Cameras(c2w, fxfycxcy, size, size).to(torch.float32).to(self.device)
-        with torch.inference_mode():
+        precision = evaluated_in(self.loaded.recipe.train.precision, self.device)
+        with torch.inference_mode(), autocast(self.device, precision):
             gaussians = self.loaded.model(images, cameras)[0].pruned(**pruning)
         return {"scene": name, "ply": ply_bytes(gaussians), "num_gaussians": gaussians.count}
 

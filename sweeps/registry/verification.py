@@ -14,7 +14,7 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
-from pipeline.recipe import DataConfig
+from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
 from sweeps.errors import RegistryError
 from sweeps.space.gates import NOT_AVAILABLE
@@ -35,6 +35,7 @@ class Verification:
     data_digest: str | None = None
     parent: str | None = None  # sha256 of the weights that training started from
     facts: dict[str, str] = field(default_factory=dict)  # what its kind of model is told apart by, such as a rig
+    precision: str | None = None  # of the network when the figures were taken
 
 
 def verify(
@@ -54,14 +55,13 @@ def verify(
     loaded, dataset = kinds.load(source, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
     if expected:
-        limit = loaded.recipe.train.max_val_scenes
-        found = score(loaded, loaded.recipe.data, dataset, "val", cache, limit).metrics
-        _compare(loaded.info.folder, expected, found)
+        _confirm(loaded, dataset, expected, cache)
     test = score(loaded, loaded.recipe.data, dataset, "test", cache)
     return replace(
         unverified(loaded.info),
         metrics=test.metrics,
         protocol=test.protocol.id,
+        precision=test.protocol.precision,
         data_name=dataset.name,
         data_digest=dataset.digest,
     )
@@ -75,11 +75,24 @@ def unverified(source: Path | CheckpointInfo) -> Verification:
 
 
 def score(
-    loaded: LoadedCheckpoint, data: DataConfig, dataset: Dataset, split: str, cache: Path, limit: int | None = None
+    loaded: LoadedCheckpoint,
+    data: DataConfig,
+    dataset: Dataset,
+    split: str,
+    cache: Path,
+    limit: int | None = None,
+    precision: Precision | None = None,
 ) -> Evaluation:
-    """Evaluate a loaded model on views chosen by `data`, which need not be its own recipe's."""
-    recipe = replace(loaded.recipe, data=data)
-    return kind_of(recipe).evaluate(loaded.model, recipe, dataset, split, cache, limit)
+    """Evaluate a loaded model on views chosen by `data`, and in a precision, which need not be its own recipe's.
+
+    For another precision it is loaded again: the weights themselves may have been rounded to the one it was loaded for.
+    """
+    train = replace(loaded.recipe.train, precision=precision or loaded.recipe.train.precision)
+    recipe = replace(loaded.recipe, data=data, train=train)
+    kind, model = kind_of(recipe), loaded.model
+    if train.precision != loaded.recipe.train.precision:
+        model = kind.load(recipe, loaded.info.folder, next(model.parameters()).device)
+    return kind.evaluate(model, recipe, dataset, split, cache, limit)
 
 
 def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path) -> Evaluation:
@@ -93,16 +106,34 @@ def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path
     return score(loaded, data, dataset, split, cache)
 
 
-def _compare(folder: Path, logged: Mapping[str, float], found: Mapping[str, float]) -> None:
-    for name, value in logged.items():
-        again = found.get(name)
-        same = again is not None and math.isclose(value, again, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-        if not same:
-            came = NOT_AVAILABLE if again is None else f"{again:.6g}"
-            raise RegistryError(
-                f"{folder}: expected {name} {value:.6g} as logged, found {came} when evaluated again — "
-                "it is not the checkpoint or the data of that step; train again."
-            )
+def _confirm(loaded: LoadedCheckpoint, dataset: Dataset, logged: Mapping[str, float], cache: Path) -> None:
+    """See that the figures of `val` come out again: in the recipe's precision, or in float32, in which they were taken
+    before evaluation followed the recipe.
+    """
+    data, limit = loaded.recipe.data, loaded.recipe.train.max_val_scenes
+    found = score(loaded, data, dataset, "val", cache, limit)
+    name = _apart(logged, found.metrics)
+    if name is None:
+        return
+    if found.protocol.precision != "fp32":
+        before = score(loaded, data, dataset, "val", cache, limit, "fp32")
+        if _apart(logged, before.metrics) is None:
+            return
+    again = found.metrics.get(name)
+    came = NOT_AVAILABLE if again is None else f"{again:.6g}"
+    raise RegistryError(
+        f"{loaded.info.folder}: expected {name} {logged[name]:.6g} as logged, found {came} when evaluated again — "
+        "it is not the checkpoint or the data of that step; train again."
+    )
+
+
+def _apart(logged: Mapping[str, float], found: Mapping[str, float]) -> str | None:
+    """The first figure that did not come out again."""
+    return next((name for name, value in logged.items() if not _same(value, found.get(name))), None)
+
+
+def _same(value: float, again: float | None) -> bool:
+    return again is not None and math.isclose(value, again, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
 
 
 def _parent_hash(source: str | None) -> str | None:

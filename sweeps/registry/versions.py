@@ -6,10 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.recipe import PRECISIONS, Precision
 from sweeps.errors import RegistryError
 from sweeps.registry.verification import Verification
 
 SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
+PRECISION = "eval.precision"
 MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
 GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
 
@@ -54,6 +56,17 @@ class Version:
         """(protocol, data digest): figures are compared only when both are the same."""
         return self.tags.get(PROTOCOL), self.tags.get(DIGEST)
 
+    @property
+    def precision(self) -> Precision:
+        """What the network computed in for its figures; always float32 before there was a choice."""
+        named = self.tags.get(PRECISION, "fp32")
+        for known in PRECISIONS:
+            if named == known:
+                return known
+        raise RegistryError(
+            f"{self.ref}: expected {PRECISION} {' or '.join(PRECISIONS)}, got {named} — correct the tag."
+        )
+
     def as_plain(self) -> dict[str, Any]:
         """The form of `mouselift model list --json`; tags hold the lineage."""
         known = (*self.metrics, GATES)
@@ -81,6 +94,7 @@ def lineage(verification: Verification) -> dict[str, str]:
         "data.name": verification.data_name,
         DIGEST: verification.data_digest,
         PROTOCOL: verification.protocol,
+        PRECISION: verification.precision,
     }
     figures = {name: f"{value!r}" for name, value in verification.metrics.items()}
     return {key: value for key, value in facts.items() if value is not None} | verification.facts | figures

@@ -198,6 +198,26 @@ def test_a_champion_of_another_protocol_is_scored_again_by_the_new_one(registry,
     assert wins or f"{rival.metrics['test/psnr']:.4g}" in verdict.reason
 
 
+def test_a_champion_is_scored_again_in_the_precision_of_its_rival(registry, run_id, ranked, world, tmp_path):
+    registry.promote(registry.register(OTHER, run_id, ranked[2]), (), OBJECTIVE)
+    half = make_checkpoint(tmp_path / "half", 5, ["train.precision=bf16"])
+    other = registry.register(OTHER, run_id, verify(half, world.dataset, {}, tmp_path))
+    assert other.precision == other.tags["eval.precision"] == "bf16" and other.measured[0] != ranked[2].protocol
+    champion = kinds.load(ranked[2].checkpoint.folder)
+    rival = score(champion, champion.recipe.data, open_dataset(world.dataset), "test", tmp_path, precision="bf16")
+    verdict = registry.promote(other, (), OBJECTIVE, world.dataset)
+    wins = other.metrics["test/psnr"] > rival.metrics["test/psnr"]
+    assert verdict.alias == ("champion" if wins else "challenger")
+
+
+def test_figures_of_before_the_precision_was_recorded_are_those_of_float32(registry, run_id, ranked):
+    version = registry.register(OTHER, run_id, ranked[0])
+    older = {name: value for name, value in version.tags.items() if name != "eval.precision"}
+    assert replace(version, tags=older).precision == version.precision == "fp32"
+    with pytest.raises(RegistryError, match=r"expected eval\.precision fp32 or bf16 or fp16, got int4"):
+        _ = replace(version, tags=older | {"eval.precision": "int4"}).precision
+
+
 def test_a_champion_is_not_scored_again_on_a_dataset_the_version_never_saw(registry, run_id, ranked, tmp_path):
     registry.promote(registry.register(OTHER, run_id, ranked[0]), (), OBJECTIVE)
     moved = replace(ranked[1], data_digest="0" * 64)

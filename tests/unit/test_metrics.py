@@ -240,6 +240,7 @@ def test_the_protocol_id_is_the_same_on_every_machine():
         {"background": (0.0, 0.0, 0.0)},
         {"mask_rule": "colour"},
         {"definitions": 1},
+        {"precision": "bf16"},
     ],
     ids=lambda change: next(iter(change)),
 )
