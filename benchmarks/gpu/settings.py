@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from pipeline.cameras import Cameras, orbit
-from pipeline.recipe import GSLRMConfig, Recipe
+from pipeline.data.batch import Batch
+from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe
-from pipeline.stages import Batch
 
 GIB = 2**30
 # VGG19's weights are not at hand; toy sizes are for trying the code on a CPU.
@@ -68,6 +68,4 @@ class Settings:
 
 def checkpoint_modes() -> dict[str, str]:
     """The override of each mode of activation checkpointing, by its name."""
-    if "checkpoint" in GSLRMConfig.__dataclass_fields__:
-        return {mode: f"model.checkpoint={mode}" for mode in ("none", "attention", "layers")}
-    return {"none": "model.checkpoint_layers=0", "layers": "model.checkpoint_layers=1"}
+    return {mode: f"model.checkpoint={mode}" for mode in ("none", "attention", "layers")}

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.gpu.rows import Row, measured, or_out_of_memory
 from benchmarks.gpu.settings import GIB, Settings
 from pipeline.cameras import Cameras
+from pipeline.data.batch import Batch
 from pipeline.data.scenes import open_dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate
@@ -26,7 +27,6 @@ from pipeline.gslrm.model import GSLRM
 from pipeline.gslrm.stage import GSLRMStage
 from pipeline.recipe import Recipe, gslrm_parts
 from pipeline.splatting.rendering import render
-from pipeline.stages import Batch
 from pipeline.training.loop import train
 
 AFTER_WARM_UP = 1000  # a step at which every term counts

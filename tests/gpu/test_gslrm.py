@@ -13,13 +13,13 @@ import torch
 
 from benchmarks.gpu.settings import checkpoint_modes
 from pipeline import losses
+from pipeline.data.batch import Batch
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.gslrm.stage import GSLRMStage
 from pipeline.recipe import LOSS_TERMS
-from pipeline.stages import Batch
 from pipeline.vgg import CHANNELS, PerceptualNetwork
 from tests.gpu.conftest import relative_error
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pipeline.cameras import Cameras, orbit
-from pipeline.errors import PipelineError
+from pipeline.errors import OversizedError
 from pipeline.gaussians import Gaussians
 from pipeline.splatting import rasterize_cpu, rendering
+from pipeline.splatting.chunks import Limits, rasterize_in_chunks
 from pipeline.splatting.rendering import render
 from tests.contracts.test_render import FIELDS, leaves_of, make_cameras, make_gaussians
 from tests.gpu.conftest import relative_error
@@ -47,16 +48,15 @@ def test_a_scene_drawn_view_by_view_is_the_scene_drawn_at_once(device) -> None:
 
 
 def test_chunks_are_the_whole_in_values_and_gradients(device) -> None:
-    chunks = pytest.importorskip("pipeline.splatting.chunks")
     rasterize = rendering._rasterize_gsplat if device.type == "cuda" else rasterize_cpu.rasterize
     gaussians, cameras = make_gaussians(400, 1, batch=(2,)), make_cameras(64, 48, views=6)
     cameras = Cameras(cameras.c2w.view(2, 3, 4, 4), cameras.fxfycxcy.view(2, 3, 4), 64, 48)
     found = []
-    for limits in (chunks.Limits(), chunks.Limits(chunk_bytes=1)):
+    for limits in (Limits(), Limits(chunk_bytes=1)):
         leaves = leaves_of(gaussians.to(device), cameras.to(device), torch.float32)
         scene, views = Gaussians(*(leaves[name] for name in FIELDS)), replace(cameras, c2w=leaves["c2w"])
         views = replace(views, fxfycxcy=leaves["fxfycxcy"])
-        drawn = torch.cat(chunks.rasterize_in_chunks(rasterize, scene, views, 0.2, limits), -1)
+        drawn = torch.cat(rasterize_in_chunks(rasterize, scene, views, 0.2, limits), -1)
         wanted = [leaves[name] for name in (*FIELDS, "c2w")]
         found.append([drawn, *torch.autograd.grad(drawn.square().mean(), wanted)])
     assert max(relative_error(part, whole) for whole, part in zip(*found, strict=True)) < 1e-4
@@ -70,6 +70,6 @@ def test_gaussians_too_large_for_a_view_are_refused_and_the_gpu_goes_on(device) 
     quats[:, 0] = 1
     wide = Gaussians(0 * one, quats, 10 * one, 0.5 * one[:, 0], one[:, None])
     cameras = orbit([0.0], 20.0, 512).to(torch.float32).to(device)
-    with pytest.raises(PipelineError, match="Gaussians so large"):
+    with pytest.raises(OversizedError, match="Gaussians so large"):
         render(wide, cameras)
     assert bool(render(replace(wide, scales=1e-3 * one)[:10], cameras).images.isfinite().all())

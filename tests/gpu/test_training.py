@@ -70,7 +70,7 @@ def test_a_resumed_run_goes_on_where_the_unbroken_one_does(device, recipe_of, tm
 
 @pytest.mark.parametrize("mode", checkpoint_modes())
 def test_a_step_takes_the_memory_that_preflight_foretells(device, tiny_recipe, first_step, mode) -> None:
-    from sweeps.preflight.dry_run import footprint  # the other tests need no package of the memory
+    from sweeps.preflight.footprint import footprint  # the other tests need no package of the memory
 
     size = LARGER if device.type == "cuda" else ()
     recipe = tiny_recipe(*GSLRM, *size, checkpoint_modes()[mode])
