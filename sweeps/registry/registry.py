@@ -329,7 +329,7 @@ class Registry:
                     f"expected a {ours.model.kind}, got a {theirs.model.kind} — register under another name."
                 )
             rival = kinds.load(info, device)
-        evaluation = score(rival, ours.data, dataset, "test", self._home.cache, precision=version.precision)
+            evaluation = score(rival, ours.data, dataset, "test", self._home.cache, precision=version.precision)
         if evaluation.protocol.precision != version.precision:
             raise RegistryError(
                 f"device {device}: expected one that computes {version.precision}, in which {version.ref} was scored, "
