@@ -33,8 +33,9 @@ class Limits:
     # `view_bytes` of what is drawn at once. GS-LRM at the released size draws 1.6 million Gaussians in 16 views a step:
     # 3e9 bytes in all once they are small, so that they are drawn whole; 4e9 bytes a view from random weights.
     chunk_bytes: int = 2**32
-    # Intersections in one view, which cannot be divided; gsplat's indices of them are int32.
-    view_intersections: int = 2**31 - 1
+    # Intersections in one view, which cannot be divided. gsplat's indices of them are int32; its own count differs from
+    # ours by rounding, and beyond int32 the process loses the GPU.
+    view_intersections: int = 2**31 - 2**24
 
 
 def rasterize_in_chunks(
