@@ -67,7 +67,8 @@ def mse(rendered: Images, target: Images, mask: Masks | None = None) -> Scalar:
 @full_precision
 def background(rendered: Images, mask: Masks, colour: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Scalar:
     """Mean squared distance of the rendering outside the mask from the background colour."""
-    target = rendered.new_tensor(colour)[:, None, None]
+    # A tensor made from a list would be copied to the device, and waited for.
+    target = torch.stack([rendered.new_full((), channel) for channel in colour])[:, None, None]
     return _mean_where(mask < FOREGROUND, (rendered - target).square())
 
 

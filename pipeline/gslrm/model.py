@@ -80,7 +80,8 @@ class GSLRM(nn.Module):
         posed = torch.cat([images.movedim(2, -1) * 2 - 1, self._encode(rays)], -1)
         tokens = self.patch_embedder(posed)
         if self.config.reference_marker:
-            tokens = tokens + self.view_type_embeddings[[0] + [1] * (images.shape[1] - 1)][:, None]
+            first, other = self.view_type_embeddings.split(1)  # an index made from a list would be waited for
+            tokens = tokens + torch.cat([first, other.expand(images.shape[1] - 1, -1)])[:, None]
         tokens = tokens.flatten(1, 2)
         free = self.gaussian_position_embeddings.expand(len(tokens), -1, -1)
         tokens = self.input_layer_norm(torch.cat([free.to(tokens.dtype), tokens], 1))

@@ -51,7 +51,7 @@ def find_toolkit(
         named_by=named_by,
         nvcc=None if home is None else _version(_nvcc(home)),
         has_headers=home is not None and _has_headers(home),
-        has_compiler=shutil.which(environment.get("CXX") or "c++", path=path) is not None,
+        has_compiler=shutil.which((environment.get("CXX", "").split() or ["c++"])[0], path=path) is not None,
         has_ninja=shutil.which("ninja", path=path) is not None,
         has_python_headers=((python_include or Path(sysconfig.get_path("include"))) / "Python.h").is_file(),
     )

@@ -80,7 +80,7 @@ class ViewGenerator(nn.Module):
             guidance_scale=self.sampling.guidance if guidance is None else guidance,
             eta=self.sampling.eta,
             generator=generators,
-            precision=evaluated_in(precision or self.precision, images.device),
+            precision=evaluated_in(precision or self.precision, self.pipe.unet.device),
         )
         return views.images.float().unflatten(0, (-1, self.num_views))
 

@@ -27,7 +27,7 @@ from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CL
 from pipeline.data.pictures import on_white
 from pipeline.errors import DataError, RecipeError
 from pipeline.mvdiffusion.attention import MultiViewUNet
-from pipeline.mvdiffusion.codec import Autoencoder, latent_channels, reduction
+from pipeline.mvdiffusion.codec import Autoencoder, PatchCodec, latent_channels, reduction
 from pipeline.mvdiffusion.folder import read_components, write_components
 from pipeline.mvdiffusion.prompts import check_embeddings
 from pipeline.precision import autocast
@@ -131,7 +131,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         self, vectors: Float[Tensor, "rows clip"], level: int, generator: Generators = None
     ) -> Float[Tensor, "rows 2*clip"]:
         """CLIP vectors with noise of a level, and the level beside them. Level 0 is not quite without noise."""
-        noise = randn_tensor(vectors.shape, generator=generator, device=vectors.device, dtype=vectors.dtype)
+        noise = standard_normal(vectors.shape, generator, vectors.device, vectors.dtype)
         levels = torch.full((len(vectors),), level, device=vectors.device)
         self.image_normalizer.to(vectors.device)
         normal = self.image_noising_scheduler.add_noise(self.image_normalizer.scale(vectors), noise, levels)
@@ -142,6 +142,17 @@ class MVDiffusionPipeline(DiffusionPipeline):
         """Latents of images 0…1 without a random draw, as the UNet sees them."""
         encoded = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist.mode()
         return encoded * self.vae.config.scaling_factor
+
+    def sampled_latents(self, images: Float[Tensor, "rows 3 height width"], generator: Generators) -> Tensor:
+        """A draw of the latents of images 0…1, as training sees them; float32."""
+        found = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist
+        if isinstance(self.vae, PatchCodec):
+            latents = found.mode()
+        else:
+            latents = found.mean + found.std * standard_normal(
+                found.mean.shape, generator, images.device, found.mean.dtype
+            )
+        return latents.float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Float[Tensor, "rows 3 height width"]:
         """Images −1…1 of latents, an object's views at a time."""
@@ -167,7 +178,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         rows = len(text) // (2 if guided else 1)
         side = int(self.unet.config.sample_size)
         shape = (rows, latent_channels(self.vae), side, side)
-        latents = randn_tensor(shape, generator=generator, device=text.device, dtype=reference.dtype)
+        latents = standard_normal(shape, generator, text.device, reference.dtype)
         latents = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(steps, device=text.device)
         for t in self.progress_bar(self.scheduler.timesteps):
@@ -219,8 +230,25 @@ class MVDiffusionPipeline(DiffusionPipeline):
 
 def normalised(images: Float[Tensor, "n 3 height width"], reading: CLIPImageProcessorPil) -> Tensor:
     """Images 0…1 as the CLIP encoder was trained to see them."""
-    mean, deviation = (images.new_tensor(n)[:, None, None] for n in (reading.image_mean, reading.image_std))
+    mean, deviation = (
+        torch.stack([images.new_full((), number) for number in numbers])[:, None, None]  # a list would be waited for
+        for numbers in (reading.image_mean, reading.image_std)
+    )
     return (images - mean) / deviation
+
+
+def standard_normal(shape: Sequence[int], generator: Generators, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Standard normal numbers, drawn as diffusers draws them; from generators of the CPU the same on every device."""
+    first = generator[0] if isinstance(generator, list) else generator
+    drawn_on = device if first is None else first.device
+    return sent(randn_tensor(tuple(shape), generator=generator, device=drawn_on, dtype=dtype), device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same on a device; from the host to a GPU without a wait for what the GPU is at."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def sampling_dtype(recipe: Recipe, device: torch.device | str) -> torch.dtype:

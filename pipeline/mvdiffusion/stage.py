@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -37,6 +36,8 @@ from pipeline.mvdiffusion.sampler import (
     normalised,
     refuse_half_on_cpu,
     sampling_dtype,
+    sent,
+    standard_normal,
 )
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
 from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
@@ -92,16 +93,16 @@ class MVDiffusionStage:
         rows = [generator for generator in chance for _ in range(views)]
         with torch.no_grad():
             labels, reference = self._conditions(batch.images[:, 0], views, rows)
-            clean = self._latents(batch.images.flatten(0, 1), rows)
+            clean = self.pipe.sampled_latents(batch.images.flatten(0, 1), rows)
             scheduler = self.pipe.scheduler
             levels = torch.cat([torch.randint(len(scheduler.alphas_cumprod), (1,), generator=g) for g in chance])
-            noise = randn_tensor(clean.shape, generator=rows, device=self.device)
+            noise = standard_normal(clean.shape, rows, self.device, torch.float32)
             draws = torch.cat([torch.rand(1, generator=generator) for generator in chance])
-            dropped = dropout(draws, self.loss.drop_rate).to(self.device)
+            dropped = sent(dropout(draws, self.loss.drop_rate), self.device)
             no_labels, no_reference = dropped.repeat_interleave(views, 1)
             labels = labels.masked_fill(no_labels[:, None], 0.0)
             reference = reference.masked_fill(no_reference[:, None, None, None], 0.0)
-            level = levels.repeat_interleave(views).to(self.device)
+            level = sent(levels.repeat_interleave(views), self.device)
             noisy = scheduler.add_noise(clean, noise, level)
             wanted = self._target(clean, noise, level)
         text = self._text.repeat(objects, 1, 1)
@@ -178,11 +179,6 @@ class MVDiffusionStage:
         vectors = encoder(normalised(small, reading).to(encoder.dtype)).image_embeds.float()
         labels = self.pipe.with_noise(vectors.repeat_interleave(views, 0), 0, list(chance))
         return labels, self.pipe.reference_latents(images).float().repeat_interleave(views, 0)
-
-    def _latents(self, images: Tensor, chance: Sequence[torch.Generator]) -> Float[Tensor, "row channels height width"]:
-        vae = self.pipe.vae
-        latents = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.sample(list(chance))
-        return latents.float() * vae.config.scaling_factor
 
     def _deployed(self, dtype: torch.dtype | None = None) -> MultiViewUNet:
         """A network with the mean weights, and no adapters beside them; it shares every tensor that it can.

@@ -33,8 +33,9 @@ class Limits:
     # `view_bytes` of what is drawn at once. GS-LRM at the released size draws 1.6 million Gaussians in 16 views a step:
     # 3e9 bytes in all once they are small, so that they are drawn whole; 4e9 bytes a view from random weights.
     chunk_bytes: int = 2**32
-    # Intersections in one view, which cannot be divided; gsplat's indices of them are int32.
-    view_intersections: int = 2**31 - 1
+    # Intersections in one view, which cannot be divided. gsplat's indices of them are int32; its own count differs from
+    # ours by rounding, and beyond int32 the process loses the GPU.
+    view_intersections: int = 2**31 - 2**24
 
 
 def rasterize_in_chunks(
@@ -53,7 +54,7 @@ def rasterize_in_chunks(
     intersections, kept = _counted(gaussians, cameras, near_plane)
     if any(math.isnan(number) for views in intersections for number in views):
         drawn = _uniform(gaussians, cameras, math.nan)
-    elif not kept.count:  # gsplat divides by their number
+    elif not kept.count or not math.prod(cameras.batch_shape):  # gsplat divides by the number of Gaussians
         drawn = _uniform(kept, cameras, 0.0)
     else:
         _refuse_oversized(intersections, limits)
@@ -121,8 +122,8 @@ def _counted(gaussians: Gaussians, cameras: Cameras, near_plane: float) -> tuple
     sums = tile_intersections(gaussians, cameras, near_plane)
     # This is the one wait for the device before the kernels. gsplat waits here, too: for the length of its list.
     *numbers, count = torch.cat([sums.flatten(), seen.sum()[None].to(sums)]).tolist()
-    views = sums.shape[1]
-    intersections = [numbers[start : start + views] for start in range(0, len(numbers), views)]
+    scenes, views = sums.shape
+    intersections = [numbers[scene * views : (scene + 1) * views] for scene in range(scenes)]
     if count == gaussians.count:
         return intersections, gaussians
     indices = seen.to(torch.uint8).argsort(descending=True, stable=True)  # nonzero() would wait once more

@@ -29,8 +29,7 @@ def project(
     """Columns X … DEPTH of every Gaussian in every view, and which can be seen.
 
     gaussians [*batch, N] and cameras [*batch, V] share a floating dtype, on the CPU. Differentiable in both. A Gaussian
-    that is not finite, or not in some view, is not
-    seen there; its gradients are NaN, so that it is noticed.
+    that is not finite is seen nowhere; its gradients are NaN, so that it is noticed.
     """
     (*batch, views), n = cameras.batch_shape, gaussians.opacities.shape[-1]
     scenes, colours = math.prod(batch), _colours(gaussians, cameras.centres)

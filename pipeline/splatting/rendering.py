@@ -62,7 +62,8 @@ def draw(
 def _draw(gaussians: Gaussians, cameras: Cameras, background: Sequence[float], near_plane: float) -> Rendering:
     with torch.autocast(gaussians.means.device.type, enabled=False):
         if gaussians.means.is_cuda:
-            require_kernels()
+            with torch.cuda.device(gaussians.means.device):  # the current GPU may be another
+                require_kernels()
             limits = _limits(gaussians.means.device)
             colours, alphas, depths = rasterize_in_chunks(_rasterize_gsplat, gaussians, cameras, near_plane, limits)
         else:

@@ -72,7 +72,9 @@ class Trainer:
                 self._batches = iter(())  # or the two would hold each other, and the weights with them
 
     def step(self, step: int) -> None:
-        """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end."""
+        """One optimizer step: `accumulate` passes, clipping, the skip rules. Waits for the device once, at its end, and
+        where gsplat asks how much it draws.
+        """
         started = time.perf_counter()
         pieces = self._pieces(step)
         with self.world.agreed():

@@ -36,9 +36,9 @@ class Updates:
     def make(self, step: int, parts: Sequence[Part], made: Callable[[], None]) -> float | None:
         """Apply the gradients of a step, all processes together, or leave the update out.
 
-        Returns the gradient norm before clipping, or None where it or the loss is no number. Waits for the device once,
-        and nothing else in a step does. made: called after an update. Raises NonFiniteError for one too many that could
-        not be made.
+        Returns the gradient norm before clipping, or None where it or the loss is no number. Waits for the device once;
+        nothing else in a step does, but gsplat, which asks how much it draws. made: called after an update. Raises
+        NonFiniteError for one too many that could not be made.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step - 1, self.max_steps)

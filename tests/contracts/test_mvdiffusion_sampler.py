@@ -95,6 +95,14 @@ def test_the_clip_vector_is_noised_as_in_stable_unclip(pipe) -> None:
     torch.testing.assert_close(pipe.with_noise(vectors, 0, seeded()), wanted, atol=0, rtol=0)
 
 
+def test_latents_are_drawn_as_diffusers_draws_them(pipe) -> None:
+    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    expected, own = ([torch.Generator().manual_seed(seed) for seed in (1, 2)] for _ in range(2))
+    with torch.no_grad():
+        found = pipe.vae.encode(2 * images - 1).latent_dist.sample(expected) * pipe.vae.config.scaling_factor
+        assert torch.equal(pipe.sampled_latents(images, own), found)
+
+
 def test_it_returns_a_view_a_slot_in_0_to_1(pipe, text) -> None:
     images = sample(pipe, picture(0), text)
     assert images.shape == (VIEWS, 3, SIZE, SIZE)

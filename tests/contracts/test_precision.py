@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import ImagePipelineOutput
 
 from pipeline import kinds
 from pipeline.data.scenes import Dataset
@@ -107,6 +108,18 @@ def test_views_are_generated_in_the_precision_of_the_recipe(generator: LoadedChe
     assert torch.equal(own, half) and not torch.equal(half, full) and own.dtype == torch.float32
     torch.testing.assert_close(half, full, atol=0.1, rtol=0)
     assert torch.equal(float16, full)  # on a CPU
+
+
+def test_the_precision_follows_the_models_device_wherever_its_pictures_are(generator, monkeypatch) -> None:
+    model, asked = generator.model, []
+
+    def noted(self: object, *_: object, precision: str, **__: object) -> ImagePipelineOutput:
+        asked.append(precision)
+        return ImagePipelineOutput(images=torch.zeros(model.num_views, 3, 32, 32))
+
+    monkeypatch.setattr(type(model.pipe), "__call__", noted)
+    model(torch.rand(1, 3, 32, 32, device="meta"), [0], precision="fp16")  # the device of the pictures is no CPU
+    assert asked == ["fp32"]
 
 
 def test_a_validation_of_stage_1_is_in_the_precision_of_training(views, generator, mice, frames_cache) -> None:

@@ -220,6 +220,12 @@ def test_where_every_gaussian_is_too_faint_nothing_is_drawn():
     assert came["channels"].shape == (2, 3, HEIGHT, WIDTH, 5) and not any(bool(value.any()) for value in came.values())
 
 
+def test_without_a_view_nothing_is_drawn():
+    gaussians, cameras = two_scenes()
+    came = values_and_gradients(in_chunks(undrawable, Limits()), gaussians, cameras[:, :0])
+    assert came["channels"].shape == (2, 0, HEIGHT, WIDTH, 5)
+
+
 # ---------------------------------------------------------------- values from within
 
 

@@ -23,7 +23,8 @@ STEPS = 3
 
 
 class Waits(TorchFunctionMode):
-    """The places in a step of the loop where a tensor is asked for a number.
+    """The places in a step of the loop where a tensor is asked for a number, or made from numbers of Python's, which
+    a GPU fetches only once it has nothing else to do.
 
     Not counted: bytes that are composited by numpy, since they lie on the host and stay there; the rasterizer of the
     CPU, in whose place gsplat draws on a GPU; torch's optimizers, whose counts of steps lie on the CPU.
@@ -42,6 +43,8 @@ class Waits(TorchFunctionMode):
 
 
 def asks(name: str, args: Sequence[Any]) -> bool:
+    if name in ("new_tensor", "tensor", "as_tensor") or (name == "__getitem__" and isinstance(args[1], list)):
+        return True
     if name == "__getitem__":  # by a mask: how many there are decides the shape
         parts = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)
@@ -61,7 +64,14 @@ def waits_of(recipe: Recipe, folder: Path, cache: Path, splits: int = 1) -> list
     return waits.places
 
 
-BUSY = ("loss.masked=true", "loss.ssim=0.5", "loss.background=0.5", "loss.alpha=0.1", "loss.pointsdist=0.1")
+BUSY = (
+    "model.reference_marker=true",
+    "loss.masked=true",
+    "loss.ssim=0.5",
+    "loss.background=0.5",
+    "loss.alpha=0.1",
+    "loss.pointsdist=0.1",
+)
 LONG = (f"train.max_steps={STEPS}", f"train.validate_every={STEPS}")
 
 

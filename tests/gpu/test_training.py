@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import pipeline.mvdiffusion.stage  # noqa: F401 — here, and not in the thread that a run of GS-LRM leaves behind
 from benchmarks.gpu.settings import checkpoint_modes
+from pipeline.mvdiffusion.stage import (
+    MVDiffusionStage,
+)  # here, and not in the thread that a run of GS-LRM leaves behind
 from pipeline.training.loop import Report, train
 
 pytestmark = pytest.mark.gpu
@@ -56,6 +58,20 @@ def test_a_step_in_bf16_is_near_that_in_fp32(device, recipe_of, first_step) -> N
     assert found["train/loss"] != expected["train/loss"]
     for name, tolerance in (("train/loss", 0.02), ("train/grad_norm", 0.1)):
         assert math.isfinite(found[name]) and found[name] == pytest.approx(expected[name], rel=tolerance), name
+
+
+def test_the_losses_of_stage_1_wait_for_nothing(device, views_recipe, mice, frames_cache) -> None:
+    stage = MVDiffusionStage(views_recipe(), device, mice)
+    batch = stage.loader(mice, "train", frames_cache).training_batch(0, 1).to(device)
+    for mode in ("default", "error"):  # the first pass brings what lies on the host for good, such as noise levels
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode(mode)
+        try:
+            loss = stage.losses(batch, 1, [torch.Generator().manual_seed(0)])["denoising"]
+        finally:
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    assert math.isfinite(loss.item())
 
 
 def test_a_resumed_run_goes_on_where_the_unbroken_one_does(device, recipe_of, tmp_path, frames_cache) -> None:

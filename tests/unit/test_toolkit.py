@@ -128,6 +128,12 @@ def test_what_else_is_missing_is_said_with_what_installs_it(machine, missing, me
     assert f" — {mend}" in machine.refusal()
 
 
+def test_a_compiler_may_be_named_with_words_behind_it(machine):
+    toolkit(machine.standard)
+    assert machine.home(CXX="c++ -m64") == "usr/local/cuda"
+    assert "none on PATH (c++, or what CXX names)" in machine.refusal(CXX="ccache c++")
+
+
 def test_another_minor_version_will_do(machine):
     toolkit(machine.standard, "13.0")
     found = machine.found()
