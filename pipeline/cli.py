@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -84,10 +85,11 @@ def fit(
     root = [] if data is None else [text_override("data.root", data.resolve())]
     resolved = load_recipe(recipe, split_overrides(overrides) + root)
     chosen = device_of(device)
-    for report in run(resolved, out, chosen, os.environ, splits=splits):
-        kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}
-        unsaved = {"unsaved": report.unsaved} if report.unsaved else {}
-        typer.echo(json.dumps({"step": report.step, **report.metrics, **kept, **unsaved}))
+    with contextlib.closing(run(resolved, out, chosen, os.environ, splits=splits)) as reports:
+        for report in reports:
+            kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}
+            unsaved = {"unsaved": report.unsaved} if report.unsaved else {}
+            typer.echo(json.dumps({"step": report.step, **report.metrics, **kept, **unsaved}))
 
 
 def prompts(

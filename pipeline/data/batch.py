@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,14 +37,6 @@ class Batch:
         masks = None if self.masks is None else self.masks.to(device)
         cameras = self.cameras.to(device)
         return Batch(self.images.to(device), masks, cameras, self.num_input_views, self.scenes)
-
-    def split(self, parts: int) -> list[Batch]:
-        """The same scenes in so many batches of as equal a size as can be."""
-        return [self._of(some) for some in _shares(self.scenes, parts)]
-
-    def _of(self, some: slice) -> Batch:
-        masks = None if self.masks is None else self.masks[some]
-        return Batch(self.images[some], masks, self.cameras[some], self.num_input_views, self.scenes[some])
 
 
 @dataclass(frozen=True)
@@ -85,8 +77,9 @@ class HostBatch:
             return self._each(lambda tensor: tensor.pin_memory())
 
     def split(self, parts: int) -> list[HostBatch]:
-        """The same scenes in so many batches of as equal a size as can be."""
-        return [self._of(some) for some in _shares(self.scenes, parts)]
+        """The same scenes in so many batches, or fewer, of as equal a size as can be."""
+        size = -(-len(self.scenes) // parts)
+        return [self._of(slice(start, start + size)) for start in range(0, len(self.scenes), size)]
 
     def _of(self, some: slice) -> HostBatch:
         share = self._each(lambda tensor: tensor[some])
@@ -144,9 +137,3 @@ def _jittered(
     mean = colour.sum((1, 3, 4), keepdim=True) / weight * brightness
     jittered = (colour * brightness - mean * alpha) * contrast + mean * alpha
     return torch.minimum(jittered.clamp(min=0), alpha)
-
-
-def _shares(scenes: Sequence[str], parts: int) -> Iterator[slice]:
-    """So many parts of the scenes, or fewer, of as equal a size as can be."""
-    size = -(-len(scenes) // parts)
-    return (slice(start, start + size) for start in range(0, len(scenes), size))

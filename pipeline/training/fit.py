@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from pipeline.data.pictures import write_png
@@ -20,7 +20,7 @@ KEPT = 2
 
 def fit(
     recipe: Recipe, out: Path, device: str, environment: Mapping[str, str], cache: Path | None = None, splits: int = 1
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """Train `recipe` in the folder `out`, from its newest checkpoint where it has one; the leader's reports.
 
     Where `environment` is that of torchrun, its processes train together. Keeps the newest two checkpoints and the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,30 +84,43 @@ def written(folder: Path, content: checkpoint.Content, report: Report) -> Report
 
 
 def copied(value: Any) -> Any:
-    """A copy of nested dicts, lists and tuples whose tensors lie on the CPU and are nobody else's.
+    """A copy of nested dicts, lists and tuples whose tensors lie on the CPU and are nobody else's. A tensor that stands
+    in several places is copied once: a running mean is both what is deployed and a part of the state.
 
     A GPU's tensors come into pinned memory, behind the work that the GPU was given before, with one wait for all.
     """
-    streams: dict[torch.device, torch.cuda.Stream] = {}
-    copy = _copied(value, streams)
-    for stream in streams.values():
+    copies = _Copies()
+    copy = copies.of(value)
+    for stream in copies.streams.values():
         stream.synchronize()
     return copy
 
 
-def _copied(value: Any, streams: dict[torch.device, torch.cuda.Stream]) -> Any:
-    if isinstance(value, Tensor):
-        return _on_the_cpu(value.detach(), streams)
-    if isinstance(value, dict):
-        return {key: _copied(item, streams) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item, streams) for item in value)
-    return value
+class _Copies:
+    """Copies that were begun, and the streams that make them."""
 
+    def __init__(self) -> None:
+        self.streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._begun: dict[Hashable, Tensor] = {}
 
-def _on_the_cpu(tensor: Tensor, streams: dict[torch.device, torch.cuda.Stream]) -> Tensor:
-    if tensor.device.type != "cuda":
-        return tensor.to("cpu", copy=True)
-    if tensor.device not in streams:
-        streams[tensor.device] = torch.cuda.current_stream(tensor.device)
-    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+    def of(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._of_tensor(value.detach())
+        if isinstance(value, dict):
+            return {key: self.of(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.of(item) for item in value)
+        return value
+
+    def _of_tensor(self, tensor: Tensor) -> Tensor:
+        numbers = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if numbers not in self._begun:
+            self._begun[numbers] = self._on_the_cpu(tensor)
+        return self._begun[numbers]
+
+    def _on_the_cpu(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type != "cuda":
+            return tensor.to("cpu", copy=True)
+        if tensor.device not in self.streams:
+            self.streams[tensor.device] = torch.cuda.current_stream(tensor.device)
+        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)

@@ -83,7 +83,10 @@ class Updates:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Take up what `state` gave. The optimizer stays fused also where it was not when the state was saved."""
+        saved = state["optimizer"]
+        groups = [group | {"fused": True} for group in saved["param_groups"]]
+        self.optimizer.load_state_dict(saved | {"param_groups": groups})
         match_layout(self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.skipped = state["skipped"]

@@ -39,8 +39,9 @@ def shortened(recipe: Recipe) -> Recipe:
     """The recipe with two steps, a validation of one scene after them, and every loss term from the first on.
 
     The first step has a checkpoint, too: as in a trial, a copy of the weights is being written while the next step is
-    made. A loss that is no number ends it at once. One pass a step whatever train.accumulate says. The learning rate is
-    too small to do harm: whether the recipe's own is too large is not decided here.
+    made. A loss that is no number ends it at once. Of train.accumulate passes a step has two at most: the second needs
+    most memory, beside the gradients of the first. The learning rate is too small to do harm: whether the recipe's own
+    is too large is not decided here.
     """
     changes: dict[str, Any] = {
         "train.max_steps": STEPS,
@@ -48,7 +49,7 @@ def shortened(recipe: Recipe) -> Recipe:
         "train.checkpoint_every": 1,
         "train.report_every": 1,
         "train.max_val_scenes": 1,
-        "train.accumulate": 1,
+        "train.accumulate": min(2, recipe.train.accumulate),
         "optim.lr": 1.0e-6,
         "optim.warmup_steps": 0,
         "optim.max_nonfinite_updates": 0,

@@ -139,9 +139,16 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def newest(self, at_most: int) -> Iterator[tuple[Path | None, list[str]]]:
-        """The newest sound checkpoint up to step `at_most`, and the errors of newer ones, which are set aside."""
+        """The newest sound checkpoint up to step `at_most`, and the errors of damaged ones, which are set aside.
+
+        Those after that step, whose reports were never heard, are removed: they will be made again, and until then
+        `thin` would keep them in place of what is written meanwhile.
+        """
         damaged: list[str] = []
-        for kept in reversed([kept for kept in self.all() if kept.step <= at_most]):
+        for kept in reversed(self.all()):
+            if kept.step > at_most:
+                self.remove(kept.step)
+                continue
             with contextlib.ExitStack() as stack:
                 try:
                     folder = stack.enter_context(self.fetched(kept.step))

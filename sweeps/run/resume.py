@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import flatten
 from pipeline.recipe import LOCAL_PATHS
+from pipeline.recipes import FOLDER, renamed
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
 from sweeps.book.study import began_with
@@ -92,13 +93,31 @@ def begun(home: Home, name: str, space: SearchSpace) -> Ledger | None:
 
 
 def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
-    """The values in which two spaces differ, as `path: then -> now`."""
-    then = flatten(ledger.space | {"fixed": {}, "recipe": ledger.params})
+    """The values in which two spaces differ, as `path: then -> now`. A setting that the project did not have when the
+    sweep began has its default then.
+
+    Raises StudyError where this version of the project does not know a setting of the sweep.
+    """
+    began = began_with(ledger)
+    then = flatten(began.as_plain() | {"fixed": {}, "recipe": began.base.params})
     now = flatten(space.as_plain() | {"fixed": {}, "recipe": space.base.params})
     for path in sorted(then.keys() | now.keys()):
+        setting = path.removeprefix("recipe.")
         undecided = path == _GPUS and now.get(path) is None  # the machine decides, and did so when the sweep began
-        if then.get(path) != now.get(path) and not undecided and path.removeprefix("recipe.") not in LOCAL_PATHS:
-            yield f"{path.removeprefix('recipe.')}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
+        unasked = undecided or setting in LOCAL_PATHS or _came_later(path, ledger, space)
+        if then.get(path) != now.get(path) and not unasked:
+            yield f"{setting}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
+
+
+def _came_later(path: str, ledger: Ledger, space: SearchSpace) -> bool:
+    """Whether a setting of recipes, since the sweep began, came into one of the project's own, without a word of the
+    user's: the sweep goes on without it.
+    """
+    setting = path.removeprefix("recipe.")
+    known = renamed.BESIDE if setting == renamed.NEW else setting
+    of_project = space.recipe == ledger.recipe and (FOLDER / f"{space.recipe}.yaml").is_file()
+    written = setting in {**ledger.space["fixed"], **space.fixed}
+    return path != setting and of_project and known not in ledger.params and not written
 
 
 def _shown(value: Any) -> str:

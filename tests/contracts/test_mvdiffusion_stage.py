@@ -54,8 +54,12 @@ def finished(tmp_path_factory, frames_cache, views_recipe) -> list[Report]:
     return list(train(views_recipe(), tmp_path_factory.mktemp("finished"), cache=frames_cache))
 
 
+def host_batch_of(stage: MVDiffusionStage, mice: Dataset, cache: Path, objects: int = 2):
+    return stage.loader(mice, "train", cache).training_batch(0, objects)
+
+
 def batch_of(stage: MVDiffusionStage, mice: Dataset, cache: Path, objects: int = 2):
-    return stage.loader(mice, "train", cache).training_batch(0, objects).to("cpu")
+    return host_batch_of(stage, mice, cache, objects).to("cpu")
 
 
 def chance(objects: int = 2) -> list[torch.Generator]:
@@ -187,9 +191,10 @@ def test_what_is_deployed_shares_the_weights_of_training_and_is_no_copy(stage) -
 
 def test_an_objects_chance_does_not_depend_on_its_batch(stage, mice, frames_cache) -> None:
     built = stage()
-    batch = batch_of(built, mice, frames_cache)
-    apart = [built.losses(part, 1, chance()[i : i + 1])["denoising"] for i, part in enumerate(batch.split(2))]
-    torch.testing.assert_close(built.losses(batch, 1, chance())["denoising"], torch.stack(apart).mean())
+    batch = host_batch_of(built, mice, frames_cache)
+    parts = [part.to("cpu") for part in batch.split(2)]
+    apart = [built.losses(part, 1, chance()[i : i + 1])["denoising"] for i, part in enumerate(parts)]
+    torch.testing.assert_close(built.losses(batch.to("cpu"), 1, chance())["denoising"], torch.stack(apart).mean())
 
 
 # ---------------------------------------------------------------- what is trained

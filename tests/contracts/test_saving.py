@@ -232,6 +232,14 @@ def test_a_copy_is_nobody_elses_and_keeps_its_layout() -> None:
     assert copy["a"][1][1] == 3 and not copy["a"][1][0].requires_grad and copy[0] == {"b": None}
 
 
+def test_what_stands_in_several_places_is_copied_once_and_its_views_apart() -> None:
+    mean = torch.rand(2, 3)
+    copy = copied(({"weight": mean}, {"mean": [mean.detach()], "row": mean[0], "columns": mean.T}))
+    once = copy[0]["weight"]
+    assert copy[1]["mean"][0] is once and once.data_ptr() != mean.data_ptr()
+    assert torch.equal(copy[1]["row"], mean[0]) and torch.equal(copy[1]["columns"], mean.T)
+
+
 def test_reports_come_in_their_order_however_long_the_writing_takes() -> None:
     goes_on, heard = threading.Event(), []
     with Reports() as reports:

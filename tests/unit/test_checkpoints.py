@@ -53,6 +53,17 @@ def test_the_newest_up_to_a_step_is_where_a_trial_goes_on(store, tiny_recipe):
         assert folder is None
 
 
+def test_a_checkpoint_whose_report_was_never_heard_takes_no_others_place(store, tiny_recipe):
+    keep(store, tiny_recipe(), 4, 20.0)
+    keep(store, tiny_recipe(), 12, 30.0)  # and a kill before its report
+    with store.newest(at_most=4) as (folder, _):
+        assert folder.name == "step-000004"
+    keep(store, tiny_recipe(), 8, 10.0)
+    store.thin(GOAL, best=1, last=1)
+    with store.newest(at_most=8) as (folder, _):
+        assert folder.name == "step-000008"
+
+
 @pytest.mark.parametrize("how", ["flipped", "truncated", "no index", "empty index"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(store, tiny_recipe, how):
     for step in (4, 8):

@@ -29,7 +29,7 @@ def refusal(process, jobs):
 
 def test_a_shortened_recipe_takes_two_steps_with_every_term(tiny_recipe):
     short = shortened(tiny_recipe("train.accumulate=3", "loss.warmup_steps=4", "optim.lr=1.0e+30"))
-    assert (short.train.max_steps, short.train.accumulate, short.loss.warmup_steps, short.optim.lr) == (2, 1, 0, 1.0e-6)
+    assert (short.train.max_steps, short.train.accumulate, short.loss.warmup_steps, short.optim.lr) == (2, 2, 0, 1.0e-6)
 
 
 def test_a_copy_is_written_while_the_second_step_is_made_and_its_checkpoint_goes_before_the_next(job, tmp_path):

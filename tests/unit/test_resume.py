@@ -88,3 +88,48 @@ def test_a_job_whose_space_leaves_gpus_to_the_machine_finds_the_sweep_that_took_
     assert resumable(home, "mine").trials.gpus == 1.0
     with pytest.raises(StudyError, match=r"trials\.gpus: 1\.0 -> 0\.5"):
         begun(home, "mine", replace(space, trials=replace(space.trials, gpus=0.5)))
+
+
+ADDED = ("optim.decay", "optim.max_nonfinite_updates", "train.checkpoint_every")
+
+
+@pytest.fixture
+def before(begin, home):
+    """Write down a sweep as the version did that had no setting of ADDED, and named the layers computed again."""
+
+    def before(recipe, **params):
+        space = begin(recipe)
+        then = {path: value for path, value in space.base.params.items() if path not in (*ADDED, "model.checkpoint")}
+        if "model.checkpoint" in space.base.params:
+            then["model.checkpoint_layers"] = 1 if recipe == "gslrm_mouse" else 0
+        plain = space.as_plain()
+        plain["trials"]["gpus"] = 0.0
+        with Journal(home.journal("mine")).claim() as journal:
+            journal.append(SweepOpened("mine", recipe, plain, {}, then | params))
+        return space
+
+    return before
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_job_goes_on_with_a_sweep_of_before_its_recipe_had_all_settings(before, home, recipe):
+    assert begun(home, "mine", before(recipe)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "then"),
+    [("optim.decay", "matrices", None), ("optim.decay", "all", "matrices"), ("model.checkpoint", "attention", "none")],
+)
+def test_a_setting_of_after_that_the_user_wrote_is_a_difference(before, home, setting, value, then):
+    written = before("gslrm_tiny").with_fixed({setting: value})
+    if then is None:
+        assert begun(home, "mine", written).name == "mine"
+        return
+    with pytest.raises(StudyError, match=rf'another space: {setting}: "{then}" -> "{value}" — '):
+        begun(home, "mine", written)
+
+
+def test_a_setting_of_before_that_is_another_now_is_a_difference(before, home):
+    space = before("mvdiffusion_tiny", **{"optim.weight_decay": 0.5})
+    with pytest.raises(StudyError, match=r"another space: optim\.weight_decay: 0\.5 -> 0\.01 — "):
+        begun(home, "mine", space)
