@@ -19,9 +19,9 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.gpu.processes import COMMIT, ROOT
+
 PYTHON = "3.12"  # of the machine
-COMMIT = "COMMIT"  # the file that says which commit was packed
 ASKED = ("mouselift", "pytest", "setuptools", "ninja")  # ninja builds gsplat, and setuptools knows how
 # Whatever PyTorch was built with has to be there: a card's driver decides which one can run.
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "triton", "mouselift")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.gpu.parts import Part
@@ -18,9 +18,11 @@ from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+COMMIT = "COMMIT"  # the file of a packed folder that says which commit it is
 LEFT_OUT = "left out"
 _GRACE_S = 5.0
 _LONGEST = 300  # characters of what a process said last
+_COLUMNS = "500"  # of a line of pytest's summary, which it cuts off to fit a terminal's 80
 _RESULT = re.compile(r"^(tests/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
@@ -65,16 +67,17 @@ class Running:
 
     def kill(self) -> None:
         """End the command and all of its session, if anything is left of it."""
+        until = time.monotonic() + _GRACE_S
         try:
             os.killpg(self.process.pid, signal.SIGTERM)
-            if self.process.poll() is None:
-                self.process.wait(_GRACE_S)
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
-        except subprocess.TimeoutExpired:
+            while time.monotonic() < until:
+                self.process.poll()  # or the group would last as long as its dead leader
+                os.killpg(self.process.pid, 0)
+                time.sleep(0.05)
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        except (ProcessLookupError, PermissionError):
+            return
 
 
 def start(words: Sequence[str | Path], log: Path, seconds: float, extra: dict[str, str]) -> Running:
@@ -103,17 +106,21 @@ class PartRun:
     part: Part
     running: Running
     file: Path
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)
     seconds: float = 0.0
     problem: str = ""
 
     def finish(self) -> list[Row]:
         """Every row that was written, and one more if the process did not end well."""
+        ended_before = self.running.process.poll() is not None  # in the background
         self.problem = self.running.end()
-        self.seconds = time.monotonic() - self.began
+        self.seconds = self._last_written() - self.began if ended_before else time.time() - self.began
         lines = self.file.read_text().splitlines() if self.file.is_file() else []
         rows = [Row(**json.loads(line)) for line in lines if line.endswith("}")]
         return [*rows, *([Row(self.part.name, note=self.problem)] if self.problem else [])]
+
+    def _last_written(self) -> float:
+        return max(path.stat().st_mtime for path in (self.file, self.running.log) if path.is_file())
 
 
 def start_part(part: Part, settings: Settings, folder: Path, seconds: float, extra: dict[str, str]) -> PartRun:
@@ -128,7 +135,7 @@ def write_rows(part: Part, settings: Settings, file: Path) -> None:
     """Do a part here, and write each row as soon as it is there."""
     with file.open("w") as out:
         for row in part.rows(settings):
-            out.write(json.dumps(asdict(row)) + "\n")
+            out.write(json.dumps(row.values, allow_nan=False) + "\n")
             out.flush()
 
 
@@ -174,12 +181,17 @@ def start_tests(file: Path, folder: Path, seconds: float, extra: dict[str, str])
     """Start pytest on one file."""
     name = file.relative_to(ROOT).as_posix()
     options = ["-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "-v", "--tb=short", "-rfE"]
-    running = start(["-m", "pytest", name, *options], folder / f"{file.stem}.log", seconds, extra)
+    words, log = ["-m", "pytest", name, *options], folder / f"{file.stem}.log"
+    running = start(words, log, seconds, {"COLUMNS": _COLUMNS, **extra})
     return TestRun(name, running)
 
 
 def results(lines: Sequence[str]) -> list[Result]:
-    """The tests in pytest's words: each line that names an outcome, with its reason from the summary."""
+    """The tests in pytest's words: each line that names an outcome, with its reason from the summary.
+
+    One that failed for want of a package was left out.
+    """
     reasons = {match[1]: match[2] for line in lines if (match := _REASON.match(line))}
     ends = {match[1]: match[2].lower() for line in lines if (match := _RESULT.match(line))}
+    ends |= {test: LEFT_OUT for test, reason in reasons.items() if test in ends and _MISSING.match(reason)}
     return [Result(test, outcome, reasons.get(test, "")) for test, outcome in ends.items()]

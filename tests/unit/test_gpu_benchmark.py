@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from benchmarks.gpu import pack, parts
 from benchmarks.gpu.networks import flops
 from benchmarks.gpu.parts import Part
-from benchmarks.gpu.processes import Result, Running, results, start, write_rows
+from benchmarks.gpu.processes import ROOT, Result, Running, results, start, write_rows
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
@@ -88,6 +90,42 @@ def test_rows_that_were_written_before_the_end_are_kept(tmp_path) -> None:
     with pytest.raises(RuntimeError):
         write_rows(Dying("dying", "", 1.0, ""), Settings("cpu", True), tmp_path / "rows.jsonl")
     assert [json.loads(line)["what"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == ["first"]
+
+
+def test_a_figure_that_is_no_number_is_json_and_said(tmp_path) -> None:
+    class Odd(Part):
+        def rows(self, settings):
+            yield Row("odd", math.nan, "ms", 3, math.inf, note="seen")
+
+    write_rows(Odd("odd", "", 1.0, ""), Settings("cpu", True), tmp_path / "rows.jsonl")
+    found = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert (found["median"], found["spread"], found["n"]) == (None, None, 3)
+    assert found["note"] == "seen; median is nan; spread is inf"
+
+
+def test_what_starts_the_parts_needs_python_alone() -> None:
+    """So that a package that is missing costs the parts that import it, and not the report."""
+    code = "import sys; import benchmarks.gpu.__main__; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    before = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True)
+    imported = {name.partition(".")[0] for name in {*said.split()} - {*before.stdout.split()}}
+    assert imported - sys.stdlib_module_names == {"benchmarks", "pipeline"}
+
+
+def test_a_test_that_wants_a_missing_package_was_left_out_and_did_not_fail() -> None:
+    said = """
+tests/gpu/test_a.py::test_one FAILED                                     [ 50%]
+tests/gpu/test_a.py::test_two FAILED                                     [100%]
+FAILED tests/gpu/test_a.py::test_one - ModuleNotFoundError: No module named 'optuna'
+FAILED tests/gpu/test_a.py::test_two - AssertionError: ModuleNotFoundError: No module named 'optuna'
+"""
+    one, two = results(said.splitlines())
+    assert (one.outcome, one.bad, one.reason) == (
+        "left out",
+        False,
+        "ModuleNotFoundError: No module named 'optuna'",
+    )
+    assert two.bad
 
 
 def test_tests_are_read_from_pytests_own_words() -> None:
