@@ -55,7 +55,9 @@ def utilisation(settings: Settings) -> Iterator[Row]:
         of_trials = _seconds(journal)
     yield Row(f"{len(states)} trials, from command to end", wall, "s", note=", ".join(sorted(states)))
     yield Row("trials themselves, by slot", of_trials / 2, "s")
-    if load.readings:
+    if load.trouble:
+        yield Row("mean load of the GPU", note=load.trouble)
+    elif load.readings:
         yield Row("mean load of the GPU", statistics.mean(load.readings), "%", len(load.readings), reference=27.0)
 
 
@@ -64,6 +66,7 @@ class Load:
 
     def __init__(self, cuda: bool) -> None:
         self.readings: list[float] = []
+        self.trouble = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read if cuda else self._ended.wait, daemon=True)
 
@@ -75,8 +78,11 @@ class Load:
         self._thread.join()
 
     def _read(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            self.readings.append(float(torch.cuda.utilization()))
+        try:
+            while not self._ended.wait(EVERY_S):
+                self.readings.append(float(torch.cuda.utilization()))
+        except (ImportError, RuntimeError) as error:  # NVML's errors are such
+            self.trouble = f"not read: {error}"
 
 
 def _space(settings: Settings, path: Path) -> Path:

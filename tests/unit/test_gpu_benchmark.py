@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
+import torch
 
 from benchmarks.gpu import pack, parts
 from benchmarks.gpu.networks import flops
@@ -19,6 +21,7 @@ from benchmarks.gpu.report import Report
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.steps import part_of
+from benchmarks.gpu.waits import WARNING, Waits
 from pipeline.recipes import load_recipe
 
 HERE = [part for part in parts.ALL if part.name != "sweep"]  # which tests/gpu and tests/e2e have in another form
@@ -54,6 +57,22 @@ def test_flops_of_the_released_network_give_the_rates_that_were_measured(millise
 )
 def test_a_kernel_is_told_by_its_name(kernel, part) -> None:
     assert part_of(kernel) == part
+
+
+def test_a_wait_in_a_step_is_told_by_the_line_of_ours_that_asks() -> None:
+    def asks(file: str, name: str, inner: str) -> None:
+        names = {"inner": lambda: warnings.warn(WARNING, stacklevel=1)}
+        exec(compile(f"def {name}(): {inner}()\n", str(ROOT / file), "exec"), names)
+        exec(compile("def step(): called()\n", str(ROOT / "pipeline/training/trainer.py"), "exec"), steps := {})
+        steps["called"] = names[name]
+        steps["step"]()
+
+    with Waits(torch.device("cpu")) as waits:
+        warnings.warn(WARNING, stacklevel=1)  # between two steps
+        asks("pipeline/training/update.py", "make", "inner")
+        asks("pipeline/splatting/chunks.py", "count", "inner")
+        warnings.warn("another", stacklevel=1)
+    assert (dict(waits.places), waits.drawn) == ({"pipeline/training/update.py:1": 1}, 1)
 
 
 # ---------------------------------------------------------------- processes
