@@ -39,6 +39,8 @@ def main() -> int:
     if asked.pack is not None:
         from benchmarks.gpu import pack
 
+        if asked.pack.exists():
+            sys.exit(f"{asked.pack}: expected a folder that is not there yet, got one — remove it, or name another.")
         pack.pack(asked.pack, pack.names_in(asked.has))
         return 0
     settings = Settings(asked.device, asked.small, asked.data)

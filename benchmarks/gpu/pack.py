@@ -31,7 +31,6 @@ KEPT_FAMILIES = ("nvidia-ml-py",)
 PRUNED = (
     "**/__pycache__",
     "**/tests",
-    "bin",
     "include",
     "ray/dashboard/client",
     "ray/rllib",
@@ -48,6 +47,7 @@ NEEDED = ("numpy", "scipy", "pandas")  # whose `tests` are imported by their own
 RUN = """#!/bin/sh
 # Everything that needs a GPU: builds gsplat's kernels, runs tests/gpu, measures. Reports are written beside this file.
 here=$(cd "$(dirname "$0")" && pwd)
+export PATH="$PATH:$here/packages/bin"  # ninja, where the machine has none
 export PYTHONPATH="$here/checkout:$here/packages${PYTHONPATH:+:$PYTHONPATH}"
 "${PYTHON:-python3}" -m compileall -q -j 0 "$here/packages" > /dev/null 2>&1  # or every process would do it
 cd "$here/checkout" && exec "${PYTHON:-python3}" -m benchmarks.gpu --out "$here" "$@"

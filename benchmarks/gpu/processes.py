@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 COMMIT = "COMMIT"  # the file of a packed folder that says which commit it is
 LEFT_OUT = "left out"
 _GRACE_S = 5.0
+_MARK = "BENCHMARKS_GPU_PROCESS"
 _LONGEST = 300  # characters of what a process said last
 _COLUMNS = "500"  # of a line of pytest's summary, which it cuts off to fit a terminal's 80
 _RESULT = re.compile(r"^(tests/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
@@ -36,6 +39,7 @@ class Running:
     process: subprocess.Popen[bytes]
     log: Path
     deadline: float  # of time.monotonic
+    mark: bytes  # in the environment of the command and of all that it starts
 
     @property
     def said(self) -> list[str]:
@@ -66,24 +70,33 @@ class Running:
         return next(iter([*errors[-1:], *spoken[-1:]]), "")[:_LONGEST]
 
     def kill(self) -> None:
-        """End the command and all of its session, if anything is left of it."""
+        """End the command and all that it has started, in whatever session; a sweep and its Ray have their own."""
         until = time.monotonic() + _GRACE_S
-        try:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            while time.monotonic() < until:
-                self.process.poll()  # or the group would last as long as its dead leader
-                os.killpg(self.process.pid, 0)
-                time.sleep(0.05)
-            os.killpg(self.process.pid, signal.SIGKILL)
+        left = self._send(signal.SIGTERM)
+        while left and time.monotonic() < until:
+            time.sleep(0.05)
+            left = self._send(0)
+        if left:
+            self._send(signal.SIGKILL)
             self.process.wait()
-        except (ProcessLookupError, PermissionError):
-            return
+
+    def _send(self, number: int) -> bool:
+        """Send a signal to each process that has the mark in its environment; whether there was one."""
+        found = False
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                if self.mark in file.read_bytes():
+                    os.kill(int(file.parent.name), number)
+                    found = True
+        self.process.poll()
+        return found
 
 
 def start(words: Sequence[str | Path], log: Path, seconds: float, extra: dict[str, str]) -> Running:
     """Start a Python command in the checkout; nothing is waited for."""
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | extra
+    mark = f"{_MARK}={secrets.token_hex(16)}"
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", _MARK: mark.partition("=")[2]} | extra
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, *map(str, words)],
@@ -93,7 +106,7 @@ def start(words: Sequence[str | Path], log: Path, seconds: float, extra: dict[st
             stderr=out,
             start_new_session=True,
         )
-    return Running(process, log, time.monotonic() + seconds)
+    return Running(process, log, time.monotonic() + seconds, mark.encode())
 
 
 # ---------------------------------------------------------------- parts

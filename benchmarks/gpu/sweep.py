@@ -79,9 +79,14 @@ class Load:
 
     def _read(self) -> None:
         try:
+            from pynvml import NVMLError
+        except ImportError:
+            self.trouble = "not read: the package nvidia-ml-py is not there"
+            return
+        try:
             while not self._ended.wait(EVERY_S):
                 self.readings.append(float(torch.cuda.utilization()))
-        except (ImportError, RuntimeError) as error:  # NVML's errors are such
+        except (NVMLError, RuntimeError) as error:
             self.trouble = f"not read: {error}"
 
 

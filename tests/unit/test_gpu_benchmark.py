@@ -92,9 +92,12 @@ def test_the_error_of_a_process_is_told_and_not_the_advice_after_it(tmp_path) ->
     assert running(code, tmp_path).end() == "exit code 1: RuntimeError: CUDA error: an illegal address"
 
 
-def test_a_process_that_takes_too_long_is_ended_with_what_it_started(tmp_path) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["in its session", "in a session of its own"])
+def test_a_process_that_takes_too_long_is_ended_with_what_it_started(tmp_path, apart) -> None:
     child = "import time; time.sleep(0.8); open('{}', 'w')".format(tmp_path / "alive")
-    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    code = f"""import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {child!r}], start_new_session={apart})
+time.sleep(60)"""
     assert running(code, tmp_path, 0.4).end() == "took too long and was ended"
     time.sleep(0.8)
     assert not (tmp_path / "alive").exists()
@@ -188,3 +191,21 @@ def test_pytorch_and_what_comes_with_it_are_never_packed() -> None:
     packed = {one.split("==")[0] for one in pack.needed(frozenset({"numpy"}))}
     assert {"gsplat", "ray", "mlflow", "nvidia-ml-py", "tensorboardx", "pytest"} <= packed
     assert not {one for one in packed if one.startswith(("torch-", "cuda-"))} | packed & {"torch", "triton", "numpy"}
+
+
+def test_ninja_which_builds_gsplat_is_packed_and_found(tmp_path) -> None:
+    for name in ("bin/ninja", "ray/rllib/x.py", "ray/tests/x.py", "numpy/tests/x.py", "ray/core/x.py"):
+        (tmp_path / "packages" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "packages" / name).write_text("#!/bin/sh\n")
+    (tmp_path / "packages/bin/ninja").chmod(0o755)
+    pruned = {path.relative_to(tmp_path / "packages").as_posix() for path in pack._pruned(tmp_path / "packages")}
+    assert pruned == {"ray/rllib", "ray/tests"}
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "run.sh").write_text(pack.RUN)
+    (tmp_path / "python").write_text(
+        f"#!/bin/sh\n[ $2 = benchmarks.gpu ] && command -v ninja > {tmp_path}/found; exit 0"
+    )
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(tmp_path / "python")}
+    subprocess.run(["sh", tmp_path / "run.sh"], env=environment, check=True)
+    assert (tmp_path / "found").read_text().strip().endswith("ninja")
