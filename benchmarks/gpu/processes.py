@@ -81,15 +81,16 @@ class Running:
             self.process.wait()
 
     def _send(self, number: int) -> bool:
-        """Send a signal to each process that has the mark in its environment; whether there was one."""
-        found = False
+        """Send a signal to the session, and to each process that has the mark; whether any is left."""
+        left = self.process.poll() is None
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, number)
         for file in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):  # it has ended, or is somebody else's
                 if self.mark in file.read_bytes():
                     os.kill(int(file.parent.name), number)
-                    found = True
-        self.process.poll()
-        return found
+                    left = True
+        return left
 
 
 def start(words: Sequence[str | Path], log: Path, seconds: float, extra: dict[str, str]) -> Running:
@@ -185,7 +186,8 @@ class TestRun:
         missing = next((match[1] for line in self.running.said if (match := _MISSING.search(line))), None)
         if problem and missing and not found:
             return [Result(self.name, LEFT_OUT, f"the package {missing} is not there")]
-        if not problem or (any(result.bad for result in found) and problem.startswith("exit code 1")):
+        told = any(result.bad or result.outcome == LEFT_OUT for result in found)  # why pytest ends with 1
+        if not problem or (told and problem.startswith("exit code 1")):
             return found
         return [*found, Result(self.name, "error", problem)]
 

@@ -13,7 +13,7 @@ import warnings
 import pytest
 import torch
 
-from benchmarks.gpu import pack, parts
+from benchmarks.gpu import pack, parts, processes
 from benchmarks.gpu.networks import flops
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.processes import ROOT, Result, Running, results, start, write_rows
@@ -148,6 +148,17 @@ FAILED tests/gpu/test_a.py::test_two - AssertionError: ModuleNotFoundError: No m
         "ModuleNotFoundError: No module named 'optuna'",
     )
     assert two.bad
+
+
+def test_a_file_whose_tests_were_left_out_has_no_error_of_its_own(tmp_path) -> None:
+    lines = [
+        "tests/gpu/test_a.py::test_one FAILED",
+        "FAILED tests/gpu/test_a.py::test_one - ModuleNotFoundError: No module named 'x'",
+    ]
+    ended = processes.TestRun(
+        "tests/gpu/test_a.py", running(f"import sys; print(*{lines}, sep='\\n'); sys.exit(1)", tmp_path)
+    ).finish()
+    assert [one.outcome for one in ended] == ["left out"]
 
 
 def test_tests_are_read_from_pytests_own_words() -> None:
