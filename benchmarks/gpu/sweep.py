@@ -32,7 +32,14 @@ FIXED = {
     "optim.warmup_steps": 5,
     "train.precision": "bf16",
 }
-TOY = {"data.image_size": 32, "model.dim": 32, "model.num_layers": 2, "train.precision": "fp32", "train.batch_size": 1}
+TOY = {
+    "data.image_size": 32,
+    "model.dim": 32,
+    "model.head_dim": 16,
+    "model.num_layers": 2,
+    "train.precision": "fp32",
+    "train.batch_size": 1,
+}
 EVERY_S = 0.25  # between two readings of the GPU's load
 
 
