@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,8 @@ def commit() -> str:
     file = ROOT / COMMIT
     if file.is_file():
         return file.read_text().strip()
+    if shutil.which("git") is None:
+        return "unknown"
     found = subprocess.run(
         ["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
