@@ -39,8 +39,10 @@ faults: setup
 browser: setup
 	$(BIN)/python -m pytest tests/browser
 
-gpu: setup
-	$(BIN)/python -m benchmarks.gpu
+# Without .venv, a python3 that has PyTorch is taken as it is: a GPU machine may have no network to make one with.
+gpu:
+	@test -f .venv/.installed || python3 -c "import importlib.util as u, sys; sys.exit(not u.find_spec('torch'))" || $(MAKE) setup
+	@if test -f .venv/.installed; then exec $(BIN)/python -m benchmarks.gpu; else exec python3 -m benchmarks.gpu; fi
 
 gpu-folder: setup
 	$(BIN)/python -m benchmarks.gpu --pack build/gpu $(if $(HAS),--has $(HAS))

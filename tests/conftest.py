@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe
@@ -76,6 +75,8 @@ hear()  # for what fixtures of whole modules start
 @pytest.fixture(scope="session")
 def mice_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven procedural mice at 32 px, six views each: five to train on, one to validate, one to test. Read only."""
+    from pipeline.data.mice.mice import write_mice  # here: tests/gpu go on where embreex is missing
+
     return write_mice(tmp_path_factory.mktemp("data") / "mice", scenes=7, size=32, rig="mouse_centred")
 
 

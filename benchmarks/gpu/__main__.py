@@ -2,14 +2,18 @@
 
 gsplat's kernels are built and data is written in the background while what needs neither is measured. Every part and
 every file of tests is a process of its own with a time limit, so that none takes another with it. Writes
-`gpu-report.md` and `gpu-report.json`; exits with 1 when a test failed. `--pack FOLDER` writes a folder that can be
-copied to a machine without network, see `benchmarks.gpu.pack`.
+`gpu-report.md` and `gpu-report.json`, anew after each; exits with 1 when a test failed or no GPU was found. What is
+imported here is Python's own, so that a package that is missing costs the parts that need it.
+
+`--pack FOLDER` writes a folder that can be copied to a machine without network, see `benchmarks.gpu.pack`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,14 +21,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.gpu import environment, pack, parts
+from benchmarks.gpu import environment, parts
 from benchmarks.gpu.parts import Part
-from benchmarks.gpu.processes import ROOT, PartRun, Running, start_part, start_tests, write_rows
+from benchmarks.gpu.processes import COMMIT, ROOT, PartRun, Running, start_part, start_tests, write_rows
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
 
-SECONDS = 290.0  # of the whole, on a GPU
+SECONDS = 285.0  # of the whole, on a GPU: what runs then is ended
 PATIENCE = 6.0  # times as long on a CPU
 TEST_SECONDS = 150.0  # of one file of tests
 LEAST_SECONDS = 5.0  # that a part is given, or it is left out
@@ -34,35 +38,39 @@ def main() -> int:
     """What the command line asks for."""
     asked = _arguments()
     if asked.pack is not None:
+        from benchmarks.gpu import pack
+
+        if asked.pack.exists():
+            sys.exit(f"{asked.pack}: expected a folder that is not there yet, got one — remove it, or name another.")
         pack.pack(asked.pack, pack.names_in(asked.has))
         return 0
     settings = Settings(asked.device, asked.small, asked.data)
     if asked.part:
         write_rows(next(part for part in parts.ALL if part.name == asked.part), settings, asked.rows)
         return 0
-    with tempfile.TemporaryDirectory(prefix="mouselift-gpu-") as folder:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing that was started stays
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mouselift-gpu-", ignore_cleanup_errors=True) as folder:
         if asked.data == Path():
             settings = Settings(asked.device, asked.small, Path(folder) / "mice")
-        run = Run(settings, Path(folder), set(asked.only))
+        run = Run(settings, Path(folder), set(asked.only), asked.out)
         try:
             run.everything()
         finally:
             run.stop()
-        page = run.report.markdown(parts.ALL)
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "gpu-report.md").write_text(page)
-        (asked.out / "gpu-report.json").write_text(json.dumps(run.report.json(), indent=1))
-    print(page)
-    return 1 if run.report.failed else 0
+            run.write()
+    print(run.report.markdown(parts.ALL))
+    return 1 if run.report.failed or parts.MACHINE.name in run.failed else 0
 
 
 class Run:
     """The parts and the tests, in their order, until the time is over."""
 
-    def __init__(self, settings: Settings, folder: Path, only: set[str]) -> None:
-        self.settings, self.folder, self.only = settings, folder, only
+    def __init__(self, settings: Settings, folder: Path, only: set[str], out: Path) -> None:
+        self.settings, self.folder, self.only, self.out = settings, folder, only, out
         self.patience = 1.0 if settings.cuda else PATIENCE
-        self.end = time.monotonic() + self.patience * SECONDS
+        self.began = time.monotonic()
+        self.end = self.began + self.patience * SECONDS
         self.extra = environment.of_processes(settings)
         words = f"--device {settings.device}{' --small: toy sizes, no figures to be quoted' if settings.small else ''}"
         self.report = Report(words, commit())
@@ -71,9 +79,8 @@ class Run:
 
     def everything(self) -> None:
         """Kernels and data in the background, what needs neither; then the tests, then the rest."""
-        began = time.monotonic()
-        background = [run for part in (parts.KERNELS, parts.DATA) if (run := self._started(part))]
-        for part in (parts.MACHINE, *parts.FIRST):
+        background = [self._started(part) for part in (parts.MACHINE, parts.KERNELS, parts.DATA)]
+        for part in parts.FIRST:
             self._done(self._started(part))
         for run in background:
             self._done(run)
@@ -81,12 +88,18 @@ class Run:
             self._tests(sorted((ROOT / "tests/gpu").glob("test_*.py")))
         for part in parts.THEN:
             self._done(self._started(part))
-        self.report.seconds["all"] = time.monotonic() - began
+
+    def write(self) -> None:
+        """What is known so far: whatever ends this process, it lies there."""
+        self.report.seconds["all"] = time.monotonic() - self.began
+        (self.out / "gpu-report.md").write_text(self.report.markdown(parts.ALL))
+        (self.out / "gpu-report.json").write_text(json.dumps(self.report.json(), indent=1, allow_nan=False))
 
     def stop(self) -> None:
         """End what still runs: after Ctrl-C, or an error of ours."""
-        for process in self.processes:
-            process.kill()
+        for running in self.processes:
+            if running.process.poll() is None:
+                running.kill()
 
     def _started(self, part: Part) -> PartRun | None:
         """The part in its process; None where it is not asked for or cannot be: then a row says why."""
@@ -111,6 +124,7 @@ class Run:
             self.failed.add(run.part.name)
         self.report.tables[run.part.name] = rows
         self.report.seconds[run.part.name] = run.seconds
+        self.write()
         _say(f"{run.part.name}: {run.seconds:.0f} s{f', {run.problem}' if run.problem else ''}")
 
     def _tests(self, files: Iterable[Path]) -> None:
@@ -127,6 +141,7 @@ class Run:
                 found = run.finish()
                 self.report.tests += found
                 self.report.seconds[run.name] = run.seconds
+                self.write()
                 bad = sum(result.bad for result in found)
                 _say(f"{run.name}: {run.seconds:.0f} s, {len(found)} tests, {bad} failed")
             time.sleep(0.1)
@@ -134,9 +149,11 @@ class Run:
 
 def commit() -> str:
     """Which code this is: as git says, or the file that was packed with the folder."""
-    file = ROOT / pack.COMMIT
+    file = ROOT / COMMIT
     if file.is_file():
         return file.read_text().strip()
+    if shutil.which("git") is None:
+        return "unknown"
     found = subprocess.run(
         ["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
 
 from benchmarks.gpu.settings import Settings
 from pipeline.machine.cpus import usable_cpus
@@ -15,11 +13,8 @@ _JOBS_SHARE = 0.75  # of the cores that compile gsplat; the rest keep the card b
 
 
 def of_processes(settings: Settings) -> dict[str, str]:
-    """Additions: where CUDA's toolkit is, how many compile, and that tests run on a CPU where the benchmark does."""
+    """Additions: how many compile, and that tests run on a CPU where the benchmark does."""
     found = {"MAX_JOBS": str(max(1, int(usable_cpus() * _JOBS_SHARE)))} if "MAX_JOBS" not in os.environ else {}
-    nvcc = shutil.which("nvcc") or _usual_nvcc()
-    if "CUDA_HOME" not in os.environ and nvcc:
-        found["CUDA_HOME"] = str(Path(nvcc).resolve().parents[1])
     if not settings.cuda:
         found["MOUSELIFT_GPU_TESTS"] = "cpu"
     return found
@@ -33,8 +28,3 @@ def of_tests(settings: Settings) -> dict[str, str]:
 def at_once() -> int:
     """How many files of tests run side by side."""
     return max(1, min(TESTS_AT_ONCE, usable_cpus() // _CORES_OF_TESTS))
-
-
-def _usual_nvcc() -> str | None:
-    path = Path("/usr/local/cuda/bin/nvcc")
-    return str(path) if path.is_file() else None

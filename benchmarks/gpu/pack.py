@@ -19,9 +19,9 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.gpu.processes import COMMIT, ROOT
+
 PYTHON = "3.12"  # of the machine
-COMMIT = "COMMIT"  # the file that says which commit was packed
 ASKED = ("mouselift", "pytest", "setuptools", "ninja")  # ninja builds gsplat, and setuptools knows how
 # Whatever PyTorch was built with has to be there: a card's driver decides which one can run.
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "triton", "mouselift")
@@ -31,7 +31,6 @@ KEPT_FAMILIES = ("nvidia-ml-py",)
 PRUNED = (
     "**/__pycache__",
     "**/tests",
-    "bin",
     "include",
     "ray/dashboard/client",
     "ray/rllib",
@@ -48,6 +47,7 @@ NEEDED = ("numpy", "scipy", "pandas")  # whose `tests` are imported by their own
 RUN = """#!/bin/sh
 # Everything that needs a GPU: builds gsplat's kernels, runs tests/gpu, measures. Reports are written beside this file.
 here=$(cd "$(dirname "$0")" && pwd)
+export PATH="$PATH:$here/packages/bin"  # ninja, where the machine has none
 export PYTHONPATH="$here/checkout:$here/packages${PYTHONPATH:+:$PYTHONPATH}"
 "${PYTHON:-python3}" -m compileall -q -j 0 "$here/packages" > /dev/null 2>&1  # or every process would do it
 cd "$here/checkout" && exec "${PYTHON:-python3}" -m benchmarks.gpu --out "$here" "$@"

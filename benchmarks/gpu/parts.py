@@ -117,6 +117,13 @@ THEN = (
     Part("parts", "steps:parts", 60, "Where its time goes", ("kernels", "data")),
     Part("nothing", "steps:from_nothing", 60, "From random weights at 512 px", ("kernels",)),
     Part("drawing", "steps:drawing", 40, "Drawing at once and view by view", ("kernels",)),
+    Part(
+        "waits",
+        "waits:waits",
+        40,
+        "How often a step waits for the GPU, gslrm_tiny and mvdiffusion_tiny",
+        ("kernels", "data"),
+    ),
     Part("sweep", "sweep:utilisation", 100, "A sweep of six trials, two to a GPU", ("kernels", "data")),
 )
 ALL = (MACHINE, KERNELS, DATA, *FIRST, *THEN)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.gpu.parts import Part
@@ -18,9 +20,12 @@ from benchmarks.gpu.rows import Row
 from benchmarks.gpu.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+COMMIT = "COMMIT"  # the file of a packed folder that says which commit it is
 LEFT_OUT = "left out"
 _GRACE_S = 5.0
+_MARK = "BENCHMARKS_GPU_PROCESS"
 _LONGEST = 300  # characters of what a process said last
+_COLUMNS = "500"  # of a line of pytest's summary, which it cuts off to fit a terminal's 80
 _RESULT = re.compile(r"^(tests/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
@@ -34,6 +39,7 @@ class Running:
     process: subprocess.Popen[bytes]
     log: Path
     deadline: float  # of time.monotonic
+    mark: bytes  # in the environment of the command and of all that it starts
 
     @property
     def said(self) -> list[str]:
@@ -64,23 +70,34 @@ class Running:
         return next(iter([*errors[-1:], *spoken[-1:]]), "")[:_LONGEST]
 
     def kill(self) -> None:
-        """End the command and all of its session, if anything is left of it."""
-        try:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            if self.process.poll() is None:
-                self.process.wait(_GRACE_S)
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End the command and all that it has started, in whatever session; a sweep and its Ray have their own."""
+        until = time.monotonic() + _GRACE_S
+        left = self._send(signal.SIGTERM)
+        while left and time.monotonic() < until:
+            time.sleep(0.05)
+            left = self._send(0)
+        if left:
+            self._send(signal.SIGKILL)
             self.process.wait()
+
+    def _send(self, number: int) -> bool:
+        """Send a signal to the session, and to each process that has the mark; whether any is left."""
+        left = self.process.poll() is None
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, number)
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                if self.mark in file.read_bytes():
+                    os.kill(int(file.parent.name), number)
+                    left = True
+        return left
 
 
 def start(words: Sequence[str | Path], log: Path, seconds: float, extra: dict[str, str]) -> Running:
     """Start a Python command in the checkout; nothing is waited for."""
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | extra
+    mark = f"{_MARK}={secrets.token_hex(16)}"
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", _MARK: mark.partition("=")[2]} | extra
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, *map(str, words)],
@@ -90,7 +107,7 @@ def start(words: Sequence[str | Path], log: Path, seconds: float, extra: dict[st
             stderr=out,
             start_new_session=True,
         )
-    return Running(process, log, time.monotonic() + seconds)
+    return Running(process, log, time.monotonic() + seconds, mark.encode())
 
 
 # ---------------------------------------------------------------- parts
@@ -103,17 +120,21 @@ class PartRun:
     part: Part
     running: Running
     file: Path
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)
     seconds: float = 0.0
     problem: str = ""
 
     def finish(self) -> list[Row]:
         """Every row that was written, and one more if the process did not end well."""
+        ended_before = self.running.process.poll() is not None  # in the background
         self.problem = self.running.end()
-        self.seconds = time.monotonic() - self.began
+        self.seconds = self._last_written() - self.began if ended_before else time.time() - self.began
         lines = self.file.read_text().splitlines() if self.file.is_file() else []
         rows = [Row(**json.loads(line)) for line in lines if line.endswith("}")]
         return [*rows, *([Row(self.part.name, note=self.problem)] if self.problem else [])]
+
+    def _last_written(self) -> float:
+        return max(path.stat().st_mtime for path in (self.file, self.running.log) if path.is_file())
 
 
 def start_part(part: Part, settings: Settings, folder: Path, seconds: float, extra: dict[str, str]) -> PartRun:
@@ -128,7 +149,7 @@ def write_rows(part: Part, settings: Settings, file: Path) -> None:
     """Do a part here, and write each row as soon as it is there."""
     with file.open("w") as out:
         for row in part.rows(settings):
-            out.write(json.dumps(asdict(row)) + "\n")
+            out.write(json.dumps(row.values, allow_nan=False) + "\n")
             out.flush()
 
 
@@ -165,7 +186,8 @@ class TestRun:
         missing = next((match[1] for line in self.running.said if (match := _MISSING.search(line))), None)
         if problem and missing and not found:
             return [Result(self.name, LEFT_OUT, f"the package {missing} is not there")]
-        if not problem or (any(result.bad for result in found) and problem.startswith("exit code 1")):
+        told = any(result.bad or result.outcome == LEFT_OUT for result in found)  # why pytest ends with 1
+        if not problem or (told and problem.startswith("exit code 1")):
             return found
         return [*found, Result(self.name, "error", problem)]
 
@@ -174,12 +196,17 @@ def start_tests(file: Path, folder: Path, seconds: float, extra: dict[str, str])
     """Start pytest on one file."""
     name = file.relative_to(ROOT).as_posix()
     options = ["-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "-v", "--tb=short", "-rfE"]
-    running = start(["-m", "pytest", name, *options], folder / f"{file.stem}.log", seconds, extra)
+    words, log = ["-m", "pytest", name, *options], folder / f"{file.stem}.log"
+    running = start(words, log, seconds, {"COLUMNS": _COLUMNS, **extra})
     return TestRun(name, running)
 
 
 def results(lines: Sequence[str]) -> list[Result]:
-    """The tests in pytest's words: each line that names an outcome, with its reason from the summary."""
+    """The tests in pytest's words: each line that names an outcome, with its reason from the summary.
+
+    One that failed for want of a package was left out.
+    """
     reasons = {match[1]: match[2] for line in lines if (match := _REASON.match(line))}
     ends = {match[1]: match[2].lower() for line in lines if (match := _RESULT.match(line))}
+    ends |= {test: LEFT_OUT for test, reason in reasons.items() if test in ends and _MISSING.match(reason)}
     return [Result(test, outcome, reasons.get(test, "")) for test, outcome in ends.items()]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.gpu.parts import Part
-from benchmarks.gpu.processes import Result
+from benchmarks.gpu.processes import LEFT_OUT, Result
 from benchmarks.gpu.rows import Row
 from benchmarks.tables import table
 
@@ -46,7 +46,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """The same for programs."""
-        tables = {name: [asdict(row) | {"holds": row.holds} for row in rows] for name, rows in self.tables.items()}
+        tables = {name: [row.values | {"holds": row.holds} for row in rows] for name, rows in self.tables.items()}
         tests = [asdict(result) for result in self.tests]
         head = {"settings": self.settings, "commit": self.commit, "seconds": self.seconds}
         return {**head, "tests": tests, "tables": tables}
@@ -59,6 +59,8 @@ class Report:
             counts[result.outcome] = counts.get(result.outcome, 0) + 1
         said = [", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) + "."]
         bad = [
-            {"test": one.test, "outcome": one.outcome, "reason": one.reason.replace("|", "/")} for one in self.failed
+            {"test": one.test, "outcome": one.outcome, "reason": one.reason.replace("|", "/")}
+            for one in self.tests
+            if one.bad or one.outcome == LEFT_OUT
         ]
         return "\n\n".join([*said, *([table(bad)] if bad else [])])

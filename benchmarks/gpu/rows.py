@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
 
 from benchmarks.gpu.settings import GIB, Settings
 
@@ -44,6 +43,14 @@ class Row:
         return all(asked) if asked else None
 
     @property
+    def values(self) -> dict[str, Any]:
+        """The row for JSON, which has no NaN and no infinity: the note says which figure was none."""
+        found = asdict(self)
+        lost = [name for name, value in found.items() if isinstance(value, float) and not math.isfinite(value)]
+        said = [*([self.note] if self.note else []), *(f"{name} is {found[name]}" for name in lost)]
+        return found | dict.fromkeys(lost) | {"note": "; ".join(said)}
+
+    @property
     def cells(self) -> dict[str, Any]:
         """The row as columns of a table; those that say nothing are left out."""
         columns = {name.replace("_gib", " GiB").replace("_", " "): value for name, value in asdict(self).items()}
@@ -75,6 +82,8 @@ def measured(settings: Settings, work: Work, repeats: int | None = None, warm_up
         work()
     if not settings.cuda:
         return Measured([_by_clock(work) for _ in range(repeats or settings.repeats)], None)
+    import torch
+
     gc.collect()  # what was measured before
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -89,6 +98,8 @@ def _by_clock(work: Work) -> float:
 
 
 def _by_events(work: Work) -> float:
+    import torch
+
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     work()
@@ -99,6 +110,8 @@ def _by_events(work: Work) -> float:
 
 def or_out_of_memory(what: str, work: Callable[[], Row]) -> Row:
     """The row, or one that says that the card is too small; what was allocated is given back."""
+    import torch
+
     try:
         return work()
     except torch.OutOfMemoryError as error:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from pipeline.cameras import Cameras, orbit
-from pipeline.data.batch import Batch
-from pipeline.recipe import Recipe
-from pipeline.recipes import load_recipe
+if TYPE_CHECKING:  # the process that starts the parts needs none of it, and so lives where a package is missing
+    from pipeline.cameras import Cameras
+    from pipeline.data.batch import Batch
+    from pipeline.recipe import Recipe
 
 GIB = 2**30
 # VGG19's weights are not at hand; toy sizes are for trying the code on a CPU.
@@ -38,6 +37,8 @@ class Settings:
     def settle(self) -> None:
         """Wait for the device."""
         if self.cuda:
+            import torch
+
             torch.cuda.synchronize()
 
     def full(self, value: float) -> float | None:
@@ -46,16 +47,24 @@ class Settings:
 
     def recipe(self, name: str, *overrides: str) -> Recipe:
         """A committed recipe of GS-LRM at its own sizes, or at a toy's; without perceptual loss."""
+        from pipeline.recipes import load_recipe
+
         return load_recipe(name, [*_ALWAYS, *(_TOY if self.small else ()), *overrides])
 
     def ring(self, size: int, views: int, scenes: int = 1) -> Cameras:
         """Cameras [scenes, views] once round the origin, in FaceLift's distance, as float32 on the device."""
+        from pipeline.cameras import Cameras, orbit
+
         cameras = orbit([360.0 * view / views for view in range(views)], 20.0, size)
         c2w, fxfycxcy = (part.float().expand(scenes, *part.shape).clone() for part in (cameras.c2w, cameras.fxfycxcy))
         return Cameras(c2w, fxfycxcy, size, size).to(self.device)
 
     def batch(self, recipe: Recipe, scenes: int) -> Batch:
         """Scenes that no dataset holds: noise inside a disc on white, seen once round; on the device."""
+        import torch
+
+        from pipeline.data.batch import Batch
+
         data, size = recipe.data, recipe.data.image_size
         across = torch.linspace(-1, 1, size)
         disc = (across[:, None].square() + across.square() < 0.3).float()

@@ -48,7 +48,7 @@ REFERENCE = {"attention": 76.0, "matrix products": 10.0, "copies": 3.0, "rasteri
 def step(settings: Settings) -> Iterator[Row]:
     """Optimizer steps as `train` makes them, with loader and transfer, on mice at 512 px."""
     settled = [f"data.root={settings.data}", "train.report_every=1", "train.accumulate=1", f"train.batch_size={SCENES}"]
-    recipe = settings.recipe("gslrm_mouse", *settled, "optim.warmup_steps=1", *_precision(settings))
+    recipe = settings.recipe("gslrm_mouse", *settled, "optim.warmup_steps=1", SMALL_GAUSSIANS, *_precision(settings))
     count = 3 if settings.small else 8
     with tempfile.TemporaryDirectory() as folder:
         reports = train(recipe, Path(folder), device=settings.device)

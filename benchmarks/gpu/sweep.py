@@ -32,7 +32,14 @@ FIXED = {
     "optim.warmup_steps": 5,
     "train.precision": "bf16",
 }
-TOY = {"data.image_size": 32, "model.dim": 32, "model.num_layers": 2, "train.precision": "fp32", "train.batch_size": 1}
+TOY = {
+    "data.image_size": 32,
+    "model.dim": 32,
+    "model.head_dim": 16,
+    "model.num_layers": 2,
+    "train.precision": "fp32",
+    "train.batch_size": 1,
+}
 EVERY_S = 0.25  # between two readings of the GPU's load
 
 
@@ -55,7 +62,9 @@ def utilisation(settings: Settings) -> Iterator[Row]:
         of_trials = _seconds(journal)
     yield Row(f"{len(states)} trials, from command to end", wall, "s", note=", ".join(sorted(states)))
     yield Row("trials themselves, by slot", of_trials / 2, "s")
-    if load.readings:
+    if load.trouble:
+        yield Row("mean load of the GPU", note=load.trouble)
+    elif load.readings:
         yield Row("mean load of the GPU", statistics.mean(load.readings), "%", len(load.readings), reference=27.0)
 
 
@@ -64,6 +73,7 @@ class Load:
 
     def __init__(self, cuda: bool) -> None:
         self.readings: list[float] = []
+        self.trouble = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read if cuda else self._ended.wait, daemon=True)
 
@@ -75,8 +85,16 @@ class Load:
         self._thread.join()
 
     def _read(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            self.readings.append(float(torch.cuda.utilization()))
+        try:
+            from pynvml import NVMLError
+        except ImportError:
+            self.trouble = "not read: the package nvidia-ml-py is not there"
+            return
+        try:
+            while not self._ended.wait(EVERY_S):
+                self.readings.append(float(torch.cuda.utilization()))
+        except (NVMLError, RuntimeError) as error:
+            self.trouble = f"not read: {error}"
 
 
 def _space(settings: Settings, path: Path) -> Path:

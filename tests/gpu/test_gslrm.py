@@ -7,7 +7,6 @@ import itertools
 from dataclasses import fields
 from pathlib import Path
 
-import lpips
 import pytest
 import torch
 
@@ -69,11 +68,7 @@ def term_of(stage: GSLRMStage, batch: Batch, term: str) -> tuple[torch.Tensor, t
 @pytest.mark.parametrize("term", OF_NETWORKS)
 def test_each_term_of_a_network_is_that_of_the_cpu(device, batch, term) -> None:
     torch.manual_seed(0)
-    network = (
-        perceptual()
-        if term == "perceptual"
-        else lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
-    )
+    network = perceptual() if term == "perceptual" else random_lpips()
     rendered = (0.9 * batch.images + 0.1 * torch.rand_like(batch.images)).requires_grad_()
     expected = getattr(losses, term)(rendered, batch.images, network)
     there = rendered.detach().to(device).requires_grad_()
@@ -81,6 +76,13 @@ def test_each_term_of_a_network_is_that_of_the_cpu(device, batch, term) -> None:
     assert relative_error(found, expected) < 1e-4
     gradients = [torch.autograd.grad(value, leaf)[0] for value, leaf in ((found, there), (expected, rendered))]
     assert relative_error(*gradients) < 1e-3
+
+
+def random_lpips() -> torch.nn.Module:
+    """LPIPS with weights as they are made."""
+    from lpips import LPIPS  # the other terms need no package of that name
+
+    return LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
 
 
 def perceptual() -> PerceptualNetwork:

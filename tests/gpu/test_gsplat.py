@@ -12,6 +12,7 @@ import torch
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
+from pipeline.splatting.gsplat_build import require_kernels
 from pipeline.splatting.rendering import render
 from pipeline.splatting.tile_bound import tile_intersections
 from tests.contracts.test_render import FIELDS, leaves_of, make_cameras, make_gaussians
@@ -65,6 +66,7 @@ def test_gsplat_draws_batches_and_empty_scenes():
 
 
 def test_the_bound_is_the_count_of_gsplats_kernels():
+    require_kernels()  # or gsplat would build them by itself, elsewhere
     gaussians = make_gaussians(700).to(torch.float32).to("cuda")
     cameras = make_cameras(100, 70).to(torch.float32).to("cuda")
     _, _, found = gsplat.rasterization(

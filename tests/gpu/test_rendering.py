@@ -12,6 +12,7 @@ from pipeline.errors import OversizedError
 from pipeline.gaussians import Gaussians
 from pipeline.splatting import rasterize_cpu, rendering
 from pipeline.splatting.chunks import Limits, rasterize_in_chunks
+from pipeline.splatting.gsplat_build import require_kernels
 from pipeline.splatting.rendering import render
 from tests.contracts.test_render import FIELDS, leaves_of, make_cameras, make_gaussians
 from tests.gpu.conftest import relative_error
@@ -48,6 +49,8 @@ def test_a_scene_drawn_view_by_view_is_the_scene_drawn_at_once(device) -> None:
 
 
 def test_chunks_are_the_whole_in_values_and_gradients(device) -> None:
+    if device.type == "cuda":
+        require_kernels()  # or gsplat would build them by itself, elsewhere
     rasterize = rendering._rasterize_gsplat if device.type == "cuda" else rasterize_cpu.rasterize
     gaussians, cameras = make_gaussians(400, 1, batch=(2,)), make_cameras(64, 48, views=6)
     cameras = Cameras(cameras.c2w.view(2, 3, 4, 4), cameras.fxfycxcy.view(2, 3, 4), 64, 48)

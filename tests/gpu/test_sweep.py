@@ -32,7 +32,8 @@ device = str(model.unwrap_python_model().loaded.model.gaussian_position_embeddin
 print(json.dumps({"device": device, "num_gaussians": int(found["num_gaussians"][0])}))
 """
 BATCH = 4  # scenes, of which a quarter fits where the whole does not
-LARGER = {"data.image_size": 128, "model.dim": 256, "model.num_layers": 4}
+# Activations of gigabytes, beside which it does not matter what the allocator leaves unused.
+LARGER = {"data.image_size": 256, "model.dim": 256, "model.num_layers": 4}
 
 
 @dataclass(frozen=True)

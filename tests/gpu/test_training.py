@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from benchmarks.gpu.settings import checkpoint_modes
-from pipeline.mvdiffusion.stage import (
-    MVDiffusionStage,
-)  # here, and not in the thread that a run of GS-LRM leaves behind
+from benchmarks.gpu.waits import Waits
 from pipeline.training.loop import Report, train
+
+with contextlib.suppress(ImportError):  # GS-LRM is tested without diffusers, too
+    # Here, and not in the thread that a run of GS-LRM leaves behind.
+    from pipeline.mvdiffusion.stage import MVDiffusionStage
 
 pytestmark = pytest.mark.gpu
 GSLRM = ("model.init_std=0.1", "model.scale_bias=-4.0", "loss.ssim=0.5", "loss.alpha=0.5", "train.batch_size=2")
@@ -82,6 +85,26 @@ def test_a_resumed_run_goes_on_where_the_unbroken_one_does(device, recipe_of, tm
     wanted, came = ({r.step: r.metrics["train/loss"] for r in run if r.step > 4} for run in (unbroken, resumed))
     assert came == pytest.approx(wanted, rel=1e-3)  # on CUDA sums are not in order
     assert len(set(wanted.values())) == 4
+
+
+def test_a_checkpoint_of_the_cpu_is_gone_on_with_as_the_cpu_would(device, recipe_of, tmp_path, frames_cache) -> None:
+    recipe = recipe_of("optim.lr=1.0e-3", "train.report_every=1")
+    unbroken = list(train(recipe, tmp_path / "unbroken", cache=frames_cache))
+    saved = next(report.checkpoint for report in unbroken if report.step == 4)
+    resumed = list(train(recipe, tmp_path / "resumed", saved, device, frames_cache))
+    wanted, came = ({r.step: r.metrics["train/loss"] for r in run if r.step > 4} for run in (unbroken, resumed))
+    assert came[5] == pytest.approx(wanted[5], rel=1e-4)  # by the weights
+    assert came == pytest.approx(wanted, rel=5e-3)  # by what the optimizer remembers
+
+
+def test_a_step_waits_for_the_gpu_once_beside_what_is_counted_to_draw(
+    device, recipe_of, tmp_path, frames_cache
+) -> None:
+    recipe = recipe_of()
+    with Waits(device) as waits:
+        list(train(recipe, tmp_path, device=device, cache=frames_cache))
+    own = sum(count for place, count in waits.places.items() if place.startswith("pipeline/training/"))
+    assert own == (recipe.train.max_steps if device.type == "cuda" else 0), waits.places
 
 
 @pytest.mark.parametrize("mode", checkpoint_modes())
