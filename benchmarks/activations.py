@@ -70,6 +70,6 @@ def _spread(values: list[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import table
+    from benchmarks.tables import table
 
     print(table(rows()))
