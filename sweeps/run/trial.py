@@ -138,6 +138,16 @@ def _system(process: psutil.Process, device: str) -> dict[str, float]:
         "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 1e6,
     }
     if device == "cuda":
-        values["system/gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
+        values |= gpu_utilization()
         values["system/gpu_0_memory_usage_megabytes"] = torch.cuda.memory_reserved() / 1e6
     return values
+
+
+def gpu_utilization() -> dict[str, float]:
+    """How busy the GPU is, where its driver says so: for a part of a card (MIG) and for a virtual one it does not."""
+    from pynvml import NVMLError  # needed where there is a GPU alone
+
+    try:
+        return {"system/gpu_0_utilization_percentage": float(torch.cuda.utilization())}
+    except (NVMLError, RuntimeError):
+        return {}
