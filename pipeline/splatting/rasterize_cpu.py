@@ -24,6 +24,8 @@ from pipeline.splatting.projection_kernels import BLUE, DEPTH, GREEN, MIN_ALPHA,
 
 MAX_ALPHA = 0.999  # gsplat 1.6 lowers this to 0.99
 MIN_LIGHT = 1e-4  # a pair that would leave a pixel no more light than this closes it, undrawn
+NARROW = 8  # pixels of a row that are looked at one by one
+BLOCK = 256  # Gaussians that are read at once: what is kept of them fits the fastest cache
 NUM_CHANNELS = 5  # red, green, blue, depth, and a one whose sum is alpha
 
 
@@ -126,21 +128,42 @@ def _channels(splats, i):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _ellipse(x, y, a, b, c, opacity, width, height):  # type: ignore[no-untyped-def]
-    """Where alpha is above MIN_ALPHA, and a hair more: box, and tilt, spread, shrink of its rows.
+def _block():  # type: ignore[no-untyped-def]
+    """Room for what `_read` fills in."""
+    return np.empty((BLOCK, 10)), np.empty((BLOCK, 4), np.int32), np.empty((BLOCK, 4))
 
-    The row dy below the centre is x - tilt·dy ± sqrt(spread - shrink·dy²).
+
+@compiled
+def _read(splats, order, first, width, height, block):  # type: ignore[no-untyped-def]
+    """The next Gaussians from place `first` of the order on: their splats in float64, and where each is drawn.
+
+    That is where alpha is above MIN_ALPHA, and a hair more: a box (top, bottom, left, right); tilt, spread and shrink
+    of its rows; the greatest sigma. The row dy below the centre is x - tilt·dy ± sqrt(spread - shrink·dy²). For many at
+    once this is faster: reads by index do not wait for each other, and the compiler has vector instructions.
     """
-    reach = 2.0 * math.log(255.0 * opacity) + 2e-3
-    determinant = max(a * c - b * b, 1e-30)
-    top, bottom = _span(y, math.sqrt(reach * a / determinant), height)
-    left, right = _span(x, math.sqrt(reach * c / determinant), width)
-    return top, bottom, left, right, b / a, reach / a, determinant / (a * a)
+    values, boxes, rows = block
+    count = min(BLOCK, len(order) - first)
+    for n in range(count):
+        i = order[first + n]
+        for column in range(10):
+            values[n, column] = splats[i, column]
+        rows[n, 3] = math.log(255.0 * values[n, OPACITY]) + 1e-3
+    for n in range(count):
+        x, y, a, b, c, _ = _shape(values, n)
+        determinant, reach = max(a * c - b * b, 1e-30), 2.0 * rows[n, 3]
+        boxes[n, 0], boxes[n, 1] = _span(y, math.sqrt(reach * a / determinant), height)
+        boxes[n, 2], boxes[n, 3] = _span(x, math.sqrt(reach * c / determinant), width)
+        rows[n, 0], rows[n, 1], rows[n, 2] = b / a, reach / a, determinant / (a * a)
 
 
 @compiled
 def _row(following, start, width, left, right, middle, half_squared):  # type: ignore[no-untyped-def]
-    """First open pixel of the ellipse in the row that begins at pixel `start`, and the end of the ellipse."""
+    """First open pixel of the ellipse in the row that begins at pixel `start`, and the end of the ellipse.
+
+    Of a narrow box it is the whole row: to look at a pixel too many takes less time than the ellipse's root.
+    """
+    if right - left <= NARROW:
+        return _next_open(following, np.uint64(start + left)), np.uint64(start + right)
     if _next_open(following, np.uint64(start + left)) >= np.uint64(start + right):
         return np.uint64(start + right), np.uint64(start + right)
     first, end = _span(middle, math.sqrt(max(half_squared, 0.0)), width)
@@ -148,10 +171,10 @@ def _row(following, start, width, left, right, middle, half_squared):  # type: i
 
 
 @compiled
-def _falloff(a, b, c, dx, dy):  # type: ignore[no-untyped-def]
-    """exp(-sigma), or 0 where rounding has made sigma negative."""
+def _falloff(a, b, c, dx, dy, greatest):  # type: ignore[no-untyped-def]
+    """exp(-sigma), or 0 beyond the greatest sigma that is drawn, and where rounding has made sigma negative."""
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    return math.exp(-sigma) if sigma >= 0.0 else 0.0
+    return math.exp(-sigma) if 0.0 <= sigma <= greatest else 0.0
 
 
 @compiled
@@ -162,18 +185,23 @@ def _splat(splats, order, width, image):  # type: ignore[no-untyped-def]
     """
     pixels = len(image)
     light, following, sums = np.ones(pixels), _all_open(pixels), np.zeros((pixels, NUM_CHANNELS))
+    values, boxes, rows = block = _block()
     drawn = 0
-    for i in order:
-        x, y, a, b, c, opacity = _shape(splats, i)
-        red, green, blue, depth = _channels(splats, i)
-        top, bottom, left, right, tilt, spread, shrink = _ellipse(x, y, a, b, c, opacity, width, pixels // width)
+    for place in range(len(order)):
+        n = place % BLOCK
+        if n == 0:
+            _read(splats, order, place, width, pixels // width, block)
+        x, y, a, b, c, opacity = _shape(values, n)
+        red, green, blue, depth = _channels(values, n)
+        top, bottom, left, right = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
+        tilt, spread, shrink, greatest = rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3]
         marked = False
         for row in range(top, bottom):
             start, dy = row * width, row + 0.5 - y
             middle, half_squared = x - tilt * dy, spread - shrink * dy * dy
             pixel, end = _row(following, start, width, left, right, middle, half_squared)
             while pixel < end:
-                alpha = min(opacity * _falloff(a, b, c, np.int64(pixel) - start + 0.5 - x, dy), MAX_ALPHA)
+                alpha = min(opacity * _falloff(a, b, c, np.int64(pixel) - start + 0.5 - x, dy, greatest), MAX_ALPHA)
                 if alpha >= MIN_ALPHA:
                     remaining = light[pixel] * (1.0 - alpha)
                     if remaining <= MIN_LIGHT:
@@ -189,7 +217,7 @@ def _splat(splats, order, width, image):  # type: ignore[no-untyped-def]
                     marked = True
                 pixel = _next_open(following, pixel + np.uint64(1))
         if marked:
-            order[drawn] = i
+            order[drawn] = order[place]
             drawn += 1
     image[:] = sums
     return drawn
@@ -200,14 +228,19 @@ def _splat_vjp(splats, order, width, image, cotangent, gradients):  # type: igno
     """Write dL/dsplats, given the finished image and dL/dimage [pixels, 5]."""
     pixels = len(image)
     light, following, behind = np.ones(pixels), _all_open(pixels), np.zeros(pixels)
+    values, boxes, rows = block = _block()
     d = cotangent.astype(np.float64)
     for pixel in range(pixels):
         for channel in range(NUM_CHANNELS):
             behind[pixel] += d[pixel, channel] * image[pixel, channel]
-    for i in order:
-        x, y, a, b, c, opacity = _shape(splats, i)
-        red, green, blue, depth = _channels(splats, i)
-        top, bottom, left, right, tilt, spread, shrink = _ellipse(x, y, a, b, c, opacity, width, pixels // width)
+    for place in range(len(order)):
+        n = place % BLOCK
+        if n == 0:
+            _read(splats, order, place, width, pixels // width, block)
+        x, y, a, b, c, opacity = _shape(values, n)
+        red, green, blue, depth = _channels(values, n)
+        top, bottom, left, right = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
+        tilt, spread, shrink, greatest = rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3]
         d_opacity = d_red = d_green = d_blue = d_depth = 0.0
         sum_x = sum_y = sum_xx = sum_xy = sum_yy = 0.0  # moments of dL/dsigma about the centre
         for row in range(top, bottom):
@@ -217,7 +250,7 @@ def _splat_vjp(splats, order, width, image, cotangent, gradients):  # type: igno
             row_sum = row_x = row_xx = 0.0  # the same of this row
             while pixel < end:
                 dx = np.int64(pixel) - start + 0.5 - x
-                falloff = _falloff(a, b, c, dx, dy)
+                falloff = _falloff(a, b, c, dx, dy, greatest)
                 alpha = min(opacity * falloff, MAX_ALPHA)
                 if alpha >= MIN_ALPHA:
                     remaining = light[pixel] * (1.0 - alpha)
@@ -243,6 +276,7 @@ def _splat_vjp(splats, order, width, image, cotangent, gradients):  # type: igno
                 pixel = _next_open(following, pixel + np.uint64(1))
             sum_x, sum_xx, sum_xy = sum_x + row_x, sum_xx + row_xx, sum_xy + row_x * dy
             sum_y, sum_yy = sum_y + row_sum * dy, sum_yy + row_sum * dy * dy
+        i = order[place]
         gradients[i, X] = -(a * sum_x + b * sum_y)
         gradients[i, Y] = -(b * sum_x + c * sum_y)
         gradients[i, XX], gradients[i, XY], gradients[i, YY] = 0.5 * sum_xx, sum_xy, 0.5 * sum_yy
