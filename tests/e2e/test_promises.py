@@ -166,7 +166,7 @@ def test_every_clause_of_the_paragraph_has_a_test() -> None:
     )
     assert set(re.split(r", (?![^(]*\))", listed)) == set(PROMISES)
     assert sentences()[1:] == [
-        "A non-finite loss stops the trial and names step and term",
+        "A loss that stays non-finite stops the trial and names step and term",
         "A registered version's figures were measured twice",
     ]
 
