@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.recipe import LossConfig
+from pipeline.transfers import constant
 from pipeline.vgg import PerceptualNetwork
 
 Images = Float[Tensor, "*batch 3 height width"]
@@ -67,8 +68,7 @@ def mse(rendered: Images, target: Images, mask: Masks | None = None) -> Scalar:
 @full_precision
 def background(rendered: Images, mask: Masks, colour: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Scalar:
     """Mean squared distance of the rendering outside the mask from the background colour."""
-    # A tensor made from a list would be copied to the device, and waited for.
-    target = torch.stack([rendered.new_full((), channel) for channel in colour])[:, None, None]
+    target = constant(colour, rendered)[:, None, None]
     return _mean_where(mask < FOREGROUND, (rendered - target).square())
 
 

@@ -33,11 +33,6 @@ class Batch:
     def input_cameras(self) -> Cameras:
         return self.cameras[:, : self.num_input_views]
 
-    def to(self, device: torch.device | str) -> Batch:
-        masks = None if self.masks is None else self.masks.to(device)
-        cameras = self.cameras.to(device)
-        return Batch(self.images.to(device), masks, cameras, self.num_input_views, self.scenes)
-
 
 @dataclass(frozen=True)
 class HostBatch:

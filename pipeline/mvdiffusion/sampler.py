@@ -32,6 +32,7 @@ from pipeline.mvdiffusion.folder import read_components, write_components
 from pipeline.mvdiffusion.prompts import check_embeddings
 from pipeline.precision import autocast
 from pipeline.recipe import Precision, Recipe
+from pipeline.transfers import constant, sent
 
 Network = TypeVar("Network", bound=nn.Module)
 Generators = torch.Generator | list[torch.Generator] | None
@@ -146,12 +147,10 @@ class MVDiffusionPipeline(DiffusionPipeline):
     def sampled_latents(self, images: Float[Tensor, "rows 3 height width"], generator: Generators) -> Tensor:
         """A draw of the latents of images 0…1, as training sees them; float32."""
         found = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist
-        if isinstance(self.vae, PatchCodec):
-            latents = found.mode()
-        else:
-            latents = found.mean + found.std * standard_normal(
-                found.mean.shape, generator, images.device, found.mean.dtype
-            )
+        latents = found.mode()
+        if not isinstance(self.vae, PatchCodec):  # whose latents are known
+            noise = standard_normal(latents.shape, generator, images.device, latents.dtype)
+            latents = latents + found.std * noise
         return latents.float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Float[Tensor, "rows 3 height width"]:
@@ -230,10 +229,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
 
 def normalised(images: Float[Tensor, "n 3 height width"], reading: CLIPImageProcessorPil) -> Tensor:
     """Images 0…1 as the CLIP encoder was trained to see them."""
-    mean, deviation = (
-        torch.stack([images.new_full((), number) for number in numbers])[:, None, None]  # a list would be waited for
-        for numbers in (reading.image_mean, reading.image_std)
-    )
+    mean, deviation = (constant(n, images)[:, None, None] for n in (reading.image_mean, reading.image_std))
     return (images - mean) / deviation
 
 
@@ -242,13 +238,6 @@ def standard_normal(shape: Sequence[int], generator: Generators, device: torch.d
     first = generator[0] if isinstance(generator, list) else generator
     drawn_on = device if first is None else first.device
     return sent(randn_tensor(tuple(shape), generator=generator, device=drawn_on, dtype=dtype), device)
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The same on a device; from the host to a GPU without a wait for what the GPU is at."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def sampling_dtype(recipe: Recipe, device: torch.device | str) -> torch.dtype:

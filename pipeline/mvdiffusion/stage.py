@@ -36,7 +36,6 @@ from pipeline.mvdiffusion.sampler import (
     normalised,
     refuse_half_on_cpu,
     sampling_dtype,
-    sent,
     standard_normal,
 )
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
@@ -45,6 +44,7 @@ from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe, mvdiffus
 from pipeline.stages import Validation
 from pipeline.training.processes import World
 from pipeline.training.running_mean import running_mean
+from pipeline.transfers import sent
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: where adapters go
 

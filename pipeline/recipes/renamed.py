@@ -12,7 +12,7 @@ from typing import Any
 
 _SECTION, _OLD, _NEW = "model", "checkpoint_layers", "checkpoint"
 OLD, NEW = f"{_SECTION}.{_OLD}", f"{_SECTION}.{_NEW}"
-BESIDE = "train.checkpoint_every"  # came with the new name: stored values without it had the old name
+SINCE = "train.checkpoint_every"  # a setting as old as the new name: stored values without it had the old name
 
 
 def stored_recipe(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def draw_in(place: Path, changed: Mapping[str, str], log: Path, draw: Callable[[
     draw: anything that needs the kernels; one Gaussian on the GPU, if None. Raises MachineError with the first error of
     a build that fails, all of whose output goes to the log.
     """
-    results = contextlib.redirect_stdout(io.StringIO())  # among which gsplat says what it does
-    with _changed({**changed, "TORCH_EXTENSIONS_DIR": str(place)}), results:
+    unseen = contextlib.redirect_stdout(io.StringIO())  # gsplat prints its progress where commands print results
+    with _changed({**changed, "TORCH_EXTENSIONS_DIR": str(place)}), unseen:
         from torch.utils import cpp_extension
 
         cpp_extension.CUDA_HOME = changed["CUDA_HOME"]  # which it looks up once, perhaps before it was changed

@@ -128,13 +128,13 @@ def _channels(splats, i):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _block():  # type: ignore[no-untyped-def]
-    """Room for what `_read` fills in."""
+def _empty_block():  # type: ignore[no-untyped-def]
+    """Room for what `_read_block` fills in."""
     return np.empty((BLOCK, 10)), np.empty((BLOCK, 4), np.int32), np.empty((BLOCK, 4))
 
 
 @compiled
-def _read(splats, order, first, width, height, block):  # type: ignore[no-untyped-def]
+def _read_block(splats, order, first, width, height, block):  # type: ignore[no-untyped-def]
     """The next Gaussians from place `first` of the order on: their splats in float64, and where each is drawn.
 
     That is where alpha is above MIN_ALPHA, and a hair more: a box (top, bottom, left, right); tilt, spread and shrink
@@ -185,12 +185,12 @@ def _splat(splats, order, width, image):  # type: ignore[no-untyped-def]
     """
     pixels = len(image)
     light, following, sums = np.ones(pixels), _all_open(pixels), np.zeros((pixels, NUM_CHANNELS))
-    values, boxes, rows = block = _block()
+    values, boxes, rows = block = _empty_block()
     drawn = 0
     for place in range(len(order)):
         n = place % BLOCK
         if n == 0:
-            _read(splats, order, place, width, pixels // width, block)
+            _read_block(splats, order, place, width, pixels // width, block)
         x, y, a, b, c, opacity = _shape(values, n)
         red, green, blue, depth = _channels(values, n)
         top, bottom, left, right = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
@@ -228,7 +228,7 @@ def _splat_vjp(splats, order, width, image, cotangent, gradients):  # type: igno
     """Write dL/dsplats, given the finished image and dL/dimage [pixels, 5]."""
     pixels = len(image)
     light, following, behind = np.ones(pixels), _all_open(pixels), np.zeros(pixels)
-    values, boxes, rows = block = _block()
+    values, boxes, rows = block = _empty_block()
     d = cotangent.astype(np.float64)
     for pixel in range(pixels):
         for channel in range(NUM_CHANNELS):
@@ -236,7 +236,7 @@ def _splat_vjp(splats, order, width, image, cotangent, gradients):  # type: igno
     for place in range(len(order)):
         n = place % BLOCK
         if n == 0:
-            _read(splats, order, place, width, pixels // width, block)
+            _read_block(splats, order, place, width, pixels // width, block)
         x, y, a, b, c, opacity = _shape(values, n)
         red, green, blue, depth = _channels(values, n)
         top, bottom, left, right = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]

@@ -15,6 +15,7 @@ from pipeline.gaussians import SH_C0, Gaussians
 from pipeline.splatting import rasterize_cpu
 from pipeline.splatting.chunks import INTERSECTION_BYTES, Drawn, Limits, rasterize_in_chunks
 from pipeline.splatting.gsplat_build import require_kernels
+from pipeline.transfers import constant
 
 WHITE = (1.0, 1.0, 1.0)
 NEAR_PLANE = 0.2  # world units; where the renderer that FaceLift's checkpoints were trained with cuts
@@ -68,9 +69,7 @@ def _draw(gaussians: Gaussians, cameras: Cameras, background: Sequence[float], n
             colours, alphas, depths = rasterize_in_chunks(_rasterize_gsplat, gaussians, cameras, near_plane, limits)
         else:
             colours, alphas, depths = rasterize_cpu.rasterize(gaussians, cameras, near_plane)
-        # A tensor made from a list would be copied to the device, and waited for.
-        colour = torch.stack([alphas.new_full((), channel) for channel in background])
-        images = colours + (1 - alphas) * colour
+        images = colours + (1 - alphas) * constant(background, alphas)
     return Rendering(*(channels.movedim(-1, -3) for channels in (images, alphas, depths)))
 
 

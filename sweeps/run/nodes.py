@@ -92,7 +92,7 @@ def require_usable(space: SearchSpace) -> None:
 class Share(NamedTuple):
     """A space that says how many GPUs a trial takes, and what is said of that.
 
-    surprising: the user may not expect it, because there are GPUs that he has not asked for or that no trial takes.
+    surprising: the user may not expect it: there are GPUs that the space did not ask for, or that no trial takes.
     """
 
     space: SearchSpace

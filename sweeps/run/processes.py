@@ -139,7 +139,7 @@ class _Companion:
 
 
 def _device_of(gpus: float) -> torch.device:
-    """Raises MachineError on a node whose GPU torch cannot use: the trial would train on the CPU, and nobody knew."""
+    """Raises MachineError on a node whose GPU torch cannot use: the trial would train on the CPU in silence."""
     return torch.device(require_device("cuda" if gpus else "cpu", "trials.gpus"))
 
 

@@ -114,7 +114,7 @@ def _came_later(path: str, ledger: Ledger, space: SearchSpace) -> bool:
     user's: the sweep goes on without it.
     """
     setting = path.removeprefix("recipe.")
-    known = renamed.BESIDE if setting == renamed.NEW else setting
+    known = renamed.SINCE if setting == renamed.NEW else setting
     of_project = space.recipe == ledger.recipe and (FOLDER / f"{space.recipe}.yaml").is_file()
     written = setting in {**ledger.space["fixed"], **space.fixed}
     return path != setting and of_project and known not in ledger.params and not written

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.settings import checkpoint_modes
 from pipeline import losses
-from pipeline.data.batch import Batch
+from pipeline.data.batch import Batch, HostBatch
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
@@ -30,15 +30,20 @@ AFTER_WARM_UP = 1000
 
 
 @pytest.fixture(scope="module")
-def batch(mice: Dataset, frames_cache: Path, tiny_recipe) -> Batch:
-    return Loader(mice, "train", tiny_recipe().data, frames_cache).training_batch(0, 2).to("cpu")
+def on_host(mice: Dataset, frames_cache: Path, tiny_recipe) -> HostBatch:
+    return Loader(mice, "train", tiny_recipe().data, frames_cache).training_batch(0, 2)
 
 
-def test_the_gaussians_are_those_of_the_cpu(device, batch, tiny_recipe) -> None:
+@pytest.fixture(scope="module")
+def batch(on_host: HostBatch) -> Batch:
+    return on_host.to("cpu")
+
+
+def test_the_gaussians_are_those_of_the_cpu(device, on_host, batch, tiny_recipe) -> None:
     torch.manual_seed(0)
     model = GSLRM(tiny_recipe(*LARGER, "model.sh_degree=1").model)
     expected = model(batch.input_images, batch.input_cameras)
-    there = batch.to(device)
+    there = on_host.to(device)
     found = copy.deepcopy(model).to(device)(there.input_images, there.input_cameras)
     errors = {
         one.name: relative_error(getattr(found, one.name), getattr(expected, one.name)) for one in fields(Gaussians)
@@ -47,11 +52,11 @@ def test_the_gaussians_are_those_of_the_cpu(device, batch, tiny_recipe) -> None:
 
 
 @pytest.mark.parametrize("term", [term for term in LOSS_TERMS if term not in OF_NETWORKS])
-def test_each_term_and_its_gradient_are_those_of_the_cpu(device, batch, tiny_recipe, term) -> None:
+def test_each_term_and_its_gradient_are_those_of_the_cpu(device, on_host, batch, tiny_recipe, term) -> None:
     aligned = "model.pixel_aligned=false" if term == "pixelalign" else "loss.masked=true"
     recipe = tiny_recipe(*LARGER, "loss.mse=0.0", f"loss.{term}=1.0", aligned)
     expected, gradient = term_of(GSLRMStage(recipe, CPU), batch, term)
-    found, other = term_of(GSLRMStage(recipe, device), batch.to(device), term)
+    found, other = term_of(GSLRMStage(recipe, device), on_host.to(device), term)
     assert relative_error(found, expected) < 1e-4
     assert relative_error(other, gradient) < 1e-3
 
@@ -94,9 +99,9 @@ def perceptual() -> PerceptualNetwork:
 
 
 @pytest.mark.parametrize("mode", [mode for mode in checkpoint_modes() if mode != "none"])
-def test_activation_checkpoints_leave_the_gradients_as_they_are(device, batch, tiny_recipe, mode) -> None:
+def test_activation_checkpoints_leave_the_gradients_as_they_are(device, on_host, tiny_recipe, mode) -> None:
     (_, plain), (_, found) = (
-        term_of(GSLRMStage(tiny_recipe(*LARGER, checkpoint_modes()[one]), device), batch.to(device), "mse")
+        term_of(GSLRMStage(tiny_recipe(*LARGER, checkpoint_modes()[one]), device), on_host.to(device), "mse")
         for one in ("none", mode)
     )
     assert relative_error(found, plain) < 1e-5  # gsplat's sums are not in order; without it they are equal to the bit
