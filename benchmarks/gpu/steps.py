@@ -25,6 +25,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.gslrm.stage import GSLRMStage
+from pipeline.precision import autocast
 from pipeline.recipe import Recipe, gslrm_parts
 from pipeline.splatting.rendering import render
 from pipeline.training.loop import train
@@ -53,7 +54,7 @@ def step(settings: Settings) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         reports = train(recipe, Path(folder), device=settings.device)
         metrics = [report.metrics for report in itertools.islice(reports, count)]
-        reports.close()  # type: ignore[attr-defined]
+        reports.close()
     times = [1e3 * one["time/step_seconds"] for one in metrics[2:]]
     peak = metrics[-1].get("system/peak_gpu_memory_gb")
     what = f"gslrm_mouse, {SCENES} scenes × 5 inputs at {recipe.data.image_size} px"
@@ -162,9 +163,8 @@ def _step_of(settings: Settings, recipe: Recipe, scenes: int) -> tuple[GSLRMStag
 
 
 def _take(stage: GSLRMStage, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(stage.recipe.train.precision)
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(batch.images.device.type, dtype, enabled=dtype is not None):
+    with autocast(batch.images.device, stage.recipe.train.precision):
         terms = stage.losses(batch, AFTER_WARM_UP)
     weights = stage.weights(AFTER_WARM_UP)
     torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()

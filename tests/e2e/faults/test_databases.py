@@ -89,7 +89,8 @@ def test_a_sweep_is_resumed_while_postgres_is_away(bench, note, databases):
 
 @pytest.mark.faults
 def test_sigterm_while_postgres_is_away(bench, note, databases):
-    hurt = bench(on(databases), trials={"count": 2, "concurrent": 2})
+    long = {"train.max_steps": 480}  # for trials that still train when the signal comes
+    hurt = bench(on(databases), trials={"count": 2, "concurrent": 2}, fixed=long)
     process = hurt.start()
     hurt.until_reports(3)
     databases.kill()
