@@ -140,7 +140,8 @@ def reconstruct(
     photo = None if views is None else read_picture(scene)  # before torch is there, and a model is loaded
     chosen = device_of(device)
     from pipeline.data.incoming.photos import check_photo
-    from pipeline.reconstruct import Reconstructor, imagine, scene_folder, write_outputs
+    from pipeline.reconstruction.outputs import write_outputs
+    from pipeline.reconstruction.reconstructor import Reconstructor, imagine, scene_folder
 
     if photo is None:
         scene = scene_folder(scene)

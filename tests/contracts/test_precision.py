@@ -14,7 +14,7 @@ from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.recipe import PRECISIONS
-from pipeline.reconstruct import Reconstructor
+from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.stages import Evaluation
 from pipeline.training.loop import Report, train
 from sweeps.errors import RegistryError

@@ -23,7 +23,7 @@ from pipeline.cameras import (
     ray_parameter_of_closest_point,
 )
 from pipeline.errors import DataError
-from pipeline.reconstruct import turntable_around
+from pipeline.reconstruction.turntable import turntable_around
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gslrm" / "forward.npz"
 MEETING_POINT = torch.tensor([46.9, 49.2, 59.6])  # mm; where the optical axes of the mouse rig come nearest

@@ -14,19 +14,13 @@ from PIL import Image
 
 from pipeline import checkpoint, kinds, metrics
 from pipeline.cameras import facelift_ring
+from pipeline.data.recording.video import write_video
 from pipeline.errors import CheckpointError, DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
-from pipeline.reconstruct import (
-    TURNTABLE_VIEWS,
-    Reconstruction,
-    Reconstructor,
-    render_frames,
-    turntable_around,
-    write_gif,
-    write_outputs,
-    write_video,
-)
+from pipeline.reconstruction.outputs import write_outputs
+from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
+from pipeline.reconstruction.turntable import TURNTABLE_VIEWS, render_frames, turntable_around, write_gif
 
 SIZE = 33  # odd, as a camera's image may be
 

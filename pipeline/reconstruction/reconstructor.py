@@ -1,4 +1,4 @@
-"""Trained models at work: one picture to six views; posed views to Gaussians, a turntable and a comparison."""
+"""Trained models at work: one picture to six views; posed views to Gaussians."""
 
 from __future__ import annotations
 
@@ -7,33 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image
 
 from pipeline import kinds, metrics
-from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
 from pipeline.data.batch import Batch
 from pipeline.data.incoming.lists import listed_splits
 from pipeline.data.incoming.names import named
 from pipeline.data.incoming.photos import read_photo
 from pipeline.data.loader import Loader
-from pipeline.data.pictures import pixels_of, sheet, write_png
-from pipeline.data.recording.video import write_video
+from pipeline.data.pictures import sheet, write_png
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, open_dataset, write_scene
 from pipeline.errors import DataError
-from pipeline.files import whole
 from pipeline.gaussians import Gaussians
-from pipeline.gslrm.stage import preview
 from pipeline.machine.devices import best_device, require_device
 from pipeline.precision import autocast, evaluated_in
 from pipeline.splatting.rendering import Rendering, render
 
-TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
-_GIF_EVERY = 3
 _ZOOM = 2  # of the small views in a strip
-_CHUNK = 8  # views whose pictures are floats at once
 
 
 @dataclass(frozen=True)
@@ -114,49 +104,3 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: str | Non
     write_scene(scene, rgba, model.rig.cameras)
     write_png(sheet(torch.cat([image[None], views])[None], _ZOOM * model.image_size), strip)
     return scene, strip
-
-
-def write_outputs(
-    result: Reconstruction, out: Path, size: int | None = None, sh_degree: int | None = None
-) -> list[Path]:
-    """Write `gaussians.ply`, `turntable.mp4`, `turntable.gif` and `comparison.png` to `out`; each file whole.
-
-    size: pixels of the turntable's frames (default: at least 256). sh_degree: of the PLY, as `Gaussians.save_ply`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    gaussians = result.gaussians.pruned()
-    cameras = turntable_around(result.batch.cameras[0], size or max(256, result.batch.cameras.width))
-    frames = render_frames(gaussians, cameras)
-    paths = [out / name for name in ("gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png")]
-    gaussians.save_ply(paths[0], sh_degree)
-    write_video(frames, paths[1], TURNTABLE_FPS)
-    write_gif(frames[::_GIF_EVERY], paths[2])
-    write_png(preview(result.batch, result.rendering), paths[3])
-    return paths
-
-
-def turntable_around(cameras: Cameras, size: int, views: int = TURNTABLE_VIEWS) -> Cameras:
-    """Cameras once round the origin at the mean distance, elevation and field of view of the given ones [V]."""
-    distance = float(cameras.centres.norm(dim=-1).mean())
-    elevation = float(torch.asin((cameras.centres[:, 2] / cameras.centres.norm(dim=-1)).clamp(-1, 1)).mean())
-    azimuth = torch.linspace(0, 2 * torch.pi, views + 1, dtype=torch.float64)[:-1] - torch.pi / 2
-    widest = float(torch.rad2deg(2 * torch.atan(cameras.width / 2 / cameras.fxfycxcy[:, 0])).mean())
-    focal = size / 2 / np.tan(np.radians(min(widest, FACELIFT_FOV_DEGREES)) / 2)
-    around = circle(azimuth, elevation, distance, float(focal), size)
-    return around.to(cameras.c2w.device).to(cameras.c2w.dtype)
-
-
-def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "views height width 3"]:
-    """One scene from every camera [V], on white, a few views at a time."""
-    with torch.no_grad():
-        starts = range(0, len(cameras.c2w), _CHUNK)
-        chunks = [pixels_of(render(gaussians, cameras[start : start + _CHUNK]).images) for start in starts]
-    return np.concatenate(chunks)
-
-
-def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:
-    """A looping GIF, for places that show no video."""
-    pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
-    pause = round(1000 * _GIF_EVERY / TURNTABLE_FPS)
-    with whole(path) as temporary:
-        pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0)
