@@ -106,7 +106,7 @@ def _scenes(folder: Path, split: str | None) -> list[Path]:
 
 
 def _photos(folder: Path) -> list[Path]:
-    from pipeline.data.incoming.photos import pictures_in
+    from pipeline.data.photo.folders import pictures_in
 
     photos = pictures_in(folder)
     if not photos:

@@ -22,7 +22,7 @@ from pipeline.files import write_whole
 from pipeline.gslrm.stage import preview
 from pipeline.machine.outputs import require_folder
 from pipeline.machine.version import VERSION
-from pipeline.pruning import Pruning
+from pipeline.pruning import PRUNINGS, Pruning
 from pipeline.reconstruction.reconstructor import Reconstruction
 from pipeline.reconstruction.turntable import GIF_EVERY, TURNTABLE_FPS, render_frames, turntable_around, write_gif
 
@@ -47,7 +47,7 @@ class Wanted:
     formats: of the Gaussians' files, of FORMATS. sh_degree: of a PLY, as `Gaussians.save_ply`.
     """
 
-    pruning: Pruning = Pruning()
+    pruning: Pruning = PRUNINGS["default"]
     formats: tuple[str, ...] = ("ply",)
     sh_degree: int | None = None
     size: int | None = None

@@ -206,7 +206,7 @@ def _cutting(mask: Path | None, segment: str | None, photos: int) -> Any:
         raise DataError(
             f"--mask {mask}: expected a folder of masks for {counted(photos, 'photo')}, got a file — name the folder."
         )
-    return Cutting(mask, segment)
+    return Cutting(mask, None if segment is None else "rembg")
 
 
 def _wanted(

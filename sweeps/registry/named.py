@@ -150,6 +150,8 @@ def champion(name: str, home: Home) -> Version | None:
 
 def _here(version: Version) -> Path | None:
     """The folder of a version's checkpoint on this machine, if it is there whole enough to be read."""
+    from sweeps.registry.release import CHECKPOINT
+
     address = urlsplit(version.source)
     if address.scheme not in ("", "file") or address.netloc not in ("", "localhost"):
         return None
