@@ -1,4 +1,4 @@
-"""Two registered models as one: a version of each becomes a version of `mouse-facelift`, scored end to end and judged."""
+"""Two registered models as one: a version of each becomes one of `mouse-facelift`, scored end to end and judged."""
 
 from __future__ import annotations
 

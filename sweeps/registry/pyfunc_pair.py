@@ -84,9 +84,8 @@ def picture_bytes(where: str, value: Any) -> bytes:
     if isinstance(value, str):
         value = value.encode("ascii", "replace")
     if not isinstance(value, bytes):
-        raise DataError(
-            f"{where}: expected the bytes of a picture, got {type(value).__name__} — read the file as bytes."
-        )
+        came = type(value).__name__
+        raise DataError(f"{where}: expected the bytes of a picture, got {came} — read the file in binary.")
     text = bytes(value)
     if not _BASE64.fullmatch(text):
         return text

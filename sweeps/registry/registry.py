@@ -262,7 +262,8 @@ class Registry:
         return version
 
     def _require_files(self, version: Version) -> Held:
-        """What the version holds, whose folder may be gone. Raises RegistryError unless all its files are there and are those that were registered.
+        """What the version holds; its folder may be gone. Raises RegistryError unless all its files are there and are
+        those that were registered.
 
         They are downloaded and hashed at most once by this object, and not where it has just created the version.
         """
@@ -333,10 +334,8 @@ class Registry:
             raise RegistryError("expected the dataset, got none — name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
-            theirs, ours = (
-                download(champion, Path(temporary) / "champion", self._home.tracking_uri),
-                self._require_files(version),
-            )
+            theirs = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            ours = self._require_files(version)
             if kind_name(theirs) != kind_name(ours):
                 raise RegistryError(
                     f"expected a {kind_name(ours)}, got a {kind_name(theirs)} — register under another name."
