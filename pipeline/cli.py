@@ -134,19 +134,16 @@ def reconstruct(
     ] = None,
 ) -> None:
     """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
-    from pipeline.data.incoming.picture import read_picture
+    from pipeline.data.photo.photo import read_photo
 
     require_folder(out)
-    photo = None if views is None else read_picture(scene)  # before torch is there, and a model is loaded
+    photo = None if views is None else read_photo(scene)  # before torch is there, and a model is loaded
     chosen = device_of(device)
-    from pipeline.data.incoming.photos import check_photo
     from pipeline.reconstruction.outputs import write_outputs
     from pipeline.reconstruction.reconstructor import Reconstructor, imagine, scene_folder
 
     if photo is None:
         scene = scene_folder(scene)
-    else:
-        check_photo(photo, str(scene))
     reconstructor = Reconstructor(checkpoint, chosen)
     if views is not None:
         scene, picture = imagine(scene, views, out, chosen)

@@ -13,8 +13,8 @@ from pipeline import kinds, metrics
 from pipeline.data.batch import Batch
 from pipeline.data.incoming.lists import listed_splits
 from pipeline.data.incoming.names import named
-from pipeline.data.incoming.photos import read_photo
 from pipeline.data.loader import Loader
+from pipeline.data.photo.photo import read_photo
 from pipeline.data.pictures import sheet, write_png
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, open_dataset, write_scene
 from pipeline.errors import DataError
@@ -86,14 +86,14 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: str | Non
     """Six views of one picture by a stage-1 checkpoint: the scene `out`/views, under the model's own cameras, and
     `out`/views.png: the picture, then the views in slot order.
 
-    device: as for `Reconstructor`. Raises DataError for what is no photo (`photos.check_photo`) and for a view that
+    device: as for `Reconstructor`. Raises DataError for what is no photo (`photo.photo_of`) and for a view that
     shows nothing, and MachineError.
     """
     from pipeline.data.generate import with_masks  # stage 1 is needed here alone
 
     device = best_device() if device is None else require_device(device)
     model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
-    image = read_photo(picture, model.image_size)
+    image = read_photo(picture).image(model.image_size)
     with torch.inference_mode():
         views = model(image[None].to(device), [0])[0].cpu()
     rgba = with_masks(views)
