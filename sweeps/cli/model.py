@@ -131,19 +131,19 @@ def model_history(name: Annotated[str, typer.Argument(help="A registered model."
 
 @model.command("evaluate")
 def model_evaluate(
-    source: Annotated[str, typer.Argument(help="A checkpoint folder, or a registered model.")],
+    source: Annotated[str, typer.Argument(help="A registered model (NAME@ALIAS), a folder, or FaceLift's file.")],
     data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
+    from sweeps.registry.named import checkpoint_of
     from sweeps.registry.verification import evaluate_at
 
     chosen = device_of(device)
-    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        path = Path(source) if Path(source).is_dir() else terminal.registry().pull(source, Path(folder) / "model")
-        found = evaluate_at(path, terminal.dataset(data), split, terminal.home().cache, chosen)
+    with checkpoint_of(source, terminal.home()) as named:
+        found = evaluate_at(named.path, terminal.dataset(data), split, terminal.home().cache, chosen)
     if as_json:
         said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
         typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
