@@ -20,7 +20,7 @@ from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import DataError
 from sweeps.errors import RegistryError
-from sweeps.registry import pyfunc_gslrm
+from sweeps.pyfuncs import pyfunc_gslrm
 from sweeps.registry.verification import score, unverified, verify
 from sweeps.space.gates import parse_gates
 from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, make_checkpoint, make_dataset
