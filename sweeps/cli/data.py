@@ -67,7 +67,7 @@ def data_generate(
     from pipeline import kinds
     from pipeline.data.cli import say_dataset, show_progress
     from pipeline.data.generate import generate
-    from pipeline.data.incoming.photos import read_pictures
+    from pipeline.data.photo.folders import read_pictures
 
     require_folder(out)
     pictures = read_pictures(source, view)
