@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.data.cli import AsJson, data
 from pipeline.machine.outputs import require_file, require_folder
+from pipeline.weights.cli import weights
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -27,6 +28,7 @@ def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(fit)
     app.add_typer(data, name="data")
+    app.add_typer(weights, name="weights")
     app.command()(prompts)
 
 

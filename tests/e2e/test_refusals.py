@@ -36,7 +36,8 @@ SETTINGS = " ".join(f"{path}={value}" for path, value in SMALL.items())
         (
             "loss.perceptual=0.5",
             "gslrm_tiny: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual 0.5 needs, "
-            "got none — name imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, or set loss.perceptual=0.0.",
+            "got none — name imagenet-vgg-verydeep-19.mat (`mouselift weights fetch vgg19`) or a FaceLift checkpoint, "
+            "or set loss.perceptual=0.0.",
         ),
         (
             "train.init_from=mouse-gslrm@champion",
