@@ -74,12 +74,19 @@ class Looking:
             return error
 
 
-def masks_of(cutting: Cutting) -> tuple[Path | None, Cutting]:
-    """A video of masks, and what is left to tell the animal by then."""
+def masks_of(cutting: Cutting, source: Path) -> tuple[Path | None, Cutting]:
+    """A video of masks, and what is left to tell the animal by then.
+
+    Raises DataError for a mask that cannot be of every frame: a video has another video, a folder a folder.
+    """
     path = cutting.mask
-    if path is None or not path.is_file() or contents.described(path) != contents.VIDEO:
+    if path is None:
         return None, cutting
-    return path, replace(cutting, mask=None)
+    is_video = path.is_file() and contents.described(path) == contents.VIDEO
+    if is_video != source.is_file() or not (is_video or path.is_dir()):
+        expected = "a video of masks, as long" if source.is_file() else "a folder with a mask of each frame's name"
+        raise DataError(f"--mask {path}: expected {expected} as {source} is one, got another — name it.")
+    return (path, replace(cutting, mask=None)) if is_video else (None, cutting)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def reconstruct_sequence(
 
     Raises DataError: for what is no sequence, for a folder of another plan, and where no frame came out.
     """
-    masks, rest = masks_of(cutting)
+    masks, rest = masks_of(cutting, source)
     footage = open_footage(source, wanted, masks)
     if footage.kind != "scenes" and reconstructor.views is None:
         raise DataError(f"{source}: expected a model that makes views of a photo, got none — name --views.")
