@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import GSLRM, checkpoint, load_recipe
 from pipeline.data.mice.mice import write_mice
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
 from pipeline.files import sha256_of
 from tests.e2e.conftest import SMALL, write_space
-from tests.support.mice_recording import write_recording
 
 VIEW = "images/cam_003.png"
 SETTINGS = " ".join(f"{path}={value}" for path, value in SMALL.items())
