@@ -44,7 +44,7 @@ from sweeps.registry.aliases import (
 from sweeps.registry.lock import Turn, take_turn
 from sweeps.registry.release import bind, download, log_model, pull, taken_up
 from sweeps.registry.verification import Verification, score
-from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
+from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, figures_since, lineage
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
 
@@ -89,11 +89,17 @@ class Registry:
         """Log the verified checkpoint as a pyfunc model of its run, and make it a version of `name`.
 
         tags: lineage that only the sweep knows, such as its name and the git commit. A checkpoint that is a
-        version of `name` already is not registered again: that version is returned, as long as its files are there.
+        version of `name` already is not registered again: that version is returned, as long as its files are there,
+        with the figures that it lacked.
         """
         self._ensure_model(name)
         with self._turn(name):
-            return self._find(name, verification) or self._create(name, run_id, verification, dict(tags or {}))
+            known = self._find(name, verification)
+            if known is None:
+                return self._create(name, run_id, verification, dict(tags or {}))
+            for key, value in figures_since(known, verification).items():
+                self._client.set_model_version_tag(name, str(known.version), key, value)
+            return self.resolve(known.ref)
 
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None

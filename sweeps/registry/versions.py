@@ -82,6 +82,12 @@ class Version:
         }
 
 
+def figures_since(version: Version, verification: Verification) -> dict[str, str]:
+    """Figures that a version lacks and that were taken now in the same way, as tags: LPIPS's weights may have come."""
+    same = version.measured == (verification.protocol, verification.data_digest)
+    return {name: f"{value!r}" for name, value in verification.metrics.items() if same and name not in version.metrics}
+
+
 def lineage(verification: Verification) -> dict[str, str]:
     """Where a version comes from and what it scored, as tags."""
     info = verification.checkpoint
