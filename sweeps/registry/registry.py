@@ -21,11 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline import kinds
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import PipelineError
-from pipeline.recipe import Recipe
 from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
@@ -41,10 +39,11 @@ from sweeps.registry.aliases import (
     signature,
     unknown,
 )
+from sweeps.registry.held import Held, kind_name
 from sweeps.registry.lock import Turn, take_turn
 from sweeps.registry.release import bind, download, log_model, pull, taken_up
-from sweeps.registry.verification import Verification, score
-from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, figures_since, lineage
+from sweeps.registry.verification import Verification, score_like
+from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
 
@@ -80,8 +79,8 @@ class Registry:
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
         self._home, self._clock = home, clock
-        # The recipes of versions whose hashes this object has compared, or whose files it copied from a proven folder.
-        self._whole: dict[str, Recipe] = {}
+        # What those versions hold whose hashes this object compared, or whose files it copied from a proven folder.
+        self._whole: dict[str, Held] = {}
 
     def register(
         self, name: str, run_id: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -89,17 +88,11 @@ class Registry:
         """Log the verified checkpoint as a pyfunc model of its run, and make it a version of `name`.
 
         tags: lineage that only the sweep knows, such as its name and the git commit. A checkpoint that is a
-        version of `name` already is not registered again: that version is returned, as long as its files are there,
-        with the figures that it lacked.
+        version of `name` already is not registered again: that version is returned, as long as its files are there.
         """
         self._ensure_model(name)
         with self._turn(name):
-            known = self._find(name, verification)
-            if known is None:
-                return self._create(name, run_id, verification, dict(tags or {}))
-            for key, value in figures_since(known, verification).items():
-                self._client.set_model_version_tag(name, str(known.version), key, value)
-            return self.resolve(known.ref)
+            return self._find(name, verification) or self._create(name, run_id, verification, dict(tags or {}))
 
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -112,6 +105,19 @@ class Registry:
                 return known
             run_id = self._imported_run(name, verification.checkpoint.folder.name)
             return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
+
+    def refresh(self, version: Version, verification: Verification) -> Version:
+        """Give a version that was registered before the figures that were taken now, in place of its own."""
+        if not verification.metrics or lineage(verification).items() <= version.tags.items():
+            return version
+        facts, number = lineage(verification), str(version.version)
+        with self._turn(version.name) as turn:
+            for key in version.metrics.keys() - facts.keys():
+                self._client.delete_model_version_tag(version.name, number, key)
+            for key, value in facts.items():
+                turn.check()
+                self._client.set_model_version_tag(version.name, number, key, value)
+        return self.resolve(version.ref)
 
     def promote(
         self,
@@ -252,18 +258,18 @@ class Registry:
         bind(self._client, created)
         version = _version(created, {})
         if left is None:
-            self._whole[version.ref] = verification.checkpoint.recipe
+            self._whole[version.ref] = verification.checkpoint
         return version
 
-    def _require_files(self, version: Version) -> Recipe:
-        """The version's recipe. Raises RegistryError unless all its files are there and are those that were registered.
+    def _require_files(self, version: Version) -> Held:
+        """What the version holds; its folder may be gone. Raises RegistryError unless all its files are there and are
+        those that were registered.
 
         They are downloaded and hashed at most once by this object, and not where it has just created the version.
         """
         if version.ref not in self._whole:
             with tempfile.TemporaryDirectory() as temporary:
-                info = download(version, Path(temporary) / "version", self._home.tracking_uri)
-            self._whole[version.ref] = info.recipe
+                self._whole[version.ref] = download(version, Path(temporary) / "version", self._home.tracking_uri)
         return self._whole[version.ref]
 
     def _imported_run(self, name: str, folder: str) -> str:
@@ -328,14 +334,13 @@ class Registry:
             raise RegistryError("expected the dataset, got none — name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
-            info = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
-            ours, theirs = self._require_files(version), info.recipe
-            if theirs.model.kind != ours.model.kind:
+            theirs = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            ours = self._require_files(version)
+            if kind_name(theirs) != kind_name(ours):
                 raise RegistryError(
-                    f"expected a {ours.model.kind}, got a {theirs.model.kind} — register under another name."
+                    f"expected a {kind_name(ours)}, got a {kind_name(theirs)} — register under another name."
                 )
-            rival = kinds.load(info, device)
-            evaluation = score(rival, ours.data, dataset, "test", self._home.cache, precision=version.precision)
+            evaluation = score_like(theirs, ours, dataset, self._home.cache, device, version.precision)
         if evaluation.protocol.precision != version.precision:
             raise RegistryError(
                 f"device {device}: expected one that computes {version.precision}, in which {version.ref} was scored, "
