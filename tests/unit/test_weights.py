@@ -259,8 +259,8 @@ PIPECKPTS = Path(__file__).parents[1] / "golden/mvdiffusion/pipeckpts"
 USED = f"""
 from pathlib import Path
 from pipeline.gslrm.evaluate import lpips_network
-from pipeline.mvdiffusion.prompts import make_prompts
-make_prompts(Path({str(PIPECKPTS)!r}), "facelift", None)
+from pipeline.mvdiffusion.sampler import MVDiffusionPipeline
+MVDiffusionPipeline.from_pretrained(Path({str(PIPECKPTS)!r}))
 assert lpips_network("cpu") is None
 import lpips
 """
