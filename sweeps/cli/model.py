@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli import Device, Overrides, device_of, split_overrides
 from pipeline.data.cli import AsJson
+from pipeline.weights.known import LPIPS
 from sweeps.cli import terminal
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
@@ -42,6 +43,8 @@ def model_promote(
         rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
         terminal.table(["gate", "target", "passed"], rows)
     typer.echo(verdict.line)
+    if any(result.value is None and result.gate.metric.endswith("/lpips") for result in verdict.gates):
+        typer.echo(f"for LPIPS: mouselift weights fetch {LPIPS}, then promote again", err=True)
 
 
 @model.command("pair")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.licence import licence_of
 from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
+from pipeline.weights.known import LPIPS, require_weights
 from sweeps.errors import RegistryError
 from sweeps.registry.held import Held, PairInfo, inspect, score_pair
 from sweeps.space.gates import NOT_AVAILABLE
@@ -57,6 +59,8 @@ def verify(
     """
     loaded, dataset = kinds.load(source, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
+    if any(name.endswith("/lpips") for name in expected):
+        require_weights(LPIPS, os.environ)  # without it that figure could not come out again
     if expected:
         _confirm(loaded, dataset, expected, cache)
     test = score(loaded, loaded.recipe.data, dataset, "test", cache)
