@@ -16,11 +16,14 @@ from pipeline.cli import Device, device_of
 from pipeline.data.cli import AsJson
 from pipeline.errors import DataError, PipelineError, counted
 from sweeps.cli import terminal
+from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wanted_of
 
 if TYPE_CHECKING:
     from pipeline.reconstruction.inputs import Input
     from pipeline.reconstruction.outputs import Wanted
     from pipeline.reconstruction.reconstructor import Reconstructor
+    from pipeline.reconstruction.sequence.sequence import Progress
+    from pipeline.reconstruction.sequence.wanted import Wanted as Frames
 
 _OF_FORMATS = "Files of the Gaussians: ply, splat, compressed (SuperSplat's PLY), spz; several with commas."
 _OF_PLY = "Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."
@@ -80,6 +83,12 @@ def reconstruct(
     formats: Formats = "ply",
     ply_sh_degree: Degree = None,
     sequence: Sequence = False,
+    every: Every = 1,
+    start: From = None,
+    end: To = None,
+    world: World = "object",
+    smooth: Smooth = 0.0,
+    fps: Fps = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,13 +108,16 @@ def reconstruct(
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
     chosen = device_of(device)
     wanted = _wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size)
-    work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos)))
+    sequences = [one for one in given if one.kind == "sequence"]
+    frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
+    work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
     work.require_inputs()
     with contextlib.ExitStack() as stack:
         from pipeline.reconstruction.reconstructor import Reconstructor
         from sweeps.registry.named import models_of
 
-        found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, photos != []))
+        needs_views = any(one.needs_views for one in given)
+        found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
         for line in found.notes:
             typer.echo(line, err=True)
         first = found.load_views(chosen)
@@ -129,6 +141,7 @@ class _Work:
     jobs: list[_Job]
     wanted: Wanted
     cutting: Any
+    frames: Frames | None  # of sequences
 
     def require_inputs(self) -> None:
         """See what can be seen before a model is loaded: room for the results, and a single photo or scene."""
@@ -136,7 +149,8 @@ class _Work:
         from pipeline.reconstruction.outputs import require_room
 
         for job in self.jobs:
-            require_room(job.out)
+            if job.input.kind != "sequence":  # whose folder is continued
+                require_room(job.out)
         if len(self.jobs) > 1:
             return  # one that fails is named, and the others go on
         (job,) = self.jobs
@@ -152,7 +166,10 @@ class _Work:
         failed = []
         for job in _shown(self.jobs):
             try:
-                _say(self.made(job, reconstructor, models), job.out, as_json)
+                if job.input.kind == "sequence":
+                    show(self.steps(job, reconstructor), job.out, as_json, is_alone=len(self.jobs) == 1)
+                else:
+                    _say(self.made(job, reconstructor, models), job.out, as_json)
             except PipelineError as error:
                 if len(self.jobs) == 1:
                     raise
@@ -165,6 +182,19 @@ class _Work:
             raise DataError(
                 f"{count}: expected Gaussians of each, got none of {len(failed)}: {', '.join(failed)} — see above."
             )
+
+    def steps(self, job: _Job, reconstructor: Reconstructor) -> Iterator[Progress]:
+        """A sequence, frame after frame."""
+        from pipeline.reconstruction.sequence.sequence import reconstruct_sequence
+
+        wanted = self.wanted
+        assert self.frames is not None
+        if wanted.formats != ("ply",):
+            raise DataError(f"--format: expected ply for a sequence, got {','.join(wanted.formats)} — leave it.")
+        return reconstruct_sequence(
+            job.input.path, job.out, reconstructor, self.frames, wanted.pruning, self.cutting, wanted.size,
+            wanted.sh_degree,
+        )  # fmt: skip
 
     def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> dict[str, Any]:
         """The results of one input, written; what `reconstruction.json` says of them."""
@@ -192,12 +222,12 @@ def _folders(given: list[Input], out: Path) -> list[_Job]:
     return [_Job(one, out if len(given) == 1 else out / one.name) for one in given]
 
 
-def _cutting(mask: Path | None, segment: str | None, photos: int) -> Any:
+def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int) -> Any:
     if segment not in (None, "rembg"):
         raise DataError(f"--segment: expected rembg, got {segment} — write rembg.")
-    if mask is not None and not photos:
+    if mask is not None and not photos + sequences:
         raise DataError(f"--mask {mask}: expected a photo that it belongs to, got none — leave it.")
-    if not photos:
+    if not photos + sequences:
         return None
     from pipeline.data.photo.cutout import Cutting
 
