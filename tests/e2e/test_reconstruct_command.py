@@ -14,6 +14,7 @@ from PIL import Image
 
 import mouselift
 from pipeline import checkpoint
+from pipeline.data.mice.mice import write_mice
 from pipeline.data.photo.photo import read_photo
 from pipeline.data.scenes import read_scene
 from pipeline.gaussians import Gaussians
@@ -232,6 +233,12 @@ def test_a_stage_in_the_place_of_the_other_is_refused(refused, mice_copy, tmp_pa
     scene, picture = mice_copy / "scene_000006", photo(mice_copy, tmp_path)
     assert "got one of mvdiffusion" in refused("reconstruct", scene, "--gaussians", views)
     assert "got one of gslrm" in refused("reconstruct", picture, "--views", gaussians, "--gaussians", gaussians)
+
+
+def test_a_scene_in_millimetres_is_refused(refused, tmp_path, gaussians) -> None:
+    mice = write_mice(tmp_path / "mm", scenes=3, size=32, rig="mouse")
+    message = refused("reconstruct", mice / "scene_000002", "--model", gaussians)
+    assert "expected cameras about the world's origin" in message and "mouselift data normalise" in message
 
 
 # ---------------------------------------------------------------- results
