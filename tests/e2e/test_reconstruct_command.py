@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from typer.testing import CliRunner
 
 import mouselift
 from pipeline import checkpoint
@@ -19,6 +21,7 @@ from pipeline.data.photo.photo import read_photo
 from pipeline.data.scenes import read_scene
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
+from pipeline.mvdiffusion.prompts import read_own
 from pipeline.pruning import PRUNINGS
 from pipeline.reconstruction.models import load_gaussians, load_views, write_pair
 from pipeline.reconstruction.reconstructor import Reconstructor
@@ -317,6 +320,13 @@ def test_a_pair_makes_what_its_two_models_make(run, mice_folder, tmp_path, views
     assert (tmp_path / "one/gaussians.ply").read_bytes() == (tmp_path / "two/gaussians.ply").read_bytes()
 
 
+def test_prompts_take_a_checkpoints_own_text_encoder(tmp_path, views) -> None:
+    words = ["prompts", str(tmp_path / "p.safetensors"), "--pipeline", str(views), "--json"]
+    result = CliRunner().invoke(mouselift.app, words)
+    assert result.exception is None, result.output
+    assert json.loads(result.stdout)["sha256"] == read_own(views / "prompts.safetensors").sha256
+
+
 def test_the_seed_decides_the_views(run, mice_folder, tmp_path, views, gaussians) -> None:
     reconstructor = Reconstructor(load_gaussians(gaussians), load_views(views), seed=7)
     found = reconstructor.photo(read_photo(mice_folder / "scene_000006/images/cam_000.png"))
@@ -352,3 +362,15 @@ def test_without_a_model_the_champions_work_and_are_named(run, mice_folder, tmp_
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\1\1\1")
     code, _, err = run(picture, "-o", "other", "--size", 32)
     assert code == 2 and "expected sha256" in err and not (tmp_path / "other").exists()
+
+
+def test_what_is_no_photo_is_refused_without_waiting_for_torch(tmp_path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    script = (
+        "import sys, mouselift\n"
+        f"sys.argv = ['mouselift', 'reconstruct', {str(tmp_path / 'a.png')!r}, '-o', {str(tmp_path / 'out')!r}]\n"
+        "try: mouselift.main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (2, "False"), done.stderr
