@@ -11,11 +11,12 @@ import torch
 
 from pipeline import kinds, metrics
 from pipeline.data.batch import Batch
+from pipeline.data.foreground import all_shown, cut_out
 from pipeline.data.incoming.lists import listed_splits
 from pipeline.data.incoming.names import named
 from pipeline.data.incoming.photos import read_photo
 from pipeline.data.loader import Loader
-from pipeline.data.pictures import sheet, write_png
+from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, open_dataset, write_scene
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
@@ -89,15 +90,13 @@ def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: str | Non
     device: as for `Reconstructor`. Raises DataError for what is no photo (`photos.check_photo`) and for a view that
     shows nothing, and MachineError.
     """
-    from pipeline.data.generate import with_masks  # stage 1 is needed here alone
-
     device = best_device() if device is None else require_device(device)
     model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
     image = read_photo(picture, model.image_size)
     with torch.inference_mode():
         views = model(image[None].to(device), [0])[0].cpu()
-    rgba = with_masks(views)
-    if not rgba[..., 3].any((1, 2)).all():
+    rgba = cut_out(pixels_of(views))
+    if not all_shown(rgba):
         raise DataError(f"{picture}: expected six views that show something, got an empty one — train stage 1 longer.")
     out.mkdir(parents=True, exist_ok=True)
     scene, strip = out / "views", out / "views.png"
