@@ -43,6 +43,7 @@ BELOW = {
 # Library -> the files that may import it; a name ending in / is a folder.
 DOORS = {
     "gsplat": ("pipeline/splatting/",),
+    "gsply": ("pipeline/splatting/",),
     "diffusers": ("pipeline/mvdiffusion/",),
     "transformers": ("pipeline/mvdiffusion/",),
     "peft": ("pipeline/mvdiffusion/",),
