@@ -39,7 +39,7 @@ from pipeline.recipes import load_recipe, override
 
 PROMPTS_FILE = "clr_embeds.pt"  # as FaceLift's code repository has it
 # The six views of its published sample fill 0.30 to 0.38 of the frame; the mean is between the two.
-FRAMING = Framing(mean=0.34, least=0.30, most=0.38, views=6)
+FRAMING = Framing(mean=0.34, least=0.30, most=0.38, views=6, touching=1.0)
 _SAMPLING = ("steps=50", "guidance=3.0", "eta=1.0", "seed=4")  # of its inference
 _RIG, _VIEWS, _STYLE = "facelift_six", 6, "facelift"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -164,8 +164,7 @@ def framing_of(dataset: Dataset, config: DataConfig) -> Framing | None:
     images = [scene.image(view) for scene, view in shown[::step]]
     if any(image.mode != "RGBA" for image in images):
         return None
-    shares = [float((np.asarray(image.getchannel("A")) >= 128).mean()) for image in images]
-    return Framing(sum(shares) / len(shares), min(shares), max(shares), len(shares))
+    return Framing.measured(np.asarray(image.getchannel("A")) for image in images)
 
 
 def _references(ring: Sequence[int], config: DataConfig) -> tuple[int, ...]:
@@ -182,7 +181,6 @@ def read_framing(path: Path) -> Framing:
     """Raises CheckpointError when the file is missing or damaged."""
     values = read_json(path, CheckpointError)
     try:
-        mean, least, most = (float(values[key]) for key in ("mean", "least", "most"))
-        return Framing(mean, least, most, int(values["views"]))
+        return Framing.from_plain(values)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model's framing, got {one_line(error)} — save it again.") from None
