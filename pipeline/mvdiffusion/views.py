@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from pipeline.cameras import Cameras
@@ -179,8 +180,7 @@ def write_framing(framing: Framing, path: Path) -> None:
 
 def read_framing(path: Path) -> Framing:
     """Raises CheckpointError when the file is missing or damaged."""
-    values = read_json(path, CheckpointError)
     try:
-        return Framing.from_plain(values)
-    except (ValueError, KeyError, TypeError) as error:
+        return TypeAdapter(Framing).validate_python(read_json(path, CheckpointError))
+    except ValidationError as error:
         raise CheckpointError(f"{path}: expected a model's framing, got {one_line(error)} — save it again.") from None

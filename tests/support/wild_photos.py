@@ -66,7 +66,7 @@ def wild_photos(folder: Path, mouse: Image.Image, white: Image.Image) -> Iterato
 
     bedding = _bedding(side)
     silhouette = mouse.getchannel("A")
-    yield written("RGBA", mouse, scene.truth)
+    yield written("RGBA, cut out", mouse, scene.truth)
     yield written("opaque alpha, white behind", scene.on(PAPER).convert("RGBA"), scene.truth)
     yield written("white behind", scene.on(PAPER), scene.truth)
     yield written("blue studio, lit unevenly", scene.on(_uneven(BLUE, side)), scene.truth)

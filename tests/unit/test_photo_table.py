@@ -17,7 +17,7 @@ SIZE = 192
 # What tells the animal from its background, how much of the animal is found (intersection over union of the masks, of
 # opaque pixels), and a part of each line that is said.
 UNDERSTOOD = {
-    "RGBA": ("alpha", 1.0, []),
+    "RGBA, cut out": ("alpha", 1.0, []),
     "opaque alpha, white behind": ("background (255, 255, 255)", 0.97, []),
     "white behind": ("background (255, 255, 255)", 0.97, []),
     "blue studio, lit unevenly": ("background (", 0.97, []),

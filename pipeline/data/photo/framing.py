@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import UInt8
@@ -63,15 +63,6 @@ class Framing:
     views: int
     centre: Literal["mass", "box"] = "mass"
     touching: float = 0.0
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """From `dataclasses.asdict`; older ones say neither `centre` nor `touching`. Raises KeyError and ValueError."""
-        centre, touching = values.get("centre", "mass"), float(values.get("touching", 0.0))
-        if centre not in ("mass", "box"):
-            raise ValueError(f"centre {centre}")
-        mean, least, most = (float(values[name]) for name in ("mean", "least", "most"))
-        return cls(mean, least, most, int(values["views"]), centre, touching)
 
     @classmethod
     def measured(cls, masks: Iterable[Alpha]) -> Self:
