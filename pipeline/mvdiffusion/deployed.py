@@ -68,13 +68,15 @@ class ViewGenerator(nn.Module):
         guidance: float | None = None,
         steps: int | None = None,
         precision: Precision | None = None,
+        seed: int | None = None,
     ) -> Float[Tensor, "object view 3 height width"]:
         """Views in slot order, 0…1.
 
-        numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch. guidance,
-        steps, precision: the model's own unless given.
+        numbers: one per object; with the seed it decides the object's noise, whatever its batch. guidance, steps,
+        precision, seed: the model's own unless given.
         """
-        generators = [generator for number in numbers for generator in self._chances(number)]
+        seed = self.sampling.seed if seed is None else seed
+        generators = [generator for number in numbers for generator in self._chances(seed, number)]
         views = self.pipe(
             images.repeat_interleave(self.num_views, 0),
             self.prompts.embeddings.float(),
@@ -91,8 +93,8 @@ class ViewGenerator(nn.Module):
         sampling = {name: getattr(self.sampling, name) for name in ("steps", "guidance", "eta", "seed")}
         return {"prompts_sha256": self.prompts.sha256, "rig_spread_px": self.rig.spread_px, **sampling}
 
-    def _chances(self, number: int) -> list[torch.Generator]:
-        seeds = np.random.SeedSequence((self.sampling.seed, number)).generate_state(self.num_views, np.uint64)
+    def _chances(self, seed: int, number: int) -> list[torch.Generator]:
+        seeds = np.random.SeedSequence((seed, number)).generate_state(self.num_views, np.uint64)
         return [torch.Generator().manual_seed(int(seed >> 1)) for seed in seeds]
 
 

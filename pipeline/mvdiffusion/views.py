@@ -59,9 +59,13 @@ class ViewSets(Loader):
         first = slots_of(rings[0], config)
         self.inputs, self.held_out = first[:1], first[1:]
 
+    def order(self, scene: Scene) -> tuple[int, ...]:
+        """A scene's views in slot order, from the fixed reference."""
+        return slots_of(self._rings[scene.name], self.config)
+
     def evaluation_batch(self, index: int) -> HostBatch:
         """Scene `index` of the split, seen from the fixed reference."""
-        order = slots_of(self._rings[self.scenes[index].name], self.config)
+        order = self.order(self.scenes[index])
         return self._batch([self.scenes[index]], [Views(order[:1], order[1:])], None)
 
     def _sample_views(self, scene: Scene, rng: np.random.Generator) -> Views:

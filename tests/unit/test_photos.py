@@ -16,7 +16,7 @@ from pipeline.data.incoming.names import check_names
 from pipeline.data.photo.folders import read_pictures
 from pipeline.data.photo.photo import photo_of
 from pipeline.data.pictures import view_on_white
-from pipeline.data.scenes import CAMERAS_FILE, Dataset
+from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 
 ANIMAL = np.zeros((16, 16, 4), np.uint8)
@@ -139,42 +139,6 @@ def test_scenes_of_a_dataset_keep_names_of_their_own(names: dict[str, str]) -> N
 
 def test_the_views_of_a_dataset_are_photos(mice: Dataset) -> None:
     assert len(read_pictures(mice.root).paths) == len(mice.scenes)
-
-
-# ---------------------------------------------------------------- what `reconstruct` is given
-
-
-def reconstruct(what: Path, *more: object) -> str:
-    """No checkpoint is there: what is refused first is what was given."""
-    return said("reconstruct", what, "--checkpoint", what.parent / "no-model", *more)
-
-
-def test_a_folder_or_a_video_is_no_picture(folder: Path) -> None:
-    animal().save(folder / "a.png")
-    (folder / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(16))
-    views = "--views", folder / "no-model"
-    assert reconstruct(folder, *views) == f"{folder}: expected an image, got a folder — name a picture."
-    assert reconstruct(folder / "a.mp4", *views).startswith(f"{folder}/a.mp4: expected an image, got a video")
-
-
-def test_a_photo_with_a_background_is_refused_before_a_model_is_loaded(folder: Path) -> None:
-    animal((120, 110, 100)).save(folder / "a.png")
-    assert "tells the animal from its background" in reconstruct(folder / "a.png", "--views", folder / "no-model")
-
-
-def test_a_picture_alone_needs_stage_1(folder: Path) -> None:
-    animal().save(folder / "a.png")
-    assert "a.png: expected a scene folder, got a file" in reconstruct(folder / "a.png")
-    assert f"{folder}: expected a scene folder with {CAMERAS_FILE}, got a folder without" in reconstruct(folder)
-
-
-@pytest.mark.parametrize("manifest", [True, False])
-def test_a_dataset_is_no_scene_and_its_scenes_are_named(mice_copy: Path, manifest: bool) -> None:
-    if not manifest:
-        (mice_copy / "dataset.yaml").unlink()
-    message = reconstruct(mice_copy)
-    assert message.startswith(f"{mice_copy}: expected one scene, got a dataset of 7 — name one of them: ")
-    assert f"{mice_copy}/scene_000006" in message
 
 
 def test_a_network_sees_a_photo_on_white() -> None:

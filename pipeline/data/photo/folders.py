@@ -54,7 +54,7 @@ def _of_dataset(source: Path, view: int) -> Pictures:
 
 
 def _of_folder(source: Path) -> Pictures:
-    paths = [source] if source.is_file() else _pictures_in(source) if source.is_dir() else []
+    paths = [source] if source.is_file() else pictures_in(source) if source.is_dir() else []
     if not paths:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
     check_names(source, {path.name: path.stem for path in paths})
@@ -65,7 +65,7 @@ def _of_folder(source: Path) -> Pictures:
     return Pictures({path.stem: path for path in paths}, splits, hashlib.sha256(lines.encode()).hexdigest())
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """Its pictures by their suffix, in order; what else is there is named on the log."""
     reasons = {path: _why_left_out(path) for path in sorted(folder.iterdir())}
     left_out = [f"{path.name} ({why})" for path, why in reasons.items() if why is not None]

@@ -7,22 +7,19 @@ camera of that slot in the rig the model was trained on. Imports mlflow and pipe
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
-from PIL import Image
 
 from pipeline import kinds
 from pipeline.data.incoming.picture import decoded
 from pipeline.data.photo.photo import photo_of
-from pipeline.data.pictures import pixels_of
+from pipeline.data.pictures import png_bytes
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
 
@@ -81,13 +78,6 @@ class MVDiffusionModel(PythonModel):
             }
             for slot, view in enumerate(views)
         ]
-
-
-def png_bytes(image: torch.Tensor) -> bytes:
-    """An image [3, H, W] in 0…1 as the content of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels_of(image))).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 set_model(MVDiffusionModel())
