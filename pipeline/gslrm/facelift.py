@@ -31,6 +31,7 @@ _MARKER = "view_type_embeddings"
 _CHANNELS = {"closest_point": 9, "both": 12}  # of a pixel and its ray; Plücker coordinates are as many as the first
 _BESIDE_COLOUR = 11  # numbers of a Gaussian that are not its colour
 _STEP = "param_update_step"
+_PRECISION = "train.precision=fp16"  # of FaceLift's inference; its training was in bfloat16
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_file(path: Path, overrides: Iterable[str] = (), name: str = "gslrm") ->
     overrides: `key=value` of what tensors do not say, such as data.image_size, model.head_dim and model.ray_encoding,
     over the recipe `name`, which is of the released model. Raises CheckpointError for what is no GS-LRM, RecipeError.
     """
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, [_PRECISION, *overrides])
     if not isinstance(recipe.model, GSLRMConfig):
         raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
     tensors = checkpoint.read_tensors(path)
