@@ -88,13 +88,15 @@ def pruning_of(
 def _number(rule: str, value: float) -> float:
     most, said = (1.0, "from 0 to 1") if rule == "min_opacity" else (math.inf, "of at least 0")
     if not 0 <= value <= most or math.isinf(value):
-        raise DataError(f"{rule}: expected a number {said}, got {value:g} — correct it.")
+        raise DataError(f"{rule}: expected a number {said}, got {value:g} — give one, or leave it out.")
     return float(value)
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) != 3 or not all(0 <= value < math.inf for value in values):
         came = ", ".join(f"{value:g}" for value in values)
-        raise DataError(f"box: expected three numbers of at least 0 for |x|, |y|, |z|, got {came} — correct it.")
+        raise DataError(
+            f"box: expected three numbers of at least 0 for |x|, |y|, |z|, got {came} — give three, or leave it out."
+        )
     x, y, z = map(float, values)
     return x, y, z

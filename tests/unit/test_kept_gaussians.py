@@ -119,12 +119,18 @@ def test_a_scale_of_ones_own_counts_at_every_height() -> None:
     ("rules", "said"),
     [
         ({"prune": "mine"}, "prune: expected one of default, facelift, "),
-        ({"min_opacity": 1.5}, "min_opacity: expected a number from 0 to 1, got 1.5 — correct it."),
-        ({"min_opacity": float("nan")}, "min_opacity: expected a number from 0 to 1, got nan — correct it."),
-        ({"max_scale": -1.0}, "max_scale: expected a number of at least 0, got -1 — correct it."),
-        ({"floater": float("inf")}, "floater: expected a number of at least 0, got inf — correct it."),
-        ({"box": [1, 2]}, "box: expected three numbers of at least 0 for |x|, |y|, |z|, got 1, 2 — correct it."),
-        ({"box": [1, 2, -3]}, "box: expected three numbers of at least 0 for |x|, |y|, |z|, got 1, 2, -3 — correct"),
+        ({"min_opacity": 1.5}, "min_opacity: expected a number from 0 to 1, got 1.5 — give one, or leave it out."),
+        (
+            {"min_opacity": float("nan")},
+            "min_opacity: expected a number from 0 to 1, got nan — give one, or leave it out.",
+        ),
+        ({"max_scale": -1.0}, "max_scale: expected a number of at least 0, got -1 — give one, or leave it out."),
+        ({"floater": float("inf")}, "floater: expected a number of at least 0, got inf — give one, or leave it out."),
+        (
+            {"box": [1, 2]},
+            "box: expected three numbers of at least 0 for |x|, |y|, |z|, got 1, 2 — give three, or leave it out.",
+        ),
+        ({"box": [1, 2, -3]}, "box: expected three numbers of at least 0 for |x|, |y|, |z|, got 1, 2, -3 — give"),
     ],
 )
 def test_a_rule_that_is_none_is_refused(rules: dict, said: str) -> None:
