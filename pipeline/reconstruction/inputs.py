@@ -27,6 +27,12 @@ class Input:
     path: Path
     name: str
 
+    @property
+    def needs_views(self) -> bool:
+        """Whether views are to be generated of it: of a photo, and of frames that are none of a dataset's scenes."""
+        is_of_scenes = self.kind == "scene" or (self.path.is_dir() and _is_dataset(self.path))
+        return self.kind == "photo" or not is_of_scenes
+
 
 def read_inputs(paths: Sequence[Path], split: str | None = None, sequence: bool = False) -> list[Input]:
     """Every photo, scene and sequence that these paths are or hold, in order.
