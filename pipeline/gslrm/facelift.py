@@ -64,11 +64,48 @@ def read_file(path: Path, overrides: Iterable[str] = (), name: str = "gslrm") ->
     if not isinstance(recipe.model, GSLRMConfig):
         raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
     tensors = checkpoint.read_tensors(path)
-    recipe = override(recipe, _read_off(path, tensors, recipe.model))
+    recipe = override(recipe, read_off(path, tensors, recipe.model))
     with torch.device("meta"):
         network = GSLRM(gslrm_parts(recipe)[0])
     checkpoint.expect_weights(network, path, tensors)
     return FaceLiftFile(path, recipe, tensors, _step_of(path))
+
+
+def read_off(path: Path, tensors: Mapping[str, Tensor], released: GSLRMConfig) -> dict[str, Any]:
+    """A network's sizes under their recipe paths, by the names and shapes of its tensors.
+
+    released: what the tensors do not say. Raises CheckpointError for tensors of another network, and for a width that
+    is no multiple of the released head's.
+    """
+    sizes = [_shape(path, tensors, name) for name in (_EMBEDDER, _FREE, _HEAD)]
+    (dim, values), (free, _), (numbers, _) = sizes
+    layers = {int(found[1]) for name in tensors if (found := _LAYER.match(name))}
+    degree = math.isqrt(max(numbers - _BESIDE_COLOUR, 0) // 3) - 1
+    patches = {rays: math.isqrt(values // channels) for rays, channels in _CHANNELS.items()}
+    fitting = [rays for rays, side in patches.items() if side and side**2 * _CHANNELS[rays] == values]
+    for holds, problem in (
+        (fitting, f"{_EMBEDDER} of 9 or 12 values for each pixel of a square patch, got {values}"),
+        (_BESIDE_COLOUR + 3 * (degree + 1) ** 2 == numbers, f"{_HEAD} of 14, 23, 38 or 59 rows, got {numbers}"),
+        (layers, "tensors named transformer_layers.0.…, got none"),
+    ):
+        if not holds:
+            raise CheckpointError(f"{path}: expected the weights of a GS-LRM, with {problem} — name another file.")
+    if dim % released.head_dim:
+        raise CheckpointError(
+            f"{path}: expected a width that is a multiple of the {released.head_dim} of an attention head, as "
+            f"released, got {dim}; tensors do not tell its heads — `mouselift model import {path} --set "
+            "model.head_dim=WIDTH`."
+        )
+    rays = released.ray_encoding if (released.ray_encoding == "both") == (fitting[0] == "both") else fitting[0]
+    return {
+        "model.dim": dim,
+        "model.num_layers": max(layers) + 1,
+        "model.patch_size": patches[fitting[0]],
+        "model.num_free_gaussians": free,
+        "model.sh_degree": degree,
+        "model.reference_marker": _MARKER in tensors,
+        "model.ray_encoding": rays,
+    }
 
 
 def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
@@ -115,39 +152,6 @@ def check_weights(config: GSLRMConfig, source: str | Path, changed: int) -> int:
         model = GSLRM(config)
     checkpoint.expect_weights(model, Path(source), checkpoint.read_tensors(source))
     return len(model.state_dict())
-
-
-def _read_off(path: Path, tensors: Mapping[str, Tensor], released: GSLRMConfig) -> dict[str, Any]:
-    """The network's sizes under their recipe paths. Raises CheckpointError for tensors of another network."""
-    sizes = [_shape(path, tensors, name) for name in (_EMBEDDER, _FREE, _HEAD)]
-    (dim, values), (free, _), (numbers, _) = sizes
-    layers = {int(found[1]) for name in tensors if (found := _LAYER.match(name))}
-    degree = math.isqrt(max(numbers - _BESIDE_COLOUR, 0) // 3) - 1
-    patches = {rays: math.isqrt(values // channels) for rays, channels in _CHANNELS.items()}
-    fitting = [rays for rays, side in patches.items() if side and side**2 * _CHANNELS[rays] == values]
-    for holds, problem in (
-        (fitting, f"{_EMBEDDER} of 9 or 12 values for each pixel of a square patch, got {values}"),
-        (_BESIDE_COLOUR + 3 * (degree + 1) ** 2 == numbers, f"{_HEAD} of 14, 23, 38 or 59 rows, got {numbers}"),
-        (layers, "tensors named transformer_layers.0.…, got none"),
-    ):
-        if not holds:
-            raise CheckpointError(f"{path}: expected the weights of a GS-LRM, with {problem} — name another file.")
-    if dim % released.head_dim:
-        raise CheckpointError(
-            f"{path}: expected a width that is a multiple of the {released.head_dim} of an attention head, as "
-            f"released, got {dim}; tensors do not tell its heads — `mouselift model import {path} --set "
-            "model.head_dim=WIDTH`."
-        )
-    rays = released.ray_encoding if (released.ray_encoding == "both") == (fitting[0] == "both") else fitting[0]
-    return {
-        "model.dim": dim,
-        "model.num_layers": max(layers) + 1,
-        "model.patch_size": patches[fitting[0]],
-        "model.num_free_gaussians": free,
-        "model.sh_degree": degree,
-        "model.reference_marker": _MARKER in tensors,
-        "model.ray_encoding": rays,
-    }
 
 
 def _shape(path: Path, tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:

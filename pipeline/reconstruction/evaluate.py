@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cameras import Cameras
+from pipeline.data.photo.framing import Crop
 from pipeline.data.photo.photo import photo_of
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
@@ -45,7 +46,7 @@ def evaluate_pair(
         batch = loader.evaluation_batch(index).to(pair.device)
         _require_rig(str(scene.folder), rig, batch.cameras[0])
         picture = scene.image(loader.order(scene)[0])
-        photo = photo_of(picture, scene.name, crop=(0, 0, picture.width))
+        photo = photo_of(picture, scene.name, crop=Crop(0, 0, picture.width))
         with torch.no_grad():
             gaussians = pair.photo(photo, index, render=False).gaussians
             rendering = render(gaussians[None], batch.cameras)

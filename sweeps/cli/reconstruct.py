@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.reconstruction.sequence.sequence import Progress
     from pipeline.reconstruction.sequence.wanted import Wanted as Frames
 
+_OF_FORMATS = "Files of the Gaussians: ply, splat, compressed (SuperSplat's PLY), spz; several with commas."
 _OF_PLY = "Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."
 
 Inputs = Annotated[list[Path], typer.Argument(help="Photos, folders of photos, scenes, datasets with --split, videos.")]
@@ -58,7 +58,7 @@ MaxScale = Annotated[
 Box = Annotated[str | None, typer.Option(help="Keep Gaussians within ±X,Y,Z (FaceLift's: 0.91,0.91,1).")]
 Mask = Annotated[Path | None, typer.Option(help="A photo's mask, or a folder with one of each photo's name.")]
 Segment = Annotated[str | None, typer.Option(help="rembg: cut photos out with a model that this machine has.")]
-Formats = Annotated[str, typer.Option("--format", help="Files of the Gaussians: ply, splat, spz; with commas.")]
+Formats = Annotated[str, typer.Option("--format", help=_OF_FORMATS)]
 Degree = Annotated[int | None, typer.Option(min=0, max=3, help=_OF_PLY)]
 Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
 
@@ -120,7 +120,8 @@ def reconstruct(
         found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
         for line in found.notes:
             typer.echo(line, err=True)
-        first, second = found.load_views(chosen), found.load_gaussians(chosen)
+        first = found.load_views(chosen)
+        second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
         reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed)
         work.run(reconstructor, found.facts(first, second), as_json)
 
@@ -243,16 +244,13 @@ def _wanted(
     prune: str, opacity: float | None, scale: float | None, box: str | None, formats: str, degree: int | None,
     size: int | None,
 ) -> Wanted:  # fmt: skip
-    from pipeline.pruning import PRUNINGS
-    from pipeline.reconstruction.outputs import FORMATS, Wanted
+    from pipeline.pruning import pruning_of
+    from pipeline.reconstruction.formats import require_formats
+    from pipeline.reconstruction.outputs import Wanted
 
-    if prune not in PRUNINGS:
-        raise DataError(f"--prune: expected {', '.join(PRUNINGS)}, got {prune} — choose one.")
-    rules: dict[str, Any] = {"min_opacity": opacity, "max_scale": scale, "box": None if box is None else _box(box)}
-    pruning = replace(PRUNINGS[prune], **{name: value for name, value in rules.items() if value is not None})
+    pruning = pruning_of(prune, opacity, scale, box=None if box is None else _box(box))
     named = tuple(dict.fromkeys(word.strip() for word in formats.split(",")))
-    if unknown := [name for name in named if name not in FORMATS]:
-        raise DataError(f"--format: expected {', '.join(FORMATS)}, got {unknown[0] or 'nothing'} — choose from these.")
+    require_formats(named)
     return Wanted(pruning, named, degree, size)
 
 
@@ -261,9 +259,7 @@ def _box(text: str) -> tuple[float, float, float]:
     try:
         x, y, z = (float(word) for word in text.split(","))
     except ValueError:
-        x = y = z = -1.0
-    if not all(0 < side < math.inf for side in (x, y, z)):
-        raise DataError(f"--box: expected three lengths above 0, X,Y,Z, got {text} — such as 0.91,0.91,1.")
+        raise DataError(f"--box: expected three numbers X,Y,Z, got {text} — such as 0.91,0.91,1.") from None
     return x, y, z
 
 

@@ -9,7 +9,7 @@ from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError
-from pipeline.recipe import DataConfig, Precision
+from pipeline.recipe import DataConfig, Precision, Recipe
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, Pair, is_pair, read_pair
 from pipeline.stages import Evaluation
 
@@ -33,6 +33,11 @@ class PairInfo:
     @property
     def step(self) -> int:
         return self.gaussians.step
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of GS-LRM, whose Gaussians are what is scored."""
+        return self.gaussians.recipe
 
     @property
     def scored(self) -> DataConfig:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from mlflow import MlflowClient
 
 from pipeline.cameras import Cameras
 from pipeline.data.gate.checks import require_geometry
@@ -18,12 +19,13 @@ from pipeline.mvdiffusion.deployed import RIG
 from pipeline.mvdiffusion.views import read_rig
 from pipeline.recipe import gslrm_parts
 from pipeline.reconstruction.models import write_pair
+from sweeps.book.mlflow_client import mlflow_client
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.held import PairInfo, inspect, score_pair
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import Verification
-from sweeps.registry.versions import Version
+from sweeps.registry.versions import PROTOCOL, Version, lineage
 from sweeps.space.objective import Objective
 
 PAIR_NAME = "mouse-facelift"
@@ -59,7 +61,7 @@ def register_pair(
         notes = tuple(fit(info, first, second))
         verification, root = _scored(info, data, home, device)
         version = registry.import_checkpoint(PAIR_NAME, verification, {"source": "pair"})
-        version = registry.refresh(version, verification)
+        _renew(mlflow_client(home.tracking_uri), version, lineage(verification))
         verdict = None if root is None else registry.promote(version, (), OBJECTIVE, root, device)
     return Registered(registry.resolve(version.ref), notes, verdict)
 
@@ -113,6 +115,17 @@ def _scored(info: PairInfo, root: str | Path | None, home: Home, device: str) ->
         facts=facts | {"eval.scenes": str(len(found.scenes))},
         precision=protocol.precision,
     ), dataset.root
+
+
+def _renew(client: MlflowClient, version: Version, facts: dict[str, str]) -> None:
+    """Give a version that was registered before the figures that were taken now, in place of its own."""
+    number = str(version.version)
+    if PROTOCOL in facts:
+        for key in version.metrics.keys() - facts.keys():
+            client.delete_model_version_tag(version.name, number, key)
+    for key, value in facts.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, number, key, value)
 
 
 def _reach(cameras: Cameras) -> float:

@@ -35,7 +35,7 @@ from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
 from pipeline.machine.outputs import require_folder
 from sweeps.errors import RegistryError, counted
-from sweeps.registry import pyfunc_gslrm, pyfunc_pair, pyfunc_views
+from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
 from sweeps.registry.held import Held, inspect, kind_name
 from sweeps.registry.verification import Verification
 from sweeps.registry.versions import MODEL_ID, SHA256, Version

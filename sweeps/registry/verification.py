@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
+from pipeline.licence import licence_of
 from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
+from pipeline.weights.known import LPIPS, require_weights
 from sweeps.errors import RegistryError
 from sweeps.registry.held import Held, PairInfo, inspect, score_pair
 from sweeps.space.gates import NOT_AVAILABLE
@@ -23,6 +26,7 @@ from sweeps.space.gates import NOT_AVAILABLE
 # The same weights on another device or kernel differ by less than this; those of another step seldom do.
 RELATIVE_TOLERANCE = 2e-3
 ABSOLUTE_TOLERANCE = 2e-3
+LICENCE = "licence"  # the tag of a version
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def verify(
     """
     loaded, dataset = kinds.load(source, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
+    if any(name.endswith("/lpips") for name in expected):
+        require_weights(LPIPS, os.environ)  # without it that figure could not come out again
     if expected:
         _confirm(loaded, dataset, expected, cache)
     test = score(loaded, loaded.recipe.data, dataset, "test", cache)
@@ -72,7 +78,9 @@ def unverified(source: Path | CheckpointInfo) -> Verification:
     """A checkpoint without figures, for imports without a dataset; `source` as in `verify`. Raises CheckpointError."""
     info = source if isinstance(source, CheckpointInfo) else checkpoint.inspect(source)
     parent = _parent_hash(info.recipe.train.init_from)
-    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info))
+    licence = licence_of(info.folder)
+    said = {} if licence is None else {LICENCE: licence}
+    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info) | said)
 
 
 def score(

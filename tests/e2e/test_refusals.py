@@ -229,7 +229,11 @@ def test_a_device_that_is_not_there_is_refused_by_every_command(refused, mice_fo
             ("model", "rollback", "mouse-gslrm"),
             "mouse-gslrm: expected a registered model (none yet), got mouse-gslrm — see `mouselift model list`.",
         ),
-        (("model", "import", "none.pt"), "none.pt: expected weights, found no file — check the path."),
+        (
+            ("model", "import", "none.pt"),
+            "none.pt: expected a checkpoint folder, FaceLift's pipeckpts, or a .pt, got nothing there — check "
+            "the path.",
+        ),
     ],
 )
 def test_what_is_not_in_the_store_is_refused(refused, command, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -18,11 +19,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import structure
 from pipeline.errors import CheckpointError
 from pipeline.vgg import load_lpips, lpips_weights_file
 from pipeline.weights.fetch import fetch
 from pipeline.weights.known import Weights, known_weights, require_weights, weights_named
 
+ROOT = Path(__file__).parents[2]
 CONTENT = bytes(range(256)) * 12_000  # three blocks of a download
 DIGEST = f"md5:{hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()}"
 Serve = Callable[..., str]
@@ -239,3 +242,58 @@ def test_every_file_says_what_needs_it_its_licence_and_its_address():
     for one in known_weights({}):
         assert one.needed_by and one.licence and one.source.startswith("https://")
         assert one.by_hand or one.digest
+
+
+# A hook that Python calls before a name is looked up or a connection is made; a process cannot take it off again.
+WATCHED = """
+import sys
+def refuse(event, args):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        sys.stderr.write(f"NETWORK {event} {args[-1] if event == 'socket.connect' else args[0]}\\n")
+        raise OSError("no network here")
+sys.addaudithook(refuse)
+"""
+PIPECKPTS = Path(__file__).parents[1] / "golden/mvdiffusion/pipeckpts"
+
+
+USED = f"""
+from pathlib import Path
+from pipeline.gslrm.evaluate import lpips_network
+from pipeline.mvdiffusion.sampler import MVDiffusionPipeline
+MVDiffusionPipeline.from_pretrained(Path({str(PIPECKPTS)!r}))
+assert lpips_network("cpu") is None
+import lpips
+"""
+
+
+def test_nothing_else_goes_to_the_network(tmp_path):
+    """The libraries that would: diffusers and transformers for a pipeline folder, torchvision for LPIPS's backbone."""
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", WATCHED + USED]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, "NETWORK" in done.stderr) == (0, False), done.stderr
+
+
+def test_the_watch_on_the_network_hears_a_download(tmp_path):
+    code = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9/')"
+    done = subprocess.run([sys.executable, "-c", WATCHED + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "NETWORK socket.getaddrinfo 127.0.0.1" in done.stderr
+
+
+def test_one_file_alone_asks_servers_for_files():
+    clients = ("urllib.request", "urllib3", "requests", "httpx", "aiohttp", "http.client", "huggingface_hub", "pooch")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in structure.PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in imported(node)
+        if name.startswith(clients) and name != "http.client.HTTPException"
+    }
+    assert found == {"pipeline/weights/fetch.py"}
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
