@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from mlflow import MlflowClient
 
 from pipeline.data.gate.checks import require_geometry
