@@ -20,12 +20,12 @@ demo: setup
 	$(DEMO) sweep run gslrm_tiny --data $(HOME_DIR)/mice --name $(SWEEP)
 	$(DEMO) model promote $(SWEEP)
 	$(DEMO) model pull mouse-gslrm@champion --out out/$(SWEEP)/model
-	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000239 --checkpoint out/$(SWEEP)/model --out out/$(SWEEP)
+	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000239 --model out/$(SWEEP)/model --out out/$(SWEEP)
 	$(DEMO) sweep run mvdiffusion_tiny --data $(HOME_DIR)/mice --name $(SWEEP)-views
 	$(DEMO) model promote $(SWEEP)-views
 	$(DEMO) model pull mouse-mvdiffusion@champion --out out/$(SWEEP)/views-model
 	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000239/images/cam_000.png --views out/$(SWEEP)/views-model \
-		--checkpoint out/$(SWEEP)/model --out out/$(SWEEP)/photo
+		--gaussians out/$(SWEEP)/model --out out/$(SWEEP)/photo
 	@echo "Pictures and Gaussians: out/$(SWEEP)/comparison.png, turntable.mp4, gaussians.ply"
 	@echo "One photo, its six views, their Gaussians: out/$(SWEEP)/photo/views.png, turntable.mp4, gaussians.ply"
 	@echo "Curves, trials, the registered model: MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift ui"

@@ -82,11 +82,12 @@ class CheckpointInfo:
 class Content:
     """What a checkpoint is to hold. Nothing of it may change while it is written.
 
+    weights: tensors by name, or the safetensors file that holds them, which gets a second name where that is possible.
     training: the optimizer's state and counters; None: for release only. attachments: further files or folders by
     name, and what writes each.
     """
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor] | Path
     recipe: Recipe
     step: int
     metrics: Mapping[str, float]
@@ -122,8 +123,11 @@ def write(folder: Path, content: Content) -> Path:
     """Write a checkpoint whole to `folder`; an older one there is replaced. Raises DiskFullError."""
     recipe = content.recipe
     with _refusing_a_full_disk(folder), whole_folder(folder) as temporary:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in content.weights.items()}
-        save_file(weights, temporary / WEIGHTS)
+        if isinstance(content.weights, Path):
+            link_or_copy(content.weights, temporary / WEIGHTS)
+        else:
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in content.weights.items()}
+            save_file(weights, temporary / WEIGHTS)
         values = {key: value for key, value in config.as_plain(recipe).items() if key != "name"}
         (temporary / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         if content.training is not None:

@@ -1,4 +1,4 @@
-"""Commands of the science: show a recipe, make and judge datasets, embed prompts, reconstruct a scene."""
+"""Commands of the science: train a recipe, make and judge datasets, embed prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.data.cli import AsJson, data
 from pipeline.machine.outputs import require_file, require_folder
+from pipeline.weights.cli import weights
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -27,8 +28,8 @@ def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(fit)
     app.add_typer(data, name="data")
+    app.add_typer(weights, name="weights")
     app.command()(prompts)
-    app.command()(reconstruct)
 
 
 def split_overrides(values: list[str] | None) -> list[str]:
@@ -118,44 +119,6 @@ def prompts(
     for slot, text in enumerate(made.texts):
         typer.echo(f"{slot}: {text}")
     typer.echo(out, err=True)
-
-
-def reconstruct(
-    scene: Annotated[Path, typer.Argument(help="A scene folder, or one picture of a mouse, with --views.")],
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder, as `mouselift model pull` writes it.")],
-    views: Annotated[
-        Path | None, typer.Option(help="A checkpoint folder of stage 1, which makes six views of the picture first.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
-    device: Device = None,
-    ply_sh_degree: Annotated[
-        int | None,
-        typer.Option(min=0, max=3, help="Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."),
-    ] = None,
-) -> None:
-    """Turn a scene's posed views, or one picture, into Gaussians: a PLY, a turntable and a comparison."""
-    from pipeline.data.incoming.picture import read_picture
-
-    require_folder(out)
-    photo = None if views is None else read_picture(scene)  # before torch is there, and a model is loaded
-    chosen = device_of(device)
-    from pipeline.data.incoming.photos import check_photo
-    from pipeline.reconstruction.outputs import write_outputs
-    from pipeline.reconstruction.reconstructor import Reconstructor, imagine, scene_folder
-
-    if photo is None:
-        scene = scene_folder(scene)
-    else:
-        check_photo(photo, str(scene))
-    reconstructor = Reconstructor(checkpoint, chosen)
-    if views is not None:
-        scene, picture = imagine(scene, views, out, chosen)
-        typer.echo(picture)
-    result = reconstructor(scene)
-    for path in write_outputs(result, out, sh_degree=ply_sh_degree):
-        typer.echo(path)
-    against = "" if views is None else ", against a view that was generated too"
-    typer.echo(f"held-out PSNR {result.held_out_psnr:.2f} dB{against}", err=True)
 
 
 def _words(value: str) -> list[str]:

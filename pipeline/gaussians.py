@@ -110,6 +110,10 @@ class Gaussians:
         sh_degree: of the file, up to 3 (default: the Gaussians' own); coefficients above their own are zeros. Loaders
         built on the first 3DGS code expect the 45 `f_rest` of degree 3. Raises DataError for a lower degree.
         """
+        write_whole(Path(path), self.as_ply(sh_degree))
+
+    def as_ply(self, sh_degree: int | None = None) -> bytes:
+        """The content of the file that `save_ply` writes."""
         if self.opacities.ndim != 1:
             raise DataError(
                 f"save_ply: expected one scene, got a batch {tuple(self.opacities.shape)} — index it first."
@@ -120,7 +124,7 @@ class Gaussians:
             table[name] = column
         header = ["ply", "format binary_little_endian 1.0", f"element vertex {self.count}"]
         header += [f"property float {name}" for name in columns] + ["end_header\n"]
-        write_whole(Path(path), "\n".join(header).encode() + table.tobytes())
+        return "\n".join(header).encode() + table.tobytes()
 
     def _padded(self, sh_degree: int | None) -> Gaussians:
         if sh_degree is None or sh_degree == self.sh_degree:

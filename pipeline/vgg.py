@@ -1,11 +1,12 @@
 """The two frozen VGG networks that compare images; both read weights from disk and never download any.
 
-`PerceptualNetwork` is FaceLift's: MatConvNet's VGG-19 with average pooling, which is neither LPIPS nor
-torchvision's VGG-19. LPIPS is the library's.
+`mouselift weights fetch` alone does. `PerceptualNetwork` is FaceLift's: MatConvNet's VGG-19 with average pooling, which
+is neither LPIPS nor torchvision's VGG-19. LPIPS is the library's.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from itertools import pairwise
@@ -19,13 +20,16 @@ from torch.nn.utils import skip_init
 
 from pipeline.checkpoint import load_torch, read_tensors
 from pipeline.errors import CheckpointError
+from pipeline.weights.known import LPIPS, VGG19, require_weights, weights_named
 
 CHANNELS = (3, 64, 64, 128, 128, *[256] * 4, *[512] * 8)
 LEVELS = (2, 4, 6, 10, 14)  # the convolutions whose activations are compared: conv1_2, 2_2, 3_2, 4_2, 5_2
 POOLED = (2, 4, 8, 12)
 MEAN_RGB = (123.68, 116.779, 103.939)
 FACELIFT_PREFIX = "loss_calculator.perceptual_loss_module.net."
-VGG19_SOURCE = "a FaceLift GS-LRM checkpoint, or MatConvNet's imagenet-vgg-verydeep-19.mat"
+VGG19_SOURCE = (
+    f"a FaceLift GS-LRM checkpoint, or MatConvNet's imagenet-vgg-verydeep-19.mat (`mouselift weights fetch {VGG19}`)"
+)
 
 
 class PerceptualNetwork(nn.Module):
@@ -109,17 +113,12 @@ def _from_facelift(path: Path) -> dict[str, Tensor]:
 
 def lpips_weights_file() -> Path:
     """Where LPIPS looks for its backbone: in torch hub's folder, which `TORCH_HOME` moves."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+    return weights_named(LPIPS, os.environ).file
 
 
 def load_lpips() -> nn.Module:
-    """LPIPS 0.1 on VGG-16, frozen; CheckpointError when the backbone is not on disk."""
-    weights = lpips_weights_file()
-    if not weights.is_file():
-        raise CheckpointError(
-            f"{weights}: expected torchvision's VGG-16 weights for LPIPS, found no file — "
-            "put https://download.pytorch.org/models/vgg16-397923af.pth there, or set the lpips weight to 0"
-        )
+    """LPIPS 0.1 on VGG-16, frozen; CheckpointError when the backbone is not on disk, or not whole."""
+    require_weights(LPIPS, os.environ)
     import lpips
 
     with warnings.catch_warnings():  # lpips asks torchvision for its weights in a way deprecated since

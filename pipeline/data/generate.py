@@ -14,7 +14,10 @@ import torch
 
 from pipeline.data.foreground import RULE, all_shown, cut_out
 from pipeline.data.gate.checks import checked
-from pipeline.data.incoming.photos import Pictures, read_photo
+from pipeline.data.photo.cutout import Cutting
+from pipeline.data.photo.folders import Pictures
+from pipeline.data.photo.framing import Framing
+from pipeline.data.photo.photo import read_photo
 from pipeline.data.pictures import pixels_of
 from pipeline.data.scenes import Manifest, write_manifest, write_scene
 from pipeline.data.unfinished import writing
@@ -24,16 +27,24 @@ if TYPE_CHECKING:
     from pipeline.mvdiffusion.deployed import ViewGenerator
 
 VERSION = 2  # raise it when the same plan gives other scenes
+_NO_CUTTING = Cutting()
 
 
 def generate(
-    pictures: Pictures, out: Path, model: ViewGenerator, provenance: Mapping[str, Any], batch_size: int = 4
+    pictures: Pictures,
+    out: Path,
+    model: ViewGenerator,
+    provenance: Mapping[str, Any],
+    batch_size: int = 4,
+    framing: Framing | None = None,
+    cutting: Cutting = _NO_CUTTING,
 ) -> Iterator[int]:
     """Write a scene of generated views per picture to `out`; yields how many are done, last after the gate's check.
 
     provenance: what tells this model and its sampling from others; another one does not continue the folder. A scene
-    with a view that shows nothing is left out, and the manifest names it. Raises DataError for a picture that is not
-    square or none, for a folder of another plan, and where nothing could be generated.
+    with a view that shows nothing is left out, and the manifest names it. framing, cutting: how the pictures are read
+    (`photo.read_photo`). Raises DataError for a picture that is none or of which nothing tells the animal, for a
+    folder of another plan, and where nothing could be generated.
     """
     rig, names = model.rig, sorted(pictures.paths)
     plan = {"kind": "generated", "version": VERSION, "masks": RULE, "rig": rig.name, **provenance}
@@ -43,7 +54,9 @@ def generate(
         yield done
         for start in range(0, len(waiting), batch_size):
             part = waiting[start : start + batch_size]
-            images = torch.stack([read_photo(pictures.paths[name], model.image_size) for _, name in part])
+            images = torch.stack(
+                [read_photo(pictures.paths[name], framing, cutting).image(model.image_size) for _, name in part]
+            )
             with torch.inference_mode():
                 generated = model(images, [number for number, _ in part])
             for (_, name), views in zip(part, generated, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,13 @@ def sheet(rows: Float[Tensor, "row view 3 height width"], least: int = SHOWN_PX)
     zoom = max(1, -(-least // rows.shape[-1]))
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in pixels_of(rows)])
     return picture.repeat(zoom, 0).repeat(zoom, 1)
+
+
+def png_bytes(image: Float[Tensor, "3 height width"]) -> bytes:
+    """An image in 0…1 as the content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels_of(image))).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_png(picture: Pixels, path: Path) -> None:

@@ -23,6 +23,7 @@ from pipeline import config
 from pipeline.cameras import Cameras, rigid_inverse
 from pipeline.data.hashes import hashes_of
 from pipeline.data.incoming.lists import SPLITS, listed_splits
+from pipeline.data.incoming.names import CAMERAS_FILE, MANIFEST_FILE
 from pipeline.data.incoming.picture import read_picture
 from pipeline.errors import DataError, RecipeError
 from pipeline.files import whole_folder, write_whole
@@ -30,9 +31,7 @@ from pipeline.machine.version import VERSION
 from pipeline.recipe import Count, strict
 from pipeline.text.json_file import read_json
 
-CAMERAS_FILE = "opencv_cameras.json"
 IMAGE_FILE = "images/cam_{:03d}.png"  # where FaceLift's camera files name no image
-MANIFEST_FILE = "dataset.yaml"
 NORMALISED_KEYS = {"scale", "centre", "homographies", "source_c2w", "source_fxfycxcy", "source_size"}
 GEOMETRY_VERSION = 2  # counts up when the gate may come to another verdict; older verdicts are then made anew
 PNG_LEVEL = 3  # half the time of zlib's default for a tenth more bytes

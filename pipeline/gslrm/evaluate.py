@@ -62,7 +62,7 @@ def evaluate(
             with autocast(device, precision):
                 gaussians = model(batch.input_images, batch.input_cameras)
             rendering = render(gaussians, batch.cameras)
-        rows.append({"scene": batch.scenes[0], **_scene_metrics(batch, rendering, lpips)})
+        rows.append({"scene": batch.scenes[0], **scene_metrics(batch, rendering, lpips)})
         first = first or (batch, gaussians, rendering)
     model.train(training)
     rows = world.collected(rows, count)
@@ -82,7 +82,8 @@ def lpips_network(device: torch.device | str) -> nn.Module | None:
     return vgg.load_lpips().to(device) if vgg.lpips_weights_file().is_file() else None
 
 
-def _scene_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, float]:
+def scene_metrics(batch: Batch, rendering: Rendering, lpips: nn.Module | None) -> dict[str, float]:
+    """Figures of one drawn scene: means over its held-out views, and over its input views as `input/…`."""
     per_view = _view_metrics(batch, rendering, lpips)
     inputs = batch.num_input_views
     held_out = {name: float(values[inputs:].nanmean()) for name, values in per_view.items()}

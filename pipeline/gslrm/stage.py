@@ -19,6 +19,7 @@ from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.model import GSLRM
+from pipeline.licence import inherited
 from pipeline.recipe import LossConfig, Recipe, gslrm_parts
 from pipeline.splatting.rendering import Rendering, draw
 from pipeline.stages import Validation
@@ -74,8 +75,8 @@ class GSLRMStage:
         return self.model
 
     def attachments(self) -> Mapping[str, Any]:
-        """Nothing: the weights are all there is."""
-        return {}
+        """The licence of the weights that training started from, where they have one."""
+        return inherited(self.recipe.train.init_from)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -4,6 +4,7 @@ model.safetensors      of the checkpoint: the UNet's 690 tensors
 pipeline/              FaceLift's folder without them
 prompts.safetensors    the embedded text of each view
 rig.json               the cameras that generated views are labelled with
+framing.json           how much of the frame the animal filled in training; not in older ones, nor without masks
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
+from pipeline.data.photo.framing import Framing
 from pipeline.errors import CheckpointError
 from pipeline.files import link_or_copy
 from pipeline.mvdiffusion.attention import CONFIG_FILE, MultiViewUNet, read_config
-from pipeline.mvdiffusion.folder import COMPONENTS, read_components, write_components
+from pipeline.mvdiffusion.folder import COMPONENTS, INDEX_FILE, read_components, write_components
 from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompts, write_prompts
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, laid_out
-from pipeline.mvdiffusion.views import Rig, read_rig, write_rig
+from pipeline.mvdiffusion.views import Rig, read_framing, read_rig, write_framing, write_rig
 from pipeline.precision import evaluated_in
 from pipeline.recipe import Precision, SamplingConfig
 
-PIPELINE, PROMPTS, RIG = "pipeline", "prompts.safetensors", "rig.json"
+PIPELINE, PROMPTS, RIG, FRAMING = "pipeline", "prompts.safetensors", "rig.json", "framing.json"
 
 
 class ViewGenerator(nn.Module):
@@ -66,13 +68,15 @@ class ViewGenerator(nn.Module):
         guidance: float | None = None,
         steps: int | None = None,
         precision: Precision | None = None,
+        seed: int | None = None,
     ) -> Float[Tensor, "object view 3 height width"]:
         """Views in slot order, 0…1.
 
-        numbers: one per object; with the recipe's seed it decides the object's noise, whatever its batch. guidance,
-        steps, precision: the model's own unless given.
+        numbers: one per object; with the seed it decides the object's noise, whatever its batch. guidance, steps,
+        precision, seed: the model's own unless given.
         """
-        generators = [generator for number in numbers for generator in self._chances(number)]
+        seed = self.sampling.seed if seed is None else seed
+        generators = [generator for number in numbers for generator in self._chances(seed, number)]
         views = self.pipe(
             images.repeat_interleave(self.num_views, 0),
             self.prompts.embeddings.float(),
@@ -89,35 +93,45 @@ class ViewGenerator(nn.Module):
         sampling = {name: getattr(self.sampling, name) for name in ("steps", "guidance", "eta", "seed")}
         return {"prompts_sha256": self.prompts.sha256, "rig_spread_px": self.rig.spread_px, **sampling}
 
-    def _chances(self, number: int) -> list[torch.Generator]:
-        seeds = np.random.SeedSequence((self.sampling.seed, number)).generate_state(self.num_views, np.uint64)
+    def _chances(self, seed: int, number: int) -> list[torch.Generator]:
+        seeds = np.random.SeedSequence((seed, number)).generate_state(self.num_views, np.uint64)
         return [torch.Generator().manual_seed(int(seed >> 1)) for seed in seeds]
 
 
 def attachments(
-    pipe: MVDiffusionPipeline, prompts: PromptEmbeddings, rig: Rig, source: Path | None
-) -> Mapping[str, Callable[[Path], object]]:
-    """What a checkpoint holds beside the UNet's weights. source: the folder that the frozen parts were read from.
+    unet: MultiViewUNet,
+    frozen: Mapping[str, Any] | Path,
+    prompts: PromptEmbeddings,
+    rig: Rig,
+    framing: Framing | None,
+) -> dict[str, Callable[[Path], object]]:
+    """What a checkpoint holds beside the UNet's weights. frozen: the other components, or the folder they lie in.
 
     Of the UNet, which may be in training when this is written, only the configuration is kept.
     """
-    configuration = pipe.unet.to_json_string()
-    frozen = {name: part for name, part in pipe.components.items() if name != "unet"}
+    configuration = unet.to_json_string()
 
     def write_pipeline(folder: Path) -> None:
-        if source is None:
-            write_components(folder, frozen, leave_out=("unet",))
-        else:  # as they are, byte by byte, and without a copy where the file system can
-            left_out = shutil.ignore_patterns("unet", "unet_ema")
-            shutil.copytree(source, folder, copy_function=link_or_copy, ignore=left_out)
+        if isinstance(frozen, Path):  # as they are, byte by byte, and without a copy where the file system can
+            shutil.copytree(frozen, folder, copy_function=link_or_copy, ignore=_without_unet(frozen))
+        else:
+            write_components(folder, frozen)
         (folder / "unet").mkdir()
         (folder / "unet" / CONFIG_FILE).write_text(configuration, encoding="utf-8")
 
+    framed = {} if framing is None else {FRAMING: lambda path: write_framing(framing, path)}
     return {
         PIPELINE: write_pipeline,
         PROMPTS: lambda path: write_prompts(prompts, path),
         RIG: lambda path: write_rig(rig, path),
+        **framed,
     }
+
+
+def _without_unet(source: Path) -> Callable[[str, list[str]], list[str]]:
+    """What `copytree` leaves out of a pipeline folder: its UNet, and all that is no component."""
+    kept = {INDEX_FILE, *COMPONENTS} - {"unet"}
+    return lambda folder, names: [name for name in names if Path(folder) == source and name not in kept]
 
 
 def read_deployed(
@@ -140,8 +154,13 @@ def read_deployed(
     return laid_out(ViewGenerator(pipe, prompts, sampling, read_rig(folder / RIG), precision).to(device).eval())
 
 
+def framing_in(info: CheckpointInfo) -> Framing | None:
+    """How a checkpoint's training set was framed; None for one that was made before that was kept."""
+    return read_framing(info.folder / FRAMING) if FRAMING in info.hashes else None
+
+
 def facts_of(info: CheckpointInfo) -> dict[str, str]:
-    """The rig whose cameras generated views are labelled with, and the prompts. Raises CheckpointError."""
+    """The rig whose cameras generated views are labelled with, the prompts, and the framing. Raises CheckpointError."""
     for name in (RIG, PROMPTS):
         if name not in info.hashes:
             path = info.folder / name
@@ -153,4 +172,11 @@ def facts_of(info: CheckpointInfo) -> dict[str, str]:
         "rig.sha256": info.hashes[RIG],
         "prompts.style": prompts.style or "",
         "prompts.sha256": prompts.sha256,
-    }
+    } | _framing_facts(framing_in(info))
+
+
+def _framing_facts(framing: Framing | None) -> dict[str, str]:
+    if framing is None:
+        return {}
+    shares = {name: getattr(framing, name) for name in ("mean", "least", "most")}
+    return {f"framing.{name}": f"{share:.3g}" for name, share in shares.items()}

@@ -18,6 +18,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.scenes import Dataset
 from pipeline.errors import RecipeError
 from pipeline.gslrm.evaluate import lpips_network
+from pipeline.licence import inherited
 from pipeline.mvdiffusion.attention import MultiViewUNet
 from pipeline.mvdiffusion.codec import reduction
 from pipeline.mvdiffusion.deployed import ViewGenerator, attachments
@@ -39,7 +40,7 @@ from pipeline.mvdiffusion.sampler import (
     standard_normal,
 )
 from pipeline.mvdiffusion.scratch import pipeline_from_scratch
-from pipeline.mvdiffusion.views import Rig, ViewSets, rig_of
+from pipeline.mvdiffusion.views import Rig, ViewSets, framing_of, rig_of
 from pipeline.recipe import DenoisingConfig, MVDiffusionConfig, Recipe, mvdiffusion_parts
 from pipeline.stages import Validation
 from pipeline.training.processes import World
@@ -57,7 +58,7 @@ class MVDiffusionStage:
         self.config, self.loss = mvdiffusion_parts(recipe)
         if recipe.train.precision == "fp16":
             refuse_half_on_cpu(device, torch.float16)
-        self.rig = rig_of(dataset, recipe.data)
+        self.rig, self._framing = rig_of(dataset, recipe.data), framing_of(dataset, recipe.data)
         self.pipe = starting_pipeline(recipe)
         self.prompts = prompts_of(self.config, self.pipe, self.rig)
         unet = self.pipe.unet
@@ -140,9 +141,11 @@ class MVDiffusionStage:
         return self._deployed()
 
     def attachments(self) -> Mapping[str, Any]:
-        """The frozen parts of the pipeline, the prompts and the rig."""
-        source = None if self.config.base is None else Path(self.config.base)
-        return attachments(self.pipe, self.prompts, self.rig, source)
+        """The frozen parts of the pipeline, the prompts, the rig, the framing, and the licence of what came before."""
+        base = self.config.base
+        frozen = {k: v for k, v in self.pipe.components.items() if k != "unet"} if base is None else Path(base)
+        beside = attachments(self.pipe.unet, frozen, self.prompts, self.rig, self._framing)
+        return {**beside, **inherited(base, self.recipe.train.init_from)}
 
     def state(self) -> dict[str, Any]:
         """The weights in training, and their running mean."""

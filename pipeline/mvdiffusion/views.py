@@ -1,20 +1,23 @@
-"""Scenes as sets of views: which view stands in which slot, and the rig that the slots are labelled with."""
+"""Scenes as sets of views: which view stands in which slot, the rig that labels the slots, and the framing."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from pipeline.cameras import Cameras
 from pipeline.config import one_line
 from pipeline.data.batch import HostBatch
 from pipeline.data.loader import Loader, Views
+from pipeline.data.photo.framing import Framing
 from pipeline.data.rings import ring_order, slots
 from pipeline.data.scenes import Dataset, Scene
 from pipeline.errors import CheckpointError, DataError
@@ -23,6 +26,7 @@ from pipeline.recipe import DataConfig
 from pipeline.text.json_file import read_json
 
 _GREYS = (1.0, 0.0, 0.5)
+_FRAMED_VIEWS = 256  # are enough for a mean and its bounds, and are read in seconds
 
 
 class ViewSets(Loader):
@@ -55,9 +59,13 @@ class ViewSets(Loader):
         first = slots_of(rings[0], config)
         self.inputs, self.held_out = first[:1], first[1:]
 
+    def order(self, scene: Scene) -> tuple[int, ...]:
+        """A scene's views in slot order, from the fixed reference."""
+        return slots_of(self._rings[scene.name], self.config)
+
     def evaluation_batch(self, index: int) -> HostBatch:
         """Scene `index` of the split, seen from the fixed reference."""
-        order = slots_of(self._rings[self.scenes[index].name], self.config)
+        order = self.order(self.scenes[index])
         return self._batch([self.scenes[index]], [Views(order[:1], order[1:])], None)
 
     def _sample_views(self, scene: Scene, rng: np.random.Generator) -> Views:
@@ -140,3 +148,39 @@ def read_rig(path: Path) -> Rig:
         return Rig(str(values["name"]), cameras, float(values["spread_px"]))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model's rig, got {one_line(error)} — save it again.") from None
+
+
+# ---------------------------------------------------------------- the framing
+
+
+def framing_of(dataset: Dataset, config: DataConfig) -> Framing | None:
+    """How much of the frame the object fills in the views that a model of this dataset is shown; None without masks.
+
+    Of a large dataset, some of its views, evenly spread.
+    """
+    shown = [
+        (scene, view) for scene in dataset.split("train") for view in _references(_ring(dataset, scene, config), config)
+    ]
+    step = math.ceil(len(shown) / _FRAMED_VIEWS)
+    images = [scene.image(view) for scene, view in shown[::step]]
+    if any(image.mode != "RGBA" for image in images):
+        return None
+    return Framing.measured(np.asarray(image.getchannel("A")) for image in images)
+
+
+def _references(ring: Sequence[int], config: DataConfig) -> tuple[int, ...]:
+    """The views of a scene that training shows the model."""
+    return tuple(ring) if config.view_sampling == "ring_random" else slots_of(ring, config)[:1]
+
+
+def write_framing(framing: Framing, path: Path) -> None:
+    """Write a framing whole, as JSON."""
+    write_whole(path, json.dumps(asdict(framing)))
+
+
+def read_framing(path: Path) -> Framing:
+    """Raises CheckpointError when the file is missing or damaged."""
+    try:
+        return TypeAdapter(Framing).validate_python(read_json(path, CheckpointError))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: expected a model's framing, got {one_line(error)} — save it again.") from None

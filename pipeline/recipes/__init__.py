@@ -68,8 +68,8 @@ def check_artefacts(recipe: Recipe) -> None:
     if isinstance(recipe.loss, LossConfig) and recipe.loss.perceptual and recipe.loss.perceptual_weights is None:
         raise RecipeError(
             f"{recipe.name}: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual "
-            f"{recipe.loss.perceptual} needs, got none — name imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, "
-            "or set loss.perceptual=0.0."
+            f"{recipe.loss.perceptual} needs, got none — name imagenet-vgg-verydeep-19.mat "
+            "(`mouselift weights fetch vgg19`) or a FaceLift checkpoint, or set loss.perceptual=0.0."
         )
 
 

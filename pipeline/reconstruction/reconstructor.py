@@ -1,105 +1,157 @@
-"""Trained models at work: one picture to six views; posed views to Gaussians."""
+"""Trained models at work: one photo to six views; posed views to Gaussians."""
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
 
-from pipeline import kinds, metrics
-from pipeline.data.batch import Batch
-from pipeline.data.foreground import all_shown, cut_out
-from pipeline.data.incoming.lists import listed_splits
-from pipeline.data.incoming.names import named
-from pipeline.data.incoming.photos import read_photo
-from pipeline.data.loader import Loader
-from pipeline.data.pictures import pixels_of, sheet, write_png
-from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, open_dataset, write_scene
-from pipeline.errors import DataError
+from pipeline import metrics
+from pipeline.cameras import Cameras
+from pipeline.data.batch import Batch, HostBatch
+from pipeline.data.pictures import prepare_view
+from pipeline.data.rings import covering
+from pipeline.data.scenes import Scene
+from pipeline.errors import DataError, DegenerateViewsError
 from pipeline.gaussians import Gaussians
-from pipeline.machine.devices import best_device, require_device
 from pipeline.precision import autocast, evaluated_in
-from pipeline.splatting.rendering import Rendering, render
 
-_ZOOM = 2  # of the small views in a strip
+if TYPE_CHECKING:
+    from pipeline.data.photo.photo import Photo
+    from pipeline.reconstruction.models import GaussiansModel, ViewsModel
+    from pipeline.splatting.rendering import Rendering
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Gaussians of one scene, the views they came from, and renders of those and the held-out ones."""
+    """Gaussians [N] of one object, unpruned, and the views they came from: the inputs first, then the held-out ones.
+
+    rendering: of the cameras of `batch`, None where it was not asked for. views: those that were generated of a photo
+    [V, 3, H, W], at their own size. left_out: the views, as they were given, that were no inputs.
+    """
 
     gaussians: Gaussians
     batch: Batch
-    rendering: Rendering
+    rendering: Rendering | None
+    views: Float[Tensor, "view 3 height width"] | None = None
+    left_out: tuple[int, ...] = ()
 
     @property
-    def held_out_psnr(self) -> float:
-        """PSNR in dB of the views the model was not shown, full frame on white."""
+    def held_out_psnr(self) -> float | None:
+        """PSNR in dB of the views that the model was not shown, full frame on white; None where there are none."""
+        if self.rendering is None or not self.left_out:
+            return None
         inputs = self.batch.num_input_views
         return float(metrics.psnr(self.rendering.images[0, inputs:], self.batch.images[0, inputs:]).mean())
 
 
 class Reconstructor:
-    """A checkpoint, loaded once, applied to scenes."""
+    """A model of Gaussians, and where photos are to be taken in a model of views, applied to one object at a time."""
 
-    def __init__(self, folder: str | Path, device: str | None = None) -> None:
-        """device: cpu, cuda or cuda:N; the best of this machine, if None. Raises MachineError."""
-        device = best_device() if device is None else require_device(device)
-        loaded = kinds.load(folder, device, kind="gslrm")
-        self.model, self.recipe, self.device = loaded.model, loaded.recipe, device
+    def __init__(
+        self,
+        gaussians: GaussiansModel,
+        views: ViewsModel | None = None,
+        device: torch.device | str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """device: of the work; the one that the models were loaded to, if None. steps, guidance, seed: how views are
+        drawn, if not as their own model says.
+        """
+        self.device = torch.device(device) if device is not None else next(gaussians.model.parameters()).device
+        self.gaussians, self.views = gaussians, views
+        self.steps, self.guidance, self.seed = steps, guidance, seed
+        gaussians.model.to(self.device)
+        if views is not None:
+            views.generator.to(self.device)
 
-    def __call__(self, scene: str | Path) -> Reconstruction:
-        """Reconstruct a scene folder from the recipe's number of input views. Raises DataError as `scene_folder`."""
-        dataset = open_dataset(scene_folder(Path(scene)), verify=False)
-        with tempfile.TemporaryDirectory(prefix="mouselift-") as cache, torch.no_grad():
-            batch = Loader(dataset, "test", self.recipe.data, Path(cache)).evaluation_batch(0).to(self.device)
-            with autocast(self.device, evaluated_in(self.recipe.train.precision, self.device)):
-                gaussians = self.model(batch.input_images, batch.input_cameras)
-            rendering = render(gaussians, batch.cameras)
-        return Reconstruction(gaussians[0], batch, rendering)
+    @property
+    def rig(self) -> Cameras | None:
+        """The cameras of generated views, where there is a model of views."""
+        return None if self.views is None else self.views.generator.rig.cameras
+
+    @property
+    def sampling(self) -> dict[str, float] | None:
+        """How views are drawn: seed, steps, guidance, eta."""
+        if self.views is None:
+            return None
+        own = self.views.generator.sampling
+        given = {"seed": self.seed, "steps": self.steps, "guidance": self.guidance, "eta": None}
+        return {name: getattr(own, name) if value is None else value for name, value in given.items()}
+
+    def photo(self, photo: Photo, number: int = 0, render: bool = True) -> Reconstruction:
+        """Six views of a framed photo, and the Gaussians of these as they are, with no mask (FaceLift).
+
+        number: with the seed it decides the noise. render: draw the cameras of the views, too. Raises DataError where
+        no model of views was given.
+        """
+        if self.views is None:
+            raise DataError(f"{photo.where}: expected a model that makes views of a photo, got none — name --views.")
+        generator = self.views.generator
+        image = photo.image(generator.image_size)[None].to(self.device)
+        with torch.inference_mode():
+            views = generator(image, [number], self.guidance, self.steps, seed=self.seed)[0]
+        cameras, size = generator.rig.cameras, self.gaussians.recipe.data.image_size
+        if views.shape[-1] != size:
+            views_in = F.interpolate(views, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        else:
+            views_in = views
+        inputs, left_out = self._chosen(cameras, photo.where)
+        order = [*inputs, *left_out]
+        posed = cameras.resize(size, size)[order].to(torch.float32).to(self.device)[None]
+        batch = Batch(views_in[None, order], None, posed, len(inputs), (photo.where,))
+        return self._reconstruction(batch, left_out, views, render)
+
+    def scene(self, scene: Scene, render: bool = True) -> Reconstruction:
+        """Gaussians of posed views: of as many as the model takes, or of all; the others are held out.
+
+        Raises DataError for an image that cannot be read, and for views of which some have alpha.
+        """
+        inputs, left_out = self._chosen(scene.cameras, str(scene.folder))
+        batch = _batch_of(scene, self.gaussians.recipe.data.image_size, inputs, left_out).to(self.device)
+        return self._reconstruction(batch, left_out, None, render)
+
+    def _chosen(self, cameras: Cameras, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(Views that the model is shown, views that are left out) of cameras [V]."""
+        try:
+            inputs = covering(cameras, self.gaussians.recipe.data.num_input_views)
+        except DegenerateViewsError as error:
+            raise DataError(f"{where}: {error}") from None
+        return inputs, tuple(view for view in range(len(cameras.c2w)) if view not in inputs)
+
+    def _reconstruction(
+        self, batch: Batch, left_out: tuple[int, ...], views: Tensor | None, render: bool
+    ) -> Reconstruction:
+        precision = evaluated_in(self.gaussians.recipe.train.precision, self.device)
+        with torch.inference_mode():
+            with autocast(self.device, precision):
+                gaussians = self.gaussians.model(batch.input_images, batch.input_cameras)
+            rendering = None
+            if render:
+                from pipeline.splatting import rendering as renderer  # a service that draws nothing needs none
+
+                rendering = renderer.render(gaussians, batch.cameras)
+        return Reconstruction(gaussians[0], batch, rendering, views, left_out)
 
 
-def scene_folder(path: Path) -> Path:
-    """The one scene that a folder is or holds. Raises DataError for a file, and for a folder of none or of several."""
-    if path.is_file():
-        raise DataError(f"{path}: expected a scene folder, got a file — for a picture, name stage 1 with --views too.")
-    if not path.is_dir() or (path / CAMERAS_FILE).is_file():
-        return path  # where nothing is, opening it says so
-    if (path / MANIFEST_FILE).is_file() or listed_splits(path, None) is not None:
-        folders = [scene.folder for scene in open_dataset(path, verify=False).scenes.values()]
-    else:
-        folders = [cameras.parent for cameras in sorted(path.glob(f"[!.]*/{CAMERAS_FILE}"))]
-    if not folders:
-        raise DataError(
-            f"{path}: expected a scene folder with {CAMERAS_FILE}, got a folder without — for a picture, name the "
-            "picture itself, and stage 1 with --views."
-        )
-    if len(folders) > 1:
-        choice = named([str(folder) for folder in folders])
-        raise DataError(f"{path}: expected one scene, got a dataset of {len(folders)} — name one of them: {choice}.")
-    return folders[0]
-
-
-def imagine(picture: Path, checkpoint_folder: Path, out: Path, device: str | None = None) -> tuple[Path, Path]:
-    """Six views of one picture by a stage-1 checkpoint: the scene `out`/views, under the model's own cameras, and
-    `out`/views.png: the picture, then the views in slot order.
-
-    device: as for `Reconstructor`. Raises DataError for what is no photo (`photos.check_photo`) and for a view that
-    shows nothing, and MachineError.
-    """
-    device = best_device() if device is None else require_device(device)
-    model: Any = kinds.load(checkpoint_folder, device, kind="mvdiffusion").model
-    image = read_photo(picture, model.image_size)
-    with torch.inference_mode():
-        views = model(image[None].to(device), [0])[0].cpu()
-    rgba = cut_out(pixels_of(views))
-    if not all_shown(rgba):
-        raise DataError(f"{picture}: expected six views that show something, got an empty one — train stage 1 longer.")
-    out.mkdir(parents=True, exist_ok=True)
-    scene, strip = out / "views", out / "views.png"
-    write_scene(scene, rgba, model.rig.cameras)
-    write_png(sheet(torch.cat([image[None], views])[None], _ZOOM * model.image_size), strip)
-    return scene, strip
+def _batch_of(scene: Scene, size: int, inputs: Sequence[int], left_out: Sequence[int]) -> HostBatch:
+    """A scene's views at a size, the inputs first."""
+    order = [*inputs, *left_out]
+    images = [scene.image(view) for view in order]
+    alpha = [image.mode == "RGBA" for image in images]
+    if any(alpha) and not all(alpha):
+        path = scene.paths[order[alpha.index(False)]]
+        raise DataError(f"{path}: expected alpha as in other images of the scene, got none — add its mask.")
+    frames = np.stack([prepare_view(image, size).transpose(2, 0, 1) for image in images])
+    if not any(alpha):
+        frames = frames[:, :3]
+    cameras = scene.cameras.resize(size, size)[order].to(torch.float32)[None]
+    return HostBatch(torch.from_numpy(frames[None]), cameras, len(inputs), (scene.name,), (False,))

@@ -121,9 +121,11 @@ def _has_keys_of_a_space(path: Path) -> bool:
 def _show(name: str, ready: Readiness, as_json: bool) -> None:
     if as_json:
         checks = [{"check": row.check, "found": row.found, "seconds": round(row.seconds, 3)} for row in ready.rows]
-        verdict = {"space": name, "passed": True, "checks": checks, "tags": ready.tags}
+        verdict = {"space": name, "passed": True, "checks": checks, "tags": ready.tags, "notes": ready.notes}
         typer.echo(json.dumps(verdict | {key: dict(params) for key, params in ready.configurations.items()}))
         return
+    for line in ready.notes:
+        typer.echo(line, err=True)
     from rich.table import Table
 
     from sweeps.errors import counted

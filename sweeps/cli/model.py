@@ -1,4 +1,4 @@
-"""Commands of the registry: promote, list, pull, rollback, history, evaluate, import."""
+"""Commands of the registry: promote, pair, list, pull, rollback, history, evaluate, import."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli import Device, Overrides, device_of, split_overrides
 from pipeline.data.cli import AsJson
+from pipeline.weights.known import LPIPS
 from sweeps.cli import terminal
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
@@ -42,6 +43,39 @@ def model_promote(
         rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
         terminal.table(["gate", "target", "passed"], rows)
     typer.echo(verdict.line)
+    if any(result.value is None and result.gate.metric.endswith("/lpips") for result in verdict.gates):
+        typer.echo(f"for LPIPS: mouselift weights fetch {LPIPS}, then promote again", err=True)
+
+
+@model.command("pair")
+def model_pair(
+    views: Annotated[str, typer.Option(help="MVDiffusion: NAME@ALIAS, NAME/VERSION, or NAME for its champion.")] = (
+        "mouse-mvdiffusion"
+    ),
+    gaussians: Annotated[str, typer.Option(help="GS-LRM, named the same way.")] = "mouse-gslrm",
+    data: Annotated[str | None, typer.Option(help="Dataset folder or registered name, to score and judge it on.")] = (
+        None
+    ),
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register two models as one, mouse-facelift: a photo in, Gaussians out; scored end to end where data are named."""
+    from sweeps.preflight.stores import require_tracking
+    from sweeps.registry.pair import register_pair
+
+    chosen = device_of(device)
+    require_tracking(terminal.home())
+    found = register_pair(terminal.home(), views, gaussians, None if data is None else terminal.dataset(data), chosen)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    verdict = found.verdict
+    if as_json:
+        said = {"alias": verdict and verdict.alias, "reason": verdict and verdict.reason, "notes": found.notes}
+        typer.echo(json.dumps(found.version.as_plain() | said))
+        return
+    terminal.figures(found.version.metrics)
+    without = f"{found.version.ref} is registered, and champion of nothing: it has no figures — name --data."
+    typer.echo(without if verdict is None else verdict.line)
 
 
 @model.command("list")
@@ -100,21 +134,19 @@ def model_history(name: Annotated[str, typer.Argument(help="A registered model."
 
 @model.command("evaluate")
 def model_evaluate(
-    source: Annotated[str, typer.Argument(help="A checkpoint folder, or a registered model.")],
+    source: Annotated[str, typer.Argument(help="A registered model (NAME@ALIAS), a folder, or FaceLift's file.")],
     data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
-    from pipeline import kinds
-    from sweeps.registry.verification import score_at
+    from sweeps.registry.named import checkpoint_of
+    from sweeps.registry.verification import evaluate_at
 
     chosen = device_of(device)
-    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        path = Path(source) if Path(source).is_dir() else terminal.registry().pull(source, Path(folder) / "model")
-        loaded = kinds.load(path, chosen)
-        found = score_at(loaded, terminal.dataset(data), split, terminal.home().cache)
+    with checkpoint_of(source, terminal.home()) as named:
+        found = evaluate_at(named.path, terminal.dataset(data), split, terminal.home().cache, chosen)
     if as_json:
         said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
         typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
@@ -125,23 +157,28 @@ def model_evaluate(
 
 @model.command("import")
 def model_import(
-    source: Annotated[Path, typer.Argument(help="A checkpoint folder, or a FaceLift .pt.")],
-    recipe: Annotated[str, typer.Option(help="Recipe of the network that a .pt holds.")] = "gslrm",
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder, FaceLift's pipeckpts, or its .pt.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe for what FaceLift's files do not say.")] = None,
     overrides: Overrides = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, if another than the files have.")] = None,
 ) -> None:
-    """Register a checkpoint made elsewhere; every tensor must fit."""
-    from pipeline.gslrm import facelift
-    from pipeline.recipes import load_recipe
+    """Register a model made elsewhere: what it is, is read off its files; every tensor must fit."""
+    from pipeline.reconstruction.models import as_checkpoint, digest_of
     from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import registered_name
     from sweeps.registry.verification import unverified
 
     require_tracking(terminal.home())
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        if not source.is_dir():
-            wanted = load_recipe(recipe, split_overrides(overrides))
-            source = facelift.import_facelift(source, Path(folder) / source.stem, wanted)
-        verification = unverified(source)
+        made = as_checkpoint(source, Path(folder) / source.stem, split_overrides(overrides), recipe, licence)
+        verification = unverified(made)
         name = registered_name(verification.checkpoint.recipe)
-        version = terminal.registry().import_checkpoint(name, verification)
+        tags = {"source.name": source.absolute().name, "source.sha256": digest_of(source)}
+        version = terminal.registry().import_checkpoint(name, verification, tags)
     typer.echo(version.ref)
+    if not version.metrics:
+        typer.echo(
+            f"{version.ref}: registered without figures, so that it is no champion — score it with `mouselift model "
+            f"evaluate {version.ref} --data DATASET`.",
+            err=True,
+        )

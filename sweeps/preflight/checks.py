@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from pipeline.recipes import check_named, override
 from sweeps import datasets
 from sweeps.errors import counted
 from sweeps.home import Home
-from sweeps.preflight.artefacts import Artefact, artefacts_of
+from sweeps.preflight.artefacts import Artefact, artefacts_of, require_lpips
 from sweeps.preflight.disk_and_memory import (
     available_bytes,
     disk_needs,
@@ -105,6 +106,9 @@ def preflight(
         tally.note("home", require_home(home))
         artefacts = artefacts_of(variants, cache)
         tally.note("artefacts", ", ".join(map(str, artefacts)) or "none but the data")
+        lpips = require_lpips(space, os.environ, home.ray_address is not None)
+        if lpips.settings:
+            tally.note("LPIPS", lpips.found)
         tags = _of_data(variants, cache, tally)
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         if space.trials.taken_gpus and kind_of(recipe).draws:
@@ -124,8 +128,9 @@ def preflight(
             dry_run.remember()
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
     tags |= hashes | {"fingerprint": recipe.fingerprint}
-    notes = (f"GPUs: {share.said}",) if share.surprising else ()
-    return Readiness(space, recipe, tags, tally.rows, dry_run.configurations, notes)
+    notes = [f"GPUs: {share.said}"] if share.surprising else []
+    notes += [lpips.note] if lpips.note else []
+    return Readiness(space, recipe, tags, tally.rows, dry_run.configurations, tuple(notes))
 
 
 def check_recipe(recipe: Recipe, cache: Path) -> None:

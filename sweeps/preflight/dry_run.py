@@ -21,6 +21,7 @@ from pipeline.errors import RecipeError
 from pipeline.files import write_whole
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
+from pipeline.vgg import lpips_weights_file
 from sweeps.errors import StudyError
 from sweeps.preflight.artefacts import Artefact
 from sweeps.preflight.dry_run_messages import Job, Measured
@@ -126,7 +127,8 @@ class DryRun:
 
     def _circumstances(self) -> Iterable[str]:
         yield from (f"{name} {recipe.fingerprint}" for name, recipe in self._recipes.items())
-        yield f"{platform.node()} {torch.__version__} gpu {self._gpu} threads {self._threads}"
+        has_lpips = lpips_weights_file().is_file()
+        yield f"{platform.node()} {torch.__version__} gpu {self._gpu} threads {self._threads} lpips {has_lpips}"
         for path in sorted([*_CODE.rglob("*.py"), *Path(__file__).parent.glob("dry_run_[ms]*.py")]):
             yield hashlib.sha256(path.read_bytes()).hexdigest()
 

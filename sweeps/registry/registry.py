@@ -21,11 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline import kinds
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import PipelineError
-from pipeline.recipe import Recipe
 from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
@@ -41,9 +39,10 @@ from sweeps.registry.aliases import (
     signature,
     unknown,
 )
+from sweeps.registry.held import Held, kind_name
 from sweeps.registry.lock import Turn, take_turn
 from sweeps.registry.release import bind, download, log_model, pull, taken_up
-from sweeps.registry.verification import Verification, score
+from sweeps.registry.verification import Verification, score_like
 from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
@@ -80,8 +79,8 @@ class Registry:
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
         self._home, self._clock = home, clock
-        # The recipes of versions whose hashes this object has compared, or whose files it copied from a proven folder.
-        self._whole: dict[str, Recipe] = {}
+        # What those versions hold whose hashes this object compared, or whose files it copied from a proven folder.
+        self._whole: dict[str, Held] = {}
 
     def register(
         self, name: str, run_id: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -246,18 +245,18 @@ class Registry:
         bind(self._client, created)
         version = _version(created, {})
         if left is None:
-            self._whole[version.ref] = verification.checkpoint.recipe
+            self._whole[version.ref] = verification.checkpoint
         return version
 
-    def _require_files(self, version: Version) -> Recipe:
-        """The version's recipe. Raises RegistryError unless all its files are there and are those that were registered.
+    def _require_files(self, version: Version) -> Held:
+        """What the version holds; its folder may be gone. Raises RegistryError unless all its files are there and are
+        those that were registered.
 
         They are downloaded and hashed at most once by this object, and not where it has just created the version.
         """
         if version.ref not in self._whole:
             with tempfile.TemporaryDirectory() as temporary:
-                info = download(version, Path(temporary) / "version", self._home.tracking_uri)
-            self._whole[version.ref] = info.recipe
+                self._whole[version.ref] = download(version, Path(temporary) / "version", self._home.tracking_uri)
         return self._whole[version.ref]
 
     def _imported_run(self, name: str, folder: str) -> str:
@@ -322,14 +321,13 @@ class Registry:
             raise RegistryError("expected the dataset, got none — name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
-            info = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
-            ours, theirs = self._require_files(version), info.recipe
-            if theirs.model.kind != ours.model.kind:
+            theirs = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            ours = self._require_files(version)
+            if kind_name(theirs) != kind_name(ours):
                 raise RegistryError(
-                    f"expected a {ours.model.kind}, got a {theirs.model.kind} — register under another name."
+                    f"expected a {kind_name(ours)}, got a {kind_name(theirs)} — register under another name."
                 )
-            rival = kinds.load(info, device)
-            evaluation = score(rival, ours.data, dataset, "test", self._home.cache, precision=version.precision)
+            evaluation = score_like(theirs, ours, dataset, self._home.cache, device, version.precision)
         if evaluation.protocol.precision != version.precision:
             raise RegistryError(
                 f"device {device}: expected one that computes {version.precision}, in which {version.ref} was scored, "

@@ -30,13 +30,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import pipeline
 from pipeline import checkpoint
-from pipeline.checkpoint import CheckpointInfo
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
 from pipeline.machine.outputs import require_folder
 from sweeps.errors import RegistryError, counted
-from sweeps.registry import pyfunc_gslrm, pyfunc_views
+from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
+from sweeps.registry.held import Held, inspect, kind_name
 from sweeps.registry.verification import Verification
 from sweeps.registry.versions import MODEL_ID, SHA256, Version
 
@@ -45,6 +45,7 @@ _UNFINISHED = "release.unfinished"
 _AGAIN = " — register it again."
 _MAY_NOT = " — its owner must let this user read the file."
 # What the pyfunc files, and the part of pipeline that they use, import.
+_VIEWS = ("accelerate", "diffusers", "peft", "scikit-image", "scipy", "transformers")
 _COMMON = ("jaxtyping", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
 
@@ -63,10 +64,11 @@ class Flavour:
 
 _FLAVOURS = {
     "gslrm": Flavour(pyfunc_gslrm),
-    "mvdiffusion": Flavour(pyfunc_views, ("accelerate", "diffusers", "peft", "scikit-image", "scipy", "transformers")),
+    "mvdiffusion": Flavour(pyfunc_views, _VIEWS),
+    "pair": Flavour(pyfunc_pair, _VIEWS),
 }
 CHECKPOINT = pyfunc_gslrm.CHECKPOINT
-assert CHECKPOINT == pyfunc_views.CHECKPOINT
+assert pyfunc_views.CHECKPOINT == pyfunc_pair.CHECKPOINT == CHECKPOINT
 
 
 def taken_up(client: MlflowClient, name: str, run_id: str, sha256: str) -> LoggedModel | None:
@@ -114,8 +116,8 @@ def bind(client: MlflowClient, version: ModelVersion) -> None:
         client.delete_logged_model_tag(model_id, _UNFINISHED)
 
 
-def download(version: Version, folder: Path, tracking_uri: str) -> CheckpointInfo:
-    """A version's checkpoint in a new folder below `folder`, every hash compared, once.
+def download(version: Version, folder: Path, tracking_uri: str) -> Held:
+    """A version's checkpoint or pair in a new folder below `folder`, every hash compared, once.
 
     Raises RegistryError when files are gone or are not those that were registered.
     """
@@ -123,7 +125,7 @@ def download(version: Version, folder: Path, tracking_uri: str) -> CheckpointInf
     source = f"{version.source}/artifacts/{CHECKPOINT}"
     try:
         path = mlflow.artifacts.download_artifacts(source, dst_path=str(folder), tracking_uri=tracking_uri)
-        found = checkpoint.inspect(path)
+        found = inspect(Path(path))
     except (MlflowException, OSError, CheckpointError) as error:
         came = one_line(error)
         mend = _MAY_NOT if os.strerror(errno.EACCES) in came else _AGAIN  # MLflow hands on the words alone
@@ -151,16 +153,16 @@ def pull(version: Version, out: Path, tracking_uri: str) -> Path:
     return out
 
 
-def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: CheckpointInfo, temporary: Path) -> None:
+def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: Held, temporary: Path) -> None:
     """Put the pyfunc model in its place, and the checkpoint's files below it.
 
     MLflow's `save_model` copies what it is given, so it is given an empty folder where the checkpoint will be.
     """
     folder, empty, target = info.folder, temporary / "empty" / CHECKPOINT, temporary / "model"
-    if (folder / checkpoint.TRAINING).exists():
+    if (folder / checkpoint.TRAINING).exists():  # a pair was written without
         folder = checkpoint.strip_training(folder, temporary / CHECKPOINT)
     empty.mkdir(parents=True)
-    about = _save_pyfunc(target, empty, model, run_id, _FLAVOURS[info.recipe.model.kind])
+    about = _save_pyfunc(target, empty, model, run_id, _FLAVOURS[kind_name(info)])
     about.model_size_bytes = (about.model_size_bytes or 0) + size_of(folder)
     about.save(str(target / MLMODEL_FILE_NAME))
     client.log_model_artifacts(model.model_id, str(target))
@@ -211,7 +213,7 @@ def _is_free(out: Path, version: Version) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
     with contextlib.suppress(CheckpointError):
-        if checkpoint.inspect(out).sha256 == version.sha256:
+        if inspect(out).sha256 == version.sha256:
             return False
     raise RegistryError(f"{out}: expected no folder, or one with {version.ref}, got something else — choose another.")
 

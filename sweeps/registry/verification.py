@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,21 +15,25 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
+from pipeline.licence import licence_of
 from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
+from pipeline.weights.known import LPIPS, require_weights
 from sweeps.errors import RegistryError
+from sweeps.registry.held import Held, PairInfo, inspect, score_pair
 from sweeps.space.gates import NOT_AVAILABLE
 
 # The same weights on another device or kernel differ by less than this; those of another step seldom do.
 RELATIVE_TOLERANCE = 2e-3
 ABSOLUTE_TOLERANCE = 2e-3
+LICENCE = "licence"  # the tag of a version
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a version is registered with: its checkpoint and its `test/*` figures."""
+    """What a version is registered with: its checkpoint, or its pair of them, and its `test/*` figures."""
 
-    checkpoint: CheckpointInfo  # the proof that its hashes hold, so that none is computed again
+    checkpoint: Held  # the proof that its hashes hold, so that none is computed again
     metrics: dict[str, float]
     protocol: str | None = None  # id of the protocol the figures were taken by
     data_name: str | None = None
@@ -54,6 +59,8 @@ def verify(
     """
     loaded, dataset = kinds.load(source, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
+    if any(name.endswith("/lpips") for name in expected):
+        require_weights(LPIPS, os.environ)  # without it that figure could not come out again
     if expected:
         _confirm(loaded, dataset, expected, cache)
     test = score(loaded, loaded.recipe.data, dataset, "test", cache)
@@ -71,7 +78,9 @@ def unverified(source: Path | CheckpointInfo) -> Verification:
     """A checkpoint without figures, for imports without a dataset; `source` as in `verify`. Raises CheckpointError."""
     info = source if isinstance(source, CheckpointInfo) else checkpoint.inspect(source)
     parent = _parent_hash(info.recipe.train.init_from)
-    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info))
+    licence = licence_of(info.folder)
+    said = {} if licence is None else {LICENCE: licence}
+    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info) | said)
 
 
 def score(
@@ -95,6 +104,15 @@ def score(
     return kind.evaluate(model, recipe, dataset, split, cache, limit)
 
 
+def score_like(held: Held, ours: Held, dataset: Dataset, cache: Path, device: str, precision: Precision) -> Evaluation:
+    """What a version holds, scored on `test` as another of its kind was: on its views and in its precision."""
+    if isinstance(held, PairInfo):
+        assert isinstance(ours, PairInfo)
+        return score_pair(held, ours.scored, dataset, "test", cache, device, precision)
+    assert isinstance(ours, CheckpointInfo)
+    return score(kinds.load(held, device), ours.recipe.data, dataset, "test", cache, precision=precision)
+
+
 def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path) -> Evaluation:
     """`score` on the dataset at `root`, prepared as the model's recipe has it.
 
@@ -104,6 +122,17 @@ def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path
     dataset = prepared(data, cache)
     require_geometry(dataset, cache, loaded.recipe.allows_inconsistent_geometry)
     return score(loaded, data, dataset, split, cache)
+
+
+def evaluate_at(folder: Path, root: str | Path, split: str, cache: Path, device: str) -> Evaluation:
+    """`score_at` of what a folder holds, a checkpoint or a pair. Raises CheckpointError, too."""
+    held = inspect(folder)
+    if isinstance(held, CheckpointInfo):
+        return score_at(kinds.load(held, device), root, split, cache)
+    data = replace(held.scored, root=str(root))
+    dataset = prepared(data, cache)
+    require_geometry(dataset, cache, held.gaussians.recipe.allows_inconsistent_geometry)
+    return score_pair(held, data, dataset, split, cache, device)
 
 
 def _confirm(loaded: LoadedCheckpoint, dataset: Dataset, logged: Mapping[str, float], cache: Path) -> None:

@@ -6,8 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.recipe import PRECISIONS, Precision
+from pipeline.reconstruction.models import Member, Pair
 from sweeps.errors import RegistryError
+from sweeps.registry.held import Held
 from sweeps.registry.verification import Verification
 
 SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
@@ -89,8 +92,7 @@ def lineage(verification: Verification) -> dict[str, str]:
         SHA256: info.sha256,
         STEP: str(info.step),
         "checkpoint.parent": verification.parent,
-        "recipe.name": info.recipe.name,
-        "recipe.fingerprint": info.recipe.fingerprint,
+        **_contents(info),
         "data.name": verification.data_name,
         DIGEST: verification.data_digest,
         PROTOCOL: verification.protocol,
@@ -98,3 +100,20 @@ def lineage(verification: Verification) -> dict[str, str]:
     }
     figures = {name: f"{value!r}" for name, value in verification.metrics.items()}
     return {key: value for key, value in facts.items() if value is not None} | verification.facts | figures
+
+
+def _contents(held: Held) -> dict[str, str | None]:
+    """What a version's checkpoint or pair says of itself."""
+    if isinstance(held, CheckpointInfo):
+        return {"recipe.name": held.recipe.name, "recipe.fingerprint": held.recipe.fingerprint}
+    pair = held.pair
+    said = {f"{name}.{key}": value for name, one in _members(pair) for key, value in _member(one).items()}
+    return said | {"rig.name": pair.rig, "licence": pair.licence}
+
+
+def _members(pair: Pair) -> tuple[tuple[str, Member], ...]:
+    return ("views", pair.views), ("gaussians", pair.gaussians)
+
+
+def _member(member: Member) -> dict[str, str]:
+    return {"version": f"{member.name}/{member.version}", "sha256": member.sha256, "recipe": member.recipe}

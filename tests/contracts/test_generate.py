@@ -18,9 +18,10 @@ from pipeline import checkpoint, kinds
 from pipeline.cameras import facelift_six
 from pipeline.data.foreground import cut_out
 from pipeline.data.generate import generate
-from pipeline.data.incoming.photos import read_photo, read_pictures
 from pipeline.data.incoming.picture import SUFFIXES
 from pipeline.data.mice.mice import write_mice
+from pipeline.data.photo.folders import read_pictures
+from pipeline.data.photo.photo import read_photo
 from pipeline.data.pictures import pixels_of
 from pipeline.data.scenes import Dataset, open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError, PipelineError
@@ -43,7 +44,7 @@ class Photographer:
     def __call__(self, images: Tensor, numbers: list[int]) -> Tensor:
         self.asked += list(numbers)
         names = sorted(self.truth.scenes)
-        views = [torch.stack([read_photo(p, SIZE) for p in self.truth.scenes[names[n]].paths]) for n in numbers]
+        views = [torch.stack([read_photo(p).image(SIZE) for p in self.truth.scenes[names[n]].paths]) for n in numbers]
         return torch.stack([v if n != self.blank else torch.ones_like(v) for v, n in zip(views, numbers, strict=True)])
 
 
@@ -136,7 +137,7 @@ def test_alpha_is_where_a_picture_is_not_white_with_its_holes_filled() -> None:
     ("write", "message"),
     [
         (lambda path: None, f"expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none"),
-        (lambda path: Image.new("RGB", (8, 4)).save(path / "a.png"), "expected a square picture, got 8×4"),
+        (lambda path: Image.new("RGB", (8, 4)).save(path / "a.png"), "got nothing but background"),
         (lambda path: (path / "a.png").write_text("no"), "expected an image"),
     ],
 )
@@ -162,7 +163,7 @@ def model(tmp_path_factory, views_recipe, frames_cache) -> Path:
 
 def test_a_picture_gives_the_same_views_alone_as_among_others(model, mice_folder) -> None:
     generator = kinds.load(model).model
-    images = torch.stack([read_photo(mice_folder / f"scene_{n:06d}/images/cam_000.png", SIZE) for n in range(3)])
+    images = torch.stack([read_photo(mice_folder / f"scene_{n:06d}/images/cam_000.png").image(SIZE) for n in range(3)])
     torch.testing.assert_close(generator(images[1:2], [1])[0], generator(images, [0, 1, 2])[1], atol=1e-5, rtol=0)
 
 

@@ -9,11 +9,12 @@ import torch
 from diffusers import ImagePipelineOutput
 
 from pipeline import kinds
-from pipeline.data.scenes import Dataset
+from pipeline.data.scenes import Dataset, read_scene
 from pipeline.gslrm.evaluate import evaluate
 from pipeline.gslrm.model import GSLRM
 from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.recipe import PRECISIONS
+from pipeline.reconstruction.models import load_gaussians
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.stages import Evaluation
 from pipeline.training.loop import Report, train
@@ -71,7 +72,8 @@ def test_a_validation_is_in_the_precision_of_training(trained, loaded, mice, fra
 
 
 def test_a_reconstruction_is_in_the_precision_of_the_recipe(trained: Report, loaded, mice_folder: Path) -> None:
-    result = Reconstructor(trained.checkpoint)(mice_folder / "scene_000006")  # type: ignore[arg-type]
+    assert trained.checkpoint is not None
+    result = Reconstructor(load_gaussians(trained.checkpoint)).scene(read_scene(mice_folder / "scene_000006"))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         gaussians = loaded.model(result.batch.input_images, result.batch.input_cameras)
     assert torch.equal(gaussians.means[0], result.gaussians.means)

@@ -24,6 +24,7 @@ CHECKS = [
     "GPUs",
     "home",
     "artefacts",
+    "LPIPS",
     "dataset",
     "geometry",
     "images",
@@ -78,8 +79,10 @@ def space(tmp_path):
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory, mice_folder):
     """A space checked twice, by the real command in fresh processes; all it says is JSON."""
-    seat = Seat(tmp_path_factory.mktemp("checked"))
-    words = ("check", write_space(seat.root / "small.yaml"), "--data", mice_folder)
+    root = tmp_path_factory.mktemp("checked")
+    seat = Seat(root, {"TORCH_HOME": str(root / "torch")})
+    space = write_space(root / "small.yaml", gates={"test/lpips": "<= 0.2"})
+    words = ("check", space, "--data", mice_folder)
     return seat, seat.answer(*words), seat.mouselift(*words)
 
 
@@ -291,4 +294,27 @@ def test_data_without_masks_is_refused_where_a_choice_needs_them(refused, mice_c
     said = refused("check", tmp_path / "small.yaml", "--data", mice_copy)
     assert said.endswith(
         "expected images with alpha, which loss.masked needs, got RGB — add masks, or switch loss.masked off."
+    )
+
+
+def test_a_gate_on_lpips_is_told_to_need_weights_that_are_not_here(checked):
+    seat, answer, done = checked
+    file = seat.root / "torch/hub/checkpoints/vgg16-397923af.pth"
+    note = (
+        "small: gates.test/lpips: expected LPIPS's weights, without which no trial becomes champion, got none at "
+        f"{file} — `mouselift weights fetch lpips` here before `model promote`, or take the gate away."
+    )
+    assert note in done.stderr.splitlines()
+    assert answer["notes"] == [note]
+    assert {row["check"]: row["found"] for row in answer["checks"]}["LPIPS"] == "no weights yet for gates.test/lpips"
+
+
+def test_an_objective_that_no_trial_could_report_is_refused(refused, space, monkeypatch, tmp_path, mice_folder):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    words = ("--set", "objective.metric=val/lpips", "--set", "objective.mode=min")
+    assert refused("check", space, "--data", mice_folder, *words) == (
+        "small: objective.metric val/lpips: expected LPIPS's weights, without which no trial reports it, got none at "
+        "TMP/torch/hub/checkpoints/vgg16-397923af.pth — `mouselift weights fetch lpips`, or copy "
+        "https://download.pytorch.org/models/vgg16-397923af.pth to TMP/torch/hub/checkpoints/vgg16-397923af.pth; "
+        "or take another objective."
     )

@@ -18,9 +18,9 @@ from pipeline import Gaussians, kinds, load_recipe
 from pipeline.cameras import facelift_six
 from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import open_dataset, read_scene
-from pipeline.errors import DataError
+from pipeline.errors import CheckpointError, DataError
 from sweeps.errors import RegistryError
-from sweeps.registry import pyfunc_gslrm
+from sweeps.pyfuncs import pyfunc_gslrm
 from sweeps.registry.verification import score, unverified, verify
 from sweeps.space.gates import parse_gates
 from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, make_checkpoint, make_dataset
@@ -124,6 +124,21 @@ def test_what_is_not_there_is_refused_with_what_is(registry, three, ref, message
     with pytest.raises(RegistryError) as refusal:
         registry.resolve(ref)
     assert str(refusal.value) == f"{ref.partition('@')[0] if 'gslm' in ref else ref}: {message}"
+
+
+def test_a_version_gets_the_figures_that_can_be_taken_since(registry, run_id, ranked):
+    """LPIPS's weights were fetched after the first registration: the gate can be met when it is promoted again."""
+    version = registry.register(OTHER, run_id, ranked[0])
+    since = replace(ranked[0], metrics=ranked[0].metrics | {"test/lpips": 0.125})
+    version = registry.refresh(registry.register(OTHER, run_id, since), since)
+    assert version.metrics == since.metrics
+    assert registry.promote(version, parse_gates({"test/lpips": "<= 0.15"}), OBJECTIVE).alias == "champion"
+
+
+def test_a_logged_lpips_asks_for_its_weights(ranked, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(CheckpointError, match=r"vgg16-397923af.pth: expected the weights lpips, found no file"):
+        verify(ranked[0].checkpoint.folder, dataset, {"val/lpips": 0.1}, tmp_path)
 
 
 # Promotion

@@ -323,7 +323,8 @@ def test_a_perceptual_loss_without_its_weights_is_refused(tmp_path: Path) -> Non
         check_artefacts(load_recipe("gslrm", [f"data.root={tmp_path}"]))
     assert str(caught.value) == (
         "gslrm: loss.perceptual_weights: expected the VGG19 weights that loss.perceptual 0.5 needs, got none — name "
-        "imagenet-vgg-verydeep-19.mat or a FaceLift checkpoint, or set loss.perceptual=0.0."
+        "imagenet-vgg-verydeep-19.mat (`mouselift weights fetch vgg19`) or a FaceLift checkpoint, or set "
+        "loss.perceptual=0.0."
     )
 
 

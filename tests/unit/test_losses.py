@@ -303,8 +303,8 @@ def test_a_missing_weights_file_is_refused_with_the_remedy(tmp_path):
         load_perceptual(tmp_path / "vgg.mat")
     assert str(refusal.value) == (
         f"{tmp_path}/vgg.mat: expected the VGG-19 weights of the perceptual loss, found no file — give a "
-        "FaceLift GS-LRM checkpoint, or MatConvNet's imagenet-vgg-verydeep-19.mat, or set the perceptual "
-        "weight to 0"
+        "FaceLift GS-LRM checkpoint, or MatConvNet's imagenet-vgg-verydeep-19.mat (`mouselift weights "
+        "fetch vgg19`), or set the perceptual weight to 0"
     )
 
 

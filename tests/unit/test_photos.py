@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import mouselift
 from pipeline.data.incoming.names import check_names
-from pipeline.data.incoming.photos import check_photo, photo, read_pictures
+from pipeline.data.photo.folders import read_pictures
+from pipeline.data.photo.photo import photo_of
 from pipeline.data.pictures import view_on_white
-from pipeline.data.scenes import CAMERAS_FILE, Dataset
+from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 
 ANIMAL = np.zeros((16, 16, 4), np.uint8)
@@ -53,29 +54,29 @@ def said(*words: object) -> str:
 
 @pytest.mark.parametrize("picture", [animal(), animal((255, 255, 255)), animal((251, 252, 250))])
 def test_a_mouse_on_nothing_or_on_white_is_taken(picture: Image.Image) -> None:
-    assert float(photo(picture, "a", 16)[:, 8, 8].mean()) == pytest.approx(60 / 255, abs=1e-6)
+    assert float(photo_of(picture, "a").image(16)[:, 8, 8].mean()) == pytest.approx(60 / 255, abs=1e-6)
 
 
 def test_a_mouse_that_the_frame_cuts_off_is_taken_with_its_alpha() -> None:
     cut = animal().crop((4, 2, 14, 12))
-    assert float(photo(cut, "a", 10).mean()) == pytest.approx(float(view_on_white(cut, 10).mean()))
+    assert float(photo_of(cut, "a").image(10).mean()) == pytest.approx(float(view_on_white(cut, 10).mean()))
 
 
 @pytest.mark.parametrize("opaque_alpha", [False, True])
 def test_a_photo_with_a_background_is_refused(opaque_alpha: bool) -> None:
     picture = animal((120, 110, 100)).convert("RGBA" if opaque_alpha else "RGB")
-    expected = "photo: expected a mouse cut out of its background, which is transparent or white, got an opaque picture"
-    assert refusal(check_photo, picture, "photo").startswith(expected)
+    expected = "photo: expected something that tells the animal from its background"
+    assert refusal(photo_of, picture, "photo").startswith(expected)
 
 
 def test_alpha_that_is_the_wrong_way_round_is_refused() -> None:
     inverted = np.dstack([np.full((16, 16, 3), 100, np.uint8), 255 - ANIMAL[..., 3]])
-    assert "got alpha with 0% of the border so" in refusal(check_photo, Image.fromarray(inverted), "photo")
+    assert "got 0% of the border transparent" in refusal(photo_of, Image.fromarray(inverted), "photo")
 
 
 def test_a_picture_of_nothing_is_refused() -> None:
     nothing = Image.fromarray(np.zeros_like(ANIMAL))
-    assert "got nothing but background" in refusal(check_photo, nothing, "photo")
+    assert "got nothing but background" in refusal(photo_of, nothing, "photo")
 
 
 # ---------------------------------------------------------------- a folder
@@ -140,41 +141,5 @@ def test_the_views_of_a_dataset_are_photos(mice: Dataset) -> None:
     assert len(read_pictures(mice.root).paths) == len(mice.scenes)
 
 
-# ---------------------------------------------------------------- what `reconstruct` is given
-
-
-def reconstruct(what: Path, *more: object) -> str:
-    """No checkpoint is there: what is refused first is what was given."""
-    return said("reconstruct", what, "--checkpoint", what.parent / "no-model", *more)
-
-
-def test_a_folder_or_a_video_is_no_picture(folder: Path) -> None:
-    animal().save(folder / "a.png")
-    (folder / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(16))
-    views = "--views", folder / "no-model"
-    assert reconstruct(folder, *views) == f"{folder}: expected an image, got a folder — name a picture."
-    assert reconstruct(folder / "a.mp4", *views).startswith(f"{folder}/a.mp4: expected an image, got a video")
-
-
-def test_a_photo_with_a_background_is_refused_before_a_model_is_loaded(folder: Path) -> None:
-    animal((120, 110, 100)).save(folder / "a.png")
-    assert "remove the background" in reconstruct(folder / "a.png", "--views", folder / "no-model")
-
-
-def test_a_picture_alone_needs_stage_1(folder: Path) -> None:
-    animal().save(folder / "a.png")
-    assert "a.png: expected a scene folder, got a file" in reconstruct(folder / "a.png")
-    assert f"{folder}: expected a scene folder with {CAMERAS_FILE}, got a folder without" in reconstruct(folder)
-
-
-@pytest.mark.parametrize("manifest", [True, False])
-def test_a_dataset_is_no_scene_and_its_scenes_are_named(mice_copy: Path, manifest: bool) -> None:
-    if not manifest:
-        (mice_copy / "dataset.yaml").unlink()
-    message = reconstruct(mice_copy)
-    assert message.startswith(f"{mice_copy}: expected one scene, got a dataset of 7 — name one of them: ")
-    assert f"{mice_copy}/scene_000006" in message
-
-
 def test_a_network_sees_a_photo_on_white() -> None:
-    torch.testing.assert_close(photo(animal(), "a", 16), photo(animal((255, 255, 255)), "a", 16))
+    torch.testing.assert_close(photo_of(animal(), "a").image(16), photo_of(animal((255, 255, 255)), "a").image(16))

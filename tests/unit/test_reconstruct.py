@@ -15,10 +15,12 @@ from PIL import Image
 from pipeline import checkpoint, kinds, metrics
 from pipeline.cameras import facelift_ring
 from pipeline.data.recording.video import write_video
-from pipeline.errors import CheckpointError, DataError
+from pipeline.data.scenes import read_scene
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
-from pipeline.reconstruction.outputs import write_outputs
+from pipeline.pruning import PRUNINGS
+from pipeline.reconstruction.models import load_gaussians
+from pipeline.reconstruction.outputs import Wanted, write_outputs
 from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
 from pipeline.reconstruction.turntable import TURNTABLE_VIEWS, render_frames, turntable_around, write_gif
 
@@ -35,12 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Path:
 
 @pytest.fixture(scope="module")
 def result(folder: Path, mice_folder: Path) -> Reconstruction:
-    return Reconstructor(folder)(mice_folder / "scene_000006")
+    return Reconstructor(load_gaussians(folder)).scene(read_scene(mice_folder / "scene_000006"))
 
 
 @pytest.fixture(scope="module")
 def written(result: Reconstruction, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_outputs(result, tmp_path_factory.mktemp("out"), size=SIZE)
+    out = tmp_path_factory.mktemp("out")
+    return [out / name for name in write_outputs(result, out, Wanted(size=SIZE), {})["files"]]
 
 
 def frames(count: int = 5, height: int = 21, width: int = 31) -> np.ndarray:
@@ -78,31 +81,21 @@ def test_a_reconstruction_carries_no_graph(result: Reconstruction) -> None:
     assert not result.gaussians.means.requires_grad and not result.rendering.images.requires_grad
 
 
-def test_a_scene_that_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected a dataset folder, found none"):
-        Reconstructor(folder)(tmp_path / "nothing")
-
-
-def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint folder with checkpoint\.json, found none"):
-        Reconstructor(tmp_path)
-
-
 # ---------------------------------------------------------------- files
 
 
-def test_four_files_are_written_and_nothing_beside_them(written: list[Path]) -> None:
-    names = ["gaussians.ply", "turntable.mp4", "turntable.gif", "comparison.png"]
+def test_five_files_are_written_and_nothing_beside_them(written: list[Path]) -> None:
+    names = ["comparison.png", "gaussians.ply", "turntable.gif", "turntable.mp4", "reconstruction.json"]
     assert [path.name for path in written] == names
     assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(names)
 
 
 def test_the_ply_holds_the_gaussians_worth_keeping(written: list[Path], result: Reconstruction) -> None:
-    assert torch.equal(Gaussians.load_ply(written[0]).means, result.gaussians.pruned().means)
+    assert torch.equal(Gaussians.load_ply(written[1]).means, PRUNINGS["default"](result.gaussians).means)
 
 
 def test_the_turntable_decodes_to_every_frame_at_an_even_size(written: list[Path]) -> None:
-    pictures = list(decoded(written[1]))
+    pictures = list(decoded(written[3]))
     assert len(pictures) == TURNTABLE_VIEWS and {picture.shape for picture in pictures} == {(32, 32, 3)}
 
 
@@ -112,14 +105,15 @@ def test_the_gif_goes_round_as_fast_as_the_video_and_loops_for_ever(written: lis
 
 
 def test_the_comparison_has_a_column_per_view(written: list[Path]) -> None:
-    with Image.open(written[3]) as picture:
+    with Image.open(written[0]) as picture:
         assert picture.size == (6 * 96, 5 * 96)
 
 
 def test_a_reconstruction_of_nothing_is_written_too(result: Reconstruction, tmp_path: Path) -> None:
     clear = replace(result.gaussians, opacities=torch.zeros_like(result.gaussians.opacities))
-    paths = write_outputs(replace(result, gaussians=clear), tmp_path, size=16)
-    assert Gaussians.load_ply(paths[0]).count == 0 and int(next(decoded(paths[1])).min()) > 250
+    assert write_outputs(replace(result, gaussians=clear), tmp_path, Wanted(size=16), {})["gaussians"]["kept"] == 0
+    assert Gaussians.load_ply(tmp_path / "gaussians.ply").count == 0
+    assert int(next(decoded(tmp_path / "turntable.mp4")).min()) > 250
 
 
 def test_a_video_plays_frames_in_their_order(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from pipeline.errors import DataError
 
 LONGEST = 200  # bytes: file systems take 255, and files in the making are called a little longer
-_TAKEN = "dataset.yaml"  # what stands beside the scenes
+CAMERAS_FILE = "opencv_cameras.json"  # of a scene
+MANIFEST_FILE = "dataset.yaml"  # of a dataset, beside its scenes
 
 
 def check_names(where: Path, names: Mapping[str, str]) -> None:
@@ -18,7 +19,7 @@ def check_names(where: Path, names: Mapping[str, str]) -> None:
     File systems of macOS and Windows take names for one that differ in case or Unicode form alone. Raises DataError
     before anything is written.
     """
-    seen: dict[str, str] = {_TAKEN: "the manifest"}
+    seen: dict[str, str] = {MANIFEST_FILE: "the manifest"}
     for source, name in names.items():
         if not _can_be_written(name):
             raise DataError(

@@ -84,6 +84,24 @@ def read_picture(path: Path, posed: bool = False) -> Image.Image:
         raise DataError(f"{path}: expected an image, got {error.strerror or error} — restore the file.") from None
 
 
+def orientation_of(path: Path) -> int:
+    """EXIF's orientation of a picture that `read_picture` has read: 1 is upright. It was turned by it already."""
+    with Image.open(path, formats=FORMATS) as image:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    return orientation if orientation in range(2, 9) else 1
+
+
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """A picture turned by an EXIF orientation, 1 to 8."""
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    tagged = picture.copy()
+    tagged.info["exif"] = exif.tobytes()
+    turned = ImageOps.exif_transpose(tagged)
+    turned.info.clear()
+    return turned
+
+
 def decoded(where: str, content: bytes, posed: bool = False) -> Image.Image:
     """As `read_picture`, of bytes; a message begins with `where`."""
     return _decoded(where, io.BytesIO(content), posed, "read the file in binary")
@@ -107,7 +125,7 @@ def _decoded(where: str, file: BinaryIO, posed: bool, advice: str) -> Image.Imag
             picture, of_colour = as_srgb(image, where, deep)
             if not posed and orientation in range(2, 9):
                 changes.append(f"it was turned upright (EXIF orientation {orientation})")
-                picture = _upright(image, picture)
+                picture = _turned(image, picture, orientation)
     except UnidentifiedImageError:
         raise DataError(f"{where}: expected an image, got {_what(file, advice)}") from None
     except _DAMAGE as error:
@@ -141,12 +159,9 @@ def _verify(file: BinaryIO, where: str) -> None:
     file.seek(0)
 
 
-def _upright(image: Image.Image, picture: Image.Image) -> Image.Image:
+def _turned(image: Image.Image, picture: Image.Image, orientation: int) -> Image.Image:
     """The picture turned as the file's EXIF says; a TIFF is turned when it is loaded."""
-    if image.format == "TIFF":
-        return picture
-    picture.info["exif"] = image.getexif().tobytes()
-    return ImageOps.exif_transpose(picture)
+    return picture if image.format == "TIFF" else upright(picture, orientation)
 
 
 def _say(where: str, changes: list[str], posed: bool) -> None:

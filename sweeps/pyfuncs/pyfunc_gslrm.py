@@ -7,9 +7,7 @@ in the standard 3DGS layout, `num_gaussians`. Imports mlflow and pipeline only.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,6 @@ from pipeline.cameras import Cameras
 from pipeline.data.incoming.picture import decoded
 from pipeline.data.pictures import view_on_white
 from pipeline.errors import DataError
-from pipeline.gaussians import Gaussians
 from pipeline.machine.devices import best_device
 from pipeline.precision import autocast, evaluated_in
 
@@ -85,7 +82,7 @@ class GSLRMModel(PythonModel):
         precision = evaluated_in(self.loaded.recipe.train.precision, self.device)
         with torch.inference_mode(), autocast(self.device, precision):
             gaussians = self.loaded.model(images, cameras)[0].pruned(**pruning)
-        return {"scene": name, "ply": ply_bytes(gaussians), "num_gaussians": gaussians.count}
+        return {"scene": name, "ply": gaussians.as_ply(), "num_gaussians": gaussians.count}
 
 
 def read_view(
@@ -96,14 +93,6 @@ def read_view(
     camera = Cameras(_numbers(where, "c2w", c2w, (4, 4)), _numbers(where, "fxfycxcy", fxfycxcy, (4,)), *picture.size)
     camera.check(where)
     return view_on_white(picture, size), camera.resize(size, size)
-
-
-def ply_bytes(gaussians: Gaussians) -> bytes:
-    """One scene as the content of a binary PLY file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gaussians.ply"
-        gaussians.save_ply(path)
-        return path.read_bytes()
 
 
 def _numbers(where: str, name: str, values: Sequence[float], shape: tuple[int, ...]) -> Tensor:

@@ -1,28 +1,25 @@
 """The registered multi-view model: an image in, six views out. This file travels with the checkpoint.
 
-Input, one row per object: `name` text, `image` PNG bytes (RGB or RGBA, square). Output, one row per view: `name`,
-`slot` (0 is the input again), `image` PNG bytes, `c2w` 16 numbers row by row and `fxfycxcy` 4 numbers: the camera of
-that slot in the rig the model was trained on. Imports mlflow and pipeline only.
+Input, one row per object: `name` text, `image` PNG bytes (as `photo.photo_of` takes them). Output, one row per view:
+`name`, `slot` (0 is the input again), `image` PNG bytes, `c2w` 16 numbers row by row and `fxfycxcy` 4 numbers: the
+camera of that slot in the rig the model was trained on. Imports mlflow and pipeline only.
 """
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
-from PIL import Image
 
 from pipeline import kinds
-from pipeline.data.incoming.photos import photo
 from pipeline.data.incoming.picture import decoded
-from pipeline.data.pictures import pixels_of
+from pipeline.data.photo.photo import photo_of
+from pipeline.data.pictures import png_bytes
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
 
@@ -65,7 +62,7 @@ class MVDiffusionModel(PythonModel):
 
     def _views(self, name: str, content: bytes, chosen: dict[str, Any]) -> list[dict[str, Any]]:
         where = f"object {name}"
-        image = photo(decoded(where, content), where, self.model.image_size)
+        image = photo_of(decoded(where, content), where).image(self.model.image_size)
         guidance = None if chosen["guidance"] < 0 else chosen["guidance"]
         steps = None if chosen["steps"] < 1 else chosen["steps"]
         with torch.inference_mode():
@@ -81,13 +78,6 @@ class MVDiffusionModel(PythonModel):
             }
             for slot, view in enumerate(views)
         ]
-
-
-def png_bytes(image: torch.Tensor) -> bytes:
-    """An image [3, H, W] in 0…1 as the content of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels_of(image))).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 set_model(MVDiffusionModel())

@@ -7,22 +7,15 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
-
-from pipeline.data.foreground import MIN_WHITE_BORDER, WHITE, border_share
 from pipeline.data.hashes import hashes_of
 from pipeline.data.incoming.names import check_names, named
-from pipeline.data.incoming.picture import SUFFIXES, read_picture
-from pipeline.data.pictures import prepare_view, view_on_white
+from pipeline.data.incoming.picture import SUFFIXES
+from pipeline.data.photo.cutout import Cutting
+from pipeline.data.photo.photo import read_photo
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, SPLITS, open_dataset, tenths
 from pipeline.errors import DataError
 
-MIN_CLEAR_BORDER = 0.5  # of the border of a picture with alpha: below, its alpha does not cut out a mouse
-_LOOKED_AT_PX = 256
-
+_NO_CUTTING = Cutting()
 _log = logging.getLogger(__name__)
 
 
@@ -35,8 +28,8 @@ class Pictures:
     digest: str
 
 
-def read_pictures(source: Path, view: int = 0) -> Pictures:
-    """The pictures of a folder or file, or view `view` of every scene of a dataset, each looked at as by `photo`.
+def read_pictures(source: Path, view: int = 0, cutting: Cutting = _NO_CUTTING) -> Pictures:
+    """The pictures of a folder or file, or view `view` of every scene of a dataset, each looked at as by `read_photo`.
 
     What a folder holds beside pictures is left out, and named on the log. Raises DataError naming the picture, and
     where two would become scenes of one name.
@@ -44,41 +37,8 @@ def read_pictures(source: Path, view: int = 0) -> Pictures:
     is_dataset = any((source / name).is_file() for name in (MANIFEST_FILE, CAMERAS_FILE))
     pictures = _of_dataset(source, view) if is_dataset else _of_folder(source)
     for path in pictures.paths.values():
-        check_photo(read_picture(path), str(path))
+        read_photo(path, cutting=cutting)
     return pictures
-
-
-def read_photo(path: Path, size: int) -> Float[Tensor, "3 size size"]:
-    """A photo from a file, as `photo` gives it."""
-    return photo(read_picture(path), str(path), size)
-
-
-def photo(picture: Image.Image, where: str, size: int) -> Float[Tensor, "3 size size"]:
-    """An RGB or RGBA picture of one mouse as a network sees it: on white, in 0…1. Raises DataError as `check_photo`."""
-    check_photo(picture, where)
-    return view_on_white(picture, size)
-
-
-def check_photo(picture: Image.Image, where: str) -> None:
-    """See that a picture is square and shows something on a background that is transparent or white.
-
-    White is as in `foreground.RULE`: nearly the whole border of a picture without alpha, or with alpha of 255
-    everywhere. With alpha, half the border has to be clear, as an animal may be cut off by it. Raises DataError.
-    """
-    if picture.width != picture.height:
-        raise DataError(f"{where}: expected a square picture, got {picture.width}×{picture.height} — crop it.")
-    frame = prepare_view(picture, min(picture.width, _LOOKED_AT_PX))
-    colour, alpha = frame[..., :3], frame[..., 3:]
-    white = np.asarray((colour + (255 - alpha) >= WHITE).all(-1))
-    if white.all():
-        raise DataError(f"{where}: expected a picture of a mouse, got nothing but background — choose another.")
-    clear, opaque = border_share(white), bool((alpha == 255).all())
-    if clear < (MIN_WHITE_BORDER if opaque else MIN_CLEAR_BORDER):
-        came = "an opaque picture" if opaque else "alpha"
-        raise DataError(
-            f"{where}: expected a mouse cut out of its background, which is transparent or white, got {came} with "
-            f"{clear:.0%} of the border so — remove the background."
-        )
 
 
 def _of_dataset(source: Path, view: int) -> Pictures:
@@ -94,7 +54,7 @@ def _of_dataset(source: Path, view: int) -> Pictures:
 
 
 def _of_folder(source: Path) -> Pictures:
-    paths = [source] if source.is_file() else _pictures_in(source) if source.is_dir() else []
+    paths = [source] if source.is_file() else pictures_in(source) if source.is_dir() else []
     if not paths:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
     check_names(source, {path.name: path.stem for path in paths})
@@ -105,7 +65,7 @@ def _of_folder(source: Path) -> Pictures:
     return Pictures({path.stem: path for path in paths}, splits, hashlib.sha256(lines.encode()).hexdigest())
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """Its pictures by their suffix, in order; what else is there is named on the log."""
     reasons = {path: _why_left_out(path) for path in sorted(folder.iterdir())}
     left_out = [f"{path.name} ({why})" for path, why in reasons.items() if why is not None]

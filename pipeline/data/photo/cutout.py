@@ -1,0 +1,83 @@
+"""An animal told from its background: by alpha, by a mask, by the background's one colour, or by a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.foreground import MIN_WHITE_BORDER, WHITE, border_share, mask_from_background, uncovered
+from pipeline.data.photo.framing import FAINT, SOLID, Alpha
+from pipeline.data.photo.masks import cut_by_mask, mask_for, read_mask
+from pipeline.data.photo.parts import only_animal
+from pipeline.errors import DataError
+
+MIN_CLEAR_BORDER = 0.5  # of the border of a picture with alpha: below, its alpha does not cut out an animal
+MIN_CLEAR = 0.05  # of its pixels: below, its alpha says nothing
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What else tells an animal from its background. mask: a picture, or a folder of pictures of the photos' stems.
+
+    segment: the network that may look for it, where nothing else tells.
+    """
+
+    mask: Path | None = None
+    segment: Literal["rembg"] | None = None
+
+
+class Cut(NamedTuple):
+    """RGBA (straight alpha) of the picture's size, what told the animal from its background, and what was changed."""
+
+    cut_out: Image.Image
+    by: str
+    changes: tuple[str, ...]
+
+
+def cut(picture: Image.Image, where: str, cutting: Cutting, orientation: int = 1) -> Cut:
+    """An upright RGB or RGBA picture with its animal cut out, and whatever else is in it removed.
+
+    orientation: how EXIF had the picture turned, which its mask may not have been. Raises DataError.
+    """
+    found = _told_apart(picture, where, cutting, orientation)
+    alpha = np.asarray(found.cut_out.getchannel("A"))
+    kept, changes = only_animal(alpha, where)
+    if kept is not alpha:
+        found.cut_out.putalpha(Image.fromarray(kept))
+    return found._replace(changes=(*found.changes, *changes))
+
+
+def _told_apart(picture: Image.Image, where: str, cutting: Cutting, orientation: int) -> Cut:
+    changes: tuple[str, ...] = ()
+    if picture.mode == "RGBA":
+        alpha = np.asarray(picture.getchannel("A"))
+        if cuts_out(alpha, where):
+            return Cut(picture.copy(), "alpha", ())
+        changes = ("its alpha was left out, as it is opaque",) if alpha.min() < 255 else ()
+        picture = picture.convert("RGB")
+    pixels = np.asarray(picture)
+    if cutting.mask is not None:
+        path = mask_for(cutting.mask, where)
+        mask, of_mask = read_mask(path, picture.size, orientation)
+        return Cut(cut_by_mask(pixels, mask), f"mask {path}", (*changes, *of_mask))
+    if border_share(np.asarray((pixels >= WHITE).all(-1))) < MIN_WHITE_BORDER:
+        raise DataError(f"{where}: expected something that tells the animal from its background — cut it out.")
+    alpha = mask_from_background(pixels, where)
+    return Cut(Image.fromarray(uncovered(pixels, alpha)), "background (255, 255, 255)", changes)
+
+
+def cuts_out(alpha: Alpha, where: str) -> bool:
+    """Whether alpha tells an animal from its background. Raises DataError where it is the wrong way round."""
+    clear = border_share(np.asarray(alpha <= FAINT))
+    if clear >= MIN_CLEAR_BORDER:
+        return True
+    if (share := float((alpha <= SOLID).mean())) < MIN_CLEAR:
+        return False
+    raise DataError(
+        f"{where}: expected alpha that cuts an animal out, got {clear:.0%} of the border transparent and "
+        f"{share:.0%} of the picture — turn the alpha over if it is the wrong way round, else cut the animal out."
+    )

@@ -1,0 +1,306 @@
+"""`mouselift reconstruct`: photos, scenes and videos to Gaussians, with the models that are named, or the champions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import Device, device_of
+from pipeline.data.cli import AsJson
+from pipeline.errors import DataError, PipelineError, counted
+from sweeps.cli import terminal
+from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wanted_of
+
+if TYPE_CHECKING:
+    from pipeline.reconstruction.inputs import Input
+    from pipeline.reconstruction.outputs import Wanted
+    from pipeline.reconstruction.reconstructor import Reconstructor
+    from pipeline.reconstruction.sequence.sequence import Progress
+    from pipeline.reconstruction.sequence.wanted import Wanted as Frames
+
+_OF_FORMATS = "Files of the Gaussians: ply, splat, compressed (SuperSplat's PLY), spz; several with commas."
+_OF_PLY = "Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."
+
+Inputs = Annotated[list[Path], typer.Argument(help="Photos, folders of photos, scenes, datasets with --split, videos.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the results; of several inputs, for a folder of each.")
+]
+Model = Annotated[str | None, typer.Option(help="A registered pair or model (NAME@ALIAS), a folder, or a file.")]
+Views = Annotated[str | None, typer.Option(help="The model that makes six views of a photo; as --model, or pipeckpts.")]
+GaussiansOf = Annotated[
+    str | None, typer.Option("--gaussians", "--checkpoint", help="The model that makes Gaussians of views; or a .pt.")
+]
+Split = Annotated[str | None, typer.Option(help="Of a dataset: train, val or test.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the views' noise (default: the model's; FaceLift's: 4).")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps (default: the model's; FaceLift's: 50).")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0, help="Guidance of the views (default: the model's; FaceLift's: 3.0).")
+]
+Size = Annotated[
+    int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 256; FaceLift's: 512).")
+]
+Prune = Annotated[
+    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.04), facelift, facelift_app or none.")
+]
+Opacity = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Keep Gaussians more opaque than this (FaceLift's: 0.04).")
+]
+MaxScale = Annotated[
+    float | None, typer.Option(min=0, help="Keep Gaussians smaller than this, in world units (FaceLift's: 0.1).")
+]
+Box = Annotated[str | None, typer.Option(help="Keep Gaussians within ±X,Y,Z (FaceLift's: 0.91,0.91,1).")]
+Mask = Annotated[Path | None, typer.Option(help="A photo's mask, or a folder with one of each photo's name.")]
+Segment = Annotated[str | None, typer.Option(help="rembg: cut photos out with a model that this machine has.")]
+Formats = Annotated[str, typer.Option("--format", help=_OF_FORMATS)]
+Degree = Annotated[int | None, typer.Option(min=0, max=3, help=_OF_PLY)]
+Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
+
+
+def reconstruct(
+    inputs: Inputs,
+    out: Out = Path("out"),
+    model: Model = None,
+    views: Views = None,
+    gaussians: GaussiansOf = None,
+    split: Split = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    prune: Prune = "default",
+    opacity: Opacity = None,
+    max_scale: MaxScale = None,
+    box: Box = None,
+    mask: Mask = None,
+    segment: Segment = None,
+    formats: Formats = "ply",
+    ply_sh_degree: Degree = None,
+    sequence: Sequence = False,
+    every: Every = 1,
+    start: From = None,
+    end: To = None,
+    world: World = "object",
+    smooth: Smooth = 0.0,
+    fps: Fps = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn photos, posed views or videos into 3D Gaussians.
+
+    Without a model: the champion pair of this home, mouse-facelift, or else the champions of its two stages.
+    """
+    from pipeline.machine.outputs import require_folder
+    from pipeline.reconstruction.inputs import read_inputs
+
+    require_folder(out)
+    given = read_inputs(inputs, split, sequence)
+    photos = [one for one in given if one.kind == "photo"]
+    if len(photos) == len(given) == 1:
+        from pipeline.data.incoming.picture import read_picture
+
+        read_picture(photos[0].path)  # what is no picture is said before torch is imported
+    chosen = device_of(device)
+    wanted = _wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size)
+    sequences = [one for one in given if one.kind == "sequence"]
+    frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
+    work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
+    work.require_inputs()
+    with contextlib.ExitStack() as stack:
+        from pipeline.reconstruction.reconstructor import Reconstructor
+        from sweeps.registry.named import models_of
+
+        needs_views = any(one.needs_views for one in given)
+        found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
+        for line in found.notes:
+            typer.echo(line, err=True)
+        first = found.load_views(chosen)
+        second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
+        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed)
+        work.run(reconstructor, found.facts(first, second), as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One input, and the folder of its results."""
+
+    input: Input
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All that is to be made, and how."""
+
+    jobs: list[_Job]
+    wanted: Wanted
+    cutting: Any
+    frames: Frames | None  # of sequences
+
+    def require_inputs(self) -> None:
+        """See what can be seen before a model is loaded: room for the results, and a single photo or scene."""
+        from pipeline.data.scenes import read_scene
+        from pipeline.reconstruction.outputs import require_room
+
+        for job in self.jobs:
+            if job.input.kind != "sequence":  # whose folder is continued
+                require_room(job.out)
+        if len(self.jobs) > 1:
+            return  # one that fails is named, and the others go on
+        (job,) = self.jobs
+        if job.input.kind == "photo":
+            from pipeline.data.photo.photo import read_photo
+
+            read_photo(job.input.path, cutting=self.cutting)
+        elif job.input.kind == "scene":
+            read_scene(job.input.path)
+
+    def run(self, reconstructor: Reconstructor, models: dict[str, Any], as_json: bool) -> None:
+        """Make everything; what fails among several is named at its place and at the end. Raises DataError then."""
+        failed = []
+        for job in _shown(self.jobs):
+            try:
+                if job.input.kind == "sequence":
+                    show(self.steps(job, reconstructor), job.out, as_json, is_alone=len(self.jobs) == 1)
+                else:
+                    _say(self.made(job, reconstructor, models), job.out, as_json)
+            except PipelineError as error:
+                if len(self.jobs) == 1:
+                    raise
+                failed.append(job.input.name)
+                typer.echo(f"mouselift: {error}", err=True)
+                if as_json:
+                    typer.echo(json.dumps({"input": str(job.input.path), "error": str(error)}))
+        if failed:
+            count = counted(len(self.jobs), "input")
+            raise DataError(
+                f"{count}: expected Gaussians of each, got none of {len(failed)}: {', '.join(failed)} — see above."
+            )
+
+    def steps(self, job: _Job, reconstructor: Reconstructor) -> Iterator[Progress]:
+        """A sequence, frame after frame."""
+        from pipeline.reconstruction.sequence.sequence import reconstruct_sequence
+
+        wanted = self.wanted
+        assert self.frames is not None
+        if wanted.formats != ("ply",):
+            raise DataError(f"--format: expected ply for a sequence, got {','.join(wanted.formats)} — leave it.")
+        return reconstruct_sequence(
+            job.input.path, job.out, reconstructor, self.frames, wanted.pruning, self.cutting, wanted.size,
+            wanted.sh_degree,
+        )  # fmt: skip
+
+    def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> dict[str, Any]:
+        """The results of one input, written; what `reconstruction.json` says of them."""
+        from pipeline.data.scenes import read_scene
+        from pipeline.reconstruction.outputs import results, write_outputs
+
+        facts: dict[str, Any] = {"input": str(job.input.path), "kind": job.input.kind, "models": models}
+        if job.input.kind == "photo":
+            from pipeline.data.photo.photo import read_photo
+
+            views = reconstructor.views
+            assert views is not None
+            photo = read_photo(job.input.path, views.framing, self.cutting)
+            result = reconstructor.photo(photo)
+            facts |= {"sampling": reconstructor.sampling}
+        else:
+            photo, result = None, reconstructor.scene(read_scene(job.input.path))
+        _say_left_out(job.input, result.left_out, result.batch.images.shape[1])
+        with results(job.out) as folder:
+            return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig)
+
+
+def _folders(given: list[Input], out: Path) -> list[_Job]:
+    """One input's results lie in the folder itself, those of several in a folder of each."""
+    return [_Job(one, out if len(given) == 1 else out / one.name) for one in given]
+
+
+def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int) -> Any:
+    if segment not in (None, "rembg"):
+        raise DataError(f"--segment: expected rembg, got {segment} — write rembg.")
+    if mask is not None and not photos + sequences:
+        raise DataError(f"--mask {mask}: expected a photo that it belongs to, got none — leave it.")
+    if not photos + sequences:
+        return None
+    from pipeline.data.photo.cutout import Cutting
+
+    if mask is not None and not mask.exists():
+        raise DataError(f"--mask {mask}: expected a mask, or a folder of them, got none — check the path.")
+    if mask is not None and mask.is_file() and photos > 1:
+        raise DataError(
+            f"--mask {mask}: expected a folder of masks for {counted(photos, 'photo')}, got a file — name the folder."
+        )
+    return Cutting(mask, None if segment is None else "rembg")
+
+
+def _wanted(
+    prune: str, opacity: float | None, scale: float | None, box: str | None, formats: str, degree: int | None,
+    size: int | None,
+) -> Wanted:  # fmt: skip
+    from pipeline.pruning import pruning_of
+    from pipeline.reconstruction.formats import require_formats
+    from pipeline.reconstruction.outputs import Wanted
+
+    pruning = pruning_of(prune, opacity, scale, box=None if box is None else _box(box))
+    named = tuple(dict.fromkeys(word.strip() for word in formats.split(",")))
+    require_formats(named)
+    return Wanted(pruning, named, degree, size)
+
+
+def _box(text: str) -> tuple[float, float, float]:
+    """Half the sides of a box about the origin."""
+    try:
+        x, y, z = (float(word) for word in text.split(","))
+    except ValueError:
+        raise DataError(f"--box: expected three numbers X,Y,Z, got {text} — such as 0.91,0.91,1.") from None
+    return x, y, z
+
+
+def _shown(jobs: list[_Job]) -> Iterator[_Job]:
+    """The jobs one after the other; of several, how many are done and the time that is left, on the standard error."""
+    if len(jobs) == 1:
+        yield from jobs
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    # Results go to the standard output at once: rich would send them to the standard error where that is a terminal.
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("inputs", total=len(jobs))
+        for job in jobs:
+            progress.update(task, description=job.input.name)
+            yield job
+            progress.advance(task)
+
+
+def _say_left_out(one: Input, left_out: tuple[int, ...], total: int) -> None:
+    """Which views the model was not shown, on the standard error."""
+    if left_out:
+        views = ", ".join(map(str, left_out))
+        typer.echo(
+            f"{one.path}: the model takes {total - len(left_out)} views of {total}; held out, as the others cover "
+            f"best without: {views}",
+            err=True,
+        )
+
+
+def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:
+    """The results of one input: the files on the standard output, the figures beside them."""
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **said}))
+        return
+    for name in said["files"]:
+        typer.echo(out / name)
+    kept, made = said["gaussians"]["kept"], said["gaussians"]["made"]
+    typer.echo(f"{kept} of {made} Gaussians kept", err=True)
+    if (figures := said["figures"]) is not None:
+        count = counted(figures["views"], "view")
+        typer.echo(f"held-out PSNR {figures['psnr']:.2f} dB of {count} ({figures['protocol']})", err=True)

@@ -1,0 +1,139 @@
+"""Two registered models as one: a version of each becomes one of `mouse-facelift`, scored end to end and judged."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+
+from pipeline.cameras import Cameras
+from pipeline.data.gate.checks import require_geometry
+from pipeline.data.rings import covering
+from pipeline.data.variants import prepared
+from pipeline.kinds import kind_of
+from pipeline.mvdiffusion.deployed import RIG
+from pipeline.mvdiffusion.views import read_rig
+from pipeline.recipe import gslrm_parts
+from pipeline.reconstruction.models import write_pair
+from sweeps.book.mlflow_client import mlflow_client
+from sweeps.errors import RegistryError
+from sweeps.home import Home
+from sweeps.registry.held import PairInfo, inspect, score_pair
+from sweeps.registry.registry import Registry, Verdict
+from sweeps.registry.verification import Verification
+from sweeps.registry.versions import PROTOCOL, Version, lineage
+from sweeps.space.objective import Objective
+
+PAIR_NAME = "mouse-facelift"
+OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
+_MAX_REACH = 2.0  # times the depth GS-LRM gives a ray on either side of the origin: what half a frame may span there
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A pair's version, what is to be said of how the two fit, and the verdict, where there were data for one."""
+
+    version: Version
+    notes: tuple[str, ...]
+    verdict: Verdict | None
+
+
+def register_pair(
+    home: Home, views: str, gaussians: str, data: str | Path | None = None, device: str = "cpu"
+) -> Registered:
+    """Make two registered versions, named as `Registry.resolve` takes them, one version of `mouse-facelift`.
+
+    data: the dataset on whose `test` the pair is scored; with it the pair may become champion, without it never.
+    Raises RegistryError where the two do not fit, and CheckpointError for versions of other kinds of model.
+    """
+    registry = Registry(home)
+    first, second = registry.resolve(views), registry.resolve(gaussians)
+    with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
+        folders = [registry.pull(one.ref, Path(temporary) / one.name) for one in (first, second)]
+        names, versions = (first.name, second.name), (first.version, second.version)
+        write_pair(Path(temporary) / PAIR_NAME, folders[0], folders[1], names, versions)
+        info = inspect(Path(temporary) / PAIR_NAME)
+        assert isinstance(info, PairInfo)
+        notes = tuple(fit(info, first, second))
+        verification, root = _scored(info, data, home, device)
+        version = registry.import_checkpoint(PAIR_NAME, verification, {"source": "pair"})
+        _renew(mlflow_client(home.tracking_uri), version, lineage(verification))
+        verdict = None if root is None else registry.promote(version, (), OBJECTIVE, root, device)
+    return Registered(registry.resolve(version.ref), notes, verdict)
+
+
+def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
+    """What is to be known of two models that work together. Raises RegistryError where they cannot."""
+    rig, recipe = read_rig(info.views.folder / RIG), info.gaussians.recipe
+    made, taken = len(rig.cameras.c2w), recipe.data.num_input_views
+    if taken > made:
+        raise RegistryError(
+            f"{gaussians.ref}: expected a model of at most {made} input views, which {views.ref} makes, got one of "
+            f"{taken} — name another with --gaussians."
+        )
+    depth = gslrm_parts(recipe)[0].depth_range
+    if (reach := _reach(rig.cameras)) > _MAX_REACH * depth:
+        raise RegistryError(
+            f"{views.ref}: expected a rig about the origin, where {gaussians.ref} places Gaussians within ±{depth:g}, "
+            f"got {rig.name}, whose frames span ±{reach:.3g} — train it on a normalised dataset."
+        )
+    if taken < made:
+        left_out = sorted({*range(made)} - {*covering(rig.cameras, taken)})
+        yield f"{gaussians.ref} takes {taken} of the {made} views: not slot {', '.join(map(str, left_out))}"
+    sizes = info.views.recipe.data.image_size, recipe.data.image_size
+    if sizes[0] != sizes[1]:
+        yield f"views of {sizes[0]} pixels are resampled to the {sizes[1]} of {gaussians.ref}"
+    ours, theirs = (one.recipe.data.normalise for one in (info.views, info.gaussians))
+    if ours != theirs or views.tags.get("data.name") != gaussians.tags.get("data.name"):
+        yield (
+            f"{views.ref} draws views of the rig {rig.name} (trained on {_data(views)}, normalised: {ours}); "
+            f"{gaussians.ref} was trained on {_data(gaussians)}, normalised: {theirs}"
+        )
+    yield f"licence: {info.pair.licence or 'neither of the two names one'}"
+
+
+def _scored(info: PairInfo, root: str | Path | None, home: Home, device: str) -> tuple[Verification, Path | None]:
+    """A pair with its figures on `test` and the folder of the dataset that was made ready for it, or without both."""
+    facts = kind_of(info.views.recipe).facts(info.views)
+    if root is None:
+        return Verification(info, {}, facts=facts), None
+    data = replace(info.scored, root=str(root))
+    dataset = prepared(data, home.cache, verify=True)
+    require_geometry(dataset, home.cache, info.gaussians.recipe.allows_inconsistent_geometry)
+    found = score_pair(info, data, dataset, "test", home.cache, device)
+    protocol = found.protocol
+    return Verification(
+        info,
+        found.metrics,
+        protocol=protocol.id,
+        data_name=dataset.name,
+        data_digest=dataset.digest,
+        facts=facts | {"eval.scenes": str(len(found.scenes))},
+        precision=protocol.precision,
+    ), dataset.root
+
+
+def _renew(client: MlflowClient, version: Version, facts: dict[str, str]) -> None:
+    """Give a version that was registered before the figures that were taken now, in place of its own."""
+    number = str(version.version)
+    if PROTOCOL in facts:
+        for key in version.metrics.keys() - facts.keys():
+            client.delete_model_version_tag(version.name, number, key)
+    for key, value in facts.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, number, key, value)
+
+
+def _reach(cameras: Cameras) -> float:
+    """How far from the origin, at most, the rig's frames reach at the origin's depth, in world units."""
+    axis_misses = torch.linalg.cross(cameras.centres, cameras.c2w[..., :3, 2]).norm(dim=-1)
+    half = cameras.centres.norm(dim=-1) * cameras.width / 2 / cameras.fxfycxcy[..., 0]
+    return float((axis_misses + half).max())
+
+
+def _data(version: Version) -> str:
+    return version.tags.get("data.name", "data that it does not name")
