@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,15 @@ class Cutting:
 
     mask: Path | None = None
     segment: Literal["rembg"] | None = None
+
+    @classmethod
+    def asked(cls, mask: Path | None, segment: str | None) -> Self:
+        """As the options --mask and --segment say. Raises DataError for a mask that is not there, and other words."""
+        if segment not in (None, "rembg"):
+            raise DataError(f"--segment: expected rembg, got {segment} — write rembg.")
+        if mask is not None and not mask.exists():
+            raise DataError(f"--mask {mask}: expected a mask, or a folder of them, got none — check the path.")
+        return cls(mask, None if segment is None else "rembg")
 
 
 class Cut(NamedTuple):
@@ -58,7 +67,8 @@ def _told_apart(picture: Image.Image, where: str, cutting: Cutting, orientation:
     if picture.mode == "RGBA":
         alpha = np.asarray(picture.getchannel("A"))
         if cuts_out(alpha, where):
-            return Cut(picture.copy(), "alpha", ())
+            also = () if cutting.mask is None else ("its own alpha was taken, not the mask",)
+            return Cut(picture.copy(), "alpha", also)
         changes = ("its alpha was left out, as it is opaque",) if alpha.min() < 255 else ()
         picture = picture.convert("RGB")
     pixels = np.asarray(picture)
