@@ -285,12 +285,9 @@ def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:
     """Which views the model was not shown, or that there were fewer than it knows, on the standard error."""
     inputs = result.batch.num_input_views
     if result.left_out:
-        views, total = ", ".join(map(str, result.left_out)), inputs + len(result.left_out)
-        typer.echo(
-            f"{one.path}: the model takes {inputs} views of {total}; held out, as the others cover best without: "
-            f"{views}",
-            err=True,
-        )
+        total = inputs + len(result.left_out)
+        views = f"{'view' if len(result.left_out) == 1 else 'views'} {', '.join(map(str, result.left_out))}"
+        typer.echo(f"{one.path}: the model takes {inputs} of {total} views: held out for best cover: {views}", err=True)
     elif inputs < wanted:
         typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {wanted}", err=True)
 

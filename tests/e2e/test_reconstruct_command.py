@@ -266,7 +266,7 @@ def test_a_photo_is_what_its_models_make_of_it_one_after_the_other(
     torch.testing.assert_close(written.means, PRUNINGS["default"](expected).means)
     assert said["gaussians"] == {"made": expected.count, "kept": written.count}
     assert said["figures"]["views"] == 1 and "generated too" in said["figures"]["protocol"]
-    assert f"held out, as the others cover best without: {said['views']['left_out'][0]}" in err
+    assert f"the model takes 5 of 6 views: held out for best cover: view {said['views']['left_out'][0]}" in err
     torch.testing.assert_close(read_scene(folder / "views").cameras.c2w, first.generator.rig.cameras.c2w.double())
 
 
