@@ -53,12 +53,19 @@ class Wanted:
     size: int | None = None
 
 
-def require_room(out: Path) -> None:
+def require_room(out: Path, source: Path | None = None) -> None:
     """See that results can be written to a folder: one that is there holds none, or only those of an earlier call.
 
-    What else it holds is left alone. Raises OutputError.
+    What else it holds is left alone. source: what they are to be made of, which they may not replace. Raises
+    OutputError.
     """
     require_folder(out)
+    if source is not None and source.resolve().is_relative_to(out.resolve()):
+        place = source.resolve().relative_to(out.resolve()).parts
+        if place and place[0] in OWN:
+            raise OutputError(
+                f"{out}: expected another folder than that of {source}, which would be replaced — name another."
+            )
     if not out.is_dir() or (out / FACTS).is_file():
         return
     if others := [name for name in OWN if (out / name).exists()]:

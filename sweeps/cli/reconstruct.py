@@ -150,7 +150,7 @@ class _Work:
 
         for job in self.jobs:
             if job.input.kind != "sequence":  # whose folder is continued
-                require_room(job.out)
+                require_room(job.out, job.input.path)
         if len(self.jobs) > 1:
             return  # one that fails is named, and the others go on
         (job,) = self.jobs

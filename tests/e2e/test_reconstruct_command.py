@@ -182,6 +182,14 @@ def onto_others(mice: Path, folder: Path) -> tuple[object, ...]:
     return (photo(mice, folder), "--out", folder / "taken")
 
 
+def onto_itself(mice: Path, folder: Path) -> tuple[object, ...]:
+    """The scene that an earlier call has written, into the folder of that call."""
+    (folder / "earlier").mkdir()
+    (folder / "earlier/reconstruction.json").write_text("{}")
+    (mice / "scene_000006").rename(folder / "earlier/views")
+    return (folder / "earlier/views", "--out", folder / "earlier")
+
+
 REFUSALS: dict[str, tuple[Make, str]] = {
     "nothing there": (lambda mice, folder: (folder / "no.png",), "expected a photo, a video, a scene or a folder"),
     "a link to nothing": (linked, "got a link to nothing"),
@@ -213,6 +221,7 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     "an unknown device": (with_options("--device", "gpu"), "--device: expected cpu, cuda or cuda:N"),
     "a file for a folder": (onto_a_file, "expected a folder that can be written to, got a file"),
     "results of another hand": (onto_others, "expected no gaussians.ply, or one beside reconstruction.json"),
+    "results of its own": (onto_itself, "expected another folder than that of"),
     "a photo and no models": (with_options(), "home: expected a champion of mouse-facelift or mouse-mvdiffusion"),
     "a scene and no model": (of_scene(), "home: expected a champion of mouse-facelift or mouse-gslrm"),
     "a model that is not there": (of_scene("--model", "./none"), "./none: expected a model's folder or file"),
