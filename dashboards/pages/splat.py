@@ -32,7 +32,7 @@ def splat_page(gaussians: Gaussians, cameras: Cameras, title: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    data, ranges = _packed(gaussians)
+    data, ranges = _packed(gaussians.detach())
     facts = {"count": gaussians.count, **ranges, "camera": _begin(cameras)}
     return environment.get_template("splat.html").render(
         title=title,
@@ -51,7 +51,7 @@ def _packed(gaussians: Gaussians) -> tuple[bytes, dict[str, list[float]]]:
     shares = [F.normalize(gaussians.quats, dim=-1) / 2 + 0.5, colours, gaussians.opacities[:, None]]
     columns = torch.cat([_share(means), _share(logs), *(share.double() for share in shares)], 1)
     ranges = {"means": _range(means), "scales": _range(logs)}
-    return (columns.detach().cpu() * _STEPS).round().numpy().astype("<u2").tobytes(), ranges
+    return (columns.cpu() * _STEPS).round().numpy().astype("<u2").tobytes(), ranges
 
 
 def _range(values: Tensor) -> list[float]:
