@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +64,7 @@ Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures,
 
 
 def reconstruct(
+    context: typer.Context,
     inputs: Inputs,
     out: Out = Path("out"),
     model: Model = None,
@@ -107,7 +108,7 @@ def reconstruct(
 
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
     chosen = device_of(device)
-    wanted = _wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size)
+    wanted = replace(_wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size), viewer=context.obj)
     sequences = [one for one in given if one.kind == "sequence"]
     frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
     work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
