@@ -64,8 +64,8 @@ def _figures(version: Version) -> str:
     tags = version.tags
     how = (
         f"Means of n = {tags.get('eval.scenes', '?')} scenes of `{tags.get('data.name')}` (test): one view of each "
-        f"given, the five others drawn. Protocol `{tags.get('eval.protocol')}`, data "
-        f"`{tags.get('data.digest', '')[:12]}`."
+        f"given, the five others drawn. Protocol `{tags.get('eval.protocol')}`, "
+        f"data `{tags.get('data.digest', '')[:12]}`."
     )
     return "\n".join(["| figure | mean |", "|---|---|", *rows, "", how])
 

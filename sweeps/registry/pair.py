@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.cameras import Cameras
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.pictures import png_bytes
-from pipeline.data.rings import covering
+from pipeline.data.rings import covering, reach
 from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
 from pipeline.mvdiffusion.deployed import RIG
 from pipeline.mvdiffusion.views import read_rig
 from pipeline.recipe import gslrm_parts
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
+from pipeline.reconstruction.reconstructor import MAX_REACH
 from sweeps.book.mlflow_client import mlflow_client
 from sweeps.errors import RegistryError
 from sweeps.home import Home
@@ -31,7 +31,6 @@ from sweeps.space.objective import Objective
 
 PAIR_NAME = "mouse-facelift"
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
-_MAX_REACH = 2.0  # times the depth GS-LRM gives a ray on either side of the origin: what half a frame may span there
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,10 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
             f"{taken} — name another with --gaussians."
         )
     depth = gslrm_parts(recipe)[0].depth_range
-    if (reach := _reach(rig.cameras)) > _MAX_REACH * depth:
+    if (spanned := reach(rig.cameras)) > MAX_REACH * depth:
         raise RegistryError(
             f"{views.ref}: expected a rig about the origin, where {gaussians.ref} places Gaussians within ±{depth:g}, "
-            f"got {rig.name}, whose frames span ±{reach:.3g} — train it on a normalised dataset."
+            f"got {rig.name}, whose frames span ±{spanned:.3g} — train it on a normalised dataset."
         )
     if taken < made:
         left_out = sorted({*range(made)} - {*covering(rig.cameras, taken)})
@@ -129,13 +128,6 @@ def _scored(
         precision=protocol.precision,
     )
     return verification, png_bytes(torch.from_numpy(found.picture).movedim(-1, 0) / 255), dataset.root
-
-
-def _reach(cameras: Cameras) -> float:
-    """How far from the origin, at most, the rig's frames reach at the origin's depth, in world units."""
-    axis_misses = torch.linalg.cross(cameras.centres, cameras.c2w[..., :3, 2]).norm(dim=-1)
-    half = cameras.centres.norm(dim=-1) * cameras.width / 2 / cameras.fxfycxcy[..., 0]
-    return float((axis_misses + half).max())
 
 
 def _data(version: Version) -> str:
