@@ -15,7 +15,7 @@ from pipeline.errors import DataError, DivergedError
 from pipeline.pruning import Pruning
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.reconstruction.sequence import temporal, track
-from pipeline.reconstruction.sequence.folder import Record, SequenceFolder
+from pipeline.reconstruction.sequence.folder import Record, SequenceFolder, is_begun
 from pipeline.reconstruction.sequence.footage import Footage, open_footage
 from pipeline.reconstruction.sequence.looking import Looking, each_said_once, masks_of
 from pipeline.reconstruction.sequence.moments import Similarity, Studio, Taken
@@ -70,7 +70,7 @@ def reconstruct_sequence(
     plan = _plan(footage, reconstructor, wanted, pruning, cutting, size, sh_degree)
     looking = Looking(footage, None if reconstructor.views is None else reconstructor.views.framing, rest)
     with each_said_once():
-        if footage.kind != "scenes" and not out.exists():
+        if footage.kind != "scenes" and not is_begun(out):
             looking.require_animal()
         yield from _written(looking, out, reconstructor, wanted, plan, pruning, size, sh_degree)
 
