@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.data.generate import with_masks
-from pipeline.data.pictures import sheet, write_png
+from pipeline.data.foreground import all_shown, cut_out
+from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import write_scene
 from pipeline.errors import DataError, OutputError
@@ -119,8 +119,8 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
 
     assert result.views is not None
     views = result.views.cpu()
-    rgba = with_masks(views)
-    if not rgba[..., 3].any((1, 2)).all():
+    rgba = cut_out(pixels_of(views))
+    if not all_shown(rgba):
         raise DataError(
             f"{photo.where}: expected six views that show something, got an empty one — train stage 1 longer."
         )
