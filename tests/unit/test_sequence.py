@@ -198,6 +198,23 @@ def test_a_video_cut_short_loses_only_the_frames_that_are_not_there(
     assert 0 < len(said["failed"]) < said["wanted"]
 
 
+def test_a_video_of_masks_cuts_the_animal_out_of_any_background(reconstructor: Reconstructor, tmp_path: Path) -> None:
+    rng, film, masks = np.random.default_rng(0), tmp_path / "film.mp4", tmp_path / "masks.mp4"
+    animals = [(moment(t) < 200).any(-1, keepdims=True) for t in range(3)]
+    room = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    write_video([np.where(animal, moment(t), room) for t, animal in enumerate(animals)], film, 25)
+    write_video([np.repeat(animal * np.uint8(255), 3, -1) for animal in animals], masks, 25)
+    with pytest.raises(DataError):
+        made(film, tmp_path / "out", reconstructor)
+    cutting = Cutting(mask=masks)
+    for _ in reconstruct_sequence(film, tmp_path / "out", reconstructor, Wanted(), PRUNINGS["none"], cutting, SIZE):
+        pass
+    frames = json.loads((tmp_path / "out" / "sequence.json").read_text())["frames"]
+    for animal, frame in zip(animals, frames, strict=True):
+        middle = np.argwhere(animal[..., 0]).mean(0)[::-1] + 0.5
+        assert np.abs(np.array(frame["animal_px"]) - middle).max() < 0.5
+
+
 # ---------------------------------------------------------------- what decides a frame
 
 
