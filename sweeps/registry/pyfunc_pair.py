@@ -20,9 +20,9 @@ from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
-from pipeline.data.photo.photo import Photo, photo_of
 
 from pipeline.data.incoming.picture import decoded
+from pipeline.data.photo.photo import Photo, photo_of
 from pipeline.data.pictures import png_bytes
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
