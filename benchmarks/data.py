@@ -23,6 +23,7 @@ from PIL import Image
 
 from pipeline.data.loader import Loader
 from pipeline.data.mice.mice import write_mice
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.normalise.normalise import method_of, normalise
 from pipeline.data.pictures import prepare_view
 from pipeline.data.recording.frame_plan import FramePlan
@@ -30,7 +31,6 @@ from pipeline.data.recording.recording import convert, open_recording
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipes import load_recipe
 from pipeline.training.prefetch import Prefetch
-from tests.support.mice_recording import write_recording
 
 FRAMES, REPEATS = 32, 3
 ROUNDS, TURNS = 7, 5  # of the loader

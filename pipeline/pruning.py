@@ -1,8 +1,13 @@
-"""Which Gaussians of a scene are kept: one place for every PLY, picture and video that this project writes."""
+"""Which Gaussians of a scene are kept: one place for every PLY, picture and video that this project writes.
+
+The rules are FaceLift's, and so are its thresholds, by the names of those that call them there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -13,14 +18,14 @@ from pipeline.gaussians import Gaussians
 
 @dataclass(frozen=True)
 class Pruning:
-    """The rules, in FaceLift's order; each that is None keeps everything.
+    """The rules; a Gaussian is kept that passes all of them, and one that is None is passed by all. World units.
 
-    min_opacity: more opaque than this. max_scale: largest standard deviation below this (world units), of Gaussians
-    at most as high as max_scale_up_to_z. floater: not with |x| and |y| above this and z below its negative.
-    box: |x|, |y|, |z| at most these.
+    min_opacity: opacity above this. max_scale: largest standard deviation below this, or z above max_scale_up_to_z
+    where that is a number. floater: not all of |x| > floater, |y| > floater, z < -floater. box: |x|, |y|, |z| at most
+    these.
     """
 
-    min_opacity: float | None = 0.04
+    min_opacity: float | None = 0.02
     max_scale: float | None = None
     max_scale_up_to_z: float | None = None
     floater: float | None = None
@@ -51,5 +56,47 @@ PRUNINGS = {
     "default": Pruning(),
     "facelift": Pruning(0.04, 0.1, 0.0, 0.6, (0.91, 0.91, 1.0)),  # its inference
     "facelift_app": Pruning(0.04, 0.2, 0.0, 0.75, (0.91, 0.91, 1.0)),  # its demo
+    "facelift_training": Pruning(0.02, box=(0.91, 0.91, 0.91)),  # the pictures of its training
+    "facelift_validation": Pruning(0.02),  # its figures; with clip_xyz they have the box of its training
     "none": Pruning(min_opacity=None),
 }
+
+
+def pruning_of(
+    prune: str = "default",
+    min_opacity: float | None = None,
+    max_scale: float | None = None,
+    floater: float | None = None,
+    box: Sequence[float] | None = None,
+) -> Pruning:
+    """A pruning by its name, with single rules of its own over it; None leaves a rule as the name has it.
+
+    Raises DataError for a name that there is not, and for a rule that is no number of its kind.
+    """
+    if prune not in PRUNINGS:
+        raise DataError(f"prune: expected one of {', '.join(PRUNINGS)}, got {prune!r} — name one of them.")
+    named = PRUNINGS[prune]
+    return replace(
+        named,
+        min_opacity=named.min_opacity if min_opacity is None else _number("min_opacity", min_opacity),
+        max_scale=named.max_scale if max_scale is None else _number("max_scale", max_scale),
+        floater=named.floater if floater is None else _number("floater", floater),
+        box=named.box if box is None else _box(box),
+    )
+
+
+def _number(rule: str, value: float) -> float:
+    most, said = (1.0, "from 0 to 1") if rule == "min_opacity" else (math.inf, "of at least 0")
+    if not 0 <= value <= most or math.isinf(value):
+        raise DataError(f"{rule}: expected a number {said}, got {value:g} — give one, or leave it out.")
+    return float(value)
+
+
+def _box(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) != 3 or not all(0 <= value < math.inf for value in values):
+        came = ", ".join(f"{value:g}" for value in values)
+        raise DataError(
+            f"box: expected three numbers of at least 0 for |x|, |y|, |z|, got {came} — give three, or leave it out."
+        )
+    x, y, z = map(float, values)
+    return x, y, z

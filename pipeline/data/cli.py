@@ -131,8 +131,21 @@ def mice(
     ] = None,
     views: Annotated[int | None, typer.Option(help="Views of facelift_ring, evenly spaced.")] = None,
     seed: Annotated[int, typer.Option(help="Which mice.")] = 0,
+    walk: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead of scenes, a recording of one mouse that walks: so many frames, 25 a second, by the six "
+            "cameras of the mouse rig, on white. Of the other options, --size and --seed count.",
+        ),
+    ] = None,
 ) -> None:
     """Write procedural mice seen through a rig: exact cameras, exact masks, several animals per split."""
+    if walk is not None:
+        from pipeline.data.mice.recording import write_walk
+
+        typer.echo(write_walk(out, walk, size, seed))
+        return
     from pipeline.data.mice.mice import write_mice
 
     folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed)

@@ -30,7 +30,7 @@ from pipeline.machine.cpus import usable_cpus
 from pipeline.machine.outputs import require_folder, require_locks
 from pipeline.text.json_file import read_json
 
-_UNFINISHED = re.compile(r"\..+\.\d+")  # what `files.whole_folder` calls a scene that is not whole yet
+_UNFINISHED = re.compile(r"\..+\.\d+")  # what `files` calls a scene, or a file, that is not whole yet
 
 
 @contextlib.contextmanager
@@ -137,5 +137,9 @@ def claim(out: Path, plan: dict[str, Any], what: str) -> Path:
 
 def _remove_unfinished(out: Path) -> None:
     for path in out.iterdir() if out.is_dir() else ():
-        if path.is_dir() and _UNFINISHED.fullmatch(path.name):
+        if not _UNFINISHED.fullmatch(path.name):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

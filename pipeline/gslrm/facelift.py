@@ -31,6 +31,7 @@ _MARKER = "view_type_embeddings"
 _CHANNELS = {"closest_point": 9, "both": 12}  # of a pixel and its ray; Plücker coordinates are as many as the first
 _BESIDE_COLOUR = 11  # numbers of a Gaussian that are not its colour
 _STEP = "param_update_step"
+_PRECISION = "train.precision=fp16"  # of FaceLift's inference; its training was in bfloat16
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,8 @@ class FaceLiftFile:
     step: int
 
     def model(self) -> GSLRM:
-        """The network with these weights, float32, in evaluation mode; it copies none that are float32."""
-        with torch.device("meta"):
-            model = GSLRM(gslrm_parts(self.recipe)[0])
-        tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
-        model.load_state_dict(tensors, strict=True, assign=True)
-        return model.eval()
+        """The network with these weights, as `network` gives it."""
+        return network(gslrm_parts(self.recipe)[0], self.path, self.tensors)
 
 
 def read_file(path: Path, overrides: Iterable[str] = (), name: str = "gslrm") -> FaceLiftFile:
@@ -60,65 +57,23 @@ def read_file(path: Path, overrides: Iterable[str] = (), name: str = "gslrm") ->
     overrides: `key=value` of what tensors do not say, such as data.image_size, model.head_dim and model.ray_encoding,
     over the recipe `name`, which is of the released model. Raises CheckpointError for what is no GS-LRM, RecipeError.
     """
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, [_PRECISION, *overrides])
     if not isinstance(recipe.model, GSLRMConfig):
         raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
     tensors = checkpoint.read_tensors(path)
-    recipe = override(recipe, _read_off(path, tensors, recipe.model))
+    recipe = override(recipe, read_off(path, tensors, recipe.model))
     with torch.device("meta"):
         network = GSLRM(gslrm_parts(recipe)[0])
     checkpoint.expect_weights(network, path, tensors)
     return FaceLiftFile(path, recipe, tensors, _step_of(path))
 
 
-def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
-    """Turn a FaceLift GS-LRM `.pt` into a checkpoint folder of `recipe`; the network's own, read off it, if None.
+def read_off(path: Path, tensors: Mapping[str, Tensor], released: GSLRMConfig) -> dict[str, Any]:
+    """A network's sizes under their recipe paths, by the names and shapes of its tensors.
 
-    Raises CheckpointError for a recipe of another kind, and for tensors that are not those of its network.
+    released: what the tensors do not say. Raises CheckpointError for tensors of another network, and for a width that
+    is no multiple of the released head's.
     """
-    if recipe is None:
-        return write_checkpoint(read_file(path), folder)
-    if not isinstance(recipe.model, GSLRMConfig):
-        raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
-    tensors = checkpoint.read_tensors(path)
-    with torch.device("meta"):
-        checkpoint.expect_weights(GSLRM(recipe.model), path, tensors)
-    return write_checkpoint(FaceLiftFile(path, recipe, tensors, _step_of(path)), folder)
-
-
-def write_checkpoint(file: FaceLiftFile, folder: Path, licence: str | None = None) -> Path:
-    """The file as a checkpoint folder; licence: the file's own, if None."""
-    weights = {name: tensor.float() for name, tensor in file.tensors.items()}
-    beside = attached(licence or licence_of(file.path))
-    return checkpoint.write(folder, checkpoint.Content(weights, file.recipe, file.step, {}, attachments=beside))
-
-
-def export_facelift(folder: Path, path: Path) -> Path:
-    """Write a checkpoint's core tensors as a `.pt` that FaceLift reads under `model`. Raises CheckpointError."""
-    info = checkpoint.inspect(folder)
-    info.expect_kind("gslrm")
-    model = GSLRM(gslrm_parts(info.recipe)[0])
-    checkpoint.load_weights(model, folder)
-    with whole(path) as temporary:
-        tensors = model.state_dict()
-        torch.save({"model": tensors, "fwdbwd_pass_step": 0, _STEP: info.step}, temporary)
-    return path
-
-
-@lru_cache(maxsize=16)
-def check_weights(config: GSLRMConfig, source: str | Path, changed: int) -> int:  # noqa: ARG001
-    """Refuse weights that do not fit the network, without building it; how many tensors it has.
-
-    A sweep's trials share the answer. changed: when the file was, as a new one is read again. Raises CheckpointError.
-    """
-    with torch.device("meta"):
-        model = GSLRM(config)
-    checkpoint.expect_weights(model, Path(source), checkpoint.read_tensors(source))
-    return len(model.state_dict())
-
-
-def _read_off(path: Path, tensors: Mapping[str, Tensor], released: GSLRMConfig) -> dict[str, Any]:
-    """The network's sizes under their recipe paths. Raises CheckpointError for tensors of another network."""
     sizes = [_shape(path, tensors, name) for name in (_EMBEDDER, _FREE, _HEAD)]
     (dim, values), (free, _), (numbers, _) = sizes
     layers = {int(found[1]) for name in tensors if (found := _LAYER.match(name))}
@@ -148,6 +103,65 @@ def _read_off(path: Path, tensors: Mapping[str, Tensor], released: GSLRMConfig) 
         "model.reference_marker": _MARKER in tensors,
         "model.ray_encoding": rays,
     }
+
+
+def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
+    """Turn a FaceLift GS-LRM `.pt` into a checkpoint folder of `recipe`; the network's own, read off it, if None.
+
+    Raises CheckpointError for a recipe of another kind, and for tensors that are not those of its network.
+    """
+    if recipe is None:
+        return write_checkpoint(read_file(path), folder)
+    if not isinstance(recipe.model, GSLRMConfig):
+        raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
+    tensors = checkpoint.read_tensors(path)
+    with torch.device("meta"):
+        checkpoint.expect_weights(GSLRM(recipe.model), path, tensors)
+    return write_checkpoint(FaceLiftFile(path, recipe, tensors, _step_of(path)), folder)
+
+
+def write_checkpoint(file: FaceLiftFile, folder: Path, licence: str | None = None) -> Path:
+    """The file as a checkpoint folder; licence: the file's own, if None."""
+    weights = {name: tensor.float() for name, tensor in file.tensors.items()}
+    beside = attached(licence or licence_of(file.path))
+    return checkpoint.write(folder, checkpoint.Content(weights, file.recipe, file.step, {}, attachments=beside))
+
+
+def network(config: GSLRMConfig, path: Path, tensors: Mapping[str, Tensor]) -> GSLRM:
+    """A network with these weights, float32, in evaluation mode. Those that are float32 stay where they are: on the
+    disk, until they are read.
+
+    Raises CheckpointError, which names `path`, for tensors of another network.
+    """
+    with torch.device("meta"):
+        model = GSLRM(config)
+    checkpoint.expect_weights(model, path, tensors)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    return model.eval()
+
+
+def export_facelift(folder: Path, path: Path) -> Path:
+    """Write a checkpoint's core tensors as a `.pt` that FaceLift reads under `model`. Raises CheckpointError."""
+    info = checkpoint.inspect(folder)
+    info.expect_kind("gslrm")
+    model = GSLRM(gslrm_parts(info.recipe)[0])
+    checkpoint.load_weights(model, folder)
+    with whole(path) as temporary:
+        tensors = model.state_dict()
+        torch.save({"model": tensors, "fwdbwd_pass_step": 0, _STEP: info.step}, temporary)
+    return path
+
+
+@lru_cache(maxsize=16)
+def check_weights(config: GSLRMConfig, source: str | Path, changed: int) -> int:  # noqa: ARG001
+    """Refuse weights that do not fit the network, without building it; how many tensors it has.
+
+    A sweep's trials share the answer. changed: when the file was, as a new one is read again. Raises CheckpointError.
+    """
+    with torch.device("meta"):
+        model = GSLRM(config)
+    checkpoint.expect_weights(model, Path(source), checkpoint.read_tensors(source))
+    return len(model.state_dict())
 
 
 def _shape(path: Path, tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pipeline import metrics
 from pipeline.cameras import Cameras
+from pipeline.data.foreground import RULE, soft_mask
 from pipeline.data.gate.geometry import reach_of, silhouette, triangulate, visual_hull
-from pipeline.data.generate import NOT_WHITE
-from pipeline.data.pictures import sheet
+from pipeline.data.pictures import pixels_of, sheet
 from pipeline.data.scenes import Dataset
 from pipeline.gslrm.evaluate import means_over_scenes
 from pipeline.losses import FOREGROUND
@@ -93,14 +93,15 @@ def evaluate(
         target_views=loader.held_out,
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
         precision=precision,
-        mask_rule=f"alpha > {FOREGROUND}; generated: a channel below {1 - NOT_WHITE}",
+        mask_rule=f"alpha > {FOREGROUND}; generated: {RULE}",
     )
     return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.cat(shown[:_SHOWN])))
 
 
 def generated_masks(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 1 height width"]:
-    """Foreground of pictures on white, 0 or 1."""
-    return (images.amin(-3, keepdim=True) < 1 - NOT_WHITE).float()
+    """Alpha of pictures on white, by `foreground.RULE`."""
+    masks = np.stack([soft_mask(picture) for picture in pixels_of(images)])
+    return torch.from_numpy(masks)[:, None].to(images.device).float() / 255
 
 
 def hull_iou(images: Float[Tensor, "view 3 height width"], cameras: Cameras) -> float:

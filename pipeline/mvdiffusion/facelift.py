@@ -38,8 +38,9 @@ from pipeline.recipe import Recipe, mvdiffusion_parts
 from pipeline.recipes import load_recipe, override
 
 PROMPTS_FILE = "clr_embeds.pt"  # as FaceLift's code repository has it
-# The six views of its published sample fill 0.30 to 0.38 of the frame; the mean is between the two.
-FRAMING = Framing(mean=0.34, least=0.30, most=0.38, views=6)
+# The six views of its published sample fill 0.30 to 0.38 of the frame; the mean is between the two. They are heads,
+# which the lower border cuts off.
+FRAMING = Framing(mean=0.34, least=0.30, most=0.38, views=6, centre="box", touching=1.0)
 _SAMPLING = ("steps=50", "guidance=3.0", "eta=1.0", "seed=4")  # of its inference
 _RIG, _VIEWS, _STYLE = "facelift_six", 6, "facelift"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -84,7 +85,7 @@ class FaceLiftFolder:
                     return read_prompts(file, _VIEWS, width)
                 except DataError as error:
                     _log.warning("%s It is left out: the pipeline's own text encoder makes them.", error)
-        return make_prompts(self.path, _STYLE)
+        return make_prompts(self.path, _STYLE, where=f"{self.path / 'text_encoder'}")
 
     def generator(self, device: torch.device | str = "cpu") -> ViewGenerator:
         """The model in evaluation mode, sampled as FaceLift's inference does. Raises CheckpointError, DataError."""

@@ -91,10 +91,13 @@ def texts_of(style: str, cameras: Cameras | None = None) -> tuple[str, ...]:
     return tuple(sentence.format(view=w, azimuth=a + 0.0, elevation=e + 0.0) for w, a, e in angles)
 
 
-def make_prompts(folder: Path, style: str, cameras: Cameras | None = None) -> PromptEmbeddings:
+def make_prompts(
+    folder: Path, style: str, cameras: Cameras | None = None, where: str | None = None
+) -> PromptEmbeddings:
     """Embed a style's texts with a pipeline folder's own tokenizer and text encoder, which are never mixed.
 
-    cameras: of the rig in slot order. Raises CheckpointError for a folder that is none, DataError for a style that is
+    cameras: of the rig in slot order. where: what is named by refusals; the option that asks for a style, if None.
+    Raises CheckpointError for a folder that is none, DataError for a style that is
     none and for texts that this encoder cannot tell apart.
     """
     check_folder(folder)
@@ -103,7 +106,7 @@ def make_prompts(folder: Path, style: str, cameras: Cameras | None = None) -> Pr
     encoder = read_component("text_encoder", folder / "text_encoder", torch.float32)
     azimuths, elevations = _FACELIFT_ANGLES if cameras is None else slot_angles(cameras)
     embeddings = encode(tokenizer, encoder, texts).to(torch.float16)
-    check_embeddings(f"--style {style}", embeddings, len(texts), int(encoder.config.hidden_size))
+    check_embeddings(where or f"--style {style}", embeddings, len(texts), int(encoder.config.hidden_size))
     return PromptEmbeddings(embeddings, style, texts, azimuths, elevations, _encoder_hash(folder))
 
 

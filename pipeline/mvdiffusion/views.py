@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from pipeline.cameras import Cameras
@@ -164,8 +165,7 @@ def framing_of(dataset: Dataset, config: DataConfig) -> Framing | None:
     images = [scene.image(view) for scene, view in shown[::step]]
     if any(image.mode != "RGBA" for image in images):
         return None
-    shares = [float((np.asarray(image.getchannel("A")) >= 128).mean()) for image in images]
-    return Framing(sum(shares) / len(shares), min(shares), max(shares), len(shares))
+    return Framing.measured(np.asarray(image.getchannel("A")) for image in images)
 
 
 def _references(ring: Sequence[int], config: DataConfig) -> tuple[int, ...]:
@@ -180,9 +180,7 @@ def write_framing(framing: Framing, path: Path) -> None:
 
 def read_framing(path: Path) -> Framing:
     """Raises CheckpointError when the file is missing or damaged."""
-    values = read_json(path, CheckpointError)
     try:
-        mean, least, most = (float(values[key]) for key in ("mean", "least", "most"))
-        return Framing(mean, least, most, int(values["views"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return TypeAdapter(Framing).validate_python(read_json(path, CheckpointError))
+    except ValidationError as error:
         raise CheckpointError(f"{path}: expected a model's framing, got {one_line(error)} — save it again.") from None

@@ -129,6 +129,8 @@ def load_gaussians(
         file = facelift.read_file(path, [] if size is None else [f"data.image_size={size}"])
         model, sha256 = file.model().to(device), sha256_of(path)
         return GaussiansModel(model, file.recipe, called, sha256, file.step, licence_of(path))
+    if (path / PIPELINE_INDEX).is_file():
+        raise CheckpointError(f"{path}: expected a GS-LRM, got FaceLift's stage 1 — it makes views; name it as such.")
     _expect_folder(path, "a checkpoint folder, or FaceLift's .pt")
     loaded = kinds.load(path, device, kind="gslrm")
     assert isinstance(loaded.model, GSLRM)
@@ -187,6 +189,15 @@ def _expect_folder(path: Path, wanted: str) -> None:
         return
     came = f"a file, {contents.described(path)}" if path.is_file() else "nothing there"
     raise CheckpointError(f"{path}: expected {wanted}, got {came} — check the path.")
+
+
+def digest_of(source: Path) -> str:
+    """The sha256 of a file; of a folder that of its files' names and hashes, as `sha256sum` lists them in order."""
+    if source.is_file():
+        return sha256_of(source)
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    listed = "".join(f"{sha256_of(source / file)}  {file}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def is_pair(folder: Path) -> bool:

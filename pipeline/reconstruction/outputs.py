@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.data.generate import with_masks
-from pipeline.data.pictures import sheet, write_png
+from pipeline.data.foreground import all_shown, cut_out
+from pipeline.data.pictures import pixels_of, sheet, write_png
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import write_scene
 from pipeline.errors import DataError, OutputError
@@ -23,6 +23,7 @@ from pipeline.gslrm.stage import preview
 from pipeline.machine.outputs import require_folder
 from pipeline.machine.version import VERSION
 from pipeline.pruning import PRUNINGS, Pruning
+from pipeline.reconstruction.formats import SUFFIXES, write_format
 from pipeline.reconstruction.reconstructor import Reconstruction
 from pipeline.reconstruction.turntable import GIF_EVERY, TURNTABLE_FPS, render_frames, turntable_around, write_gif
 
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from pipeline.data.photo.photo import Photo
 
 FACTS = "reconstruction.json"
-FORMATS = ("ply",)
 OWN = (
-    *(f"gaussians.{name}" for name in ("ply", "splat", "spz")), "views", "views.png", "input.png", "turntable.mp4",
+    *(f"gaussians{suffix}" for suffix in SUFFIXES.values()), "views", "views.png", "input.png", "turntable.mp4",
     "turntable.gif", "comparison.png", "view.html",
 )  # fmt: skip
 _ZOOM = 2  # of the small views in a strip
@@ -44,7 +44,7 @@ _LEAST_PX = 256  # of a picture for people
 class Wanted:
     """What is written. size: pixels along a side of the turntable's frames; 256, or as the views, if None.
 
-    formats: of the Gaussians' files, of FORMATS. sh_degree: of a PLY, as `Gaussians.save_ply`.
+    formats: of the Gaussians' files, of `formats.SUFFIXES`. sh_degree: of a PLY, as `Gaussians.save_ply`.
     """
 
     pruning: Pruning = PRUNINGS["default"]
@@ -105,7 +105,7 @@ def write_outputs(
         _write_views(result, folder, photo, rig)
     kept = wanted.pruning(result.gaussians)
     for name in wanted.formats:
-        kept.save_ply(folder / f"gaussians.{name}", wanted.sh_degree)
+        write_format(kept, folder / f"gaussians{SUFFIXES[name]}", name, wanted.sh_degree)
     _write_pictures(result, folder, wanted)
     files = sorted(path.name for path in folder.iterdir())
     said = dict(facts) | _facts_of(result, wanted, kept.count, photo) | {"files": [*files, FACTS]}
@@ -119,8 +119,8 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
 
     assert result.views is not None
     views = result.views.cpu()
-    rgba = with_masks(views)
-    if not rgba[..., 3].any((1, 2)).all():
+    rgba = cut_out(pixels_of(views))
+    if not all_shown(rgba):
         raise DataError(
             f"{photo.where}: expected six views that show something, got an empty one — train stage 1 longer."
         )

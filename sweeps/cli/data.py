@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,25 +56,36 @@ def data_list(as_json: AsJson = False) -> None:
 def data_generate(
     source: Annotated[Path, typer.Argument(help="Pictures: a folder, a file, or a dataset's scenes.")],
     out: Annotated[Path, typer.Argument(help="Folder of the new dataset; an interrupted one is continued.")],
-    model: Annotated[str, typer.Option(help="A fine-tuned MVDiffusion: NAME@ALIAS, or a checkpoint folder.")],
+    model: Annotated[
+        str, typer.Option(help="The model that makes the views: NAME@ALIAS, a folder, or FaceLift's pipeckpts.")
+    ],
     view: Annotated[int, typer.Option(help="Of a dataset: which view of each scene is the picture.")] = 0,
+    mask: Annotated[
+        Path | None, typer.Option(help="Of a picture: its mask, or a folder of masks called as the pictures are.")
+    ] = None,
+    segment: Annotated[str | None, typer.Option(help="rembg: a network that looks for the animal.")] = None,
     batch: Annotated[int, typer.Option(help="Objects generated at a time.")] = 4,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
-    from pipeline import kinds
     from pipeline.data.cli import say_dataset, show_progress
     from pipeline.data.generate import generate
+    from pipeline.data.photo.cutout import Cutting
     from pipeline.data.photo.folders import read_pictures
+    from pipeline.reconstruction.models import load_views
+    from sweeps.registry.named import VIEWS, located
 
     require_folder(out)
-    pictures = read_pictures(source, view)
+    cutting = Cutting.asked(mask, segment)
+    pictures = read_pictures(source, view, cutting)
     chosen = device_of(device)
-    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        path = Path(model) if Path(model).is_dir() else terminal.registry().pull(model, Path(folder) / "model")
-        loaded = kinds.load(path, chosen, kind="mvdiffusion")
-        generator: Any = loaded.model
-        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **generator.provenance()}
-        show_progress(generate(pictures, out, generator, told, batch), len(pictures.paths))
+    with located(model, terminal.home()) as named:
+        loaded = load_views(named.path, chosen)
+        named.expect(VIEWS, loaded.sha256)
+        own = loaded.generator.provenance()
+        told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **own}
+        cut = {"mask": str(mask), "segment": segment} if mask or segment else {}
+        steps = generate(pictures, out, loaded.generator, told | cut, batch, loaded.framing, cutting)
+        show_progress(steps, len(pictures.paths))
     say_dataset(out, as_json)

@@ -134,19 +134,19 @@ def model_history(name: Annotated[str, typer.Argument(help="A registered model."
 
 @model.command("evaluate")
 def model_evaluate(
-    source: Annotated[str, typer.Argument(help="A checkpoint folder, or a registered model.")],
+    source: Annotated[str, typer.Argument(help="A registered model (NAME@ALIAS), a folder, or FaceLift's file.")],
     data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on a split: held-out and input views, with the protocol's id."""
+    from sweeps.registry.named import checkpoint_of
     from sweeps.registry.verification import evaluate_at
 
     chosen = device_of(device)
-    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        path = Path(source) if Path(source).is_dir() else terminal.registry().pull(source, Path(folder) / "model")
-        found = evaluate_at(path, terminal.dataset(data), split, terminal.home().cache, chosen)
+    with checkpoint_of(source, terminal.home()) as named:
+        found = evaluate_at(named.path, terminal.dataset(data), split, terminal.home().cache, chosen)
     if as_json:
         said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
         typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
@@ -157,23 +157,28 @@ def model_evaluate(
 
 @model.command("import")
 def model_import(
-    source: Annotated[Path, typer.Argument(help="A checkpoint folder, or a FaceLift .pt.")],
-    recipe: Annotated[str, typer.Option(help="Recipe of the network that a .pt holds.")] = "gslrm",
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder, FaceLift's pipeckpts, or its .pt.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe for what FaceLift's files do not say.")] = None,
     overrides: Overrides = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, if another than the files have.")] = None,
 ) -> None:
-    """Register a checkpoint made elsewhere; every tensor must fit."""
-    from pipeline.gslrm import facelift
-    from pipeline.recipes import load_recipe
+    """Register a model made elsewhere: what it is, is read off its files; every tensor must fit."""
+    from pipeline.reconstruction.models import as_checkpoint, digest_of
     from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import registered_name
     from sweeps.registry.verification import unverified
 
     require_tracking(terminal.home())
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        if not source.is_dir():
-            wanted = load_recipe(recipe, split_overrides(overrides))
-            source = facelift.import_facelift(source, Path(folder) / source.stem, wanted)
-        verification = unverified(source)
+        made = as_checkpoint(source, Path(folder) / source.stem, split_overrides(overrides), recipe, licence)
+        verification = unverified(made)
         name = registered_name(verification.checkpoint.recipe)
-        version = terminal.registry().import_checkpoint(name, verification)
+        tags = {"source.name": source.absolute().name, "source.sha256": digest_of(source)}
+        version = terminal.registry().import_checkpoint(name, verification, tags)
     typer.echo(version.ref)
+    if not version.metrics:
+        typer.echo(
+            f"{version.ref}: registered without figures, so that it is no champion — score it with `mouselift model "
+            f"evaluate {version.ref} --data DATASET`.",
+            err=True,
+        )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +16,16 @@ from pipeline.cli import Device, device_of
 from pipeline.data.cli import AsJson
 from pipeline.errors import DataError, PipelineError, counted
 from sweeps.cli import terminal
+from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wanted_of
 
 if TYPE_CHECKING:
     from pipeline.reconstruction.inputs import Input
     from pipeline.reconstruction.outputs import Wanted
-    from pipeline.reconstruction.reconstructor import Reconstructor
+    from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
+    from pipeline.reconstruction.sequence.sequence import Progress
+    from pipeline.reconstruction.sequence.wanted import Wanted as Frames
 
+_OF_FORMATS = "Files of the Gaussians: ply, splat, compressed (SuperSplat's PLY), spz; several with commas."
 _OF_PLY = "Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."
 
 Inputs = Annotated[list[Path], typer.Argument(help="Photos, folders of photos, scenes, datasets with --split, videos.")]
@@ -44,7 +47,7 @@ Size = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 256; FaceLift's: 512).")
 ]
 Prune = Annotated[
-    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.04), facelift, facelift_app or none.")
+    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.02), facelift (its inference), none …")
 ]
 Opacity = Annotated[
     float | None, typer.Option(min=0, max=1, help="Keep Gaussians more opaque than this (FaceLift's: 0.04).")
@@ -55,7 +58,7 @@ MaxScale = Annotated[
 Box = Annotated[str | None, typer.Option(help="Keep Gaussians within ±X,Y,Z (FaceLift's: 0.91,0.91,1).")]
 Mask = Annotated[Path | None, typer.Option(help="A photo's mask, or a folder with one of each photo's name.")]
 Segment = Annotated[str | None, typer.Option(help="rembg: cut photos out with a model that this machine has.")]
-Formats = Annotated[str, typer.Option("--format", help="Files of the Gaussians: ply, splat, spz; with commas.")]
+Formats = Annotated[str, typer.Option("--format", help=_OF_FORMATS)]
 Degree = Annotated[int | None, typer.Option(min=0, max=3, help=_OF_PLY)]
 Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
 
@@ -80,6 +83,12 @@ def reconstruct(
     formats: Formats = "ply",
     ply_sh_degree: Degree = None,
     sequence: Sequence = False,
+    every: Every = 1,
+    start: From = None,
+    end: To = None,
+    world: World = "object",
+    smooth: Smooth = 0.0,
+    fps: Fps = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,16 +108,20 @@ def reconstruct(
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
     chosen = device_of(device)
     wanted = _wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size)
-    work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos)))
+    sequences = [one for one in given if one.kind == "sequence"]
+    frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
+    work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
     work.require_inputs()
     with contextlib.ExitStack() as stack:
         from pipeline.reconstruction.reconstructor import Reconstructor
         from sweeps.registry.named import models_of
 
-        found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, photos != []))
+        needs_views = any(one.needs_views for one in given)
+        found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
         for line in found.notes:
             typer.echo(line, err=True)
-        first, second = found.load_views(chosen), found.load_gaussians(chosen)
+        first = found.load_views(chosen)
+        second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
         reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed)
         work.run(reconstructor, found.facts(first, second), as_json)
 
@@ -128,6 +141,7 @@ class _Work:
     jobs: list[_Job]
     wanted: Wanted
     cutting: Any
+    frames: Frames | None  # of sequences
 
     def require_inputs(self) -> None:
         """See what can be seen before a model is loaded: room for the results, and a single photo or scene."""
@@ -135,7 +149,8 @@ class _Work:
         from pipeline.reconstruction.outputs import require_room
 
         for job in self.jobs:
-            require_room(job.out)
+            if job.input.kind != "sequence":  # whose folder is continued
+                require_room(job.out)
         if len(self.jobs) > 1:
             return  # one that fails is named, and the others go on
         (job,) = self.jobs
@@ -151,7 +166,10 @@ class _Work:
         failed = []
         for job in _shown(self.jobs):
             try:
-                _say(self.made(job, reconstructor, models), job.out, as_json)
+                if job.input.kind == "sequence":
+                    show(self.steps(job, reconstructor), job.out, as_json, is_alone=len(self.jobs) == 1)
+                else:
+                    _say(self.made(job, reconstructor, models), job.out, as_json)
             except PipelineError as error:
                 if len(self.jobs) == 1:
                     raise
@@ -164,6 +182,19 @@ class _Work:
             raise DataError(
                 f"{count}: expected Gaussians of each, got none of {len(failed)}: {', '.join(failed)} — see above."
             )
+
+    def steps(self, job: _Job, reconstructor: Reconstructor) -> Iterator[Progress]:
+        """A sequence, frame after frame."""
+        from pipeline.reconstruction.sequence.sequence import reconstruct_sequence
+
+        wanted = self.wanted
+        assert self.frames is not None
+        if wanted.formats != ("ply",):
+            raise DataError(f"--format: expected ply for a sequence, got {','.join(wanted.formats)} — leave it.")
+        return reconstruct_sequence(
+            job.input.path, job.out, reconstructor, self.frames, wanted.pruning, self.cutting, wanted.size,
+            wanted.sh_degree,
+        )  # fmt: skip
 
     def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> dict[str, Any]:
         """The results of one input, written; what `reconstruction.json` says of them."""
@@ -181,7 +212,7 @@ class _Work:
             facts |= {"sampling": reconstructor.sampling}
         else:
             photo, result = None, reconstructor.scene(read_scene(job.input.path))
-        _say_left_out(job.input, result.left_out, result.batch.images.shape[1])
+        _say_views(job.input, result, reconstructor.gaussians.recipe.data.num_input_views)
         with results(job.out) as folder:
             return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig)
 
@@ -191,12 +222,12 @@ def _folders(given: list[Input], out: Path) -> list[_Job]:
     return [_Job(one, out if len(given) == 1 else out / one.name) for one in given]
 
 
-def _cutting(mask: Path | None, segment: str | None, photos: int) -> Any:
+def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int) -> Any:
     if segment not in (None, "rembg"):
         raise DataError(f"--segment: expected rembg, got {segment} — write rembg.")
-    if mask is not None and not photos:
+    if mask is not None and not photos + sequences:
         raise DataError(f"--mask {mask}: expected a photo that it belongs to, got none — leave it.")
-    if not photos:
+    if not photos + sequences:
         return None
     from pipeline.data.photo.cutout import Cutting
 
@@ -213,16 +244,13 @@ def _wanted(
     prune: str, opacity: float | None, scale: float | None, box: str | None, formats: str, degree: int | None,
     size: int | None,
 ) -> Wanted:  # fmt: skip
-    from pipeline.pruning import PRUNINGS
-    from pipeline.reconstruction.outputs import FORMATS, Wanted
+    from pipeline.pruning import pruning_of
+    from pipeline.reconstruction.formats import require_formats
+    from pipeline.reconstruction.outputs import Wanted
 
-    if prune not in PRUNINGS:
-        raise DataError(f"--prune: expected {', '.join(PRUNINGS)}, got {prune} — choose one.")
-    rules: dict[str, Any] = {"min_opacity": opacity, "max_scale": scale, "box": None if box is None else _box(box)}
-    pruning = replace(PRUNINGS[prune], **{name: value for name, value in rules.items() if value is not None})
+    pruning = pruning_of(prune, opacity, scale, box=None if box is None else _box(box))
     named = tuple(dict.fromkeys(word.strip() for word in formats.split(",")))
-    if unknown := [name for name in named if name not in FORMATS]:
-        raise DataError(f"--format: expected {', '.join(FORMATS)}, got {unknown[0] or 'nothing'} — choose from these.")
+    require_formats(named)
     return Wanted(pruning, named, degree, size)
 
 
@@ -231,9 +259,7 @@ def _box(text: str) -> tuple[float, float, float]:
     try:
         x, y, z = (float(word) for word in text.split(","))
     except ValueError:
-        x = y = z = -1.0
-    if not all(0 < side < math.inf for side in (x, y, z)):
-        raise DataError(f"--box: expected three lengths above 0, X,Y,Z, got {text} — such as 0.91,0.91,1.")
+        raise DataError(f"--box: expected three numbers X,Y,Z, got {text} — such as 0.91,0.91,1.") from None
     return x, y, z
 
 
@@ -255,15 +281,18 @@ def _shown(jobs: list[_Job]) -> Iterator[_Job]:
             progress.advance(task)
 
 
-def _say_left_out(one: Input, left_out: tuple[int, ...], total: int) -> None:
-    """Which views the model was not shown, on the standard error."""
-    if left_out:
-        views = ", ".join(map(str, left_out))
+def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:
+    """Which views the model was not shown, or that there were fewer than it knows, on the standard error."""
+    inputs = result.batch.num_input_views
+    if result.left_out:
+        views, total = ", ".join(map(str, result.left_out)), inputs + len(result.left_out)
         typer.echo(
-            f"{one.path}: the model takes {total - len(left_out)} views of {total}; held out, as the others cover "
-            f"best without: {views}",
+            f"{one.path}: the model takes {inputs} views of {total}; held out, as the others cover best without: "
+            f"{views}",
             err=True,
         )
+    elif inputs < wanted:
+        typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {wanted}", err=True)
 
 
 def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError
-from pipeline.recipe import DataConfig, Precision
+from pipeline.recipe import DataConfig, Precision, Recipe
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, Pair, is_pair, read_pair
-from pipeline.stages import Evaluation
+
+if TYPE_CHECKING:
+    from pipeline.reconstruction.evaluate import PairEvaluation
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class PairInfo:
     @property
     def step(self) -> int:
         return self.gaussians.step
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of GS-LRM, whose Gaussians are what is scored."""
+        return self.gaussians.recipe
 
     @property
     def scored(self) -> DataConfig:
@@ -68,9 +76,9 @@ def score_pair(
     cache: Path,
     device: str,
     precision: Precision | None = None,
-) -> Evaluation:
+) -> PairEvaluation:
     """A pair's figures end to end. data: how views are put into slots, and the size of the figures."""
-    from pipeline.reconstruction.evaluate import evaluate_pair
+    from pipeline.reconstruction.evaluate import evaluate_pair  # what draws is needed here alone
     from pipeline.reconstruction.models import load_gaussians, load_views
     from pipeline.reconstruction.reconstructor import Reconstructor
 

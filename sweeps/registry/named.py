@@ -6,9 +6,10 @@ Every command that takes a model asks here. MLflow is imported when a registered
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sweeps.registry.versions import Version
 
 PAIR, VIEWS, GAUSSIANS = "mouse-facelift", "mouse-mvdiffusion", "mouse-gslrm"  # registered models
+_VERSION = re.compile(r"[^/@.][^/@]*(@[^/@]+|/[0-9]+)")
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
@@ -33,12 +35,24 @@ class Named:
     name: str
     version: Version | None = None
 
-    def expect(self, sha256: str) -> None:
-        """See that what was loaded is what was registered. Raises RegistryError."""
-        if self.version is not None and sha256 != self.version.sha256:
+    def expect(self, role: str, sha256: str) -> None:
+        """See that the weights that were loaded for VIEWS or GAUSSIANS are those that were registered.
+
+        Raises RegistryError.
+        """
+        from pipeline.reconstruction.models import is_pair, read_pair
+
+        if self.version is None:
+            return
+        wanted, came = self.version.sha256, sha256
+        if is_pair(self.path):
+            pair = read_pair(self.path)
+            wanted, came = (pair.views if role == VIEWS else pair.gaussians).sha256, sha256
+            if came == wanted:
+                wanted, came = self.version.sha256, pair.sha256
+        if came != wanted:
             raise RegistryError(
-                f"{self.version.ref}: expected weights {self.version.sha256[:12]}, got {sha256[:12]} — register it "
-                "again."
+                f"{self.version.ref}: expected weights {wanted[:12]}, got {came[:12]} — register it again."
             )
 
 
@@ -52,20 +66,23 @@ class Models:
 
     def load_views(self, device: str) -> ViewsModel | None:
         """Raises CheckpointError, DataError, RegistryError."""
-        from pipeline.reconstruction.models import is_pair, load_views, read_pair
+        from pipeline.reconstruction.models import load_views
 
         if self.views is None:
             return None
         loaded = load_views(self.views.path, device, self.views.name)
-        self.views.expect(read_pair(self.views.path).sha256 if is_pair(self.views.path) else loaded.sha256)
+        self.views.expect(VIEWS, loaded.sha256)
         return loaded
 
-    def load_gaussians(self, device: str) -> GaussiansModel:
-        """Raises CheckpointError, RegistryError."""
-        from pipeline.reconstruction.models import is_pair, load_gaussians, read_pair
+    def load_gaussians(self, device: str, size: int | None = None) -> GaussiansModel:
+        """size: pixels along a side of the images of a model that does not say it, such as FaceLift's `.pt`.
 
-        loaded = load_gaussians(self.gaussians.path, device, self.gaussians.name)
-        self.gaussians.expect(read_pair(self.gaussians.path).sha256 if is_pair(self.gaussians.path) else loaded.sha256)
+        Raises CheckpointError, RegistryError.
+        """
+        from pipeline.reconstruction.models import load_gaussians
+
+        loaded = load_gaussians(self.gaussians.path, device, self.gaussians.name, size)
+        self.gaussians.expect(GAUSSIANS, loaded.sha256)
         return loaded
 
     def facts(self, views: ViewsModel | None, gaussians: GaussiansModel) -> dict[str, Any]:
@@ -126,6 +143,16 @@ def located(name: str, home: Home) -> Iterator[Named]:
         yield Named(registry.pull(version.ref, Path(temporary) / "model"), version.ref, version)
 
 
+@contextlib.contextmanager
+def checkpoint_of(name: str, home: Home) -> Iterator[Named]:
+    """As `located`, with a checkpoint folder or a pair in the place of FaceLift's own files."""
+    from pipeline.reconstruction.models import as_checkpoint, is_pair
+
+    with located(name, home) as named, tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
+        folder = named.path if is_pair(named.path) else as_checkpoint(named.path, Path(temporary) / "checkpoint")
+        yield replace(named, path=folder)
+
+
 def is_registered(name: str) -> bool:
     """Whether a text names a registered model, not a path. Raises CheckpointError for a path that is not there."""
     path = Path(name).expanduser()
@@ -139,6 +166,11 @@ def is_registered(name: str) -> bool:
     return True
 
 
+def names_version(text: str) -> bool:
+    """Whether a text is NAME@ALIAS or NAME/VERSION, and no path that is there: for what may be another kind of path."""
+    return _VERSION.fullmatch(text) is not None and not Path(text).exists()
+
+
 def champion(name: str, home: Home) -> Version | None:
     """The champion of a registered model, or None where there is no such model, or no champion."""
     from sweeps.registry.registry import Registry
@@ -150,13 +182,15 @@ def champion(name: str, home: Home) -> Version | None:
 
 def _here(version: Version) -> Path | None:
     """The folder of a version's checkpoint on this machine, if it is there whole enough to be read."""
+    from pipeline import checkpoint
+    from pipeline.reconstruction.models import PAIR_FILE
     from sweeps.registry.release import CHECKPOINT
 
     address = urlsplit(version.source)
     if address.scheme not in ("", "file") or address.netloc not in ("", "localhost"):
         return None
     folder = Path(unquote(address.path) if address.scheme else version.source) / "artifacts" / CHECKPOINT
-    return folder if (folder / "checkpoint.json").is_file() else None
+    return folder if any((folder / name).is_file() for name in (checkpoint.INDEX, PAIR_FILE)) else None
 
 
 def _roles(path: Path) -> tuple[str, ...]:
@@ -170,8 +204,12 @@ def _roles(path: Path) -> tuple[str, ...]:
 
 
 def _facts(named: Named | None, loaded: ViewsModel | GaussiansModel | None) -> dict[str, Any] | None:
+    from pipeline.reconstruction.models import GaussiansModel
+
     if named is None or loaded is None:
         return None
     version = None if named.version is None else named.version.ref
-    facts = {"name": loaded.name, "version": version, "sha256": loaded.sha256}
-    return facts | {"step": loaded.step, "licence": loaded.licence}
+    facts: dict[str, Any] = {"name": loaded.name, "version": version, "sha256": loaded.sha256}
+    facts |= {"step": loaded.step, "licence": loaded.licence}
+    framing = None if isinstance(loaded, GaussiansModel) else loaded.framing
+    return facts if framing is None else facts | {"framing": asdict(framing)}

@@ -106,19 +106,6 @@ class Registry:
             run_id = self._imported_run(name, verification.checkpoint.folder.name)
             return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
 
-    def refresh(self, version: Version, verification: Verification) -> Version:
-        """Give a version that was registered before the figures that were taken now, in place of its own."""
-        if not verification.metrics or lineage(verification).items() <= version.tags.items():
-            return version
-        facts, number = lineage(verification), str(version.version)
-        with self._turn(version.name) as turn:
-            for key in version.metrics.keys() - facts.keys():
-                self._client.delete_model_version_tag(version.name, number, key)
-            for key, value in facts.items():
-                turn.check()
-                self._client.set_model_version_tag(version.name, number, key, value)
-        return self.resolve(version.ref)
-
     def promote(
         self,
         version: Version,

@@ -15,6 +15,7 @@ from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
+from pipeline.licence import licence_of
 from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
 from pipeline.weights.known import LPIPS, require_weights
@@ -25,6 +26,7 @@ from sweeps.space.gates import NOT_AVAILABLE
 # The same weights on another device or kernel differ by less than this; those of another step seldom do.
 RELATIVE_TOLERANCE = 2e-3
 ABSOLUTE_TOLERANCE = 2e-3
+LICENCE = "licence"  # the tag of a version
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def unverified(source: Path | CheckpointInfo) -> Verification:
     """A checkpoint without figures, for imports without a dataset; `source` as in `verify`. Raises CheckpointError."""
     info = source if isinstance(source, CheckpointInfo) else checkpoint.inspect(source)
     parent = _parent_hash(info.recipe.train.init_from)
-    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info))
+    licence = licence_of(info.folder)
+    said = {} if licence is None else {LICENCE: licence}
+    return Verification(info, {}, parent=parent, facts=kind_of(info.recipe).facts(info) | said)
 
 
 def score(

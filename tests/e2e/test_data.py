@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.scenes import MANIFEST_FILE
 from sweeps.book.journal import Journal, TrialOpened
 from tests.e2e.conftest import SMALL, Seat
-from tests.support.mice_recording import write_recording
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import GSLRM, checkpoint, load_recipe
 from pipeline.data.mice.mice import write_mice
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE
 from pipeline.files import sha256_of
 from tests.e2e.conftest import SMALL, write_space
-from tests.support.mice_recording import write_recording
 
 VIEW = "images/cam_003.png"
 SETTINGS = " ".join(f"{path}={value}" for path, value in SMALL.items())
@@ -198,7 +198,7 @@ def test_gpus_that_are_not_there_are_refused(refused, mice_folder):
     "command",
     [
         ("fit", "gslrm_tiny", "--out", "out"),
-        ("reconstruct", "scene", "--checkpoint", "model"),
+        ("reconstruct", "MICE", "--split", "test", "--model", "model"),
         ("data", "generate", "MICE", "out", "--model", "model"),
         ("model", "promote", "sweep"),
         ("model", "evaluate", "model", "--data", "scenes"),
@@ -229,7 +229,11 @@ def test_a_device_that_is_not_there_is_refused_by_every_command(refused, mice_fo
             ("model", "rollback", "mouse-gslrm"),
             "mouse-gslrm: expected a registered model (none yet), got mouse-gslrm — see `mouselift model list`.",
         ),
-        (("model", "import", "none.pt"), "none.pt: expected weights, found no file — check the path."),
+        (
+            ("model", "import", "none.pt"),
+            "none.pt: expected a checkpoint folder, FaceLift's pipeckpts, or a .pt, got nothing there — check "
+            "the path.",
+        ),
     ],
 )
 def test_what_is_not_in_the_store_is_refused(refused, command, message):

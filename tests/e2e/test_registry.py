@@ -20,7 +20,7 @@ from pipeline.data.pictures import prepare_view
 from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError
 from sweeps.errors import RegistryError
-from sweeps.registry import pyfunc_gslrm
+from sweeps.pyfuncs import pyfunc_gslrm
 from sweeps.registry.verification import score, unverified, verify
 from sweeps.space.gates import parse_gates
 from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, make_checkpoint, make_dataset
@@ -306,8 +306,7 @@ PREDICT = """
     sys.modules["sweeps"] = sys.modules["mouselift"] = sys.modules["dashboards"] = None
     import mlflow, pandas
     model = mlflow.pyfunc.load_model("models:/mouse-gslrm@champion")
-    keep_all = {"min_opacity": 0.0, "max_scale": 9.0, "bounds": [9.0, 9.0, 9.0]}
-    model.predict(pandas.read_pickle(rows), params=keep_all).to_pickle(out)
+    model.predict(pandas.read_pickle(rows), params={"prune": "none", "box": [9.0, 9.0, 9.0]}).to_pickle(out)
     import pipeline
     assert not pipeline.__file__.startswith(repository + "/pipeline"), pipeline.__file__
 """

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from mouselift import app
 from pipeline.cameras import mouse_rig
 from pipeline.data.mice.mice import FPS, MouseSequence
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.mice.render import render_mouse
 from pipeline.data.recording.recording import open_recording
 from pipeline.data.recording.video import open_video, write_video
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.errors import DataError
-from tests.support.mice_recording import write_recording
 
 FRAMES, FILMED_FPS, SEED = 3, 100, 4
 WIDTH, HEIGHT = 288, 256

@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 from mouselift import app
 from pipeline.cameras import mouse_rig
 from pipeline.data.mice.mice import FPS, MouseSequence
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.mice.render import render_mouse
 from pipeline.data.recording.frame_plan import FramePlan
 from pipeline.data.recording.recording import Recording, convert, open_recording
 from pipeline.data.recording.video import open_video, write_video
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.errors import DataError
-from tests.support.mice_recording import write_recording
 
 FRAMES, FPS_FILMED, SEED = 12, 100, 4
 ALL = FramePlan(guard=0)

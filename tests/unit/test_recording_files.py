@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mouselift import app
+from pipeline.data.mice.recording import write_recording
 from pipeline.data.recording.frame_plan import FramePlan
 from pipeline.data.recording.layout import find_videos
 from pipeline.data.recording.moments import parse_offsets
@@ -23,7 +24,6 @@ from pipeline.data.recording.recording import Recording, convert, open_recording
 from pipeline.data.recording.video import open_video, write_video
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.errors import DataError
-from tests.support.mice_recording import write_recording
 
 FRAMES, FPS = 12, 100
 PLAN = FramePlan(frames=(3, 5, 7), guard=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from pipeline.data.foreground import border_share
 from pipeline.data.incoming.picture import SUFFIXES, read_picture, upright
@@ -63,15 +63,21 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int) -> tuple[Alph
     return grey, tuple(changes)
 
 
-def cut_by_mask(pixels: Array, alpha: Alpha) -> Image.Image:
-    """RGBA of a photo and its mask. Pixels of the edge, mixed with the background, get the nearest colour inside."""
+def cut_by_mask(pixels: Array, alpha: Alpha, inside: int = 0) -> Image.Image:
+    """RGBA of a photo and its mask. Pixels of the edge, mixed with the background, get the nearest colour inside.
+
+    inside: how many pixels further inside that begins, where the animal is thick enough.
+    """
     colours = pixels.copy()
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        inside = alpha[part] >= PURE
-        if inside.any():
-            y, x = distance_transform_edt(~inside, return_distances=False, return_indices=True)
+        pure = alpha[part] >= PURE
+        if inside and pure.any():  # of what is thin, the middle
+            depth = distance_transform_edt(np.pad(pure, 1))[1:-1, 1:-1]
+            pure &= depth >= np.minimum(inside + 1, maximum_filter(depth, 2 * inside + 3))
+        if pure.any():
+            y, x = distance_transform_edt(~pure, return_distances=False, return_indices=True)
             colours[part] = colours[part][y, x]
     return Image.fromarray(np.dstack([colours, alpha]))
 

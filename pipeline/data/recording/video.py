@@ -25,6 +25,7 @@ from pipeline.files import whole
 
 FPS = 30
 FAST_COLUMNS = 16  # of a picture's width; what is beyond a multiple of it is its own case in swscale
+MAX_TICKS = 1001  # of a frame rate's denominator: 30000/1001 is television's
 ORDINARY_CRF = 18  # visually lossless for most; libx264's scale
 
 Picture = UInt8[np.ndarray, "height width *channel"]
@@ -154,19 +155,27 @@ def open_video(path: Path) -> Video:
 # ---------------------------------------------------------------- writing
 
 
-def write_video(frames: Iterable[Frame], path: Path, fps: int = FPS) -> None:
-    """H.264, yuv420p: plays in every browser. Odd sizes lose their last row or column. The file appears whole."""
-    with video_writer(path, fps) as write:
+def write_video(frames: Iterable[Frame], path: Path, fps: float = FPS, threads: int | None = None) -> None:
+    """H.264, yuv420p: plays in every browser. Odd sizes lose their last row or column. The file appears whole.
+
+    threads: of the encoder; 1 gives the same bytes on machines with other numbers of cores.
+    """
+    with video_writer(path, fps, threads=threads) as write:
         for frame in frames:
             write(frame)
 
 
 @contextmanager
-def video_writer(path: Path, fps: int = FPS, crf: int = ORDINARY_CRF) -> Iterator[Callable[[Frame], None]]:
+def video_writer(
+    path: Path, fps: float = FPS, crf: int = ORDINARY_CRF, threads: int | None = None
+) -> Iterator[Callable[[Frame], None]]:
     """`write_video`, frame by frame: gives what writes one; the file appears when the block ends."""
     with whole(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf)})
+        rate = Fraction(fps).limit_denominator(MAX_TICKS)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         stream.pix_fmt = "yuv420p"
+        if threads is not None:
+            stream.codec_context.thread_count = threads
         started = False
 
         def write(frame: Frame) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.data.hashes import hashes_of
 from pipeline.data.incoming.names import named
 from pipeline.data.incoming.picture import SUFFIXES, read_picture
+from pipeline.data.recording.masks import coverage
 from pipeline.data.recording.video import Video, open_video
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset
 from pipeline.errors import DataError
@@ -45,18 +46,22 @@ class Footage:
     fps: float
     digest: str
     read_from: Video | tuple[Path, ...] | tuple[Scene, ...]
+    masks: Video | None = None
 
     def where(self, place: int) -> str:
-        """What a message about one frame begins with."""
-        return f"{self.source}: frame {self.numbers[place]}"
+        """What a message about one frame begins with; of a folder's frame, its file."""
+        path = None if isinstance(self.read_from, Video) else self.read_from[place]
+        return str(path) if isinstance(path, Path) else f"{self.source}: frame {self.numbers[place]}"
 
     def pictures(self, places: Sequence[int]) -> Iterator[Image.Image | DataError]:
-        """The picture of each of these frames (ascending), or why there is none.
+        """The picture of each of these frames (ascending), or why there is none; of a video with masks, cut out.
 
         After a fault in a video no later frame of it is read: each gets the fault.
         """
         if isinstance(self.read_from, Video):
-            yield from _of_video(self.read_from, [self.numbers[place] for place in places])
+            numbers = [self.numbers[place] for place in places]
+            pictures = _of_video(self.read_from, numbers)
+            yield from pictures if self.masks is None else _cut_out(pictures, self.masks, numbers)
             return
         for place in places:
             path = self.read_from[place]
@@ -73,11 +78,12 @@ class Footage:
         return scene
 
 
-def open_footage(source: Path, wanted: Wanted) -> Footage:
+def open_footage(source: Path, wanted: Wanted, masks: Path | None = None) -> Footage:
     """What is wanted of a source; no frame is decoded but a video's first.
 
-    Gaps between the numbers of frames in a folder, and what is left out, are said on the log. Raises DataError: for
-    what is no sequence, numbers that fall together, and where nothing is wanted of it.
+    masks: a video of silhouettes, as long and as large as the source, which has to be a video too. Gaps between the
+    numbers of frames in a folder, and what is left out, are said on the log. Raises DataError: for what is no sequence,
+    numbers that fall together, and where nothing is wanted of it.
     """
     if source.is_file():
         if wanted.fps is not None:
@@ -88,7 +94,11 @@ def open_footage(source: Path, wanted: Wanted) -> Footage:
         numbers = tuple(range(video.num_frames))
         times = tuple(map(float, video.times))
         chosen = wanted.chosen(numbers, times, str(source))
-        return _footage(source, "video", chosen, numbers, times, video.fps / wanted.every, sha256_of(source), video)
+        silhouettes = None if masks is None else _fitting(open_video(masks), video)
+        digest = "+".join(sha256_of(path) for path in (source, masks) if path is not None)
+        return _footage(source, "video", chosen, numbers, times, video.fps / wanted.every, digest, video, silhouettes)
+    if masks is not None:
+        raise DataError(f"{masks}: expected masks as pictures beside {source}, got a video — name a folder of them.")
     frames, digest, fps = _folder_or_dataset(source)
     numbers = tuple(frames)
     _say_gaps(source, numbers)
@@ -113,9 +123,33 @@ def _footage(
     fps: float,
     digest: str,
     read_from: Video | tuple[Path, ...] | tuple[Scene, ...],
+    masks: Video | None = None,
 ) -> Footage:
     picked = tuple(numbers[place] for place in chosen), tuple(times[place] for place in chosen)
-    return Footage(source, kind, *picked, fps, digest, read_from)
+    return Footage(source, kind, *picked, fps, digest, read_from, masks)
+
+
+def _fitting(masks: Video, video: Video) -> Video:
+    came, expected = ((one.width, one.height, one.num_frames) for one in (masks, video))
+    if came != expected:
+        raise DataError(
+            f"{masks.path}: expected {expected[0]}×{expected[1]} and {expected[2]} frames as in {video.path.name}, got "
+            f"{came[0]}×{came[1]} and {came[2]} — name the masks of this video."
+        )
+    return masks
+
+
+def _cut_out(
+    pictures: Iterator[Image.Image | DataError], masks: Video, numbers: list[int]
+) -> Iterator[Image.Image | DataError]:
+    try:
+        for picture, grey in zip(pictures, masks.read(numbers, "gray"), strict=True):
+            if isinstance(picture, Image.Image):
+                picture.putalpha(Image.fromarray(coverage(grey)).resize(picture.size))
+            yield picture
+    except DataError as error:
+        for _ in numbers:  # more than are left, and the rest are not asked for
+            yield error
 
 
 def _of_video(video: Video, numbers: list[int]) -> Iterator[Image.Image | DataError]:

@@ -1,4 +1,4 @@
-"""A procedural mouse filmed by the real rig, in the raw layout of real recordings: for tests and demos."""
+"""A procedural mouse that walks, filmed by the real rig, in the raw layout of real recordings."""
 
 from __future__ import annotations
 
@@ -21,23 +21,33 @@ from pipeline.errors import DataError
 from pipeline.files import whole_folder
 
 ARENA_GREY = (148, 144, 138)
+WHITE = (255, 255, 255)
 MASK_CRF = 23  # libx264's default: rings around silhouettes as real masks do
 
 
 def write_recording(
-    out: Path, frames: int, seed: int = 0, fps: int = 100, scale: float = 1.0, keypoints: bool = True
+    out: Path,
+    frames: int,
+    seed: int = 0,
+    fps: int = 100,
+    scale: float = 1.0,
+    keypoints: bool = True,
+    backdrop: tuple[int, int, int] = ARENA_GREY,
 ) -> Path:
     """Film `frames` frames of a wandering mouse with the six cameras of the real rig and return the folder.
 
     scale: of the images, 1 is 1152×1024 (sides are rounded to even numbers). keypoints: write ten joints too.
-    The folder appears whole. Raises DataError when there is one already.
+    backdrop: the one colour, RGB in bytes, of all that is not the mouse.
+    The folder appears whole. Raises DataError when there is one already, and for fewer than one frame.
     """
     if out.exists():
         raise DataError(f"{out}: expected no folder yet, found one — choose another.")
+    if frames < 1 or scale <= 0:
+        raise DataError(f"{out}: expected a frame or more, and pictures larger than nothing, got less — ask for more.")
     cameras, mouse = _rig(scale), MouseSequence(seed)
     moments = [FPS * frame / fps for frame in range(frames)]
     with whole_folder(out) as temporary:
-        _film(temporary, mouse, cameras, moments, fps)
+        _film(temporary, mouse, cameras, moments, fps, backdrop)
         _write_calibration(temporary / "new_cam.pkl", cameras)
         if keypoints:
             (temporary / KEYPOINTS).mkdir()
@@ -45,7 +55,19 @@ def write_recording(
     return out
 
 
-def _film(folder: Path, mouse: MouseSequence, cameras: Cameras, moments: Sequence[float], fps: int) -> None:
+def write_walk(out: Path, frames: int, size: int, seed: int = 0) -> Path:
+    """`write_recording` of a mouse on white, pictures about `size` wide, in the mouse's own 25 frames a second."""
+    return write_recording(out, frames, seed, round(FPS), size / mouse_rig().width, backdrop=WHITE)
+
+
+def _film(
+    folder: Path,
+    mouse: MouseSequence,
+    cameras: Cameras,
+    moments: Sequence[float],
+    fps: int,
+    backdrop: tuple[int, int, int],
+) -> None:
     """Videos and mask videos of six cameras."""
     for part in (VIDEOS, MASKS):
         (folder / part).mkdir()
@@ -56,7 +78,7 @@ def _film(folder: Path, mouse: MouseSequence, cameras: Cameras, moments: Sequenc
         )
         for moment in moments:
             for view, image in enumerate(render_mouse(mouse.mesh(moment), cameras)):
-                colour[view](_in_the_arena(image))
+                colour[view](_before(backdrop, image))
                 grey[view](np.repeat(image[..., 3:], 3, -1))
 
 
@@ -65,9 +87,11 @@ def _rig(scale: float) -> Cameras:
     return real.resize(2 * round(scale * real.width / 2), 2 * round(scale * real.height / 2))
 
 
-def _in_the_arena(image: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
+def _before(
+    backdrop: tuple[int, int, int], image: UInt8[np.ndarray, "height width 4"]
+) -> UInt8[np.ndarray, "height width 3"]:
     alpha = image[..., 3:] / 255
-    return np.rint(image[..., :3] * alpha + np.array(ARENA_GREY) * (1 - alpha)).astype(np.uint8)
+    return np.rint(image[..., :3] * alpha + np.array(backdrop) * (1 - alpha)).astype(np.uint8)
 
 
 def _write_calibration(path: Path, cameras: Cameras) -> None:
