@@ -60,6 +60,10 @@ def data_generate(
         str, typer.Option(help="The model that makes the views: NAME@ALIAS, a folder, or FaceLift's pipeckpts.")
     ],
     view: Annotated[int, typer.Option(help="Of a dataset: which view of each scene is the picture.")] = 0,
+    mask: Annotated[
+        Path | None, typer.Option(help="Of a picture: its mask, or a folder of masks called as the pictures are.")
+    ] = None,
+    segment: Annotated[str | None, typer.Option(help="rembg: a network that looks for the animal.")] = None,
     batch: Annotated[int, typer.Option(help="Objects generated at a time.")] = 4,
     device: Device = None,
     as_json: AsJson = False,
@@ -67,17 +71,21 @@ def data_generate(
     """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
     from pipeline.data.cli import say_dataset, show_progress
     from pipeline.data.generate import generate
+    from pipeline.data.photo.cutout import Cutting
     from pipeline.data.photo.folders import read_pictures
     from pipeline.reconstruction.models import load_views
     from sweeps.registry.named import VIEWS, located
 
     require_folder(out)
-    pictures = read_pictures(source, view)
+    cutting = Cutting.asked(mask, segment)
+    pictures = read_pictures(source, view, cutting)
     chosen = device_of(device)
     with located(model, terminal.home()) as named:
         loaded = load_views(named.path, chosen)
         named.expect(VIEWS, loaded.sha256)
         own = loaded.generator.provenance()
         told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **own}
-        show_progress(generate(pictures, out, loaded.generator, told, batch, loaded.framing), len(pictures.paths))
+        cut = {"mask": str(mask), "segment": segment} if mask or segment else {}
+        steps = generate(pictures, out, loaded.generator, told | cut, batch, loaded.framing, cutting)
+        show_progress(steps, len(pictures.paths))
     say_dataset(out, as_json)

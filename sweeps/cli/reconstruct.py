@@ -21,7 +21,7 @@ from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wante
 if TYPE_CHECKING:
     from pipeline.reconstruction.inputs import Input
     from pipeline.reconstruction.outputs import Wanted
-    from pipeline.reconstruction.reconstructor import Reconstructor
+    from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
     from pipeline.reconstruction.sequence.sequence import Progress
     from pipeline.reconstruction.sequence.wanted import Wanted as Frames
 
@@ -47,7 +47,7 @@ Size = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 256; FaceLift's: 512).")
 ]
 Prune = Annotated[
-    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.04), facelift, facelift_app or none.")
+    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.02), facelift (its inference), none …")
 ]
 Opacity = Annotated[
     float | None, typer.Option(min=0, max=1, help="Keep Gaussians more opaque than this (FaceLift's: 0.04).")
@@ -212,7 +212,7 @@ class _Work:
             facts |= {"sampling": reconstructor.sampling}
         else:
             photo, result = None, reconstructor.scene(read_scene(job.input.path))
-        _say_left_out(job.input, result.left_out, result.batch.images.shape[1])
+        _say_views(job.input, result, reconstructor.gaussians.recipe.data.num_input_views)
         with results(job.out) as folder:
             return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig)
 
@@ -281,15 +281,18 @@ def _shown(jobs: list[_Job]) -> Iterator[_Job]:
             progress.advance(task)
 
 
-def _say_left_out(one: Input, left_out: tuple[int, ...], total: int) -> None:
-    """Which views the model was not shown, on the standard error."""
-    if left_out:
-        views = ", ".join(map(str, left_out))
+def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:
+    """Which views the model was not shown, or that there were fewer than it knows, on the standard error."""
+    inputs = result.batch.num_input_views
+    if result.left_out:
+        views, total = ", ".join(map(str, result.left_out)), inputs + len(result.left_out)
         typer.echo(
-            f"{one.path}: the model takes {total - len(left_out)} views of {total}; held out, as the others cover "
-            f"best without: {views}",
+            f"{one.path}: the model takes {inputs} views of {total}; held out, as the others cover best without: "
+            f"{views}",
             err=True,
         )
+    elif inputs < wanted:
+        typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {wanted}", err=True)
 
 
 def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:

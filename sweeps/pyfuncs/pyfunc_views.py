@@ -7,6 +7,7 @@ camera of that slot in the rig the model was trained on. Imports mlflow and pipe
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,12 +17,12 @@ from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
-from pipeline import kinds
 from pipeline.data.incoming.picture import decoded
 from pipeline.data.photo.photo import photo_of
 from pipeline.data.pictures import png_bytes
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
+from pipeline.reconstruction.models import load_views
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
 # steps and guidance below 0: the model's own. number: another one is another draw of the same image.
@@ -50,7 +51,8 @@ class MVDiffusionModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the checkpoint strictly. Raises CheckpointError."""
         self.device = best_device()
-        self.model: Any = kinds.load(context.artifacts[CHECKPOINT], self.device, kind="mvdiffusion").model
+        loaded = load_views(Path(context.artifacts[CHECKPOINT]), self.device)
+        self.model, self.framing = loaded.generator, loaded.framing
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The views of every object, slot by slot. params: see SAMPLING. Raises DataError naming the object."""
@@ -62,7 +64,7 @@ class MVDiffusionModel(PythonModel):
 
     def _views(self, name: str, content: bytes, chosen: dict[str, Any]) -> list[dict[str, Any]]:
         where = f"object {name}"
-        image = photo_of(decoded(where, content), where).image(self.model.image_size)
+        image = photo_of(decoded(where, content), where, self.framing).image(self.model.image_size)
         guidance = None if chosen["guidance"] < 0 else chosen["guidance"]
         steps = None if chosen["steps"] < 1 else chosen["steps"]
         with torch.inference_mode():

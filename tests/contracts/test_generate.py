@@ -24,7 +24,7 @@ from pipeline.data.photo.folders import read_pictures
 from pipeline.data.photo.photo import read_photo
 from pipeline.data.pictures import pixels_of
 from pipeline.data.scenes import Dataset, open_dataset, read_scene
-from pipeline.errors import CheckpointError, DataError, PipelineError
+from pipeline.errors import DataError, PipelineError
 from pipeline.gslrm.model import GSLRM
 from pipeline.mvdiffusion.views import Rig
 from pipeline.training.loop import train
@@ -192,12 +192,12 @@ def test_a_picture_becomes_gaussians(model, mice_folder, tiny_recipe, tmp_path) 
     torch.testing.assert_close(cameras.c2w, kinds.load(model).model.rig.cameras.c2w.double())
 
 
-def test_without_fine_tuned_weights_nothing_is_generated(tmp_path, mice_folder) -> None:
+def test_a_pipeline_whose_texts_are_all_alike_generates_nothing(tmp_path, mice_folder) -> None:
     golden = Path(__file__).parents[1] / "golden" / "mvdiffusion" / "pipeckpts"
     words = ["data", "generate", str(mice_folder), str(tmp_path / "out"), "--model", str(golden)]
     result = CliRunner().invoke(mouselift.app, words)
-    assert isinstance(result.exception, CheckpointError)
-    assert "expected a checkpoint folder" in str(result.exception)
+    assert isinstance(result.exception, DataError)
+    assert "expected another text for each view" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 

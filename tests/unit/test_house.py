@@ -51,6 +51,7 @@ DOORS = {
     "torchmetrics": ("pipeline/metrics.py",),
     "numba": ("pipeline/splatting/",),
     "av": ("pipeline/data/recording/video.py", "pipeline/data/recording/container.py"),
+    "rembg": ("pipeline/data/photo/segment.py",),
     "embreex": ("pipeline/data/mice/render.py",),
     "safetensors": ("pipeline/checkpoint.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/run/",),

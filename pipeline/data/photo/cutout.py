@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.foreground import MIN_WHITE_BORDER, WHITE, border_share, mask_from_background, uncovered
+from pipeline.data.foreground import border_share
+from pipeline.data.photo.background import MIN_SAME, cut_by_colour
 from pipeline.data.photo.framing import FAINT, SOLID, Alpha
 from pipeline.data.photo.masks import cut_by_mask, mask_for, read_mask
 from pipeline.data.photo.parts import only_animal
+from pipeline.data.photo.segment import segmented
 from pipeline.errors import DataError
 
 MIN_CLEAR_BORDER = 0.5  # of the border of a picture with alpha: below, its alpha does not cut out an animal
@@ -28,6 +30,15 @@ class Cutting:
 
     mask: Path | None = None
     segment: Literal["rembg"] | None = None
+
+    @classmethod
+    def asked(cls, mask: Path | None, segment: str | None) -> Self:
+        """As the options --mask and --segment say. Raises DataError for a mask that is not there, and other words."""
+        if segment not in (None, "rembg"):
+            raise DataError(f"--segment: expected rembg, got {segment} — write rembg.")
+        if mask is not None and not mask.exists():
+            raise DataError(f"--mask {mask}: expected a mask, or a folder of them, got none — check the path.")
+        return cls(mask, None if segment is None else "rembg")
 
 
 class Cut(NamedTuple):
@@ -56,7 +67,8 @@ def _told_apart(picture: Image.Image, where: str, cutting: Cutting, orientation:
     if picture.mode == "RGBA":
         alpha = np.asarray(picture.getchannel("A"))
         if cuts_out(alpha, where):
-            return Cut(picture.copy(), "alpha", ())
+            also = () if cutting.mask is None else ("its own alpha was taken, not the mask",)
+            return Cut(picture.copy(), "alpha", also)
         changes = ("its alpha was left out, as it is opaque",) if alpha.min() < 255 else ()
         picture = picture.convert("RGB")
     pixels = np.asarray(picture)
@@ -64,10 +76,17 @@ def _told_apart(picture: Image.Image, where: str, cutting: Cutting, orientation:
         path = mask_for(cutting.mask, where)
         mask, of_mask = read_mask(path, picture.size, orientation)
         return Cut(cut_by_mask(pixels, mask), f"mask {path}", (*changes, *of_mask))
-    if border_share(np.asarray((pixels >= WHITE).all(-1))) < MIN_WHITE_BORDER:
-        raise DataError(f"{where}: expected something that tells the animal from its background — cut it out.")
-    alpha = mask_from_background(pixels, where)
-    return Cut(Image.fromarray(uncovered(pixels, alpha)), "background (255, 255, 255)", changes)
+    found = cut_by_colour(picture)
+    if found.cut_out is not None:
+        return Cut(found.cut_out, f"background {found.colour}", changes)
+    if cutting.segment is not None:
+        alpha, network = segmented(picture)
+        return Cut(cut_by_mask(pixels, alpha), f"{cutting.segment} ({network})", changes)
+    raise DataError(
+        f"{where}: expected something that tells the animal from its background, got an opaque picture with "
+        f"{found.share:.0%} of its border of one colour ({MIN_SAME:.0%} would do) — cut it out (alpha or --mask), "
+        "photograph it on one colour, or let a network look for it (--segment rembg)."
+    )
 
 
 def cuts_out(alpha: Alpha, where: str) -> bool:

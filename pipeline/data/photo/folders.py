@@ -35,6 +35,8 @@ def read_pictures(source: Path, view: int = 0, cutting: Cutting = _NO_CUTTING) -
     where two would become scenes of one name.
     """
     is_dataset = any((source / name).is_file() for name in (MANIFEST_FILE, CAMERAS_FILE))
+    if is_dataset and cutting.mask is not None:
+        raise DataError(f"{source}: expected no mask beside a dataset, whose views have alpha, got one — leave it.")
     pictures = _of_dataset(source, view) if is_dataset else _of_folder(source)
     for path in pictures.paths.values():
         read_photo(path, cutting=cutting)

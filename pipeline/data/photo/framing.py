@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
@@ -128,7 +129,7 @@ def crop_for(alpha: Alpha, framing: Framing | None) -> tuple[Crop, tuple[str, ..
     else:
         side = max((outline.area / framing.mean) ** 0.5, outline.longer / WIDEST)
         centre = outline.mass if framing.centre == "mass" else outline.middle
-    side = max(round(side), 1)
+    side = max(math.ceil(side), 1)
     x = _start(centre[0], side, (outline.left, outline.right), width, framing is None)
     y = _start(centre[1], side, (outline.top, outline.bottom), height, framing is None)
     return Crop(x, y, side), (*said, _in_words(Crop(x, y, side), outline.area, width, height))
@@ -136,7 +137,7 @@ def crop_for(alpha: Alpha, framing: Framing | None) -> tuple[Crop, tuple[str, ..
 
 def _start(centre: float, side: int, animal: tuple[int, int], length: int, inside: bool) -> int:
     """Where a span of `side` begins, round its centre, but with all of the animal in it; inside: and of the picture."""
-    margin = max(0, side - (animal[1] - animal[0])) * (1 - WIDEST)
+    margin = side * (1 - WIDEST) / 2
     start = min(max(centre - side / 2, animal[1] + margin - side), animal[0] - margin)
     if inside:
         start = min(max(start, 0), length - side) if side <= length else (length - side) / 2

@@ -33,9 +33,9 @@ _log.addFilter(Once(slice(None)))  # a photo is looked at before it is used
 class Photo:
     """A photo of one animal.
 
-    where: its name in messages. picture: upright RGB at its own size, the background still there. cut_out: RGBA
-    (straight alpha) of that size. crop: the framed square. cut_by: what told the animal from its background.
-    changes: what was done, in words.
+    where: its name in messages. picture: upright RGB at its own size, the background still there, and white where it
+    was transparent. cut_out: RGBA (straight alpha) of that size. crop: the framed square. cut_by: what told the animal
+    from its background. changes: what was done, in words.
     """
 
     where: str
@@ -103,7 +103,15 @@ def _understood(
     changes = (*found.changes, *of_frame)
     for change in changes:
         _log.warning("%s: %s", where, change)
-    return Photo(where, picture.convert("RGB"), found.cut_out, crop, found.by, changes)
+    return Photo(where, _shown(picture), found.cut_out, crop, found.by, changes)
+
+
+def _shown(picture: Image.Image) -> Image.Image:
+    """RGB; what is transparent is white, as viewers show it."""
+    if picture.mode == "RGB":
+        return picture
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def strip(photo: Photo, size: int) -> UInt8[np.ndarray, "height width 3"]:
