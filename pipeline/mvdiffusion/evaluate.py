@@ -119,8 +119,8 @@ def hull_iou(alphas: Float[Tensor, "view 1 height width"], cameras: Cameras) -> 
     cameras = cameras.to("cpu").to(torch.float64)
     centres = torch.stack([outline.centre for outline in known])[:, None]
     centre = triangulate(cameras, centres, robust=masks.shape[-1] / 50)[0][0]
-    alphas = np.stack([np.where(mask, 1.0, _TOUCHED * binary_dilation(mask)) for mask in masks])
-    hull = visual_hull(torch.from_numpy(alphas), cameras, centre, reach_of(known, cameras, centre))
+    touched = np.stack([np.where(mask, 1.0, _TOUCHED * binary_dilation(mask)) for mask in masks])
+    hull = visual_hull(torch.from_numpy(touched), cameras, centre, reach_of(known, cameras, centre))
     return float(hull.iou.mean())
 
 
