@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sweeps.registry.pyfunc_gslrm import SIGNATURE, GSLRMModel
 
 from pipeline import checkpoint
 from pipeline.data.scenes import open_dataset, read_scene, write_scene
@@ -22,6 +21,7 @@ from pipeline.reconstruction.models import load_gaussians
 from pipeline.reconstruction.outputs import Wanted, write_outputs
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.training.processes import ALONE
+from sweeps.pyfuncs.pyfunc_gslrm import SIGNATURE, GSLRMModel
 from tests.support.pruning_reference import CALLERS, kept
 
 FLOAT = np.float32
