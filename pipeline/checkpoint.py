@@ -4,6 +4,7 @@ step-000300/  model.safetensors   weights under FaceLift's names
 recipe.yaml         the resolved recipe
 training.pt         optimizer, scaler and counters, `weights_only`-loadable (left out by `strip_training`)
 checkpoint.json     step, fingerprint, metrics, sha256 of each other file
+licence.txt         of weights that have one, see pipeline/licence.py
 preview.ply         of GS-LRM: Gaussians of the first validation scene
 pipeline/ …         of MVDiffusion: everything but the UNet's weights, see pipeline/mvdiffusion/deployed.py
 """

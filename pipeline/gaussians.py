@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,23 +85,6 @@ class Gaussians:
 
     def detach(self) -> Gaussians:
         return Gaussians(*(getattr(self, field.name).detach() for field in fields(self)))
-
-    def pruned(
-        self, min_opacity: float = 0.04, max_scale: float | None = None, bounds: Sequence[float] | None = None
-    ) -> Gaussians:
-        """Only the Gaussians worth keeping in one scene (no batch dimensions).
-
-        min_opacity: more opaque than this; max_scale: largest standard deviation below this (world units);
-        bounds: |x|, |y|, |z| at most these (world units). FaceLift writes PLYs with 0.04, 0.1, (0.91, 0.91, 1.0).
-        """
-        if self.opacities.ndim != 1:
-            raise DataError(f"pruned: expected one scene, got a batch {tuple(self.opacities.shape)} — index it first.")
-        keep: Bool[Tensor, " n"] = self.opacities > min_opacity
-        if max_scale is not None:
-            keep = keep & (self.scales.amax(-1) < max_scale)
-        if bounds is not None:
-            keep = keep & (self.means.abs() <= self.means.new_tensor(list(bounds))).all(-1)
-        return self[keep]
 
     def save_ply(self, path: str | Path, sh_degree: int | None = None) -> None:
         """Write one scene as a binary PLY in the standard 3DGS layout (x y z, normals, f_dc, f_rest, opacity, …).

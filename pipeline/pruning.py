@@ -25,7 +25,7 @@ class Pruning:
     these.
     """
 
-    min_opacity: float | None = 0.04
+    min_opacity: float | None = 0.02
     max_scale: float | None = None
     max_scale_up_to_z: float | None = None
     floater: float | None = None
@@ -63,7 +63,7 @@ PRUNINGS = {
 
 
 def pruning_of(
-    name: str = "default",
+    prune: str = "default",
     min_opacity: float | None = None,
     max_scale: float | None = None,
     floater: float | None = None,
@@ -73,9 +73,9 @@ def pruning_of(
 
     Raises DataError for a name that there is not, and for a rule that is no number of its kind.
     """
-    if name not in PRUNINGS:
-        raise DataError(f"prune: expected one of {', '.join(PRUNINGS)}, got {name!r} — name one of them.")
-    named = PRUNINGS[name]
+    if prune not in PRUNINGS:
+        raise DataError(f"prune: expected one of {', '.join(PRUNINGS)}, got {prune!r} — name one of them.")
+    named = PRUNINGS[prune]
     return replace(
         named,
         min_opacity=named.min_opacity if min_opacity is None else _number("min_opacity", min_opacity),
@@ -88,13 +88,15 @@ def pruning_of(
 def _number(rule: str, value: float) -> float:
     most, said = (1.0, "from 0 to 1") if rule == "min_opacity" else (math.inf, "of at least 0")
     if not 0 <= value <= most or math.isinf(value):
-        raise DataError(f"{rule}: expected a number {said}, got {value:g} — correct it.")
+        raise DataError(f"{rule}: expected a number {said}, got {value:g} — give one, or leave it out.")
     return float(value)
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) != 3 or not all(0 <= value < math.inf for value in values):
         came = ", ".join(f"{value:g}" for value in values)
-        raise DataError(f"box: expected three numbers of at least 0 for |x|, |y|, |z|, got {came} — correct it.")
+        raise DataError(
+            f"box: expected three numbers of at least 0 for |x|, |y|, |z|, got {came} — give three, or leave it out."
+        )
     x, y, z = map(float, values)
     return x, y, z

@@ -83,12 +83,14 @@ def home_of_environment() -> Home:
 
 
 def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
-    """The space with `train.init_from: NAME@ALIAS` as the folder that this version is pulled to.
+    """The space with `train.init_from: NAME@ALIAS`, or NAME/VERSION, as the folder that this version is pulled to.
 
     Raises RegistryError for a model, version or alias that is not there.
     """
+    from sweeps.registry.named import names_version
+
     source = space.base.train.init_from
-    if source is None or Path(source).exists() or "@" not in source:
+    if source is None or not names_version(source):
         return space
     from sweeps.registry.registry import Registry
 

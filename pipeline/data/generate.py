@@ -10,12 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from scipy.ndimage import binary_fill_holes
-from torch import Tensor
 
+from pipeline.data.foreground import RULE, all_shown, cut_out
 from pipeline.data.gate.checks import checked
 from pipeline.data.photo.cutout import Cutting
 from pipeline.data.photo.folders import Pictures
@@ -29,10 +26,8 @@ from pipeline.errors import DataError
 if TYPE_CHECKING:
     from pipeline.mvdiffusion.deployed import ViewGenerator
 
-VERSION = 1  # raise it when the same plan gives other scenes
+VERSION = 2  # raise it when the same plan gives other scenes
 _NO_CUTTING = Cutting()
-NOT_WHITE = 0.1  # of a channel: what a generated picture, which has no alpha, counts as foreground
-RULE = f"foreground is where a channel is below {1 - NOT_WHITE}, holes filled"
 
 
 def generate(
@@ -65,8 +60,8 @@ def generate(
             with torch.inference_mode():
                 generated = model(images, [number for number, _ in part])
             for (_, name), views in zip(part, generated, strict=True):
-                rgba = with_masks(views)
-                if rgba[..., 3].any((1, 2)).all():
+                rgba = cut_out(pixels_of(views))
+                if all_shown(rgba):
                     write_scene(out / name, rgba, rig.cameras)
             done += len(part)
             yield done
@@ -80,10 +75,3 @@ def generate(
             name=out.name, parent=pictures.digest, transforms=transforms, rig=rig.name, view_order=order, splits=splits
         )
         checked(write_manifest(out, manifest))
-
-
-def with_masks(views: Float[Tensor, "view 3 height width"]) -> UInt8[np.ndarray, "view height width 4"]:
-    """Generated views with alpha by `RULE`."""
-    masks = (views.amin(1) < 1 - NOT_WHITE).cpu().numpy()
-    alpha = np.stack([binary_fill_holes(mask) for mask in masks]).astype(np.uint8) * 255
-    return np.concatenate([pixels_of(views), alpha[..., None]], axis=-1)

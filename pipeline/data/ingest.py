@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.foreground import RULE, mask_from_background
+from pipeline.data.foreground import RULE, rgba_of
 from pipeline.data.scenes import CAMERAS_FILE, IMAGE_FILE, Dataset, Scene, cameras_text, write_scene
 from pipeline.data.unfinished import derived
 from pipeline.files import link_or_copy, whole_folder
 
-VERSION = 1  # raise it when the same source gives other scenes
+VERSION = 2  # raise it when the same source gives other scenes
 
 
 def ingest(source: Dataset, out: Path) -> Iterator[int]:
@@ -31,9 +31,7 @@ def _take(scene: Scene, folder: Path) -> None:
     if all(image.mode == "RGBA" for image in images):
         _link(scene, folder)
         return
-    colours = [np.asarray(image.convert("RGB")) for image in images]
-    alphas = [mask_from_background(colour, str(path)) for colour, path in zip(colours, scene.paths, strict=True)]
-    pictures = np.stack([np.dstack(pair) for pair in zip(colours, alphas, strict=True)])
+    pictures = np.stack([rgba_of(image, str(path)) for image, path in zip(images, scene.paths, strict=True)])
     write_scene(folder, pictures, scene.cameras, scene.notes)
 
 

@@ -6,11 +6,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from pipeline.data.batch import composited
 from pipeline.data.incoming.colour import as_srgb
 from pipeline.files import whole
 
@@ -32,9 +32,11 @@ def prepare_view(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 
 
 
 def view_on_white(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
-    """An RGB or RGBA image as a network sees it: resampled as `prepare_view` does, on white, in 0…1."""
-    rgba = torch.from_numpy(prepare_view(image, size)).permute(2, 0, 1).float() / 255
-    return rgba[:3] + (1 - rgba[3:])
+    """An RGB or RGBA image as a network sees it: resampled as `prepare_view` does, on white, in 0…1.
+
+    The values of a training batch, to the bit.
+    """
+    return composited(prepare_view(image, size).transpose(2, 0, 1)[None, None])[0][0, 0]
 
 
 def on_white(image: Image.Image) -> Image.Image:

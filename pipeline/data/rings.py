@@ -49,6 +49,13 @@ def angles_about_meeting_point(cameras: Cameras) -> tuple[Float[Tensor, " view"]
     return torch.rad2deg(azimuth), torch.rad2deg(elevation)
 
 
+def reach(cameras: Cameras) -> float:
+    """How far from the world's origin, at most, the frames of cameras [V] reach at the origin's depth, world units."""
+    axis_misses = torch.linalg.cross(cameras.centres, cameras.forward).norm(dim=-1)
+    half = cameras.centres.norm(dim=-1) * cameras.width / 2 / cameras.fxfycxcy[..., 0]
+    return float((axis_misses + half).max())
+
+
 def covering(cameras: Cameras, count: int) -> tuple[int, ...]:
     """`count` of the cameras [V], in their order, that leave the smallest gap; all, where there are no more.
 

@@ -31,6 +31,7 @@ _MARKER = "view_type_embeddings"
 _CHANNELS = {"closest_point": 9, "both": 12}  # of a pixel and its ray; Plücker coordinates are as many as the first
 _BESIDE_COLOUR = 11  # numbers of a Gaussian that are not its colour
 _STEP = "param_update_step"
+_PRECISION = "train.precision=fp16"  # of FaceLift's inference; its training was in bfloat16
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,8 @@ class FaceLiftFile:
     step: int
 
     def model(self) -> GSLRM:
-        """The network with these weights, float32, in evaluation mode; it copies none that are float32."""
-        with torch.device("meta"):
-            model = GSLRM(gslrm_parts(self.recipe)[0])
-        tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
-        model.load_state_dict(tensors, strict=True, assign=True)
-        return model.eval()
+        """The network with these weights, as `network` gives it."""
+        return network(gslrm_parts(self.recipe)[0], self.path, self.tensors)
 
 
 def read_file(path: Path, overrides: Iterable[str] = (), name: str = "gslrm") -> FaceLiftFile:
@@ -60,7 +57,7 @@ def read_file(path: Path, overrides: Iterable[str] = (), name: str = "gslrm") ->
     overrides: `key=value` of what tensors do not say, such as data.image_size, model.head_dim and model.ray_encoding,
     over the recipe `name`, which is of the released model. Raises CheckpointError for what is no GS-LRM, RecipeError.
     """
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, [_PRECISION, *overrides])
     if not isinstance(recipe.model, GSLRMConfig):
         raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
     tensors = checkpoint.read_tensors(path)
@@ -128,6 +125,19 @@ def write_checkpoint(file: FaceLiftFile, folder: Path, licence: str | None = Non
     weights = {name: tensor.float() for name, tensor in file.tensors.items()}
     beside = attached(licence or licence_of(file.path))
     return checkpoint.write(folder, checkpoint.Content(weights, file.recipe, file.step, {}, attachments=beside))
+
+
+def network(config: GSLRMConfig, path: Path, tensors: Mapping[str, Tensor]) -> GSLRM:
+    """A network with these weights, float32, in evaluation mode. Those that are float32 stay where they are: on the
+    disk, until they are read.
+
+    Raises CheckpointError, which names `path`, for tensors of another network.
+    """
+    with torch.device("meta"):
+        model = GSLRM(config)
+    checkpoint.expect_weights(model, path, tensors)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    return model.eval()
 
 
 def export_facelift(folder: Path, path: Path) -> Path:

@@ -12,7 +12,7 @@ from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset
-from pipeline.gslrm.facelift import check_weights
+from pipeline.gslrm.facelift import check_weights, network
 from pipeline.gslrm.model import GSLRM
 from pipeline.recipe import Recipe, gslrm_parts
 from pipeline.stages import Evaluation, Finding, Stage
@@ -32,9 +32,8 @@ class GSLRMKind:
         return stage
 
     def load(self, recipe: Recipe, folder: Path, device: torch.device | str) -> nn.Module:
-        model = GSLRM(gslrm_parts(recipe)[0])
-        checkpoint.load_weights(model, folder)
-        return model.to(device).eval()
+        weights = checkpoint.read_tensors(folder)
+        return network(gslrm_parts(recipe)[0], checkpoint.weights_file(folder), weights).to(device)
 
     def evaluate(
         self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None

@@ -20,6 +20,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.model import GSLRM
 from pipeline.licence import inherited
+from pipeline.pruning import PRUNINGS
 from pipeline.recipe import LossConfig, Recipe, gslrm_parts
 from pipeline.splatting.rendering import Rendering, draw
 from pipeline.stages import Validation
@@ -68,7 +69,7 @@ class GSLRMStage:
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of `val`, with the first scene's picture and Gaussians."""
         evaluation = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
-        attachments = {checkpoint.PREVIEW: evaluation.gaussians[0].pruned().to("cpu").save_ply}
+        attachments = {checkpoint.PREVIEW: PRUNINGS["default"](evaluation.gaussians[0]).to("cpu").save_ply}
         return Validation(evaluation, preview(evaluation.batch, evaluation.rendering), attachments)
 
     def deployed_model(self) -> nn.Module:
@@ -126,15 +127,15 @@ def needing_masks(loss: LossConfig) -> list[str]:
 
 
 def preview(batch: Batch, rendering: Rendering) -> np.ndarray:
-    """The first scene as one picture, a column per view: target, render, error ×3, mask, rendered opacity.
+    """The first scene as one picture, a column per view: target, render, error ×3, mask if any, rendered opacity.
 
     Input views carry a line below them. uint8 RGB, at least 96 px per view.
     """
     target, rendered = batch.images[0], rendering.images[0].clamp(0, 1)
     error = (1 - 3 * (target - rendered).abs().mean(1, keepdim=True)).clamp(0, 1).expand_as(target)
     opacity = rendering.alphas[0].expand_as(target)
-    mask = torch.ones_like(target) if batch.masks is None else batch.masks[0].expand_as(target)
-    rows = torch.stack([target, rendered, error, mask, opacity]).detach().cpu()
+    masks = [] if batch.masks is None else [batch.masks[0].expand_as(target)]
+    rows = torch.stack([target, rendered, error, *masks, opacity]).detach().cpu()
     rows[:, : batch.num_input_views, :, -1:] = torch.tensor([0.10, 0.45, 0.85])[:, None, None]
     return sheet(rows)
 

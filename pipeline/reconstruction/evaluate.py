@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.cameras import Cameras
 from pipeline.data.photo.framing import Crop
 from pipeline.data.photo.photo import photo_of
+from pipeline.data.pictures import SHOWN_PX, Pixels, sheet
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 from pipeline.gslrm.evaluate import lpips_network, means_over_scenes, scene_metrics
@@ -27,9 +31,16 @@ MAX_OFF_RIG = 0.05
 _REACH = 0.5  # half the edge, in world units, of the box about the origin whose corners are compared
 
 
+@dataclass(frozen=True)
+class PairEvaluation(Evaluation):
+    """The same with the first scene: what stage 1 drew, what the Gaussians show, and the photographs, slot by slot."""
+
+    picture: Pixels
+
+
 def evaluate_pair(
     pair: Reconstructor, data: DataConfig, dataset: Dataset, split: str, cache: Path, limit: int | None = None
-) -> Evaluation:
+) -> PairEvaluation:
     """Score the views of a split that a pair was not shown. Stage 1 is given one view of each scene as it is, the one
     of slot 0; GS-LRM what stage 1 makes of it. The Gaussians are drawn with the scene's own cameras, on white.
 
@@ -42,14 +53,17 @@ def evaluate_pair(
     count = min(len(loader.scenes), limit or len(loader.scenes))
     lpips = lpips_network(pair.device)
     rows: list[dict[str, float | str]] = []
+    shown: list[Tensor] = []
     for index, scene in enumerate(loader.scenes[:count]):
         batch = loader.evaluation_batch(index).to(pair.device)
         _require_rig(str(scene.folder), rig, batch.cameras[0])
         picture = scene.image(loader.order(scene)[0])
         photo = photo_of(picture, scene.name, crop=Crop(0, 0, picture.width))
         with torch.no_grad():
-            gaussians = pair.photo(photo, index, render=False).gaussians
-            rendering = render(gaussians[None], batch.cameras)
+            made = pair.photo(photo, index, render=False)
+            rendering = render(made.gaussians[None], batch.cameras)
+        if not shown and made.views is not None:
+            shown = [_small(images) for images in (made.views, rendering.images[0], batch.images[0])]
         rows.append({"scene": scene.name, **scene_metrics(batch, rendering, lpips)})
     protocol = Protocol(
         resolution=data.image_size,
@@ -58,7 +72,11 @@ def evaluate_pair(
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
         precision=evaluated_in(pair.gaussians.recipe.train.precision, pair.device),
     )
-    return Evaluation(means_over_scenes(rows, split), protocol, rows)
+    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.stack(shown)))
+
+
+def _small(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 3 size size"]:
+    return F.interpolate(images.cpu(), (SHOWN_PX, SHOWN_PX), mode="bilinear", antialias=True)
 
 
 def _require_rig(where: str, rig: Rig, cameras: Cameras) -> None:

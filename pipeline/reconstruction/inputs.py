@@ -35,13 +35,13 @@ class Input:
 
 
 def read_inputs(paths: Sequence[Path], split: str | None = None, sequence: bool = False) -> list[Input]:
-    """Every photo, scene and sequence that these paths are or hold, in order.
+    """Every photo, scene and sequence that these paths are or hold, in order, once.
 
     split: of datasets, whose scenes are taken. sequence: a folder's pictures, and a dataset's scenes, are the frames of
     one sequence. What a folder holds beside pictures is named on the log. Raises DataError for what is nothing of all
     this, and where two would be written under one name.
     """
-    inputs = [one for path in paths for one in _of(path, split, sequence)]
+    inputs = list(dict.fromkeys(one for path in paths for one in _of(path, split, sequence)))
     if split is not None and all(one.kind == "photo" for one in inputs):
         raise DataError(f"--split {split}: expected a dataset among what is to be reconstructed, got none — leave it.")
     if len(inputs) > 1:

@@ -16,16 +16,19 @@ from pipeline import metrics
 from pipeline.cameras import Cameras
 from pipeline.data.batch import Batch, HostBatch
 from pipeline.data.pictures import prepare_view
-from pipeline.data.rings import covering
+from pipeline.data.rings import covering, reach
 from pipeline.data.scenes import Scene
 from pipeline.errors import DataError, DegenerateViewsError
 from pipeline.gaussians import Gaussians
 from pipeline.precision import autocast, evaluated_in
+from pipeline.recipe import gslrm_parts
 
 if TYPE_CHECKING:
     from pipeline.data.photo.photo import Photo
     from pipeline.reconstruction.models import GaussiansModel, ViewsModel
     from pipeline.splatting.rendering import Rendering
+
+MAX_REACH = 2.0  # times the depth that GS-LRM gives a ray on either side of the origin: what half a frame may span
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,22 @@ class Reconstructor:
     def scene(self, scene: Scene, render: bool = True) -> Reconstruction:
         """Gaussians of posed views: of as many as the model takes, or of all; the others are held out.
 
-        Raises DataError for an image that cannot be read, and for views of which some have alpha.
+        Raises DataError for an image that cannot be read, for views of which some have alpha, and for cameras of
+        another world than the model's, such as one in millimetres.
         """
+        self._require_world(scene)
         inputs, left_out = self._chosen(scene.cameras, str(scene.folder))
         batch = _batch_of(scene, self.gaussians.recipe.data.image_size, inputs, left_out).to(self.device)
         return self._reconstruction(batch, left_out, None, render)
+
+    def _require_world(self, scene: Scene) -> None:
+        config, _ = gslrm_parts(self.gaussians.recipe)
+        spanned = reach(scene.cameras)
+        if config.pixel_aligned and spanned > MAX_REACH * config.depth_range:
+            raise DataError(
+                f"{scene.folder}: expected cameras about the world's origin, where the model places Gaussians within "
+                f"±{config.depth_range:g}, got views that span ±{spanned:.3g} — run `mouselift data normalise`."
+            )
 
     def _chosen(self, cameras: Cameras, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(Views that the model is shown, views that are left out) of cameras [V]."""

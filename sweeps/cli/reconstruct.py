@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wante
 if TYPE_CHECKING:
     from pipeline.reconstruction.inputs import Input
     from pipeline.reconstruction.outputs import Wanted
-    from pipeline.reconstruction.reconstructor import Reconstructor
+    from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
     from pipeline.reconstruction.sequence.sequence import Progress
     from pipeline.reconstruction.sequence.wanted import Wanted as Frames
 
@@ -47,7 +47,7 @@ Size = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 256; FaceLift's: 512).")
 ]
 Prune = Annotated[
-    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.04), facelift, facelift_app or none.")
+    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.02), facelift (its inference), none …")
 ]
 Opacity = Annotated[
     float | None, typer.Option(min=0, max=1, help="Keep Gaussians more opaque than this (FaceLift's: 0.04).")
@@ -64,6 +64,7 @@ Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures,
 
 
 def reconstruct(
+    context: typer.Context,
     inputs: Inputs,
     out: Out = Path("out"),
     model: Model = None,
@@ -107,7 +108,7 @@ def reconstruct(
 
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
     chosen = device_of(device)
-    wanted = _wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size)
+    wanted = replace(_wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size), viewer=context.obj)
     sequences = [one for one in given if one.kind == "sequence"]
     frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
     work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
@@ -150,7 +151,7 @@ class _Work:
 
         for job in self.jobs:
             if job.input.kind != "sequence":  # whose folder is continued
-                require_room(job.out)
+                require_room(job.out, job.input.path)
         if len(self.jobs) > 1:
             return  # one that fails is named, and the others go on
         (job,) = self.jobs
@@ -167,7 +168,7 @@ class _Work:
         for job in _shown(self.jobs):
             try:
                 if job.input.kind == "sequence":
-                    show(self.steps(job, reconstructor), job.out, as_json, is_alone=len(self.jobs) == 1)
+                    show(self.steps(job, reconstructor, models), job.out, as_json, is_alone=len(self.jobs) == 1)
                 else:
                     _say(self.made(job, reconstructor, models), job.out, as_json)
             except PipelineError as error:
@@ -183,7 +184,7 @@ class _Work:
                 f"{count}: expected Gaussians of each, got none of {len(failed)}: {', '.join(failed)} — see above."
             )
 
-    def steps(self, job: _Job, reconstructor: Reconstructor) -> Iterator[Progress]:
+    def steps(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> Iterator[Progress]:
         """A sequence, frame after frame."""
         from pipeline.reconstruction.sequence.sequence import reconstruct_sequence
 
@@ -193,7 +194,7 @@ class _Work:
             raise DataError(f"--format: expected ply for a sequence, got {','.join(wanted.formats)} — leave it.")
         return reconstruct_sequence(
             job.input.path, job.out, reconstructor, self.frames, wanted.pruning, self.cutting, wanted.size,
-            wanted.sh_degree,
+            wanted.sh_degree, models,
         )  # fmt: skip
 
     def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +213,7 @@ class _Work:
             facts |= {"sampling": reconstructor.sampling}
         else:
             photo, result = None, reconstructor.scene(read_scene(job.input.path))
-        _say_left_out(job.input, result.left_out, result.batch.images.shape[1])
+        _say_views(job.input, result, reconstructor.gaussians.recipe.data.num_input_views)
         with results(job.out) as folder:
             return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig)
 
@@ -281,15 +282,15 @@ def _shown(jobs: list[_Job]) -> Iterator[_Job]:
             progress.advance(task)
 
 
-def _say_left_out(one: Input, left_out: tuple[int, ...], total: int) -> None:
-    """Which views the model was not shown, on the standard error."""
-    if left_out:
-        views = ", ".join(map(str, left_out))
-        typer.echo(
-            f"{one.path}: the model takes {total - len(left_out)} views of {total}; held out, as the others cover "
-            f"best without: {views}",
-            err=True,
-        )
+def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:
+    """Which views the model was not shown, or that there were fewer than it knows, on the standard error."""
+    inputs = result.batch.num_input_views
+    if result.left_out:
+        total = inputs + len(result.left_out)
+        views = f"{'view' if len(result.left_out) == 1 else 'views'} {', '.join(map(str, result.left_out))}"
+        typer.echo(f"{one.path}: the model takes {inputs} of {total} views: held out for best cover: {views}", err=True)
+    elif inputs < wanted:
+        typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {wanted}", err=True)
 
 
 def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -21,7 +21,7 @@ _LINE_SECONDS = 10.0  # between two lines of progress, where there is no termina
 
 Every = Annotated[int, typer.Option(min=1, help="Of a sequence: each so many-th frame.")]
 From = Annotated[str | None, typer.Option("--from", help="Of a sequence: first frame: its number, 1.5s or 0:01.5.")]
-To = Annotated[str | None, typer.Option(help="Of a sequence: frame before which to stop; as --from.")]
+To = Annotated[str | None, typer.Option("--to", help="Of a sequence: frame before which to stop; as --from.")]
 World = Annotated[
     str, typer.Option(help="Of a sequence: object, each frame framed by itself, or fixed, one framing for all.")
 ]

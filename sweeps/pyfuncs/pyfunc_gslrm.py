@@ -26,10 +26,9 @@ from pipeline.data.pictures import view_on_white
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
 from pipeline.precision import autocast, evaluated_in
+from pipeline.pruning import Pruning, pruning_of
 
 CHECKPOINT = "checkpoint"  # the artifact: a checkpoint folder
-# FaceLift's thresholds for the PLYs it writes: opacity, standard deviation and |x|, |y|, |z| in world units.
-PRUNING: dict[str, Any] = {"min_opacity": 0.04, "max_scale": 0.1, "bounds": [0.91, 0.91, 1.0]}
 _NUMBERS = Array(DataType.double)
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -43,8 +42,9 @@ SIGNATURE = ModelSignature(
     outputs=Schema([ColSpec("string", "scene"), ColSpec("binary", "ply"), ColSpec("long", "num_gaussians")]),
     params=ParamSchema(
         [
-            ParamSpec(name, "double", value, (-1,) if isinstance(value, list) else None)
-            for name, value in PRUNING.items()
+            ParamSpec("prune", DataType.string, "default"),
+            *(ParamSpec(rule, DataType.double, None) for rule in ("min_opacity", "max_scale", "floater")),
+            ParamSpec("box", DataType.double, [], (-1,)),
         ]
     ),
 )
@@ -62,16 +62,16 @@ class GSLRMModel(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Gaussians of every scene; the first row of a scene is its first view.
 
-        params: min_opacity, max_scale and bounds as in `Gaussians.pruned`. Raises DataError naming scene
-        and view.
+        params: prune, the name of a pruning (`pipeline.pruning.PRUNINGS`), and single rules over it, in world units:
+        min_opacity, max_scale, floater, box (three numbers). Raises DataError naming scene and view.
         """
         if model_input.empty:
             raise DataError("predict: expected one row per view, got none — add the views.")
-        pruning = PRUNING | (params or {})
+        pruning = pruning_of(**_given(params or {}))
         groups = model_input.groupby("scene", sort=False, dropna=False)
         return pd.DataFrame([self._scene(str(name), rows, pruning) for name, rows in groups])
 
-    def _scene(self, name: str, rows: pd.DataFrame, pruning: dict[str, Any]) -> dict[str, Any]:
+    def _scene(self, name: str, rows: pd.DataFrame, pruning: Pruning) -> dict[str, Any]:
         size = self.loaded.recipe.data.image_size
         columns = zip(rows["image"], rows["c2w"], rows["fxfycxcy"], strict=True)
         views = [read_view(f"scene {name}, view {i}", *row, size) for i, row in enumerate(columns)]
@@ -81,8 +81,13 @@ class GSLRMModel(PythonModel):
         cameras = Cameras(c2w, fxfycxcy, size, size).to(torch.float32).to(self.device)
         precision = evaluated_in(self.loaded.recipe.train.precision, self.device)
         with torch.inference_mode(), autocast(self.device, precision):
-            gaussians = self.loaded.model(images, cameras)[0].pruned(**pruning)
+            gaussians = pruning(self.loaded.model(images, cameras)[0])
         return {"scene": name, "ply": gaussians.as_ply(), "num_gaussians": gaussians.count}
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that were set: MLflow hands on the others as None, and an absent list as an empty one."""
+    return {name: value for name, value in params.items() if value is not None and np.size(value)}
 
 
 def read_view(

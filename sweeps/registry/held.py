@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
@@ -11,7 +12,9 @@ from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError
 from pipeline.recipe import DataConfig, Precision, Recipe
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, Pair, is_pair, read_pair
-from pipeline.stages import Evaluation
+
+if TYPE_CHECKING:
+    from pipeline.reconstruction.evaluate import PairEvaluation
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ def score_pair(
     cache: Path,
     device: str,
     precision: Precision | None = None,
-) -> Evaluation:
+) -> PairEvaluation:
     """A pair's figures end to end. data: how views are put into slots, and the size of the figures."""
-    from pipeline.reconstruction.evaluate import evaluate_pair
+    from pipeline.reconstruction.evaluate import evaluate_pair  # what draws is needed here alone
     from pipeline.reconstruction.models import load_gaussians, load_views
     from pipeline.reconstruction.reconstructor import Reconstructor
 

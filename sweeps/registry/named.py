@@ -6,9 +6,10 @@ Every command that takes a model asks here. MLflow is imported when a registered
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sweeps.registry.versions import Version
 
 PAIR, VIEWS, GAUSSIANS = "mouse-facelift", "mouse-mvdiffusion", "mouse-gslrm"  # registered models
+_VERSION = re.compile(r"[^/@.][^/@]*(@[^/@]+|/[0-9]+)")
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
@@ -164,6 +166,11 @@ def is_registered(name: str) -> bool:
     return True
 
 
+def names_version(text: str) -> bool:
+    """Whether a text is NAME@ALIAS or NAME/VERSION, and no path that is there: for what may be another kind of path."""
+    return _VERSION.fullmatch(text) is not None and not Path(text).exists()
+
+
 def champion(name: str, home: Home) -> Version | None:
     """The champion of a registered model, or None where there is no such model, or no champion."""
     from sweeps.registry.registry import Registry
@@ -197,8 +204,12 @@ def _roles(path: Path) -> tuple[str, ...]:
 
 
 def _facts(named: Named | None, loaded: ViewsModel | GaussiansModel | None) -> dict[str, Any] | None:
+    from pipeline.reconstruction.models import GaussiansModel
+
     if named is None or loaded is None:
         return None
     version = None if named.version is None else named.version.ref
-    facts = {"name": loaded.name, "version": version, "sha256": loaded.sha256}
-    return facts | {"step": loaded.step, "licence": loaded.licence}
+    facts: dict[str, Any] = {"name": loaded.name, "version": version, "sha256": loaded.sha256}
+    facts |= {"step": loaded.step, "licence": loaded.licence}
+    framing = None if isinstance(loaded, GaussiansModel) else loaded.framing
+    return facts if framing is None else facts | {"framing": asdict(framing)}

@@ -8,29 +8,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from mlflow import MlflowClient
 
-from pipeline.cameras import Cameras
 from pipeline.data.gate.checks import require_geometry
-from pipeline.data.rings import covering
+from pipeline.data.pictures import png_bytes
+from pipeline.data.rings import covering, reach
 from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
 from pipeline.mvdiffusion.deployed import RIG
 from pipeline.mvdiffusion.views import read_rig
 from pipeline.recipe import gslrm_parts
-from pipeline.reconstruction.models import write_pair
+from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
+from pipeline.reconstruction.reconstructor import MAX_REACH
 from sweeps.book.mlflow_client import mlflow_client
 from sweeps.errors import RegistryError
 from sweeps.home import Home
+from sweeps.registry.cards import ABOUT, PICTURE, card, example_picture
 from sweeps.registry.held import PairInfo, inspect, score_pair
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import Verification
-from sweeps.registry.versions import PROTOCOL, Version, lineage
+from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
 
 PAIR_NAME = "mouse-facelift"
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
-_MAX_REACH = 2.0  # times the depth GS-LRM gives a ray on either side of the origin: what half a frame may span there
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,23 @@ def register_pair(
     registry = Registry(home)
     first, second = registry.resolve(views), registry.resolve(gaussians)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
-        folders = [registry.pull(one.ref, Path(temporary) / one.name) for one in (first, second)]
+        folders = [
+            registry.pull(one.ref, Path(temporary) / role) for role, one in ((VIEWS, first), (GAUSSIANS, second))
+        ]
         names, versions = (first.name, second.name), (first.version, second.version)
         write_pair(Path(temporary) / PAIR_NAME, folders[0], folders[1], names, versions)
         info = inspect(Path(temporary) / PAIR_NAME)
         assert isinstance(info, PairInfo)
         notes = tuple(fit(info, first, second))
-        verification, root = _scored(info, data, home, device)
+        verification, picture, root = _scored(info, data, home, device)
         version = registry.import_checkpoint(PAIR_NAME, verification, {"source": "pair"})
-        _renew(mlflow_client(home.tracking_uri), version, lineage(verification))
+        version = registry.refresh(version, verification)
+        client = mlflow_client(home.tracking_uri)
+        if root is not None or not version.metrics:  # figures of before keep their picture
+            (Path(temporary) / PICTURE).write_bytes(picture)
+            client.log_artifact(version.run_id, str(Path(temporary) / PICTURE))
+        client.update_model_version(version.name, str(version.version), card(version, info))
+        client.update_registered_model(version.name, ABOUT)
         verdict = None if root is None else registry.promote(version, (), OBJECTIVE, root, device)
     return Registered(registry.resolve(version.ref), notes, verdict)
 
@@ -76,10 +84,10 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
             f"{taken} — name another with --gaussians."
         )
     depth = gslrm_parts(recipe)[0].depth_range
-    if (reach := _reach(rig.cameras)) > _MAX_REACH * depth:
+    if (spanned := reach(rig.cameras)) > MAX_REACH * depth:
         raise RegistryError(
             f"{views.ref}: expected a rig about the origin, where {gaussians.ref} places Gaussians within ±{depth:g}, "
-            f"got {rig.name}, whose frames span ±{reach:.3g} — train it on a normalised dataset."
+            f"got {rig.name}, whose frames span ±{spanned:.3g} — train it on a normalised dataset."
         )
     if taken < made:
         left_out = sorted({*range(made)} - {*covering(rig.cameras, taken)})
@@ -96,17 +104,21 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
     yield f"licence: {info.pair.licence or 'neither of the two names one'}"
 
 
-def _scored(info: PairInfo, root: str | Path | None, home: Home, device: str) -> tuple[Verification, Path | None]:
-    """A pair with its figures on `test` and the folder of the dataset that was made ready for it, or without both."""
+def _scored(
+    info: PairInfo, root: str | Path | None, home: Home, device: str
+) -> tuple[Verification, bytes, Path | None]:
+    """A pair with its figures on `test`, their picture, and the folder of the dataset that was made ready for it; or
+    without figures, the input example, and None.
+    """
     facts = kind_of(info.views.recipe).facts(info.views)
     if root is None:
-        return Verification(info, {}, facts=facts), None
+        return Verification(info, {}, facts=facts), example_picture(), None
     data = replace(info.scored, root=str(root))
     dataset = prepared(data, home.cache, verify=True)
     require_geometry(dataset, home.cache, info.gaussians.recipe.allows_inconsistent_geometry)
     found = score_pair(info, data, dataset, "test", home.cache, device)
     protocol = found.protocol
-    return Verification(
+    verification = Verification(
         info,
         found.metrics,
         protocol=protocol.id,
@@ -114,25 +126,8 @@ def _scored(info: PairInfo, root: str | Path | None, home: Home, device: str) ->
         data_digest=dataset.digest,
         facts=facts | {"eval.scenes": str(len(found.scenes))},
         precision=protocol.precision,
-    ), dataset.root
-
-
-def _renew(client: MlflowClient, version: Version, facts: dict[str, str]) -> None:
-    """Give a version that was registered before the figures that were taken now, in place of its own."""
-    number = str(version.version)
-    if PROTOCOL in facts:
-        for key in version.metrics.keys() - facts.keys():
-            client.delete_model_version_tag(version.name, number, key)
-    for key, value in facts.items():
-        if version.tags.get(key) != value:
-            client.set_model_version_tag(version.name, number, key, value)
-
-
-def _reach(cameras: Cameras) -> float:
-    """How far from the origin, at most, the rig's frames reach at the origin's depth, in world units."""
-    axis_misses = torch.linalg.cross(cameras.centres, cameras.c2w[..., :3, 2]).norm(dim=-1)
-    half = cameras.centres.norm(dim=-1) * cameras.width / 2 / cameras.fxfycxcy[..., 0]
-    return float((axis_misses + half).max())
+    )
+    return verification, png_bytes(torch.from_numpy(found.picture).movedim(-1, 0) / 255), dataset.root
 
 
 def _data(version: Version) -> str:

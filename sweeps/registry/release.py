@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -36,6 +37,7 @@ from pipeline.files import size_of, write_whole
 from pipeline.machine.outputs import require_folder
 from sweeps.errors import RegistryError, counted
 from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
+from sweeps.registry.cards import example_picture
 from sweeps.registry.held import Held, inspect, kind_name
 from sweeps.registry.verification import Verification
 from sweeps.registry.versions import MODEL_ID, SHA256, Version
@@ -55,6 +57,7 @@ class Flavour:
 
     module: ModuleType
     packages: tuple[str, ...] = ()
+    example: Callable[[], Any] | None = None  # input to try it with, and params
 
     @property
     def requirements(self) -> list[str]:
@@ -65,7 +68,7 @@ class Flavour:
 _FLAVOURS = {
     "gslrm": Flavour(pyfunc_gslrm),
     "mvdiffusion": Flavour(pyfunc_views, _VIEWS),
-    "pair": Flavour(pyfunc_pair, _VIEWS),
+    "pair": Flavour(pyfunc_pair, _VIEWS, lambda: ([example_picture()], pyfunc_pair.SETTINGS)),
 }
 CHECKPOINT = pyfunc_gslrm.CHECKPOINT
 assert pyfunc_views.CHECKPOINT == pyfunc_pair.CHECKPOINT == CHECKPOINT
@@ -194,7 +197,7 @@ def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flav
     place = model.artifact_location
     about = Model(run_id=run_id, artifact_path=place, model_uuid=model.model_id, model_id=model.model_id)
     with warnings.catch_warnings():
-        # An example would be a picture; the signature says what is expected.
+        # Of posed views an example would be long; the signature says what is expected.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         mlflow.pyfunc.save_model(
             path=str(path),
@@ -202,6 +205,7 @@ def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flav
             artifacts={CHECKPOINT: str(folder)},
             code_paths=[str(Path(pipeline.__file__).parent)],
             signature=flavour.module.SIGNATURE,
+            input_example=None if flavour.example is None else flavour.example(),
             pip_requirements=flavour.requirements,
             mlflow_model=about,
         )

@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 import mouselift
 from pipeline import checkpoint, kinds
 from pipeline.cameras import facelift_six
-from pipeline.data.generate import generate, with_masks
+from pipeline.data.foreground import cut_out
+from pipeline.data.generate import generate
 from pipeline.data.incoming.picture import SUFFIXES
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.photo.folders import read_pictures
 from pipeline.data.photo.photo import read_photo
+from pipeline.data.pictures import pixels_of
 from pipeline.data.scenes import Dataset, open_dataset, read_scene
-from pipeline.errors import CheckpointError, DataError, PipelineError
+from pipeline.errors import DataError, PipelineError
 from pipeline.gslrm.model import GSLRM
 from pipeline.mvdiffusion.views import Rig
 from pipeline.training.loop import train
@@ -127,7 +129,7 @@ def test_alpha_is_where_a_picture_is_not_white_with_its_holes_filled() -> None:
     views = torch.ones(6, 3, 8, 8)
     views[:, :, 2:6, 2:6] = 0.5
     views[:, :, 3:5, 3:5] = 1.0
-    alpha = with_masks(views)[..., 3]
+    alpha = cut_out(pixels_of(views))[..., 3]
     assert np.array_equal(alpha[0] > 0, np.pad(np.ones((4, 4), bool), 2))
 
 
@@ -171,7 +173,7 @@ def test_the_command_generates_with_a_checkpoint(model, mice_folder, tmp_path) -
     assert result.exception is None, result.output
     assert json.loads(result.stdout)["scenes"] == 7
     made, source = open_dataset(tmp_path / "out"), open_dataset(mice_folder)
-    alphas = [np.asarray(Image.open(path))[..., 3] > 0 for path in made.scenes["scene_000000"].paths]
+    alphas = [np.asarray(Image.open(path))[..., 3] > 127 for path in made.scenes["scene_000000"].paths]
     assert all(0.02 < alpha.mean() < 0.6 for alpha in alphas)
     assert made.manifest.splits == source.manifest.splits and made.manifest.geometry is not None
 
@@ -190,12 +192,12 @@ def test_a_picture_becomes_gaussians(model, mice_folder, tiny_recipe, tmp_path) 
     torch.testing.assert_close(cameras.c2w, kinds.load(model).model.rig.cameras.c2w.double())
 
 
-def test_without_fine_tuned_weights_nothing_is_generated(tmp_path, mice_folder) -> None:
+def test_a_pipeline_whose_texts_are_all_alike_generates_nothing(tmp_path, mice_folder) -> None:
     golden = Path(__file__).parents[1] / "golden" / "mvdiffusion" / "pipeckpts"
     words = ["data", "generate", str(mice_folder), str(tmp_path / "out"), "--model", str(golden)]
     result = CliRunner().invoke(mouselift.app, words)
-    assert isinstance(result.exception, CheckpointError)
-    assert "expected a checkpoint folder" in str(result.exception)
+    assert isinstance(result.exception, DataError)
+    assert "expected another text for each view" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 

@@ -24,7 +24,9 @@ def imported(home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def run(*words: str | Path) -> tuple[Version, str]:
         monkeypatch.setattr(sys, "argv", ["mouselift", "model", "import", *map(str, words)])
-        mouselift.main()
+        with pytest.raises(SystemExit) as left:
+            mouselift.main()
+        assert left.value.code == 0
         said = capsys.readouterr()
         return Registry(home).resolve(said.out.strip()), said.err
 

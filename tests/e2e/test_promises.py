@@ -122,12 +122,12 @@ def opaque(mice: Path, folder: Path) -> tuple[object, ...]:
 
 def photographed(mice: Path, folder: Path) -> tuple[object, ...]:
     Image.effect_noise((64, 64), 60).convert("RGB").save(folder / "photo.png")
-    return ("reconstruct", folder / "photo.png", "--views", folder / "none", "--checkpoint", folder / "none")
+    return ("reconstruct", folder / "photo.png", "--views", folder / "none", "--gaussians", folder / "none")
 
 
 def onto_a_file(mice: Path, folder: Path) -> tuple[object, ...]:
     (folder / "taken").write_text("mine")
-    return ("reconstruct", mice / "scene_000000", "--checkpoint", folder / "none", "--out", folder / "taken")
+    return ("reconstruct", mice / "scene_000000", "--model", folder / "none", "--out", folder / "taken")
 
 
 PROMISES = {

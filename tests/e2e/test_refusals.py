@@ -198,7 +198,7 @@ def test_gpus_that_are_not_there_are_refused(refused, mice_folder):
     "command",
     [
         ("fit", "gslrm_tiny", "--out", "out"),
-        ("reconstruct", "scene", "--checkpoint", "model"),
+        ("reconstruct", "MICE", "--split", "test", "--model", "model"),
         ("data", "generate", "MICE", "out", "--model", "model"),
         ("model", "promote", "sweep"),
         ("model", "evaluate", "model", "--data", "scenes"),

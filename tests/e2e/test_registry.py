@@ -306,8 +306,7 @@ PREDICT = """
     sys.modules["sweeps"] = sys.modules["mouselift"] = sys.modules["dashboards"] = None
     import mlflow, pandas
     model = mlflow.pyfunc.load_model("models:/mouse-gslrm@champion")
-    keep_all = {"min_opacity": 0.0, "max_scale": 9.0, "bounds": [9.0, 9.0, 9.0]}
-    model.predict(pandas.read_pickle(rows), params=keep_all).to_pickle(out)
+    model.predict(pandas.read_pickle(rows), params={"prune": "none", "box": [9.0, 9.0, 9.0]}).to_pickle(out)
     import pipeline
     assert not pipeline.__file__.startswith(repository + "/pipeline"), pipeline.__file__
 """

@@ -128,13 +128,8 @@ def test_what_would_mislead_the_model_is_refused_before_it_trains(seat, mice_fol
 
 
 def test_a_stage_1_checkpoint_makes_no_gaussians(seat, pulled, mice_folder) -> None:
-    message = refused(seat, "reconstruct", mice_folder / "scene_000000", "--checkpoint", pulled)
+    message = refused(seat, "reconstruct", mice_folder / "scene_000000", "--gaussians", pulled)
     assert "expected a checkpoint of gslrm, got one of mvdiffusion" in message
-
-
-def test_facelifts_own_folder_generates_nothing(seat, mice_folder, tmp_path) -> None:
-    words = ("data", "generate", mice_folder, tmp_path / "out", "--model", GOLDEN)
-    assert "expected a checkpoint folder" in refused(seat, *words)
 
 
 def _write_bad_inputs(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Gaussians: PLY files in and out, pruning, shapes."""
+"""Gaussians: PLY files in and out, shapes."""
 
 from __future__ import annotations
 
@@ -298,31 +298,7 @@ def test_a_damaged_ply_is_read_or_refused_in_one_line(tmp_path: Path, form: str)
         assert "\n" not in said
 
 
-# ---------------------------------------------------------------- pruning and shapes
-
-
-def test_pruning_keeps_what_is_more_opaque_than_the_limit() -> None:
-    gaussians = random_gaussians()
-    assert torch.equal(gaussians.pruned(0.5).opacities, gaussians.opacities[gaussians.opacities > 0.5])
-
-
-def test_pruning_by_scale_looks_at_the_longest_axis() -> None:
-    gaussians = random_gaussians()
-    kept = gaussians.pruned(0.0, max_scale=0.05)
-    assert torch.equal(kept.means, gaussians.means[gaussians.scales.amax(-1) < 0.05])
-
-
-def test_pruning_by_bounds_keeps_the_box() -> None:
-    gaussians = random_gaussians()
-    inside = (gaussians.means.abs() <= torch.tensor([0.9, 1.2, 2.0])).all(-1)
-    assert torch.equal(gaussians.pruned(0.0, bounds=(0.9, 1.2, 2.0)).sh, gaussians.sh[inside])
-
-
-def test_a_batch_is_not_pruned() -> None:
-    batch = Gaussians(*(value[None] for value in as_dict(random_gaussians()).values()))
-    with pytest.raises(DataError) as caught:
-        batch.pruned()
-    assert str(caught.value) == "pruned: expected one scene, got a batch (1, 40) — index it first."
+# ---------------------------------------------------------------- shapes
 
 
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "sh"])

@@ -31,13 +31,14 @@ def home(monkeypatch, tmp_path):
     return Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})
 
 
-def test_a_registered_start_is_the_folder_that_it_is_pulled_to(home):
-    space = space_with(name="mine", recipe="gslrm_tiny", fixed={"train.init_from": "mice@champion"})
+@pytest.mark.parametrize("version", ["mice@champion", "mice/3"])
+def test_a_registered_start_is_the_folder_that_it_is_pulled_to(home, version):
+    space = space_with(name="mine", recipe="gslrm_tiny", fixed={"train.init_from": version})
     started = with_registered_start(space, home)
     assert started.fixed["train.init_from"] == started.base.train.init_from == str(home.root / "models" / "mice/3")
 
 
-@pytest.mark.parametrize("fixed", [{}, {"train.init_from": "folder"}])
+@pytest.mark.parametrize("fixed", [{}, {"train.init_from": "folder"}, {"train.init_from": "./runs/3"}])
 def test_any_other_start_stays(fixed, home):
     space = space_with(name="mine", recipe="gslrm_tiny", fixed=fixed)
     assert with_registered_start(space, home) is space

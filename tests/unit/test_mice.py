@@ -104,6 +104,13 @@ def test_the_same_seed_is_the_same_mouse_to_the_bit_and_another_seed_is_not() ->
     assert np.array_equal(picture(1), picture(1)) and not np.array_equal(picture(1), picture(2))
 
 
+def test_a_pale_mouse_is_the_same_mouse_in_a_coat_nearly_white() -> None:
+    plain, pale = (render_mouse(*MicePlan("facelift_ring", 48, seed=1, views=2, pale=pale).shot(0)) for pale in (0, 1))
+    assert np.array_equal(plain[..., 3], pale[..., 3])
+    assert np.quantile(pale[pale[..., 3] == 255][:, :3].min(-1), 0.95) > 0.85 * 255
+    assert "pale" not in MicePlan("facelift_ring", 48).provenance()  # sets from before continue
+
+
 # ---------------------------------------------------------------- camera truth
 
 

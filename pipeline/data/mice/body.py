@@ -49,6 +49,20 @@ COATS = {
     "cinnamon": Coat((0.42, 0.215, 0.090), (0.66, 0.50, 0.35)),
 }
 
+PALE = (0.85, 1.0)  # sRGB, of the fur of pale mice in full light
+
+
+def pale_coat(rng: np.random.Generator) -> Coat:
+    """Fur that a white background hides: back and belly each of a brightness drawn from `PALE`, a little warm."""
+    back, belly = (_pale(brightness) for brightness in np.sort(rng.uniform(*PALE, 2)))
+    return Coat(back, belly)
+
+
+def _pale(brightness: float) -> tuple[float, float, float]:
+    """Linear RGB of a warm white whose red has this sRGB value, above 0.04."""
+    red, green, blue = ((brightness * np.array([1.0, 0.99, 0.975]) + 0.055) / 1.055) ** 2.4
+    return red, green, blue
+
 
 @dataclass(frozen=True)
 class Looks:

@@ -6,10 +6,10 @@ Stand-ins for real recordings in demos and tests: masks are exact, cameras are t
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, facelift_ring, facelift_six, focal_pixels, look_at, mouse_rig
 from pipeline.data.gate.checks import checked
-from pipeline.data.mice.body import BULGE, TAIL_PIECES, Array, Looks, Points, Pose, albedo, anatomy, skin
+from pipeline.data.mice.body import BULGE, TAIL_PIECES, Array, Looks, Points, Pose, albedo, anatomy, pale_coat, skin
 from pipeline.data.mice.render import MouseMesh, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, write_manifest, write_scene
 from pipeline.data.unfinished import claim
@@ -41,15 +41,17 @@ class MouseSequence:
     """One seed, one animal, one life. World in millimetres, z = 0 is the floor.
 
     wander: it circles the arena of the real recordings; otherwise it walks on the spot at the origin and
-    faces −y, FaceLift's front, give or take 35°.
+    faces −y, FaceLift's front, give or take 35°. pale: its coat is nearly white; nothing else changes.
     """
 
     seed: int
     wander: bool = True
+    pale: bool = False
 
     @cached_property
     def looks(self) -> Looks:
-        return Looks.sample(np.random.default_rng([self.seed, 0]))
+        looks = Looks.sample(np.random.default_rng([self.seed, 0]))
+        return replace(looks, coat=pale_coat(np.random.default_rng([self.seed, 2]))) if self.pale else looks
 
     def pose(self, t: float) -> Pose:
         """The pose at `t` seconds, smooth in t; where the mouse slows down it may rear."""
@@ -145,6 +147,7 @@ class MicePlan:
     views: how many of facelift_ring's 32, evenly spaced. zoom: factor on mouse_centred's focal length; None: as
     large as leaves the whole mouse in every view of the scene.
     frames: moments per mouse, `step` video frames (1/25 s) apart, so that step 1 makes each mouse a video.
+    pale: every mouse has a coat nearly as white as the background.
     Raises DataError for an unknown rig, an option its rig does not have and a number below 1.
     """
 
@@ -155,6 +158,7 @@ class MicePlan:
     zoom: float | None = None
     frames: int = 1
     step: int = 10
+    pale: bool = False
 
     def __post_init__(self) -> None:
         if self.rig not in RIGS:
@@ -169,7 +173,7 @@ class MicePlan:
     def shot(self, scene: int) -> Shot:
         """Scene `scene`: which mouse, which moment, which cameras."""
         mouse, moment = divmod(scene, self.frames)
-        sequence = MouseSequence(100_003 * self.seed + mouse, wander=self.rig == "mouse")
+        sequence = MouseSequence(100_003 * self.seed + mouse, wander=self.rig == "mouse", pale=self.pale)
         mesh = sequence.mesh(moment * self.step)
         match self.rig:
             case "facelift_six":
@@ -187,6 +191,13 @@ class MicePlan:
         """The box of all the mouse's frames goes from −0.9 to 0.9, so that a video keeps its scale."""
         low, high = _span(sequence, self.frames, self.step)
         return mesh.transform(2 * EXTENT / float((high - low).max()), (low + high) / 2)
+
+    def provenance(self) -> dict[str, Any]:
+        """What tells these mice from others, as plain values; pale only where they are."""
+        fields = asdict(self)
+        if not self.pale:  # sets from before there was a choice
+            del fields["pale"]
+        return {"kind": "mice", "version": VERSION, **fields}
 
     def splits(self, scenes: int) -> dict[str, tuple[str, ...]]:
         """Contiguous blocks of whole mice: a tenth each, at least one mouse, for val and test.
@@ -240,6 +251,7 @@ def write_mice(
     zoom: float | None = None,
     frames: int = 1,
     step: int = 10,
+    pale: bool = False,
 ) -> Path:
     """Write a dataset of procedural mice (options: `MicePlan`) and return its folder.
 
@@ -247,9 +259,9 @@ def write_mice(
     Raises DataError when the folder holds mice of another plan or anything else, for fewer than three mice
     and for options that do not fit the rig.
     """
-    plan, out = MicePlan(rig, size, seed, views, zoom, frames, step), Path(out)
+    plan, out = MicePlan(rig, size, seed, views, zoom, frames, step, pale), Path(out)
     splits = plan.splits(scenes)
-    provenance = {"kind": "mice", "version": VERSION, **asdict(plan)}
+    provenance = plan.provenance()
     require_folder(out)
     claim(out, provenance, "mice")
 

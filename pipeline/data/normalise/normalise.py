@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, focal_pixels, look_at
 from pipeline.config import did_you_mean
-from pipeline.data.foreground import alpha_of
+from pipeline.data.foreground import rgba_of
 from pipeline.data.gate.geometry import Silhouette, meeting_point
 from pipeline.data.gate.scene_check import centre_of, check_views, outlines_of, rms_over_views
 from pipeline.data.normalise.warp import Warp, apply_homography, resample
@@ -29,7 +29,7 @@ from pipeline.data.scenes import Dataset, Notes, Scene, write_scene
 from pipeline.data.unfinished import derived
 from pipeline.errors import DataError, DegenerateViewsError
 
-VERSION = 1  # raise it when the same method makes other pixels or cameras
+VERSION = 2  # raise it when the same method makes other pixels or cameras
 FILL = 0.94  # of half the frame, what the object may reach
 LEGACY_ALPHA = 10  # of 255; the mask of pixel_based lies above it
 LEGACY_RATIO = 0.3  # √(mask pixels / pixels) that pixel_based gives every view
@@ -201,7 +201,7 @@ def normalise(source: Dataset, out: Path, method: Method) -> Iterator[int]:
 
 def normalise_scene(scene: Scene, folder: Path, method: Method, rig_centre: Float[Tensor, " 3"], unit: str) -> None:
     """Write one scene anew. Raises DataError for an empty mask and a full disk."""
-    images = [_rgba(scene, view) for view in range(len(scene.files))]
+    images = [rgba_of(scene.image(view), str(path)) for view, path in enumerate(scene.paths)]
     seen = look(scene, np.stack([image[..., 3] for image in images]), rig_centre, unit)
     warp, cameras = method.warp(seen)
     target = (method.size, method.size)
@@ -231,12 +231,6 @@ def look(
     except DegenerateViewsError as error:
         raise DataError(f"{scene.folder}: {error}") from None
     return Seen(cameras, alphas, outlines, centre, rig_centre, unit)
-
-
-def _rgba(scene: Scene, view: int) -> UInt8[np.ndarray, "height width 4"]:
-    image = scene.image(view)
-    alpha = alpha_of(image, str(scene.paths[view]))
-    return np.dstack([np.asarray(image.convert("RGB")), alpha])
 
 
 def _check_one_rig(source: Dataset, scenes: list[Scene]) -> None:

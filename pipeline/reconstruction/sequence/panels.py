@@ -38,7 +38,7 @@ def with_crop(picture: Image.Image, crop: tuple[float, float, float], size: int)
     left, top = (size - shape[0]) // 2, (size - shape[1]) // 2
     canvas.paste(picture.convert("RGB").resize(shape, Image.Resampling.LANCZOS), (left, top))
     x, y, side = (value * zoom for value in crop)
-    box = (left + x, top + y, left + x + side - 1, top + y + side - 1)
+    box = [min(max(value, 0), size - 1) for value in (left + x, top + y, left + x + side - 1, top + y + side - 1)]
     ImageDraw.Draw(canvas).rectangle(box, outline=_CROP_COLOUR, width=max(1, size // 128))
     return np.asarray(canvas)
 

