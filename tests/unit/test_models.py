@@ -162,9 +162,10 @@ def test_prompts_of_another_width_are_left_out_and_said(
 def test_a_checkpoint_of_facelifts_training_is_told_how_it_is_used(pipeckpts: Path, tmp_path: Path) -> None:
     saved = tmp_path / "checkpoint-2000"
     shutil.copytree(pipeckpts / "unet", saved / "unet")
-    message = refusal(load_views, saved)
-    assert message.startswith(f"{saved}: expected a pipeline folder with model_index.json, got a UNet alone, as")
-    assert "put" in message and "unet_ema/" in message and "\n" not in message
+    for load in (load_views, lambda path: as_checkpoint(path, tmp_path / "made")):
+        message = refusal(load, saved)
+        assert message.startswith(f"{saved}: expected a pipeline folder with model_index.json, got a UNet alone, as")
+        assert f"put {saved}/unet in it as unet_ema/" in message and "\n" not in message
 
 
 def test_a_folder_that_holds_the_models_says_which(release: Path) -> None:
