@@ -168,7 +168,7 @@ class _Work:
         for job in _shown(self.jobs):
             try:
                 if job.input.kind == "sequence":
-                    show(self.steps(job, reconstructor), job.out, as_json, is_alone=len(self.jobs) == 1)
+                    show(self.steps(job, reconstructor, models), job.out, as_json, is_alone=len(self.jobs) == 1)
                 else:
                     _say(self.made(job, reconstructor, models), job.out, as_json)
             except PipelineError as error:
@@ -184,7 +184,7 @@ class _Work:
                 f"{count}: expected Gaussians of each, got none of {len(failed)}: {', '.join(failed)} — see above."
             )
 
-    def steps(self, job: _Job, reconstructor: Reconstructor) -> Iterator[Progress]:
+    def steps(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> Iterator[Progress]:
         """A sequence, frame after frame."""
         from pipeline.reconstruction.sequence.sequence import reconstruct_sequence
 
@@ -194,7 +194,7 @@ class _Work:
             raise DataError(f"--format: expected ply for a sequence, got {','.join(wanted.formats)} — leave it.")
         return reconstruct_sequence(
             job.input.path, job.out, reconstructor, self.frames, wanted.pruning, self.cutting, wanted.size,
-            wanted.sh_degree,
+            wanted.sh_degree, models,
         )  # fmt: skip
 
     def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> dict[str, Any]:
