@@ -24,12 +24,12 @@ from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.cards import ABOUT, PICTURE, card, example_picture
 from sweeps.registry.held import PairInfo, inspect, score_pair
+from sweeps.registry.named import PAIR as PAIR_NAME
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import SCENES, Verification
 from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
 
-PAIR_NAME = "mouse-facelift"
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
 
 
