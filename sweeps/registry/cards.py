@@ -18,7 +18,10 @@ ABOUT = (
     '`mlflow.pyfunc.load_model("models:/mouse-facelift@champion").predict(open("mouse.png", "rb").read())`'
 )
 PICTURE = "card.png"
-ABOUT_SCORED = "the first scene: the views that were drawn of its one photo, the Gaussians, the photographs"
+ABOUT_SCORED = (
+    "the first scene, from the top: six views drawn of one photo (the first of the lowest row), the Gaussians made of "
+    "them, the photographs"
+)
 _LONGEST = 4800  # characters; MLflow keeps 5,000 of a description
 
 

@@ -14,8 +14,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from PIL import Image, ImageDraw
+from typer.testing import CliRunner
 
+from mouselift import app
 from pipeline import checkpoint
 from pipeline.data.photo.cutout import Cutting
 from pipeline.data.photo.framing import Framing
@@ -26,7 +29,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.mvdiffusion.stage import MVDiffusionStage
 from pipeline.pruning import PRUNINGS
-from pipeline.reconstruction.models import GaussiansModel, load_views
+from pipeline.reconstruction.models import load_gaussians, load_views
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.reconstruction.sequence.sequence import Progress, reconstruct_sequence
 from pipeline.reconstruction.sequence.wanted import Wanted
@@ -44,14 +47,21 @@ def moment(t: int, empty: bool = False) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def reconstructor(tiny_recipe, views_recipe, mice: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Reconstructor:
-    """Both stages, untrained."""
+def models(tiny_recipe, views_recipe, mice: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of both stages, untrained."""
+    folder, recipe = tmp_path_factory.mktemp("models"), tiny_recipe()
     torch.manual_seed(0)
-    recipe = tiny_recipe()
-    gaussians = GaussiansModel(GSLRM(recipe.model).eval(), recipe, "g", "1" * 64, 1, None)
-    stage, folder = MVDiffusionStage(views_recipe(), torch.device("cpu"), mice), tmp_path_factory.mktemp("v") / "step-1"
-    checkpoint.save(folder, stage.deployed_model(), stage.recipe, 1, attachments=stage.attachments())
-    return Reconstructor(gaussians, replace(load_views(folder), framing=Framing(0.2, 0.15, 0.25, 9)))
+    checkpoint.save(folder / "gaussians", GSLRM(recipe.model), recipe, 1)
+    stage = MVDiffusionStage(views_recipe(), torch.device("cpu"), mice)
+    checkpoint.save(folder / "views", stage.deployed_model(), stage.recipe, 1, attachments=stage.attachments())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reconstructor(models: Path) -> Reconstructor:
+    """Both stages, and a framing that asks for a fifth of the frame."""
+    views, gaussians = (load(models / name) for load, name in ((load_views, "views"), (load_gaussians, "gaussians")))
+    return Reconstructor(gaussians, replace(views, framing=Framing(0.2, 0.15, 0.25, 9)))
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +198,23 @@ def test_a_video_cut_short_loses_only_the_frames_that_are_not_there(
     assert 0 < len(said["failed"]) < said["wanted"]
 
 
+def test_a_video_of_masks_cuts_the_animal_out_of_any_background(reconstructor: Reconstructor, tmp_path: Path) -> None:
+    rng, film, masks = np.random.default_rng(0), tmp_path / "film.mp4", tmp_path / "masks.mp4"
+    animals = [(moment(t) < 200).any(-1, keepdims=True) for t in range(3)]
+    room = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    write_video([np.where(animal, moment(t), room) for t, animal in enumerate(animals)], film, 25)
+    write_video([np.repeat(animal * np.uint8(255), 3, -1) for animal in animals], masks, 25)
+    with pytest.raises(DataError):
+        made(film, tmp_path / "out", reconstructor)
+    cutting = Cutting(mask=masks)
+    for _ in reconstruct_sequence(film, tmp_path / "out", reconstructor, Wanted(), PRUNINGS["none"], cutting, SIZE):
+        pass
+    frames = json.loads((tmp_path / "out" / "sequence.json").read_text())["frames"]
+    for animal, frame in zip(animals, frames, strict=True):
+        middle = np.argwhere(animal[..., 0]).mean(0)[::-1] + 0.5
+        assert np.abs(np.array(frame["animal_px"]) - middle).max() < 0.5
+
+
 # ---------------------------------------------------------------- what decides a frame
 
 
@@ -258,3 +285,53 @@ def test_scenes_lie_in_the_recording_alike_in_either_world(
         first, second = (np.array(frame["to_world"]) for frame in said["frames"][:2])
         assert np.allclose(first, second) == (world == "fixed")
     assert np.abs(placed[0] - placed[1]).max() < 1e-3  # mm, of float32 about the origin
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames 3, 4 and 8 of a clip, as pictures, and one without a number."""
+    folder = tmp_path_factory.mktemp("frames")
+    for t in (3, 4, 8):
+        Image.fromarray(moment(t % 4)).save(folder / f"clip_{t:03d}.png")
+    Image.fromarray(moment(0)).save(folder / "poster.png")
+    return folder
+
+
+def called(models: Path, *options: object) -> Result:
+    which = ["--views", models / "views", "--gaussians", models / "gaussians"]
+    return CliRunner().invoke(app, [str(part) for part in ("reconstruct", *options, *which)])
+
+
+def test_the_command_takes_a_folder_of_frames(
+    models: Path, numbered: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = called(models, numbered, "--sequence", "-o", tmp_path / "out", "--fps", 10, "--prune", "none", "--json")
+    said = json.loads(result.stdout)
+    assert result.exit_code == 0 and said["finished"] and (said["wanted"], said["failed"], said["fps"]) == (3, [], 10)
+    assert sorted(path.stem for path in (tmp_path / "out" / "frames").iterdir()) == ["000003", "000004", "000008"]
+    assert "without 5 to 7" in caplog.text and "without a number: poster.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "message"),
+    [
+        ("frames", ("--every", 2), "--every: expected a video, or a folder with --sequence"),
+        ("frames", ("--sequence", "--from", 9), "expected frames between --from 9 and --to None, got none of its 3"),
+        ("frames", ("--sequence", "--mask", "video"), "expected a folder with a mask of each frame's name"),
+        ("frames", ("--sequence", "--format", "splat"), "--format: expected ply for a sequence"),
+        ("video", ("--fps", 25), "--fps 25: expected a folder of frames, got a video"),
+        ("video", ("--mask", "frames"), "expected a video of masks, as long"),
+        ("video", ("--from", "soon"), "--from soon: expected a frame's number"),
+        ("video", ("--world", "moon"), "--world moon: expected one of object, fixed"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line_and_nothing_is_written(
+    models: Path, numbered: Path, video: Path, tmp_path: Path, what: str, options: tuple, message: str
+) -> None:
+    places = {"frames": numbered, "video": video}
+    result = called(models, places[what], "-o", tmp_path / "out", *(places.get(option, option) for option in options))
+    assert isinstance(result.exception, DataError) and message in str(result.exception)
+    assert "\n" not in str(result.exception) and not (tmp_path / "out").exists()

@@ -75,6 +75,11 @@ class Pictures:
     made: UInt8[np.ndarray, "size size 4"]
 
 
+def is_begun(out: Path) -> bool:
+    """Whether a sequence was begun there."""
+    return (out / WORK).is_dir() or (out / SUMMARY).is_file()
+
+
 class SequenceFolder:
     """Writes and reads the folder; every file appears whole."""
 

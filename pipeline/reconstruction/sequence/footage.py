@@ -16,7 +16,8 @@ from PIL import Image
 
 from pipeline.data.hashes import hashes_of
 from pipeline.data.incoming.names import named
-from pipeline.data.incoming.picture import SUFFIXES, read_picture
+from pipeline.data.incoming.picture import read_picture
+from pipeline.data.photo.folders import pictures_in
 from pipeline.data.recording.masks import coverage
 from pipeline.data.recording.video import Video, open_video
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset
@@ -173,7 +174,7 @@ def _folder_or_dataset(source: Path) -> tuple[dict[int, Path] | dict[int, Scene]
     if (source / MANIFEST_FILE).is_file() or any(source.glob(f"[!.]*/{CAMERAS_FILE}")):
         dataset = open_dataset(source, verify=False)
         return _of_dataset(dataset), dataset.digest, _rate_of(dataset)
-    paths = [path for path in sorted(source.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    paths = pictures_in(source)
     frames = _numbered(source, {path.name: path for path in paths})
     hashes = hashes_of(source, list(frames.values()), remember=False)
     lines = "".join(f"{path.name} {found}\n" for path, found in zip(frames.values(), hashes, strict=True))

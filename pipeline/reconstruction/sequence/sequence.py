@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.errors import DataError, DivergedError
 from pipeline.pruning import Pruning
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.reconstruction.sequence import temporal, track
-from pipeline.reconstruction.sequence.folder import Record, SequenceFolder
+from pipeline.reconstruction.sequence.folder import Record, SequenceFolder, is_begun
 from pipeline.reconstruction.sequence.footage import Footage, open_footage
 from pipeline.reconstruction.sequence.looking import Looking, each_said_once, masks_of
 from pipeline.reconstruction.sequence.moments import Similarity, Studio, Taken
@@ -54,12 +54,14 @@ def reconstruct_sequence(
     cutting: Cutting,
     size: int | None = None,
     sh_degree: int | None = None,
+    models: Mapping[str, Any] | None = None,
 ) -> Iterator[Progress]:
     """Gaussians for each frame of a video, a folder of frames or a dataset of a recording's scenes, to `out`.
 
     A call that was interrupted, however it ended, is continued by the same one, and the files are the same then. A
     frame that fails is skipped and told of. cutting: what tells the animal from its background in every frame. size:
-    pixels along a side of a picture in the videos; at least 256, and as the model's, if None.
+    pixels along a side of a picture in the videos; at least 256, and as the model's, if None. models: what else is to
+    be said of the models, in plain values.
 
     Raises DataError: for what is no sequence, for a folder of another plan, and where no frame came out.
     """
@@ -67,44 +69,40 @@ def reconstruct_sequence(
     footage = open_footage(source, wanted, masks)
     if footage.kind != "scenes" and reconstructor.views is None:
         raise DataError(f"{source}: expected a model that makes views of a photo, got none — name --views.")
-    plan = _plan(footage, reconstructor, wanted, pruning, cutting, size, sh_degree)
+    asked = _Asked(wanted, pruning, size, sh_degree, {} if models is None else models)
+    plan = _plan(footage, reconstructor, asked, cutting)
     looking = Looking(footage, None if reconstructor.views is None else reconstructor.views.framing, rest)
     with each_said_once():
-        if footage.kind != "scenes" and not out.exists():
+        if footage.kind != "scenes" and not is_begun(out):
             looking.require_animal()
-        yield from _written(looking, out, reconstructor, wanted, plan, pruning, size, sh_degree)
+        yield from _written(looking, out, reconstructor, asked, plan)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `reconstruct_sequence` was asked for, beside its inputs."""
+
+    wanted: Wanted
+    pruning: Pruning
+    size: int | None
+    sh_degree: int | None
+    models: Mapping[str, Any]
 
 
 def _written(
-    looking: Looking,
-    out: Path,
-    reconstructor: Reconstructor,
-    wanted: Wanted,
-    plan: dict[str, Any],
-    pruning: Pruning,
-    size: int | None,
-    sh_degree: int | None,
+    looking: Looking, out: Path, reconstructor: Reconstructor, asked: _Asked, plan: dict[str, Any]
 ) -> Iterator[Progress]:
     total = len(looking.footage.numbers)
     with writing(out, plan, "a sequence"):
         folder = SequenceFolder(out)
         if not folder.is_finished:
             folder.begin()
-            work = _Work(looking, folder, reconstructor, wanted, plan)
-            yield from work.run(pruning, size, sh_degree)
+            yield from _Work(looking, folder, reconstructor, asked, plan).run()
         folder.clear()
         yield Progress("frames", total, total, folder.failed)
 
 
-def _plan(
-    footage: Footage,
-    reconstructor: Reconstructor,
-    wanted: Wanted,
-    pruning: Pruning,
-    cutting: Cutting,
-    size: int | None,
-    sh_degree: int | None,
-) -> dict[str, Any]:
+def _plan(footage: Footage, reconstructor: Reconstructor, asked: _Asked, cutting: Cutting) -> dict[str, Any]:
     """What decides the files, in plain values."""
     views = reconstructor.views
     return {
@@ -112,16 +110,16 @@ def _plan(
         "version": VERSION,
         "source": footage.digest,
         "frames": len(footage.numbers),
-        **asdict(wanted),
+        **asdict(asked.wanted),
         "gaussians": reconstructor.gaussians.sha256,
         "views": None if views is None else views.sha256,
         "sampling": reconstructor.sampling,
         "framing": None if views is None or views.framing is None else asdict(views.framing),
-        "pruning": asdict(pruning),
+        "pruning": asdict(asked.pruning),
         "mask": None if cutting.mask is None else str(cutting.mask),
         "segment": cutting.segment,
-        "size": size,
-        "sh_degree": sh_degree,
+        "size": asked.size,
+        "sh_degree": asked.sh_degree,
     }
 
 
@@ -133,22 +131,23 @@ class _Work:
         looking: Looking,
         folder: SequenceFolder,
         reconstructor: Reconstructor,
-        wanted: Wanted,
+        asked: _Asked,
         plan: dict[str, Any],
     ) -> None:
         self.looking, self.footage, self.folder = looking, looking.footage, folder
-        self.reconstructor, self.wanted, self.plan = reconstructor, wanted, plan
+        self.reconstructor, self.asked, self.wanted, self.plan = reconstructor, asked, asked.wanted, plan
         self.records = folder.records()
         self.said = self.shown = 0.0
         self.found: list[Found | None] | None = None
 
-    def run(self, pruning: Pruning, size: int | None, sh_degree: int | None) -> Iterator[Progress]:
+    def run(self) -> Iterator[Progress]:
         """Every frame that has no record yet, and then what is made of all."""
         crops: list[track.Crop | None] = [None] * len(self.footage.numbers)
         if self.footage.kind != "scenes" and (self.wanted.smooth or self.wanted.world == "fixed"):
             yield from self._first_pass()
             crops = self._crops()
-        studio = Studio(self.reconstructor, self._around(), len(crops), pruning, size, self._world())
+        asked = self.asked
+        studio = Studio(self.reconstructor, self._around(), len(crops), asked.pruning, asked.size, self._world())
         places = [place for place, number in enumerate(self.footage.numbers) if number not in self.records]
         yield self._progress(None)
         for place, taken in self._taken(studio, places, crops):
@@ -157,7 +156,7 @@ class _Work:
                 self.folder.keep_failure(record)
             else:
                 record, gaussians, pictures = taken
-                self.folder.keep(record, gaussians, pictures, sh_degree)
+                self.folder.keep(record, gaussians, pictures, asked.sh_degree)
             self.records[record.number] = record
             self._tell_now_and_then()
             yield self._progress(record.failure)
@@ -245,4 +244,5 @@ class _Work:
     def _summarise(self, flicker: temporal.Flicker | None) -> None:
         found = None if self.found is None else [None if one is None else one.crop for one in self.found]
         around = self._around()[0]
-        self.folder.write_summary(summary(self.footage, self.plan, self._done(), around, found, flicker))
+        said = summary(self.footage, self.plan, self._done(), around, found, flicker)
+        self.folder.write_summary({"models": dict(self.asked.models)} | said)
