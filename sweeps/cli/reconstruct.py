@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +19,9 @@ from sweeps.cli import terminal
 from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wanted_of
 
 if TYPE_CHECKING:
+    from pipeline.pruning import Pruning
     from pipeline.reconstruction.inputs import Input
-    from pipeline.reconstruction.outputs import Wanted
+    from pipeline.reconstruction.outputs import Viewer, Wanted
     from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
     from pipeline.reconstruction.sequence.sequence import Progress
     from pipeline.reconstruction.sequence.wanted import Wanted as Frames
@@ -55,6 +56,10 @@ Opacity = Annotated[
 MaxScale = Annotated[
     float | None, typer.Option(min=0, help="Keep Gaussians smaller than this, in world units (FaceLift's: 0.1).")
 ]
+Floater = Annotated[
+    float | None,
+    typer.Option(min=0, help="Keep none below a corner: |x| and |y| above this, z below -this (FaceLift's: 0.6)."),
+]
 Box = Annotated[str | None, typer.Option(help="Keep Gaussians within ±X,Y,Z (FaceLift's: 0.91,0.91,1).")]
 Mask = Annotated[Path | None, typer.Option(help="A photo's mask, or a folder with one of each photo's name.")]
 Segment = Annotated[str | None, typer.Option(help="rembg: cut photos out with a model that this machine has.")]
@@ -78,6 +83,7 @@ def reconstruct(
     prune: Prune = "default",
     opacity: Opacity = None,
     max_scale: MaxScale = None,
+    floater: Floater = None,
     box: Box = None,
     mask: Mask = None,
     segment: Segment = None,
@@ -108,7 +114,10 @@ def reconstruct(
 
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
     chosen = device_of(device)
-    wanted = replace(_wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size), viewer=context.obj)
+    from pipeline.pruning import pruning_of
+
+    rules = pruning_of(prune, opacity, max_scale, floater, None if box is None else _box(box))
+    wanted = _wanted(rules, formats, ply_sh_degree, size, context.obj)
     sequences = [one for one in given if one.kind == "sequence"]
     frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
     work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
@@ -241,18 +250,13 @@ def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int
     return Cutting(mask, None if segment is None else "rembg")
 
 
-def _wanted(
-    prune: str, opacity: float | None, scale: float | None, box: str | None, formats: str, degree: int | None,
-    size: int | None,
-) -> Wanted:  # fmt: skip
-    from pipeline.pruning import pruning_of
+def _wanted(pruning: Pruning, formats: str, degree: int | None, size: int | None, viewer: Viewer | None) -> Wanted:
     from pipeline.reconstruction.formats import require_formats
     from pipeline.reconstruction.outputs import Wanted
 
-    pruning = pruning_of(prune, opacity, scale, box=None if box is None else _box(box))
     named = tuple(dict.fromkeys(word.strip() for word in formats.split(",")))
     require_formats(named)
-    return Wanted(pruning, named, degree, size)
+    return Wanted(pruning, named, degree, size, viewer)
 
 
 def _box(text: str) -> tuple[float, float, float]:
