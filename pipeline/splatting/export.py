@@ -42,7 +42,7 @@ def write_compressed(gaussians: Gaussians, path: Path) -> None:
     Gaussians of an opacity up to 1/255, which no renderer draws, are left out.
     """
     content = _by_gsplat(gaussians, "ply_compressed")
-    # At degree 0 gsplat promises an element without properties, which readers of PLY refuse.
+    # At degree 0 gsplat promises an element without properties, on which readers break (Spark, trimesh).
     path.write_bytes(re.sub(rb"element sh \d+\nend_header", b"end_header", content, count=1))
 
 

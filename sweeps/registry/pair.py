@@ -24,12 +24,12 @@ from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.cards import ABOUT, PICTURE, card, example_picture
 from sweeps.registry.held import PairInfo, inspect, score_pair
+from sweeps.registry.named import PAIR as PAIR_NAME
 from sweeps.registry.registry import Registry, Verdict
-from sweeps.registry.verification import Verification
+from sweeps.registry.verification import SCENES, Verification
 from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
 
-PAIR_NAME = "mouse-facelift"
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
 
 
@@ -124,7 +124,7 @@ def _scored(
         protocol=protocol.id,
         data_name=dataset.name,
         data_digest=dataset.digest,
-        facts=facts | {"eval.scenes": str(len(found.scenes))},
+        facts=facts | {SCENES: str(len(found.scenes))},
         precision=protocol.precision,
     )
     return verification, png_bytes(torch.from_numpy(found.picture).movedim(-1, 0) / 255), dataset.root

@@ -39,6 +39,7 @@ from sweeps.registry.aliases import (
     signature,
     unknown,
 )
+from sweeps.registry.cards import brief
 from sweeps.registry.held import Held, kind_name
 from sweeps.registry.lock import Turn, take_turn
 from sweeps.registry.release import bind, download, log_model, pull, taken_up
@@ -249,8 +250,8 @@ class Registry:
         left = taken_up(self._client, name, run_id, verification.checkpoint.sha256)
         model = left or log_model(self._client, name, run_id, verification, self._clock)
         facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
-        place = model.artifact_location
-        created = self._client.create_model_version(name, place, run_id, facts, model_id=model.model_id)
+        said = {"description": brief(name, verification.checkpoint, facts), "model_id": model.model_id}
+        created = self._client.create_model_version(name, model.artifact_location, run_id, facts, **said)
         bind(self._client, created)
         version = _version(created, {})
         if left is None:

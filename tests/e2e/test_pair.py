@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -167,6 +167,13 @@ def test_the_card_names_models_figures_licence_and_a_picture_that_is_there(world
     assert [item.path for item in client.list_artifacts(version.run_id)] == ["card.png"]
 
 
+def test_the_versions_it_was_made_of_have_cards_too(world) -> None:
+    client = MlflowClient(world.home.tracking_uri, registry_uri=world.home.tracking_uri)
+    text = client.get_model_version("mouse-mvdiffusion", "1").description
+    assert text.startswith("MVDiffusion: one picture of a mouse to six views") and "**No figures**" in text
+    assert 'load_model("models:/mouse-mvdiffusion@champion")' in text
+
+
 # What does not fit
 
 
@@ -248,14 +255,12 @@ def test_curl_gets_six_views_and_gaussians_from_mlflow_models_serve(bare, expect
     try:
         _wait_until_it_answers(f"http://127.0.0.1:{port}/ping", process)
         asked = {"inputs": [base64.b64encode(example_picture()).decode()], "params": {"seed": 3}}
-        (tmp_path / "request.json").write_text(json.dumps(asked))
-        words = ("-sS", "-H", "Content-Type: application/json", "-d", "@request.json")
-        done = subprocess.run(
-            ["curl", *words, f"http://127.0.0.1:{port}/invocations"], cwd=tmp_path, capture_output=True, check=True
-        )
+        answers = [_curl(tmp_path, port, body) for body in (asked, {"inputs": ["bm8gcGljdHVyZQ=="]})]
     finally:
         stop(process)
-    (row,) = json.loads(done.stdout)["predictions"]
+    assert [code for code, _ in answers] == [200, 400]
+    assert "picture 0: expected an image, got none of PNG, JPEG" in answers[1][1]["stack_trace"]
+    (row,) = answers[0][1]["predictions"]
     (tmp_path / "served.ply").write_bytes(base64.b64decode(row["ply"]))
     served = Gaussians.load_ply(tmp_path / "served.ply")
     assert (row["num_gaussians"], row["cut_by"]) == (expected.count, "alpha")
@@ -282,6 +287,25 @@ def test_a_command_without_registered_models_says_so(refused) -> None:
     assert refused("model", "pair").startswith(
         "mouse-mvdiffusion: expected a registered model (none yet), got mouse-mv"
     )
+
+
+def _curl(folder: Path, port: int, body: dict[str, object]) -> tuple[int, dict[str, Any]]:
+    """The status and the JSON that a server answers with."""
+    (folder / "request.json").write_text(json.dumps(body))
+    words = (
+        "-sS",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        "@request.json",
+        "-o",
+        "answer.json",
+        "-w",
+        "%{http_code}",
+    )
+    url = f"http://127.0.0.1:{port}/invocations"
+    done = subprocess.run(["curl", *words, url], cwd=folder, capture_output=True, text=True, check=True)
+    return int(done.stdout), json.loads((folder / "answer.json").read_text())
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[str]) -> None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import lcm
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -110,8 +109,7 @@ def open_footage(source: Path, wanted: Wanted, masks: Path | None = None) -> Foo
     chosen = wanted.chosen(numbers, times, str(source))
     files: tuple[Path, ...] | tuple[Scene, ...] = tuple(frames[numbers[place]] for place in chosen)  # type: ignore[assignment]
     kind: Literal["frames", "scenes"] = "scenes" if isinstance(files[0], Scene) else "frames"
-    step = min((b - a for a, b in pairwise(numbers)), default=1)
-    spacing = lcm(wanted.every, step)  # of frames 0, 5, 10, --every 5 takes all
+    spacing = min((b - a for a, b in pairwise(numbers[place] for place in chosen)), default=1)
     return _footage(source, kind, chosen, numbers, times, rate / spacing, digest, files)
 
 
@@ -228,12 +226,8 @@ def _numbered(folder: Path, frames: dict[str, _Frame]) -> dict[int, _Frame]:
 
 
 def _say_gaps(source: Path, numbers: tuple[int, ...]) -> None:
-    steps = [b - a for a, b in pairwise(numbers)]
-    usual = min(steps, default=1)
-    gaps = [
-        f"{a + usual} to {b - usual}" if b - a > 2 * usual else f"{a + usual}"
-        for a, b in pairwise(numbers)
-        if b - a > usual
-    ]
+    usual = min((b - a for a, b in pairwise(numbers)), default=1)
+    missing = [(a + usual, b - usual) for a, b in pairwise(numbers) if b - a >= 2 * usual]
+    gaps = [str(first) if first == last else f"{first} to {last}" for first, last in missing]
     if gaps:
         _log.warning("%s: %d frames, every %d of the source, without %s", source, len(numbers), usual, named(gaps))

@@ -18,8 +18,9 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 class Wanted:
     """What is made of a sequence.
 
-    every: each so many-th frame. start, end: the first frame, and the frame before which to stop: a number as the
-    source counts, seconds (`1.5s`) or a clock's time (`0:01.5`), both from the source's first frame.
+    every: each so many-th of the frames that there are. start, end: the first frame, and the frame before which to
+    stop: a number as the source counts, seconds (`1.5s`) or a clock's time (`0:01.5`), both from the source's first
+    frame.
     world: `object`, every frame framed by itself, or `fixed`, one framing for all. smooth: seconds, the standard
     deviation of a Gaussian filter over the framing of neighbouring frames; 0 for none. fps: frames a second of a
     folder of frames, which has no clock. fresh_noise: another noise in every frame, as photos one by one get it.
@@ -56,8 +57,7 @@ class Wanted:
         """Places in a source's lists of frame numbers and times (ascending) that are wanted. Raises DataError."""
         first = 0 if self.start is None else _place(self.start, "--from", numbers, times)
         end = len(numbers) if self.end is None else _place(self.end, "--to", numbers, times)
-        places = range(first, end)
-        chosen = tuple(place for place in places if (numbers[place] - numbers[first]) % self.every == 0)
+        chosen = tuple(range(first, end, self.every))
         if not chosen:
             span = f"{numbers[0]} to {numbers[-1]}, {times[-1] - times[0]:g} s"
             raise DataError(
