@@ -1,4 +1,7 @@
-"""The table of photos that users have, as a picture: `python -m benchmarks.photos docs/photos.png`."""
+"""Photos that users have: the table as a picture, and what is kept of mice before backgrounds of one colour.
+
+`python -m benchmarks.photos docs/photos.png` draws the table; without a file it measures.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.tables import table
 from pipeline.data.incoming.picture import read_picture
-from pipeline.data.photo.photo import read_photo, strip
+from pipeline.data.mice.mice import MicePlan
+from pipeline.data.mice.render import render_mouse
+from pipeline.data.photo.photo import photo_of, read_photo, strip
 from pipeline.errors import DataError
-from tests.support.wild_photos import FRAMING, WildPhoto, two_mice, wild_photos
+from tests.support.wild_photos import FRAMING, WildPhoto, backgrounds, two_mice, wild_photos
 
 SIZE, HIGH, COLUMNS = 384, 120, 3
 WIDE, TEXT, GAP = 480, 50, 16  # pixels of a cell, of its three lines above, and between cells
@@ -45,12 +52,38 @@ def cell(one: WildPhoto) -> Image.Image:
     return drawn
 
 
+def rows(mice: int = 14) -> list[dict[str, object]]:
+    """For each background, over mice of all coats: overlap of the found mask with the true one, and what is kept."""
+    plan, found = MicePlan(rig="mouse_centred", size=SIZE), dict[str, list[tuple[float, float, float]]]()
+    for scene in range(mice):
+        shot = plan.shot(scene)
+        mouse = Image.fromarray(render_mouse(shot.mesh, shot.cameras[[scene % 6]])[0])
+        truth = np.asarray(mouse.getchannel("A")) > 127
+        for name, picture in backgrounds(mouse).items():
+            mask = photo_of(picture, f"{name} {scene}").alpha > 127
+            both, size = (mask & truth).sum(), truth.sum()
+            found.setdefault(name, []).append((both / (mask | truth).sum(), both / size, (mask & ~truth).sum() / size))
+    return [
+        {
+            "background": name,
+            "IoU, median (least)": f"{overlap.median():.3f} ({overlap.min():.3f})",
+            "of the mouse kept, least": f"{kept.min():.3f}",
+            "background kept, of the mouse's area, most": f"{extra.max():.3f}",
+        }
+        for name, values in found.items()
+        for overlap, kept, extra in [torch.tensor(values).T]
+    ]
+
+
 def main() -> None:
+    if len(sys.argv) < 2:
+        print(table(rows()))
+        return
     with tempfile.TemporaryDirectory() as folder:
         cells = [np.asarray(cell(one)) for one in wild_photos(Path(folder), *two_mice(SIZE))]
     height, width = cells[0].shape[:2]
-    rows = -(-len(cells) // COLUMNS)
-    page = np.full((rows * (height + GAP) + GAP, COLUMNS * (width + GAP) + GAP, 3), 255, np.uint8)
+    high = -(-len(cells) // COLUMNS)
+    page = np.full((high * (height + GAP) + GAP, COLUMNS * (width + GAP) + GAP, 3), 255, np.uint8)
     for number, drawn in enumerate(cells):
         y, x = GAP + number // COLUMNS * (height + GAP), GAP + number % COLUMNS * (width + GAP)
         page[y : y + height, x : x + width] = drawn

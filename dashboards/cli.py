@@ -15,8 +15,10 @@ from pipeline.data.cli import AsJson, DataRoot, data
 from pipeline.machine.outputs import require_file
 
 if TYPE_CHECKING:
+    from pipeline.cameras import Cameras
     from pipeline.data.gate.checks import Check
     from pipeline.data.gate.quality import Quality
+    from pipeline.gaussians import Gaussians
 
 _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lifespan` makes a fuss at Ctrl-C
 
@@ -57,6 +59,13 @@ def ui(
     place = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", _QUIET]
     os.dup2(2, 1)  # what the server says is no result
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
+
+
+def view_page(gaussians: Gaussians, cameras: Cameras, title: str) -> str:
+    """The page that orbits Gaussians, as `splat_page`; nothing is imported before it is asked for."""
+    from dashboards.pages.splat import splat_page
+
+    return splat_page(gaussians, cameras, title)
 
 
 def _require_port(host: str, port: int) -> None:

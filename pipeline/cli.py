@@ -1,4 +1,4 @@
-"""Commands of the science: train a recipe, make and judge datasets, embed prompts."""
+"""Commands of the science: train a recipe, make and judge datasets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from pipeline.data.cli import AsJson, data
-from pipeline.machine.outputs import require_file, require_folder
+from pipeline.data.cli import data
+from pipeline.machine.outputs import require_folder
 from pipeline.weights.cli import weights
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def mount(app: typer.Typer) -> None:
     app.command()(fit)
     app.add_typer(data, name="data")
     app.add_typer(weights, name="weights")
-    app.command()(prompts)
 
 
 def split_overrides(values: list[str] | None) -> list[str]:
@@ -91,34 +90,6 @@ def fit(
             kept = {} if report.checkpoint is None else {"checkpoint": str(report.checkpoint)}
             unsaved = {"unsaved": report.unsaved} if report.unsaved else {}
             typer.echo(json.dumps({"step": report.step, **report.metrics, **kept, **unsaved}))
-
-
-def prompts(
-    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
-    pipeline: Annotated[Path, typer.Option(help="A pipeline folder (pipeckpts), whose text encoder is used.")],
-    style: Annotated[str, typer.Option(help="facelift, mouse_elevated, realistic, hybrid, simple or from_camera.")] = (
-        "facelift"
-    ),
-    scene: Annotated[Path | None, typer.Option(help="A scene of the rig whose angles the texts name.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Embed one text per view with a pipeline's own text encoder, and keep what they say beside them."""
-    from pipeline.data.rings import ring_order, slots
-    from pipeline.data.scenes import read_scene
-    from pipeline.mvdiffusion.prompts import make_prompts, write_prompts
-
-    require_file(out)
-    cameras = None if scene is None else read_scene(scene).cameras
-    if cameras is not None:
-        cameras = cameras[list(slots(ring_order(cameras), 0))]
-    made = make_prompts(pipeline, style, cameras)
-    write_prompts(made, out)
-    if as_json:
-        typer.echo(json.dumps({"file": str(out), **made.as_plain()}))
-        return
-    for slot, text in enumerate(made.texts):
-        typer.echo(f"{slot}: {text}")
-    typer.echo(out, err=True)
 
 
 def _words(value: str) -> list[str]:

@@ -18,6 +18,8 @@ def licence_of(source: str | Path) -> str | None:
     pipeline folder or a torch file.
     """
     path = Path(source)
+    if not path.exists():
+        return None
     if path.suffix in (".pt", ".pth") or (path / "model_index.json").is_file():
         return FACELIFT_LICENCE
     said = (path if path.is_dir() else path.parent) / LICENCE_FILE

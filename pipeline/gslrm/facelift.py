@@ -105,21 +105,6 @@ def read_off(path: Path, tensors: Mapping[str, Tensor], released: GSLRMConfig) -
     }
 
 
-def import_facelift(path: Path, folder: Path, recipe: Recipe | None = None) -> Path:
-    """Turn a FaceLift GS-LRM `.pt` into a checkpoint folder of `recipe`; the network's own, read off it, if None.
-
-    Raises CheckpointError for a recipe of another kind, and for tensors that are not those of its network.
-    """
-    if recipe is None:
-        return write_checkpoint(read_file(path), folder)
-    if not isinstance(recipe.model, GSLRMConfig):
-        raise CheckpointError(f"{path}: expected a recipe of gslrm, which a .pt holds, got {recipe.name} — name one.")
-    tensors = checkpoint.read_tensors(path)
-    with torch.device("meta"):
-        checkpoint.expect_weights(GSLRM(recipe.model), path, tensors)
-    return write_checkpoint(FaceLiftFile(path, recipe, tensors, _step_of(path)), folder)
-
-
 def write_checkpoint(file: FaceLiftFile, folder: Path, licence: str | None = None) -> Path:
     """The file as a checkpoint folder; licence: the file's own, if None."""
     weights = {name: tensor.float() for name, tensor in file.tensors.items()}

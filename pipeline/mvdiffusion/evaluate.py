@@ -104,11 +104,11 @@ def generated_masks(images: Float[Tensor, "view 3 height width"]) -> Float[Tenso
     return torch.from_numpy(masks)[:, None].to(images.device).float() / 255
 
 
-def hull_iou(images: Float[Tensor, "view 3 height width"], cameras: Cameras) -> float:
-    """How far the silhouettes of pictures on white agree on one shape, 0…1: the mean over views of the share of each
-    that the visual hull of all covers. 0 where a view shows nothing, or nothing but foreground.
+def hull_iou(alphas: Float[Tensor, "view 1 height width"], cameras: Cameras) -> float:
+    """How far the masks of six views agree on one shape, 0…1: the mean over views of the share of each that the visual
+    hull of all covers. 0 where a view shows nothing, or nothing but foreground.
     """
-    masks = generated_masks(images)[:, 0].cpu().numpy() > FOREGROUND
+    masks = alphas[:, 0].cpu().numpy() > FOREGROUND
     framed = np.stack([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], -1)
     if framed.mean((1, 2)).max() > MAX_FRAMED:
         return 0.0
@@ -118,24 +118,24 @@ def hull_iou(images: Float[Tensor, "view 3 height width"], cameras: Cameras) -> 
         return 0.0
     cameras = cameras.to("cpu").to(torch.float64)
     centres = torch.stack([outline.centre for outline in known])[:, None]
-    centre = triangulate(cameras, centres, robust=images.shape[-1] / 50)[0][0]
-    alphas = np.stack([np.where(mask, 1.0, _TOUCHED * binary_dilation(mask)) for mask in masks])
-    hull = visual_hull(torch.from_numpy(alphas), cameras, centre, reach_of(known, cameras, centre))
+    centre = triangulate(cameras, centres, robust=masks.shape[-1] / 50)[0][0]
+    touched = np.stack([np.where(mask, 1.0, _TOUCHED * binary_dilation(mask)) for mask in masks])
+    hull = visual_hull(torch.from_numpy(touched), cameras, centre, reach_of(known, cameras, centre))
     return float(hull.iou.mean())
 
 
 def _figures(
     generated: Tensor, target: Tensor, masks: Tensor | None, cameras: Cameras, lpips: nn.Module | None
 ) -> dict[str, float]:
-    per_view = metrics.of_pictures(generated, target, lpips)
+    per_view, alphas = metrics.of_pictures(generated, target, lpips), generated_masks(generated)
     if masks is not None:
         per_view["psnr_fg"] = metrics.psnr_fg(generated, target, masks)
-        per_view["mask_iou"] = metrics.mask_iou(generated_masks(generated), masks)
+        per_view["mask_iou"] = metrics.mask_iou(alphas, masks)
     figures = {name: float(values[1:].nanmean()) for name, values in per_view.items()}
     figures |= {f"input/{name}": float(values[0]) for name, values in per_view.items()}
     for slot in range(1, len(target)):
         figures |= {f"slot_{slot}/{name}": float(v[slot]) for name, v in per_view.items() if name != "white_psnr"}
-    agreement = hull_iou(generated, cameras)
+    agreement = hull_iou(alphas, cameras)
     figures["hull_iou"] = agreement
     if "psnr_fg" in figures:
         figures["consistent_psnr_fg"] = figures["psnr_fg"] + 10 * math.log10(max(agreement, MIN_AGREEMENT))

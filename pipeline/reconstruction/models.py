@@ -104,8 +104,6 @@ def load_views(path: Path, device: torch.device | str = "cpu", name: str | None 
         generator = source.generator(device)
         return ViewsModel(generator, facelift.FRAMING, called, source.sha256, 0, licence_of(path))
     _expect_folder(path, "a folder: a checkpoint, or FaceLift's pipeckpts")
-    if not (path / checkpoint.INDEX).is_file():
-        facelift.refuse_training_folder(path)
     loaded = kinds.load(path, device, kind="mvdiffusion")
     assert isinstance(loaded.model, deployed.ViewGenerator)
     framing = deployed.framing_in(loaded.info)
@@ -186,6 +184,9 @@ def _expect_folder(path: Path, wanted: str) -> None:
             raise CheckpointError(
                 f"{path}: expected {wanted}, got a folder that holds {named([str(one) for one in within])} — name one."
             )
+        from pipeline.mvdiffusion.facelift import refuse_training_folder
+
+        refuse_training_folder(path)
         return
     came = f"a file, {contents.described(path)}" if path.is_file() else "nothing there"
     raise CheckpointError(f"{path}: expected {wanted}, got {came} — check the path.")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import write_scene
 from pipeline.errors import DataError, OutputError
 from pipeline.files import write_whole
+from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.machine.outputs import require_folder
 from pipeline.machine.version import VERSION
@@ -40,25 +41,37 @@ _ZOOM = 2  # of the small views in a strip
 _LEAST_PX = 256  # of a picture for people
 
 
+Viewer = Callable[[Gaussians, "Cameras", str], str]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is written. size: pixels along a side of the turntable's frames; 256, or as the views, if None.
 
-    formats: of the Gaussians' files, of `formats.SUFFIXES`. sh_degree: of a PLY, as `Gaussians.save_ply`.
+    formats: of the Gaussians' files, of `formats.SUFFIXES`. sh_degree: of a PLY, as `Gaussians.save_ply`. viewer: makes
+    the page `view.html` of kept Gaussians, the cameras of the turntable and a title; there is none, if None.
     """
 
     pruning: Pruning = PRUNINGS["default"]
     formats: tuple[str, ...] = ("ply",)
     sh_degree: int | None = None
     size: int | None = None
+    viewer: Viewer | None = None
 
 
-def require_room(out: Path) -> None:
+def require_room(out: Path, source: Path | None = None) -> None:
     """See that results can be written to a folder: one that is there holds none, or only those of an earlier call.
 
-    What else it holds is left alone. Raises OutputError.
+    What else it holds is left alone. source: what they are to be made of, which they may not replace. Raises
+    OutputError.
     """
     require_folder(out)
+    if source is not None and source.resolve().is_relative_to(out.resolve()):
+        place = source.resolve().relative_to(out.resolve()).parts
+        if place and place[0] in OWN:
+            raise OutputError(
+                f"{out}: expected another folder than that of {source}, which would be replaced — name another."
+            )
     if not out.is_dir() or (out / FACTS).is_file():
         return
     if others := [name for name in OWN if (out / name).exists()]:
@@ -106,7 +119,7 @@ def write_outputs(
     kept = wanted.pruning(result.gaussians)
     for name in wanted.formats:
         write_format(kept, folder / f"gaussians{SUFFIXES[name]}", name, wanted.sh_degree)
-    _write_pictures(result, folder, wanted)
+    _write_pictures(result, kept, folder, wanted)
     files = sorted(path.name for path in folder.iterdir())
     said = dict(facts) | _facts_of(result, wanted, kept.count, photo) | {"files": [*files, FACTS]}
     write_whole(folder / FACTS, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
@@ -130,11 +143,12 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
     write_png(sheet(torch.cat([photo.image(size)[None], views])[None], _ZOOM * size), folder / "views.png")
 
 
-def _write_pictures(result: Reconstruction, folder: Path, wanted: Wanted) -> None:
+def _write_pictures(result: Reconstruction, kept: Gaussians, folder: Path, wanted: Wanted) -> None:
     cameras = result.batch.cameras[0]
-    frames = render_frames(
-        wanted.pruning(result.gaussians), turntable_around(cameras, wanted.size or max(_LEAST_PX, cameras.width))
-    )
+    around = turntable_around(cameras, wanted.size or max(_LEAST_PX, cameras.width))
+    frames = render_frames(kept, around)
+    if wanted.viewer is not None:
+        write_whole(folder / "view.html", wanted.viewer(kept, around, Path(result.batch.scenes[0]).name))
     write_video(frames, folder / "turntable.mp4", TURNTABLE_FPS)
     write_gif(frames[::GIF_EVERY], folder / "turntable.gif")
     if result.rendering is not None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pipeline.errors import MachineError
+from pipeline.errors import DataError, MachineError
 from pipeline.gaussians import Gaussians
+from pipeline.splatting.projection_cpu import sh_basis
+
+# A quarter turn about x, clockwise: what pointed up along z points up along y, and the front, which looked along -y,
+# looks along z. SPZ says of its axes that they point right, up and back.
+Z_UP_TO_Y_UP = (0.5**0.5, -(0.5**0.5), 0.0, 0.0)
+_DIRECTIONS = 64  # more than the 15 coefficients of degree 3
+_GZIP_TIME = 4  # where a gzip file says when it was written
 
 
 def require_gsply() -> None:
@@ -27,17 +37,62 @@ def write_splat(gaussians: Gaussians, path: Path) -> None:
 
 
 def write_compressed(gaussians: Gaussians, path: Path) -> None:
-    """SuperSplat's PLY: chunks of 256, 16 bytes per Gaussian and one per coefficient above degree 0."""
-    path.write_bytes(_by_gsplat(gaussians, "ply_compressed"))
+    """SuperSplat's PLY: chunks of 256, 16 bytes per Gaussian and one per coefficient above degree 0.
+
+    Gaussians of an opacity up to 1/255, which no renderer draws, are left out.
+    """
+    content = _by_gsplat(gaussians, "ply_compressed")
+    # At degree 0 gsplat promises an element without properties, on which readers break (Spark, trimesh).
+    path.write_bytes(re.sub(rb"element sh \d+\nend_header", b"end_header", content, count=1))
 
 
 def write_spz(gaussians: Gaussians, path: Path) -> None:
-    """Version 3: about 20 bytes per Gaussian before compression. Raises MachineError without gsply."""
+    """Version 3: about 20 bytes per Gaussian before compression, upright. Raises MachineError without gsply."""
     require_gsply()
     import gsply
 
-    data = gsply.GSData.from_arrays(**_stored(gaussians), format="ply")
+    data = gsply.GSData.from_arrays(**_stored(turned(gaussians, Z_UP_TO_Y_UP)), format="ply")
     gsply.write_spz(path, data)
+    content = path.read_bytes()
+    path.write_bytes(content[:_GZIP_TIME] + bytes(4) + content[_GZIP_TIME + 4 :])  # the same file at any time of day
+
+
+def turned(gaussians: Gaussians, quat: tuple[float, float, float, float]) -> Gaussians:
+    """One scene turned about the origin by a unit quaternion (wxyz): places, axes and colours by direction."""
+    rotation = _rotation(quat, gaussians.means)
+    w, x, y, z = quat
+    product = gaussians.quats.new_tensor([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    return replace(
+        gaussians,
+        means=gaussians.means @ rotation.T,
+        quats=gaussians.quats @ product.T,
+        sh=_turned_colours(gaussians.sh, rotation),
+    )
+
+
+def _rotation(quat: tuple[float, float, float, float], like: Tensor) -> Tensor:
+    w, x, y, z = quat
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return like.new_tensor(rows)
+
+
+def _turned_colours(sh: Tensor, rotation: Tensor) -> Tensor:
+    """Coefficients [N, K, 3] that show in R·d what the given ones show in d: solved for many directions."""
+    degree = int(sh.shape[-2] ** 0.5) - 1
+    if degree == 0:
+        return sh
+    chance = torch.Generator().manual_seed(0)
+    directions = F.normalize(torch.randn(_DIRECTIONS, 3, generator=chance, dtype=torch.float64), dim=-1)
+
+    def basis(at: Tensor) -> Tensor:
+        return torch.stack(sh_basis(at.T, degree), -1)
+
+    matrix = torch.linalg.lstsq(basis(directions @ rotation.double().cpu().T), basis(directions)).solution
+    return torch.cat([sh[:, :1], matrix.to(sh) @ sh[:, 1:]], 1)
 
 
 WRITERS = {"splat": write_splat, "compressed": write_compressed, "spz": write_spz}
@@ -46,6 +101,8 @@ WRITERS = {"splat": write_splat, "compressed": write_compressed, "spz": write_sp
 def _by_gsplat(gaussians: Gaussians, name: str) -> bytes:
     from gsplat import export_splats
 
+    if not gaussians.count:  # which gsplat does not expect
+        raise DataError(f"format {name}: expected Gaussians, got none — keep more of them, or write a ply.")
     values = {key: torch.from_numpy(value) for key, value in _stored(gaussians).items()}
     return export_splats(**values | {"sh0": values["sh0"][:, None]}, format=name)
 
@@ -60,7 +117,7 @@ def _stored(gaussians: Gaussians) -> dict[str, np.ndarray]:
         "means": array(gaussians.means),
         "scales": array(gaussians.scales.log()),
         "quats": array(gaussians.quats),
-        "opacities": array(gaussians.opacities.logit(1e-7)),
+        "opacities": array(gaussians.opacities.double().logit(1e-7)),
         "sh0": array(gaussians.sh[:, 0]),
         "shN": array(gaussians.sh[:, 1:]),
     }

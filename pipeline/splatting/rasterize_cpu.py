@@ -1,9 +1,10 @@
 """The differentiable Gaussian rasterizer for machines without CUDA: gsplat 1.5.3's semantics, line by line.
 
-Compositing is two numba kernels that take the Gaussians of an image one by one, nearest first, and walk the
-rows of each one's ellipse. Pixels that let no more light through are skipped by pointers to the next open
-pixel, so the cost follows the pairs that matter. The backward pass is the same walk again; behind a pair lies
-the finished image less what came before it.
+Compositing is a numba kernel that takes the Gaussians of an image one by one, nearest first, and walks the rows of
+each one's ellipse. Pixels that let no more light through are skipped by pointers to the next open pixel, so the cost
+follows the pairs that matter. The kernel of the backward pass reads the list of these pairs; behind a pair lies the
+finished image less what came before it. The forward pass keeps the list where there is room for it; elsewhere the
+backward pass walks again to make it, one image at a time.
 """
 
 from __future__ import annotations
@@ -18,15 +19,23 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pipeline.cameras import Cameras
 from pipeline.gaussians import Gaussians
-from pipeline.splatting.compiled import compiled, in_threads
+from pipeline.splatting.compiled import compiled, in_threads, inlined
 from pipeline.splatting.projection_cpu import project
 from pipeline.splatting.projection_kernels import BLUE, DEPTH, GREEN, MIN_ALPHA, OPACITY, RED, XX, XY, YY, X, Y
 
 MAX_ALPHA = 0.999  # gsplat 1.6 lowers this to 0.99
 MIN_LIGHT = 1e-4  # a pair that would leave a pixel no more light than this closes it, undrawn
 NARROW = 8  # pixels of a row that are looked at one by one
+MAX_SIGMA = 16  # beyond it nothing is drawn, whatever the opacity
+STEPS = 128  # of a unit of sigma, at which exp is tabulated
+EXPONENTIALS = np.exp(-np.arange(MAX_SIGMA * STEPS + 1) / STEPS)
+USUAL_PAIRS = 32  # Gaussians drawn on a pixel, for which there is room at first
+PAIRS_KEPT = 2**23  # of a pixel and a Gaussian, in all images of a call; 12 bytes each
+EVERY_PAIR = 2**62
 BLOCK = 256  # Gaussians that are read at once: what is kept of them fits the fastest cache
 NUM_CHANNELS = 5  # red, green, blue, depth, and a one whose sum is alpha
+
+Pairs = list[np.ndarray]  # as `_splat` returns them: ends, pixels, falloffs
 
 
 def rasterize(
@@ -55,13 +64,14 @@ class _Splat(torch.autograd.Function):
     def forward(ctx: FunctionCtx, splats: Tensor, visible: Tensor, width: int, height: int) -> Tensor:
         images = splats.new_zeros(len(splats), height * width, NUM_CHANNELS)
         inputs, mask, outputs = splats.detach().numpy(), visible.numpy(), images.numpy()
+        kept = PAIRS_KEPT // max(len(splats), 1) if ctx.needs_input_grad[0] else 0  # type: ignore[attr-defined]
 
-        def draw(i: int) -> np.ndarray:
+        def draw(i: int) -> tuple[np.ndarray, Pairs | None]:
             order = nearest_first(inputs[i, :, DEPTH], mask[i])
-            drawn = _splat(inputs[i], order, width, outputs[i])
-            return order[:drawn].copy()
+            drawn, *pairs = _splat(inputs[i], order, width, outputs[i], kept)
+            return order[:drawn].copy(), _whole(pairs)
 
-        ctx.orders = in_threads(draw, len(splats))  # type: ignore[attr-defined]
+        ctx.drawn = in_threads(draw, len(splats))  # type: ignore[attr-defined]
         ctx.width = width  # type: ignore[attr-defined]
         ctx.save_for_backward(splats, images)
         return images.view(-1, height, width, NUM_CHANNELS)
@@ -70,23 +80,57 @@ class _Splat(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, cotangents: Tensor) -> tuple[Tensor, None, None, None]:
         splats, images = ctx.saved_tensors  # type: ignore[attr-defined]
-        orders, width = ctx.orders, ctx.width  # type: ignore[attr-defined]
+        width = ctx.width  # type: ignore[attr-defined]
         gradients = torch.zeros_like(splats)
         seen = cotangents.reshape(images.shape).contiguous().numpy()
         inputs, drawn, outputs = splats.detach().numpy(), images.numpy(), gradients.numpy()
-        in_threads(lambda i: _splat_vjp(inputs[i], orders[i], width, drawn[i], seen[i], outputs[i]), len(splats))
+
+        def pull_back(i: int) -> None:
+            order, pairs = ctx.drawn[i]  # type: ignore[attr-defined]
+            if pairs is None:
+                _, *pairs = _splat(inputs[i], order, width, np.empty_like(drawn[i]), EVERY_PAIR)  # the order stays
+            _splat_vjp(inputs[i], order, width, drawn[i], seen[i], outputs[i], *pairs)
+
+        in_threads(pull_back, len(splats))
         return gradients, None, None, None
 
 
-def nearest_first(depths: np.ndarray, visible: np.ndarray) -> np.ndarray:
+def _whole(pairs: Pairs) -> Pairs | None:
+    """What the walk kept, if it is all it met."""
+    return pairs if len(pairs[0]) else None
+
+
+@compiled
+def nearest_first(depths, visible):  # type: ignore[no-untyped-def]
     """Indices of the visible Gaussians by float32 depth, ties by index, as gsplat's stable sort has them.
 
-    The bits of a positive float sort like the number: depth and index make one integer and one fast sort.
+    The bits of a positive float sort like the number: by their last 11, their next 11, then their first 10.
     """
-    indices = np.flatnonzero(visible)
-    bits = depths[indices].astype(np.float32).view(np.uint32).astype(np.uint64)
-    keys = np.sort((bits << np.uint64(32)) | indices.astype(np.uint64))
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    count = 0
+    number = np.empty(1, np.float32)
+    bits = number.view(np.uint32)
+    keys, indices = np.empty(len(visible), np.uint32), np.empty(len(visible), np.int64)
+    starts = np.zeros((3, 2048), np.int64)
+    for i in range(len(visible)):
+        if visible[i]:
+            number[0] = depths[i]
+            keys[count], indices[count] = bits[0], i
+            for digit in range(3):
+                starts[digit, (bits[0] >> np.uint32(11 * digit)) & np.uint32(2047)] += 1
+            count += 1
+    sorted_keys, sorted_indices = np.empty(count, np.uint32), np.empty(count, np.int64)
+    for digit in range(3):
+        start = 0
+        for value in range(2048):
+            start, starts[digit, value] = start + starts[digit, value], start
+        for n in range(count):
+            value = (keys[n] >> np.uint32(11 * digit)) & np.uint32(2047)
+            place = starts[digit, value]
+            starts[digit, value] = place + 1
+            sorted_keys[place], sorted_indices[place] = keys[n], indices[n]
+        keys, sorted_keys = sorted_keys, keys
+        indices, sorted_indices = sorted_indices, indices
+    return indices[:count]
 
 
 # Indices of pixels are unsigned: numba asks of every other index whether it counts from the end.
@@ -147,7 +191,7 @@ def _read_block(splats, order, first, width, height, block):  # type: ignore[no-
         i = order[first + n]
         for column in range(10):
             values[n, column] = splats[i, column]
-        rows[n, 3] = math.log(255.0 * values[n, OPACITY]) + 1e-3
+        rows[n, 3] = min(math.log(255.0 * values[n, OPACITY]) + 1e-3, float(MAX_SIGMA))
     for n in range(count):
         x, y, a, b, c, _ = _shape(values, n)
         determinant, reach = max(a * c - b * b, 1e-30), 2.0 * rows[n, 3]
@@ -170,23 +214,47 @@ def _row(following, start, width, left, right, middle, half_squared):  # type: i
     return _next_open(following, np.uint64(start + first)), np.uint64(start + end)
 
 
-@compiled
-def _falloff(a, b, c, dx, dy, greatest):  # type: ignore[no-untyped-def]
-    """exp(-sigma), or 0 beyond the greatest sigma that is drawn, and where rounding has made sigma negative."""
+@inlined
+def falloff_at(a, b, c, dx, dy, greatest):  # type: ignore[no-untyped-def]
+    """exp(-sigma), or 0 beyond the greatest sigma that is drawn, and where rounding has made sigma negative.
+
+    The value at the nearest step times a polynomial of the rest, within 2 ulp: a call of exp would have every sum of
+    the loop around it put away and fetched again.
+    """
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    return math.exp(-sigma) if 0.0 <= sigma <= greatest else 0.0
+    if not 0.0 <= sigma <= greatest:
+        return 0.0
+    step = np.uint64(sigma * STEPS + 0.5)
+    rest = np.int64(step) / STEPS - sigma
+    series = 1.0 + rest * (0.5 + rest * (1.0 / 6.0 + rest * (1.0 / 24.0 + rest * (1.0 / 120.0))))
+    return EXPONENTIALS[step] * (1.0 + rest * series)
 
 
 @compiled
-def _splat(splats, order, width, image):  # type: ignore[no-untyped-def]
+def _with_room(array, used, needed):  # type: ignore[no-untyped-def]
+    """The array, or a larger one with what is used of it, if it has no room for so many more."""
+    if used + needed <= len(array):
+        return array
+    larger = np.empty(max(2 * len(array), used + needed), array.dtype)
+    larger[:used] = array[:used]
+    return larger
+
+
+@compiled
+def _splat(splats, order, width, image, most):  # type: ignore[no-untyped-def]
     """Composite onto image [pixels, 5], nearest first.
 
-    Gaussians that drew on a pixel or closed one move to the front of `order`; returns how many they are.
+    Gaussians that drew on a pixel or closed one move to the front of `order`. Returns how many they are, and the pairs
+    that were drawn, Gaussian after Gaussian: where those of each end, the pixel of each, and the falloff there. Three
+    empty arrays where there may be more than `most`.
     """
     pixels = len(image)
     light, following, sums = np.ones(pixels), _all_open(pixels), np.zeros((pixels, NUM_CHANNELS))
     values, boxes, rows = block = _empty_block()
-    drawn = 0
+    drawn, pairs, keeps = 0, 0, most > 0
+    ends = np.empty(len(order) if keeps else 0, np.int64)
+    begun = min(most, USUAL_PAIRS * pixels)
+    places, falloffs = np.empty(begun, np.uint32), np.empty(begun)
     for place in range(len(order)):
         n = place % BLOCK
         if n == 0:
@@ -195,13 +263,19 @@ def _splat(splats, order, width, image):  # type: ignore[no-untyped-def]
         red, green, blue, depth = _channels(values, n)
         top, bottom, left, right = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
         tilt, spread, shrink, greatest = rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3]
+        if keeps:
+            room = max(bottom - top, 0) * max(right - left, 0)
+            keeps = pairs + room <= most
+            if keeps:
+                places, falloffs = _with_room(places, pairs, room), _with_room(falloffs, pairs, room)
         marked = False
         for row in range(top, bottom):
             start, dy = row * width, row + 0.5 - y
             middle, half_squared = x - tilt * dy, spread - shrink * dy * dy
             pixel, end = _row(following, start, width, left, right, middle, half_squared)
             while pixel < end:
-                alpha = min(opacity * _falloff(a, b, c, np.int64(pixel) - start + 0.5 - x, dy, greatest), MAX_ALPHA)
+                falloff = falloff_at(a, b, c, np.int64(pixel) - start + 0.5 - x, dy, greatest)
+                alpha = min(opacity * falloff, MAX_ALPHA)
                 if alpha >= MIN_ALPHA:
                     remaining = light[pixel] * (1.0 - alpha)
                     if remaining <= MIN_LIGHT:
@@ -214,69 +288,69 @@ def _splat(splats, order, width, image):  # type: ignore[no-untyped-def]
                         sums[pixel, 3] += weight * depth
                         sums[pixel, 4] += weight
                         light[pixel] = remaining
+                        if keeps:
+                            places[pairs], falloffs[pairs] = pixel, falloff
+                            pairs += 1
                     marked = True
                 pixel = _next_open(following, pixel + np.uint64(1))
         if marked:
             order[drawn] = order[place]
+            if keeps:
+                ends[drawn] = pairs
             drawn += 1
     image[:] = sums
-    return drawn
+    if not keeps:
+        return drawn, ends[:0], places[:0], falloffs[:0]
+    return drawn, ends[:drawn], places[:pairs], falloffs[:pairs]
 
 
 @compiled
-def _splat_vjp(splats, order, width, image, cotangent, gradients):  # type: ignore[no-untyped-def]
-    """Write dL/dsplats, given the finished image and dL/dimage [pixels, 5]."""
+def _splat_vjp(splats, order, width, image, cotangent, gradients, ends, places, falloffs):  # type: ignore[no-untyped-def]
+    """Write dL/dsplats, given the finished image and dL/dimage [pixels, 5], and the pairs that `_splat` drew."""
     pixels = len(image)
-    light, following, behind = np.ones(pixels), _all_open(pixels), np.zeros(pixels)
-    values, boxes, rows = block = _empty_block()
+    light, behind = np.ones(pixels), np.zeros(pixels)
     d = cotangent.astype(np.float64)
     for pixel in range(pixels):
         for channel in range(NUM_CHANNELS):
             behind[pixel] += d[pixel, channel] * image[pixel, channel]
+    first = 0
     for place in range(len(order)):
-        n = place % BLOCK
-        if n == 0:
-            _read_block(splats, order, place, width, pixels // width, block)
-        x, y, a, b, c, opacity = _shape(values, n)
-        red, green, blue, depth = _channels(values, n)
-        top, bottom, left, right = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
-        tilt, spread, shrink, greatest = rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3]
+        i = order[place]
+        x, y, a, b, c, opacity = _shape(splats, i)
+        red, green, blue, depth = _channels(splats, i)
         d_opacity = d_red = d_green = d_blue = d_depth = 0.0
         sum_x = sum_y = sum_xx = sum_xy = sum_yy = 0.0  # moments of dL/dsigma about the centre
-        for row in range(top, bottom):
-            start, dy = row * width, row + 0.5 - y
-            middle, half_squared = x - tilt * dy, spread - shrink * dy * dy
-            pixel, end = _row(following, start, width, left, right, middle, half_squared)
-            row_sum = row_x = row_xx = 0.0  # the same of this row
-            while pixel < end:
-                dx = np.int64(pixel) - start + 0.5 - x
-                falloff = _falloff(a, b, c, dx, dy, greatest)
-                alpha = min(opacity * falloff, MAX_ALPHA)
-                if alpha >= MIN_ALPHA:
-                    remaining = light[pixel] * (1.0 - alpha)
-                    if remaining <= MIN_LIGHT:
-                        following[pixel] = pixel + np.uint64(1)
-                    else:
-                        weight = light[pixel] * alpha
-                        colour = d[pixel, 0] * red + d[pixel, 1] * green + d[pixel, 2] * blue
-                        value = colour + d[pixel, 3] * depth + d[pixel, 4]
-                        d_red += weight * d[pixel, 0]
-                        d_green += weight * d[pixel, 1]
-                        d_blue += weight * d[pixel, 2]
-                        d_depth += weight * d[pixel, 3]
-                        behind[pixel] -= weight * value
-                        if opacity * falloff <= MAX_ALPHA:
-                            d_alpha = light[pixel] * value - behind[pixel] / (1.0 - alpha)
-                            d_opacity += d_alpha * falloff
-                            d_sigma = -d_alpha * alpha
-                            row_sum += d_sigma
-                            row_x += d_sigma * dx
-                            row_xx += d_sigma * dx * dx
-                        light[pixel] = remaining
-                pixel = _next_open(following, pixel + np.uint64(1))
-            sum_x, sum_xx, sum_xy = sum_x + row_x, sum_xx + row_xx, sum_xy + row_x * dy
-            sum_y, sum_yy = sum_y + row_sum * dy, sum_yy + row_sum * dy * dy
-        i = order[place]
+        row_sum = row_x = row_xx = 0.0  # the same of a row, which begins at pixel `start`
+        start, dy = -width, 0.0
+        for pair in range(first, ends[place]):
+            pixel, falloff = np.int64(places[pair]), falloffs[pair]
+            if pixel >= start + width:
+                sum_x, sum_xx, sum_xy = sum_x + row_x, sum_xx + row_xx, sum_xy + row_x * dy
+                sum_y, sum_yy = sum_y + row_sum * dy, sum_yy + row_sum * dy * dy
+                row_sum = row_x = row_xx = 0.0
+                row = pixel // width
+                start, dy = row * width, row + 0.5 - y
+            dx = pixel - start + 0.5 - x
+            alpha = min(opacity * falloff, MAX_ALPHA)
+            weight = light[pixel] * alpha
+            colour = d[pixel, 0] * red + d[pixel, 1] * green + d[pixel, 2] * blue
+            value = colour + d[pixel, 3] * depth + d[pixel, 4]
+            d_red += weight * d[pixel, 0]
+            d_green += weight * d[pixel, 1]
+            d_blue += weight * d[pixel, 2]
+            d_depth += weight * d[pixel, 3]
+            behind[pixel] -= weight * value
+            if opacity * falloff <= MAX_ALPHA:
+                d_alpha = light[pixel] * value - behind[pixel] / (1.0 - alpha)
+                d_opacity += d_alpha * falloff
+                d_sigma = -d_alpha * alpha
+                row_sum += d_sigma
+                row_x += d_sigma * dx
+                row_xx += d_sigma * dx * dx
+            light[pixel] *= 1.0 - alpha
+        sum_x, sum_xx, sum_xy = sum_x + row_x, sum_xx + row_xx, sum_xy + row_x * dy
+        sum_y, sum_yy = sum_y + row_sum * dy, sum_yy + row_sum * dy * dy
+        first = ends[place]
         gradients[i, X] = -(a * sum_x + b * sum_y)
         gradients[i, Y] = -(b * sum_x + c * sum_y)
         gradients[i, XX], gradients[i, XY], gradients[i, YY] = 0.5 * sum_xx, sum_xy, 0.5 * sum_yy

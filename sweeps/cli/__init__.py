@@ -7,6 +7,7 @@ import typer
 import sweeps.cli.data  # noqa: F401 — adds its commands to the `data` of the science
 from sweeps.cli.check import check
 from sweeps.cli.model import model
+from sweeps.cli.prompts import prompts
 from sweeps.cli.reconstruct import reconstruct
 from sweeps.cli.sweep import sweep, train
 
@@ -17,4 +18,5 @@ def mount(app: typer.Typer) -> None:
     app.command()(train)
     app.add_typer(sweep, name="sweep")
     app.add_typer(model, name="model")
+    app.command()(prompts)
     app.command()(reconstruct)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +64,7 @@ Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures,
 
 
 def reconstruct(
+    context: typer.Context,
     inputs: Inputs,
     out: Out = Path("out"),
     model: Model = None,
@@ -107,7 +108,7 @@ def reconstruct(
 
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
     chosen = device_of(device)
-    wanted = _wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size)
+    wanted = replace(_wanted(prune, opacity, max_scale, box, formats, ply_sh_degree, size), viewer=context.obj)
     sequences = [one for one in given if one.kind == "sequence"]
     frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
     work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
@@ -150,7 +151,7 @@ class _Work:
 
         for job in self.jobs:
             if job.input.kind != "sequence":  # whose folder is continued
-                require_room(job.out)
+                require_room(job.out, job.input.path)
         if len(self.jobs) > 1:
             return  # one that fails is named, and the others go on
         (job,) = self.jobs
@@ -285,12 +286,9 @@ def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:
     """Which views the model was not shown, or that there were fewer than it knows, on the standard error."""
     inputs = result.batch.num_input_views
     if result.left_out:
-        views, total = ", ".join(map(str, result.left_out)), inputs + len(result.left_out)
-        typer.echo(
-            f"{one.path}: the model takes {inputs} views of {total}; held out, as the others cover best without: "
-            f"{views}",
-            err=True,
-        )
+        total = inputs + len(result.left_out)
+        views = f"{'view' if len(result.left_out) == 1 else 'views'} {', '.join(map(str, result.left_out))}"
+        typer.echo(f"{one.path}: the model takes {inputs} of {total} views: held out for best cover: {views}", err=True)
     elif inputs < wanted:
         typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {wanted}", err=True)
 

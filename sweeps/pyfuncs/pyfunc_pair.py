@@ -26,7 +26,7 @@ from pipeline.data.photo.photo import Photo, photo_of
 from pipeline.data.pictures import png_bytes
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
-from pipeline.pruning import PRUNINGS
+from pipeline.pruning import Pruning, pruning_of
 from pipeline.reconstruction.models import load_gaussians, load_views
 from pipeline.reconstruction.reconstructor import Reconstructor
 
@@ -65,15 +65,14 @@ class PairModel(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Gaussians of every picture. params: see SETTINGS. Raises DataError naming the picture."""
         asked = SETTINGS | (params or {})
-        if asked["prune"] not in PRUNINGS:
-            raise DataError(f"prune: expected {', '.join(PRUNINGS)}, got {asked['prune']!r} — name one of them.")
+        pruning = pruning_of(asked["prune"])
         own = {name: None if asked[name] < 0 else asked[name] for name in ("seed", "steps", "guidance")}
         models = Reconstructor(self.gaussians, self.views, self.device, **own)
         column = [] if model_input.empty else list(model_input.iloc[:, 0])
         if not column:
             raise DataError("predict: expected pictures, got none — give the bytes of one.")
         photos = [self._photo(f"picture {i}", value) for i, value in enumerate(column)]
-        return pd.DataFrame([_row(models, photo, asked["prune"]) for photo in photos])
+        return pd.DataFrame([_row(models, photo, pruning) for photo in photos])
 
     def _photo(self, where: str, value: Any) -> Photo:
         return photo_of(decoded(where, picture_bytes(where, value)), where, self.views.framing)
@@ -95,10 +94,10 @@ def picture_bytes(where: str, value: Any) -> bytes:
         return text  # which is no picture, and is said to be none
 
 
-def _row(models: Reconstructor, photo: Photo, prune: str) -> dict[str, Any]:
+def _row(models: Reconstructor, photo: Photo, pruning: Pruning) -> dict[str, Any]:
     found = models.photo(photo, render=False)
     assert models.views is not None and found.views is not None
-    gaussians, cameras = PRUNINGS[prune](found.gaussians), models.views.generator.rig.cameras
+    gaussians, cameras = pruning(found.gaussians), models.views.generator.rig.cameras
     return {
         "ply": gaussians.as_ply(),
         "num_gaussians": gaussians.count,

@@ -129,7 +129,8 @@ def located(name: str, home: Home) -> Iterator[Named]:
     CheckpointError for a path that is not there, RegistryError for a version that is not, or whose files are gone.
     """
     if not is_registered(name):
-        yield Named(Path(name), Path(name).name)
+        path = Path(name).expanduser()
+        yield Named(path, path.absolute().name)
         return
     from sweeps.registry.registry import Registry
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from mlflow import MlflowClient
 
 from pipeline.data.gate.checks import require_geometry
 from pipeline.data.pictures import png_bytes
@@ -18,19 +17,19 @@ from pipeline.kinds import kind_of
 from pipeline.mvdiffusion.deployed import RIG
 from pipeline.mvdiffusion.views import read_rig
 from pipeline.recipe import gslrm_parts
-from pipeline.reconstruction.models import write_pair
+from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
 from pipeline.reconstruction.reconstructor import MAX_REACH
 from sweeps.book.mlflow_client import mlflow_client
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.cards import ABOUT, PICTURE, card, example_picture
 from sweeps.registry.held import PairInfo, inspect, score_pair
+from sweeps.registry.named import PAIR as PAIR_NAME
 from sweeps.registry.registry import Registry, Verdict
-from sweeps.registry.verification import Verification
-from sweeps.registry.versions import PROTOCOL, Version, lineage
+from sweeps.registry.verification import SCENES, Verification
+from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
 
-PAIR_NAME = "mouse-facelift"
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
 
 
@@ -54,7 +53,9 @@ def register_pair(
     registry = Registry(home)
     first, second = registry.resolve(views), registry.resolve(gaussians)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
-        folders = [registry.pull(one.ref, Path(temporary) / one.name) for one in (first, second)]
+        folders = [
+            registry.pull(one.ref, Path(temporary) / role) for role, one in ((VIEWS, first), (GAUSSIANS, second))
+        ]
         names, versions = (first.name, second.name), (first.version, second.version)
         write_pair(Path(temporary) / PAIR_NAME, folders[0], folders[1], names, versions)
         info = inspect(Path(temporary) / PAIR_NAME)
@@ -62,9 +63,8 @@ def register_pair(
         notes = tuple(fit(info, first, second))
         verification, picture, root = _scored(info, data, home, device)
         version = registry.import_checkpoint(PAIR_NAME, verification, {"source": "pair"})
+        version = registry.refresh(version, verification)
         client = mlflow_client(home.tracking_uri)
-        _renew(client, version, lineage(verification))
-        version = registry.resolve(version.ref)
         if root is not None or not version.metrics:  # figures of before keep their picture
             (Path(temporary) / PICTURE).write_bytes(picture)
             client.log_artifact(version.run_id, str(Path(temporary) / PICTURE))
@@ -124,21 +124,10 @@ def _scored(
         protocol=protocol.id,
         data_name=dataset.name,
         data_digest=dataset.digest,
-        facts=facts | {"eval.scenes": str(len(found.scenes))},
+        facts=facts | {SCENES: str(len(found.scenes))},
         precision=protocol.precision,
     )
     return verification, png_bytes(torch.from_numpy(found.picture).movedim(-1, 0) / 255), dataset.root
-
-
-def _renew(client: MlflowClient, version: Version, facts: dict[str, str]) -> None:
-    """Give a version that was registered before the figures that were taken now, in place of its own."""
-    number = str(version.version)
-    if PROTOCOL in facts:
-        for key in version.metrics.keys() - facts.keys():
-            client.delete_model_version_tag(version.name, number, key)
-    for key, value in facts.items():
-        if version.tags.get(key) != value:
-            client.set_model_version_tag(version.name, number, key, value)
 
 
 def _data(version: Version) -> str:

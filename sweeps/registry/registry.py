@@ -39,11 +39,12 @@ from sweeps.registry.aliases import (
     signature,
     unknown,
 )
+from sweeps.registry.cards import brief
 from sweeps.registry.held import Held, kind_name
 from sweeps.registry.lock import Turn, take_turn
 from sweeps.registry.release import bind, download, log_model, pull, taken_up
 from sweeps.registry.verification import Verification, score_like
-from sweeps.registry.versions import GATE, GATES, MODEL_ID, REASON, SHA256, VERDICT, Version, lineage
+from sweeps.registry.versions import GATE, GATES, MODEL_ID, PROTOCOL, REASON, SHA256, VERDICT, Version, lineage
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
 
@@ -105,6 +106,15 @@ class Registry:
                 return known
             run_id = self._imported_run(name, verification.checkpoint.folder.name)
             return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
+
+    def refresh(self, version: Version, verification: Verification) -> Version:
+        """Give a version that was registered before the figures that were taken now, in place of its own."""
+        facts, number = lineage(verification), str(version.version)
+        for key in (version.metrics if PROTOCOL in facts else {}).keys() - facts.keys():
+            self._client.delete_model_version_tag(version.name, number, key)
+        for key, value in facts.items() - version.tags.items():
+            self._client.set_model_version_tag(version.name, number, key, value)
+        return self.resolve(version.ref)
 
     def promote(
         self,
@@ -240,8 +250,8 @@ class Registry:
         left = taken_up(self._client, name, run_id, verification.checkpoint.sha256)
         model = left or log_model(self._client, name, run_id, verification, self._clock)
         facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
-        place = model.artifact_location
-        created = self._client.create_model_version(name, place, run_id, facts, model_id=model.model_id)
+        said = {"description": brief(name, verification.checkpoint, facts), "model_id": model.model_id}
+        created = self._client.create_model_version(name, model.artifact_location, run_id, facts, **said)
         bind(self._client, created)
         version = _version(created, {})
         if left is None:

@@ -26,7 +26,7 @@ from sweeps.space.gates import NOT_AVAILABLE
 # The same weights on another device or kernel differ by less than this; those of another step seldom do.
 RELATIVE_TOLERANCE = 2e-3
 ABSOLUTE_TOLERANCE = 2e-3
-LICENCE = "licence"  # the tag of a version
+LICENCE, SCENES = "licence", "eval.scenes"  # tags of a version
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ def verify(
     if expected:
         _confirm(loaded, dataset, expected, cache)
     test = score(loaded, loaded.recipe.data, dataset, "test", cache)
+    known = unverified(loaded.info)
     return replace(
-        unverified(loaded.info),
+        known,
+        facts=known.facts | {SCENES: str(len(test.scenes))},
         metrics=test.metrics,
         protocol=test.protocol.id,
         precision=test.protocol.precision,

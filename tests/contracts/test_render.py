@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import gsplat
+import numpy as np
 import pytest
 import torch
 from gsplat.cuda import _torch_impl as gsplat_torch
@@ -147,6 +148,34 @@ def test_order_is_by_depth_and_ties_keep_the_order_given():
         torch.tensor([3.0, 1.0, 2.0, 1.0, 0.5]).numpy(), torch.tensor([1, 1, 1, 1, 0]).bool().numpy()
     )
     assert nearest.tolist() == [1, 3, 2, 0]
+
+
+def test_the_fast_sort_of_depths_is_the_stable_one():
+    generator = np.random.default_rng(0)
+    depths = generator.uniform(0.01, 300, 4000).round(1)  # many ties
+    visible = generator.random(4000) < 0.8
+    expected = np.flatnonzero(visible)[np.argsort(depths[visible].astype(np.float32), kind="stable")]
+    assert rasterize_cpu.nearest_first(depths, visible).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_do_not_depend_on_whether_pairs_were_kept(monkeypatch, dtype):
+    """Where there was no room for them, the backward pass walks again to make the same list."""
+    gaussians, cameras = make_gaussians(300), make_cameras(views=2)
+    kept = values_and_gradients(rasterize_cpu, gaussians, cameras, dtype)
+    for room in (0, 500):  # of all views: none, and fewer pairs than a view has
+        monkeypatch.setattr(rasterize_cpu, "PAIRS_KEPT", room)
+        again = values_and_gradients(rasterize_cpu, gaussians, cameras, dtype)
+        assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_the_falloff_is_exp_within_2_ulp():
+    sigmas = np.concatenate(
+        [np.random.default_rng(0).uniform(0, rasterize_cpu.MAX_SIGMA, 20_000), np.linspace(0, 6, 769)]
+    )
+    came = np.array([rasterize_cpu.falloff_at(2 * sigma, 0.0, 0.0, 1.0, 0.0, 16.0) for sigma in sigmas])
+    expected = np.exp(-sigmas)
+    assert np.abs(came - expected).max() > 0 and (np.abs(came - expected) <= 2 * np.spacing(expected)).all()
 
 
 @pytest.mark.parametrize("scene", ["no Gaussians", "all transparent", "all behind the camera", "all beside the image"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from typer.testing import CliRunner
 
 import mouselift
 from pipeline import checkpoint
@@ -19,6 +21,7 @@ from pipeline.data.photo.photo import read_photo
 from pipeline.data.scenes import read_scene
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
+from pipeline.mvdiffusion.prompts import read_own
 from pipeline.pruning import PRUNINGS
 from pipeline.reconstruction.models import load_gaussians, load_views, write_pair
 from pipeline.reconstruction.reconstructor import Reconstructor
@@ -179,6 +182,14 @@ def onto_others(mice: Path, folder: Path) -> tuple[object, ...]:
     return (photo(mice, folder), "--out", folder / "taken")
 
 
+def onto_itself(mice: Path, folder: Path) -> tuple[object, ...]:
+    """The scene that an earlier call has written, into the folder of that call."""
+    (folder / "earlier").mkdir()
+    (folder / "earlier/reconstruction.json").write_text("{}")
+    (mice / "scene_000006").rename(folder / "earlier/views")
+    return (folder / "earlier/views", "--out", folder / "earlier")
+
+
 REFUSALS: dict[str, tuple[Make, str]] = {
     "nothing there": (lambda mice, folder: (folder / "no.png",), "expected a photo, a video, a scene or a folder"),
     "a link to nothing": (linked, "got a link to nothing"),
@@ -210,6 +221,7 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     "an unknown device": (with_options("--device", "gpu"), "--device: expected cpu, cuda or cuda:N"),
     "a file for a folder": (onto_a_file, "expected a folder that can be written to, got a file"),
     "results of another hand": (onto_others, "expected no gaussians.ply, or one beside reconstruction.json"),
+    "results of its own": (onto_itself, "expected another folder than that of"),
     "a photo and no models": (with_options(), "home: expected a champion of mouse-facelift or mouse-mvdiffusion"),
     "a scene and no model": (of_scene(), "home: expected a champion of mouse-facelift or mouse-gslrm"),
     "a model that is not there": (of_scene("--model", "./none"), "./none: expected a model's folder or file"),
@@ -263,7 +275,7 @@ def test_a_photo_is_what_its_models_make_of_it_one_after_the_other(
     torch.testing.assert_close(written.means, PRUNINGS["default"](expected).means)
     assert said["gaussians"] == {"made": expected.count, "kept": written.count}
     assert said["figures"]["views"] == 1 and "generated too" in said["figures"]["protocol"]
-    assert f"held out, as the others cover best without: {said['views']['left_out'][0]}" in err
+    assert f"the model takes 5 of 6 views: held out for best cover: view {said['views']['left_out'][0]}" in err
     torch.testing.assert_close(read_scene(folder / "views").cameras.c2w, first.generator.rig.cameras.c2w.double())
 
 
@@ -317,6 +329,13 @@ def test_a_pair_makes_what_its_two_models_make(run, mice_folder, tmp_path, views
     assert (tmp_path / "one/gaussians.ply").read_bytes() == (tmp_path / "two/gaussians.ply").read_bytes()
 
 
+def test_prompts_take_a_checkpoints_own_text_encoder(tmp_path, views) -> None:
+    words = ["prompts", str(tmp_path / "p.safetensors"), "--pipeline", str(views), "--json"]
+    result = CliRunner().invoke(mouselift.app, words)
+    assert result.exception is None, result.output
+    assert json.loads(result.stdout)["sha256"] == read_own(views / "prompts.safetensors").sha256
+
+
 def test_the_seed_decides_the_views(run, mice_folder, tmp_path, views, gaussians) -> None:
     reconstructor = Reconstructor(load_gaussians(gaussians), load_views(views), seed=7)
     found = reconstructor.photo(read_photo(mice_folder / "scene_000006/images/cam_000.png"))
@@ -352,3 +371,15 @@ def test_without_a_model_the_champions_work_and_are_named(run, mice_folder, tmp_
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\1\1\1")
     code, _, err = run(picture, "-o", "other", "--size", 32)
     assert code == 2 and "expected sha256" in err and not (tmp_path / "other").exists()
+
+
+def test_what_is_no_photo_is_refused_without_waiting_for_torch(tmp_path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    script = (
+        "import sys, mouselift\n"
+        f"sys.argv = ['mouselift', 'reconstruct', {str(tmp_path / 'a.png')!r}, '-o', {str(tmp_path / 'out')!r}]\n"
+        "try: mouselift.main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (2, "False"), done.stderr

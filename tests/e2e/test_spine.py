@@ -225,7 +225,7 @@ def test_a_pulled_checkpoint_reproduces_the_registered_figures(spine, pulled, pr
 def test_a_pulled_checkpoint_reconstructs_a_mouse(spine, pulled, mice_folder):
     out = spine.seat.root / "reconstructed"
     done = spine.seat.mouselift("reconstruct", mice_folder / "scene_000006", "--model", pulled, "--out", out)
-    names = ["comparison.png", "gaussians.ply", "turntable.gif", "turntable.mp4", "reconstruction.json"]
+    names = ["comparison.png", "gaussians.ply", "turntable.gif", "turntable.mp4", "view.html", "reconstruction.json"]
     assert done.stdout.splitlines() == [str(out / name) for name in names]
     assert Gaussians.load_ply(out / "gaussians.ply").means.isfinite().all()
     with av.open(str(out / "turntable.mp4")) as video:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,21 @@ def two_mice(size: int) -> tuple[Image.Image, Image.Image]:
     return patched, white
 
 
+def backgrounds(mouse: Image.Image) -> dict[str, Image.Image]:
+    """One mouse before backgrounds of one colour, as studios and cages have them."""
+    scene, side = _Scene(mouse), mouse.width
+    return {
+        "white": scene.on(PAPER),
+        "paper white, lit unevenly, noise": _noisy(scene.on(_uneven((236, 234, 229), side, 0.25))),
+        "grey, noise": _noisy(scene.on(GREY)),
+        "black, noise": _noisy(scene.on((14, 14, 16))),
+        "blue, lit unevenly, noise": _noisy(scene.on(_uneven(BLUE, side))),
+        "blue, a shadow": scene.on(_shadowed(BLUE, scene)),
+        "green, JPEG of quality 80": _compressed(scene.on(GREEN)),
+        "paper white, a soft shadow": scene.on(_shadowed((240, 239, 236), scene, 0.1)),
+    }
+
+
 def oriented(folder: Path, mouse: Image.Image) -> Iterator[Path]:
     """One photo, stored in each of EXIF's eight orientations."""
     scene = _placed(mouse, (mouse.width * 2, mouse.width), 0.8, (0.3, 0.5))
@@ -156,18 +172,24 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def _uneven(colour: tuple[int, int, int], side: int) -> Array:
+def _uneven(colour: tuple[int, int, int], side: int, strength: float = 1.0) -> Array:
     y, x = np.mgrid[0:side, 0:side] / side
-    light = 0.7 + 0.45 * x - 0.3 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)
+    light = 1 + strength * (0.45 * x - 0.3 - 0.3 * ((x - 0.5) ** 2 + (y - 0.5) ** 2))
     return (np.array(colour) * light[..., None]).clip(0, 255).astype(np.uint8)
 
 
-def _shadowed(colour: tuple[int, int, int], scene: _Scene) -> Array:
-    """A soft shadow of the mouse, a third darker, beside it."""
+def _shadowed(colour: tuple[int, int, int], scene: _Scene, darker: float = 0.33) -> Array:
+    """A soft shadow of the mouse beside it, a third darker."""
     side = len(scene.truth)
     cast = np.roll(scene.truth, (side // 16, side // 20), (0, 1))
     soft = np.asarray(Image.fromarray(cast).filter(ImageFilter.GaussianBlur(side / 40))) / 255
-    return (np.array(colour) * (1 - 0.33 * soft[..., None])).astype(np.uint8)
+    return (np.array(colour) * (1 - darker * soft[..., None])).astype(np.uint8)
+
+
+def _compressed(picture: Image.Image) -> Image.Image:
+    written = io.BytesIO()
+    picture.save(written, "JPEG", quality=80)
+    return Image.open(written).convert("RGB")
 
 
 def _noisy(picture: Image.Image) -> Image.Image:

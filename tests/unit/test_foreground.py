@@ -11,6 +11,7 @@ from scipy.ndimage import binary_fill_holes
 from pipeline.data.foreground import all_shown, cut_out, soft_mask
 from pipeline.data.mice.mice import MicePlan
 from pipeline.data.mice.render import render_mouse
+from pipeline.data.photo.photo import photo_of
 from pipeline.data.pictures import on_white, pixels_of, view_on_white
 from pipeline.mvdiffusion.evaluate import generated_masks
 
@@ -74,6 +75,13 @@ def test_a_pale_mouse_is_kept_where_a_threshold_cuts_it_away(pale_mice: np.ndarr
 
     assert np.median(iou(soft)) > 0.96 and np.median(iou(threshold)) < 0.93
     assert (iou(soft) > iou(threshold) - 0.01).all()
+
+
+def test_the_shade_on_pale_fur_is_no_shadow_where_a_tool_removed_the_background(pale_mice: np.ndarray) -> None:
+    read = [photo_of(Image.fromarray(picture), "a") for picture in photographed(pale_mice[::3])]
+    truth = pale_mice[::3, ..., 3] > 127
+    kept = [float(((photo.alpha > 127) & true).sum() / true.sum()) for photo, true in zip(read, truth, strict=True)]
+    assert np.median(kept) > 0.95 and {photo.cut_by for photo in read} == {"background (255, 255, 255)"}
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0, 20.0])

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import checkpoint, kinds
 from pipeline.cameras import facelift_six
 from pipeline.checkpoint import WEIGHTS
+from pipeline.data.photo.framing import Framing
 from pipeline.data.photo.photo import photo_of
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
@@ -23,7 +24,7 @@ from pipeline.gslrm import facelift
 from pipeline.gslrm.model import GSLRM
 from pipeline.licence import FACELIFT_LICENCE, licence_of
 from pipeline.mvdiffusion import MVDiffusionPipeline
-from pipeline.mvdiffusion.views import framing_of
+from pipeline.mvdiffusion.views import framing_of, read_framing, write_framing
 from pipeline.recipes import load_recipe
 from pipeline.reconstruction.models import (
     ViewsModel,
@@ -162,9 +163,10 @@ def test_prompts_of_another_width_are_left_out_and_said(
 def test_a_checkpoint_of_facelifts_training_is_told_how_it_is_used(pipeckpts: Path, tmp_path: Path) -> None:
     saved = tmp_path / "checkpoint-2000"
     shutil.copytree(pipeckpts / "unet", saved / "unet")
-    message = refusal(load_views, saved)
-    assert message.startswith(f"{saved}: expected a pipeline folder with model_index.json, got a UNet alone, as")
-    assert "put" in message and "unet_ema/" in message and "\n" not in message
+    for load in (load_views, lambda path: as_checkpoint(path, tmp_path / "made")):
+        message = refusal(load, saved)
+        assert message.startswith(f"{saved}: expected a pipeline folder with model_index.json, got a UNet alone, as")
+        assert f"put {saved}/unet in it as unet_ema/" in message and "\n" not in message
 
 
 def test_a_folder_that_holds_the_models_says_which(release: Path) -> None:
@@ -308,6 +310,15 @@ def test_stage_1_keeps_how_its_training_set_was_framed(views_recipe, mice, tmp_p
     assert framing is not None and framing.views == len(shares) == 5
     assert framing.mean == pytest.approx(np.mean(shares)) and framing.most == pytest.approx(max(shares))
     assert kinds.kind_of(recipe).facts(checkpoint.inspect(folder))["framing.mean"] == f"{framing.mean:.3g}"
+
+
+def test_a_framing_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "framing.json"
+    write_framing(Framing(0.1, 0.05, 0.2, 5, "box", 0.25), path)
+    assert read_framing(path) == Framing(0.1, 0.05, 0.2, 5, "box", 0.25)
+    path.write_text('{"mean": "much", "least": 0.05, "most": 0.2, "views": 5}')
+    message = refusal(read_framing, path)
+    assert message.startswith(f"{path}: expected a model's framing, got") and "\n" not in message
 
 
 def test_a_training_set_without_masks_says_nothing_of_its_framing(views_recipe, mice_copy: Path) -> None:

@@ -60,14 +60,19 @@ def understood(one: WildPhoto) -> Photo:
     return read_photo(one.path, FRAMING, one.cutting)
 
 
+@pytest.fixture(scope="module")
+def photos(table: dict[str, WildPhoto]) -> dict[str, Photo]:
+    return {name: understood(table[name]) for name in UNDERSTOOD}
+
+
 def test_the_table_has_every_photo(table: dict[str, WildPhoto]) -> None:
     assert set(table) == {*UNDERSTOOD, *REFUSED} and len(table) == 24
 
 
 @pytest.mark.parametrize("name", UNDERSTOOD)
-def test_a_photo_is_understood(table: dict[str, WildPhoto], name: str) -> None:
+def test_a_photo_is_understood(table: dict[str, WildPhoto], photos: dict[str, Photo], name: str) -> None:
     by, overlap, said = UNDERSTOOD[name]
-    photo = understood(table[name])
+    photo = photos[name]
     found, truth = photo.alpha > 127, table[name].truth > 127
     assert (found & truth).sum() / (found | truth).sum() >= overlap
     assert photo.cut_by.startswith(by)
@@ -75,8 +80,8 @@ def test_a_photo_is_understood(table: dict[str, WildPhoto], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNDERSTOOD)
-def test_a_photo_is_framed_as_the_training_set_was(table: dict[str, WildPhoto], name: str) -> None:
-    photo = understood(table[name])
+def test_a_photo_is_framed_as_the_training_set_was(photos: dict[str, Photo], name: str) -> None:
+    photo = photos[name]
     outline = outline_of(np.asarray(photo.framed.getchannel("A")))
     assert photo.framed.width == photo.framed.height
     assert FRAMING.least <= outline.area / photo.framed.width**2 <= FRAMING.most
@@ -84,8 +89,8 @@ def test_a_photo_is_framed_as_the_training_set_was(table: dict[str, WildPhoto], 
 
 
 @pytest.mark.parametrize("name", UNDERSTOOD)
-def test_a_network_sees_the_mouse_on_white(table: dict[str, WildPhoto], name: str) -> None:
-    image = understood(table[name]).image(32)
+def test_a_network_sees_the_mouse_on_white(photos: dict[str, Photo], name: str) -> None:
+    image = photos[name].image(32)
     assert image.shape == (3, 32, 32) and float(image[:, 0].min()) == float(image[:, -1].min()) == 1
     assert 0 <= float(image.min()) < 0.7
 

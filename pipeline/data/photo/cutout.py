@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from PIL import Image
 
-from pipeline.data.foreground import border_share
+from pipeline.data.foreground import MIN_WHITE_BORDER, border_share, rgba_of
 from pipeline.data.photo.background import MIN_SAME, cut_by_colour
 from pipeline.data.photo.framing import FAINT, SOLID, Alpha
 from pipeline.data.photo.masks import cut_by_mask, mask_for, read_mask
@@ -76,6 +76,8 @@ def _told_apart(picture: Image.Image, where: str, cutting: Cutting, orientation:
         path = mask_for(cutting.mask, where)
         mask, of_mask = read_mask(path, picture.size, orientation)
         return Cut(cut_by_mask(pixels, mask), f"mask {path}", (*changes, *of_mask))
+    if border_share(np.asarray((pixels == 255).all(-1))) >= MIN_WHITE_BORDER:  # removed by a tool, and its shadows too:
+        return Cut(Image.fromarray(rgba_of(picture, where)), "background (255, 255, 255)", changes)  # shade is fur's
     found = cut_by_colour(picture)
     if found.cut_out is not None:
         return Cut(found.cut_out, f"background {found.colour}", changes)

@@ -12,6 +12,7 @@ from pipeline.errors import DataError
 SPECK = 0.02  # of the largest thing's area: less is dirt
 RIVAL = 0.5  # of the largest thing's area: as much might as well be the animal
 NEAR = 0.04  # of the largest thing's extent: what is nearer belongs to it, as a tail behind a bar does
+NEAR_PX = 3  # and what is no farther in pixels, as thin parts break in small pictures
 LEAST = 2e-4  # of the picture: less shows no animal
 _LOOKED_AT_PX = 1024
 
@@ -29,7 +30,7 @@ def only_animal(alpha: Alpha, where: str) -> tuple[Alpha, tuple[str, ...]]:
     areas = np.bincount(labels.ravel(), weights=(alpha > SOLID).ravel(), minlength=count + 1)
     areas[0] = 0
     largest = int(areas.argmax())
-    apart = _distances(labels, count, largest) > NEAR * _extent(labels == largest)
+    apart = _distances(labels, count, largest) > max(NEAR_PX, NEAR * _extent(labels == largest))
     apart[[0, largest]] = False
     shares = np.where(apart, areas / areas[largest], 0)
     if shares.max() >= RIVAL:

@@ -22,6 +22,7 @@ from pipeline.data.photo.framing import Crop, Framing, crop_for
 if TYPE_CHECKING:
     from torch import Tensor
 
+ENLARGED = 1.5  # times: from then on it is said
 _CROP_COLOUR, _BEYOND = (230, 60, 40), (128, 128, 128)
 _SQUARES = 150, 190  # greys of the checkerboard
 _NO_CUTTING = Cutting()
@@ -59,6 +60,8 @@ class Photo:
         """The framed animal on white in 0…1, as a network sees it; resampled once."""
         from pipeline.data.pictures import view_on_white  # torch is not needed before
 
+        if size > ENLARGED * self.crop.side:
+            _log.warning("%s: enlarged %.1f×, as the animal is small in it", self.where, size / self.crop.side)
         whole = all(float(value).is_integer() for value in self.crop)
         return view_on_white(self.framed if whole else self._cropped(size), size)
 
