@@ -323,7 +323,8 @@ def _parameters(function: Any) -> Iterator[Parameter]:
     for name, one in inspect.signature(function).parameters.items():
         kind, *extras = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
         infos = [extra for extra in extras if isinstance(extra, ArgumentInfo | OptionInfo)]
-        yield Parameter(name, kind, infos[0], one.default)
+        if infos:  # typer's own Context is nothing that a user gives
+            yield Parameter(name, kind, infos[0], one.default)
 
 
 def _word(kind: Any) -> str:
