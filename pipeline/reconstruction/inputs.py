@@ -117,8 +117,8 @@ def _photos(folder: Path) -> list[Path]:
     photos = pictures_in(folder)
     if not photos:
         videos = [path.name for path in sorted(folder.iterdir()) if _is_video(path)]
-        came = f"videos ({named(videos)}) — name one of them" if videos else "none — check the path"
-        raise DataError(f"{folder}: expected photos, scenes with {CAMERAS_FILE} or a dataset, got {came}.")
+        came, what = (f"videos ({named(videos)})", "name one of them") if videos else ("none", "check the path")
+        raise DataError(f"{folder}: expected photos, scenes with {CAMERAS_FILE} or a dataset, got {came} — {what}.")
     return photos
 
 

@@ -41,7 +41,9 @@ def fetch(wanted: Weights, out: Path | None = None, listen: Listener = lambda *_
             f"{wanted.source}."
         )
     if not wanted.source.startswith(("http://", "https://")):
-        raise CheckpointError(f"{wanted.source}: expected an address that begins with https://, got none — correct it.")
+        raise CheckpointError(
+            f"{wanted.source}: expected an address that begins with https://, got another — name the file's own."
+        )
     path = out or wanted.file
     if path.is_file() and wanted.is_whole(path):
         return path

@@ -49,7 +49,7 @@ class Looking:
             first = first or photo
         if len(places) == 1:
             raise DataError(str(first))
-        raise DataError(f"{first} (So it is in all of the first {len(places)} frames; --from begins later.)")
+        raise DataError(f"all of the first {len(places)} frames (--from begins later), such as {first}")
 
     def found(self) -> Iterator[Found | None]:
         """Where the animal of each frame is; None where it is not found. One picture is held at a time."""
