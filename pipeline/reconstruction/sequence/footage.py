@@ -96,8 +96,8 @@ def open_footage(source: Path, wanted: Wanted, masks: Path | None = None) -> Foo
         chosen = wanted.chosen(numbers, times, str(source))
         silhouettes = None if masks is None else _fitting(open_video(masks), video)
         digest = "+".join(sha256_of(path) for path in (source, masks) if path is not None)
-        fps = _rate_that_lasts(source, video.fps / wanted.every, [times[place] for place in chosen])
-        return _footage(source, "video", chosen, numbers, times, fps, digest, video, silhouettes)
+        lasting = _rate_that_lasts(source, video.fps / wanted.every, [times[place] for place in chosen])
+        return _footage(source, "video", chosen, numbers, times, lasting, digest, video, silhouettes)
     if masks is not None:
         raise DataError(f"{masks}: expected masks as pictures beside {source}, got a video — name a folder of them.")
     frames, digest, fps = _folder_or_dataset(source)
