@@ -247,6 +247,11 @@ def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int
         raise DataError(
             f"--mask {mask}: expected a folder of masks for {counted(photos, 'photo')}, got a file — name the folder."
         )
+    if mask is not None and sequences and photos + sequences > 1:  # frames of all have the same numbers
+        raise DataError(
+            f"--mask {mask}: expected a sequence alone, got {counted(photos + sequences, 'input')} — make them one by "
+            "one, each with its own masks."
+        )
     return Cutting(mask, None if segment is None else "rembg")
 
 
