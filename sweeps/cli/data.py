@@ -59,12 +59,12 @@ def data_generate(
     model: Annotated[
         str, typer.Option(help="The model that makes the views: NAME@ALIAS, a folder, or FaceLift's pipeckpts.")
     ],
-    view: Annotated[int, typer.Option(help="Of a dataset: which view of each scene is the picture.")] = 0,
+    view: Annotated[int, typer.Option(min=0, help="Of a dataset: which view of each scene is the picture.")] = 0,
     mask: Annotated[
         Path | None, typer.Option(help="Of a picture: its mask, or a folder of masks called as the pictures are.")
     ] = None,
     segment: Annotated[str | None, typer.Option(help="rembg: a network that looks for the animal.")] = None,
-    batch: Annotated[int, typer.Option(help="Objects generated at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Objects generated at a time.")] = 4,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:

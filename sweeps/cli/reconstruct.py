@@ -233,26 +233,18 @@ def _folders(given: list[Input], out: Path) -> list[_Job]:
 
 
 def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int) -> Any:
-    if segment not in (None, "rembg"):
-        raise DataError(f"--segment: expected rembg, got {segment} — write rembg.")
     if mask is not None and not photos + sequences:
         raise DataError(f"--mask {mask}: expected a photo that it belongs to, got none — leave it.")
-    if not photos + sequences:
-        return None
     from pipeline.data.photo.cutout import Cutting
 
-    if mask is not None and not mask.exists():
-        raise DataError(f"--mask {mask}: expected a mask, or a folder of them, got none — check the path.")
-    if mask is not None and mask.is_file() and photos > 1:
-        raise DataError(
-            f"--mask {mask}: expected a folder of masks for {counted(photos, 'photo')}, got a file — name the folder."
-        )
+    cutting = Cutting.asked(mask, segment)
+    cutting.require_masks(photos)
     if mask is not None and sequences and photos + sequences > 1:  # frames of all have the same numbers
         raise DataError(
             f"--mask {mask}: expected a sequence alone, got {counted(photos + sequences, 'input')} — make them one by "
             "one, each with its own masks."
         )
-    return Cutting(mask, None if segment is None else "rembg")
+    return cutting
 
 
 def _wanted(pruning: Pruning, formats: str, degree: int | None, size: int | None, viewer: Viewer | None) -> Wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 
 from pipeline.data.photo.photo import Photo, photo_of
@@ -48,3 +48,11 @@ def test_a_shadow_on_paper_is_said_and_one_on_blue_is_not() -> None:
     (said,) = photo_of(pictures["paper white, a soft shadow"], "photo").changes
     assert "what may be a shadow was removed" in said
     assert photo_of(pictures["blue, a shadow"], "photo").changes == ()
+
+
+def test_a_lens_out_of_focus_leaves_no_blue_rim() -> None:
+    sharp = Image.alpha_composite(Image.new("RGBA", MICE[1].size, (40, 80, 190)), MICE[1]).convert("RGB")
+    cut_out = np.asarray(photo_of(sharp.filter(ImageFilter.GaussianBlur(2)), "photo").cut_out).astype(float)
+    rim = (cut_out[..., 3] > 64) & (gaussian_filter(cut_out[..., 3], 2) < 230)
+    red, green, blue = cut_out[rim][:, :3].T
+    assert np.percentile(blue - (red + green) / 2, 90) < 10  # of 125 in the background

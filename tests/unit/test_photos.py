@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import mouselift
 from pipeline.data.incoming.names import check_names
+from pipeline.data.photo.cutout import Cutting
 from pipeline.data.photo.folders import read_pictures
 from pipeline.data.photo.photo import photo_of
 from pipeline.data.pictures import view_on_white
@@ -127,6 +128,24 @@ def test_two_pictures_that_would_be_one_scene_are_refused(folder: Path, names: t
     assert message.startswith(f"{folder}: expected scenes of different names") and all(
         name in message for name in names
     )
+
+
+def test_one_mask_of_several_pictures_is_refused(folder: Path) -> None:
+    for name in "ab":
+        in_a_cage().save(folder / f"{name}.png")
+    mask = folder.parent / "mask.png"
+    animal().getchannel("A").save(mask)
+    said = refusal(read_pictures, folder, 0, Cutting(mask))
+    assert said == f"--mask {mask}: expected a folder of masks for 2 photos, got a file — name the folder."
+
+
+def test_other_masks_make_other_pictures(folder: Path) -> None:
+    in_a_cage().save(folder / "a.png")
+    mask = folder.parent / "a.png"
+    animal().getchannel("A").save(mask)
+    first = read_pictures(folder, 0, Cutting(mask)).digest
+    animal().getchannel("A").resize((8, 8)).save(mask)
+    assert first != read_pictures(folder, 0, Cutting(mask)).digest
 
 
 @pytest.mark.parametrize("name", ["dataset.yaml.png", "\udcff.png"], ids=ascii)

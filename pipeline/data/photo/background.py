@@ -19,6 +19,7 @@ from scipy.ndimage import (
     binary_fill_holes,
     binary_opening,
     binary_propagation,
+    distance_transform_edt,
     gaussian_filter,
     gaussian_gradient_magnitude,
     maximum_filter,
@@ -46,6 +47,8 @@ SMOOTH = 1.0  # L per pixel, at most, of a shadow on grey
 EDGE_PX = 2  # on both sides of an outline
 QUIET = 0.5  # ΔE of noise: below, pixels are taken as they are
 PART = 0.2  # of the largest distance nearby: less is what a lens, a lossy file or smoothing spreads round the animal
+DEEP_PX = 12  # inside an outline a coloured background shines on nothing
+TINT = 0.1  # of the background's chroma that is left to the animal
 _NEARBY = 3  # pixels
 _GAP = 4  # pixels by which an outline on grey may be open
 CLEAN = 0.06  # of alpha: as near 0 or 1 counts as that
@@ -113,7 +116,8 @@ def cut_by_colour(picture: Image.Image) -> OneColour:
     alpha = _soft(pixels / np.float32(255), field.at(places), seen.animal)
     if step > 1:
         alpha = np.asarray(Image.fromarray(alpha).resize(picture.size, Image.Resampling.BILINEAR))
-    return OneColour(share, colour, _without(np.asarray(picture), alpha, field), faint, shaded, falls_apart)
+    tinted = _tinted(lab, background, seen.animal) * step
+    return OneColour(share, colour, _without(np.asarray(picture), alpha, field, tinted), faint, shaded, falls_apart)
 
 
 # ---------------------------------------------------------------- the background's colour
@@ -257,7 +261,25 @@ def _shares(differing: Colours, seen: Mask, y: Int[Array, " n"], x: Int[Array, "
     return shares.clip(0, 1)
 
 
-def _without(pixels: UInt8[Array, "height width 3"], alpha: Alpha, field: _Field) -> Image.Image:
+def _tinted(lab: Colours, background: Colours, seen: Mask) -> int:
+    """How many pixels inside the animal's outline a coloured background's colour reaches, as lens and file spread it.
+
+    To where the outline as a whole is hardly nearer to that colour than the animal deeper inside.
+    """
+    if not seen.any() or _chroma(background) < COLOURED:
+        return 1
+    hue = np.median(background[..., 1:], (0, 1))
+    depth = np.rint(distance_transform_edt(seen)).astype(int)
+    share = (lab[seen][:, 1:] @ hue) / (hue @ hue)
+    depth = depth[seen]
+    if not (depth > DEEP_PX).any():
+        return 1
+    settled = float(np.median(share[depth > DEEP_PX]))
+    by_depth = [float(np.median(share[depth == pixels])) for pixels in range(1, DEEP_PX + 1)]
+    return next((pixels for pixels, found in enumerate(by_depth) if found - settled <= TINT * (1 - settled)), DEEP_PX)
+
+
+def _without(pixels: UInt8[Array, "height width 3"], alpha: Alpha, field: _Field, tinted: int) -> Image.Image:
     """RGBA in which pixels of the edge have the animal's colour alone.
 
     On grey that is the pixel's own without the background's share. A coloured background shines on fur, and lossy files
@@ -265,7 +287,7 @@ def _without(pixels: UInt8[Array, "height width 3"], alpha: Alpha, field: _Field
     """
     height, width = alpha.shape
     if _chroma(_lab(field.at(np.zeros((1, 1, 2), np.float32)))) >= COLOURED:
-        return cut_by_mask(pixels, alpha, inside=round(max(height, width) / LOOKED_AT_PX) + 1)
+        return cut_by_mask(pixels, alpha, inside=max(tinted, round(max(height, width) / LOOKED_AT_PX) + 1))
     colours = pixels.copy()
     y, x = np.nonzero((alpha > 0) & (alpha < 255))
     if len(y):

@@ -16,7 +16,7 @@ from pipeline.data.photo.framing import FAINT, SOLID, Alpha
 from pipeline.data.photo.masks import cut_by_mask, mask_for, read_mask
 from pipeline.data.photo.parts import only_animal
 from pipeline.data.photo.segment import segmented
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted
 
 MIN_CLEAR_BORDER = 0.5  # of the border of a picture with alpha: below, its alpha does not cut out an animal
 MIN_CLEAR = 0.05  # of its pixels: below, its alpha says nothing
@@ -40,6 +40,12 @@ class Cutting:
         if mask is not None and not mask.exists():
             raise DataError(f"--mask {mask}: expected a mask, or a folder of them, got none — check the path.")
         return cls(mask, None if segment is None else "rembg")
+
+    def require_masks(self, photos: int) -> None:
+        """Raises DataError where one mask would be that of several photos."""
+        if self.mask is not None and self.mask.is_file() and photos > 1:
+            came = f"{counted(photos, 'photo')}, got a file"
+            raise DataError(f"--mask {self.mask}: expected a folder of masks for {came} — name the folder.")
 
 
 class Cut(NamedTuple):

@@ -11,9 +11,11 @@ from pipeline.data.hashes import hashes_of
 from pipeline.data.incoming.names import check_names, named
 from pipeline.data.incoming.picture import SUFFIXES
 from pipeline.data.photo.cutout import Cutting
+from pipeline.data.photo.masks import mask_for
 from pipeline.data.photo.photo import read_photo
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, SPLITS, open_dataset, tenths
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 
 _NO_CUTTING = Cutting()
 _log = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pictures:
-    """Single views by the name of the scene that each becomes, in splits; digest: of their content."""
+    """Single views by the name of the scene that each becomes, in splits; digest: of their content and their masks'."""
 
     paths: dict[str, Path]
     splits: dict[str, tuple[str, ...]]
@@ -37,7 +39,7 @@ def read_pictures(source: Path, view: int = 0, cutting: Cutting = _NO_CUTTING) -
     is_dataset = any((source / name).is_file() for name in (MANIFEST_FILE, CAMERAS_FILE))
     if is_dataset and cutting.mask is not None:
         raise DataError(f"{source}: expected no mask beside a dataset, whose views have alpha, got one — leave it.")
-    pictures = _of_dataset(source, view) if is_dataset else _of_folder(source)
+    pictures = _of_dataset(source, view) if is_dataset else _of_folder(source, cutting)
     for path in pictures.paths.values():
         read_photo(path, cutting=cutting)
     return pictures
@@ -55,13 +57,16 @@ def _of_dataset(source: Path, view: int) -> Pictures:
     return Pictures(paths, splits, dataset.digest)
 
 
-def _of_folder(source: Path) -> Pictures:
+def _of_folder(source: Path, cutting: Cutting) -> Pictures:
     paths = [source] if source.is_file() else pictures_in(source) if source.is_dir() else []
     if not paths:
         raise DataError(f"{source}: expected pictures ({', '.join(SUFFIXES)}) or a dataset, found none — check it.")
     check_names(source, {path.name: path.stem for path in paths})
+    cutting.require_masks(len(paths))
     hashes = hashes_of(source if source.is_dir() else source.parent, paths, remember=False)
     lines = "".join(f"{path.stem} {found}\n" for path, found in zip(paths, hashes, strict=True))
+    if (mask := cutting.mask) is not None:
+        lines += "".join(f"{path.stem} mask {sha256_of(mask_for(mask, str(path)))}\n" for path in paths)
     names = tuple(sorted(path.stem for path in paths))
     splits = tenths(names) if len(names) >= len(SPLITS) else {"train": names, "val": (), "test": ()}
     return Pictures({path.stem: path for path in paths}, splits, hashlib.sha256(lines.encode()).hexdigest())
