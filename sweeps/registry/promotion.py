@@ -35,6 +35,8 @@ def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None 
     tags = {key: ledger.tags[key] for key in _LINEAGE_TAGS if key in ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(chosen.number)}
     version = registry.register(registered_name(info.recipe), str(chosen.run_id), verification, tags)
+    if verification.metrics.keys() > version.metrics.keys():  # LPIPS's weights came after its registration
+        version = registry.refresh(version, verification)
     assert ledger.objective is not None
     return registry.promote(version, parse_gates(ledger.space["gates"]), ledger.objective, root, device)
 

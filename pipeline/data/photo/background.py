@@ -37,6 +37,10 @@ COLOURED = 20.0  # of Lab's chroma: an animal's fur has less
 GREY_STEP, COLOURED_STEP = 2.5, 10.0  # ΔE from a grey or coloured background that is seen as the animal, at least
 NOISES = 4.0  # and at least so many times the background's noise
 CERTAIN = 2.0  # times that step: somewhere, what is seen has to differ so
+FAINT_OUTLINE = 0.15  # of an outline, where the animal inside it differs less than that: from then on it is said
+SHADED_OUTLINE = 0.05  # of an outline on grey, along which something like a shadow was removed: the same
+MOVED = 1.5  # times the step, and the step by it: a mask that this changes much is none
+ALIKE = 0.7  # intersection over union of such masks, at least, of an animal with a faint outline
 GREY_SHADOW, COLOURED_SHADOW = 12.0, 40.0  # L by which a shadow may darken the background
 SMOOTH = 1.0  # L per pixel, at most, of a shadow on grey
 EDGE_PX = 2  # on both sides of an outline
@@ -56,12 +60,26 @@ Mask = Bool[Array, "height width"]
 class OneColour(NamedTuple):
     """What a photo's border says: the share that has one colour, that colour, and the photo without it, if it is one.
 
-    The cut-out is RGBA with straight alpha; its edges have no colour of the background's.
+    The cut-out is RGBA with straight alpha; its edges have no colour of the background's. faint: of the animal's
+    outline, the share where it differs from the background by less than CERTAIN steps. shaded: the share along which
+    something was removed that may be a shadow on grey, or pale fur. falls_apart: whether `faint` is more than
+    FAINT_OUTLINE, and the animal another one where a step is a little more or less.
     """
 
     share: float
     colour: tuple[int, int, int]
     cut_out: Image.Image | None
+    faint: float = 0.0
+    shaded: float = 0.0
+    falls_apart: bool = False
+
+
+class _Seen(NamedTuple):
+    """Where the animal is, what beside it was taken for a shadow, and the step in ΔE that is seen."""
+
+    animal: Mask
+    shadow: Mask
+    step: float
 
 
 @dataclass(frozen=True)
@@ -85,14 +103,17 @@ def cut_by_colour(picture: Image.Image) -> OneColour:
     if share < MIN_SAME:
         return OneColour(share, colour, None)
     seen = _seen(lab, _lab(field.at(places)), noise)
-    clear = ~binary_dilation(seen, iterations=EDGE_PX)
+    clear = ~binary_dilation(seen.animal, iterations=EDGE_PX)
     if clear.any():  # all of the background tells its colour better than the border alone
         field, colour = _fitted(pixels[clear], places[clear]), _median(pixels[clear])
-        seen = _seen(lab, _lab(field.at(places)), noise)
-    alpha = _soft(pixels / np.float32(255), field.at(places), seen)
+    background = _lab(field.at(places))
+    seen = _seen(lab, background, noise)
+    faint, shaded = _faint(lab, background, seen), 0.0 if _chroma(background) >= COLOURED else _shaded(seen)
+    falls_apart = faint > FAINT_OUTLINE and _alike(lab, background, noise, seen.animal) < ALIKE
+    alpha = _soft(pixels / np.float32(255), field.at(places), seen.animal)
     if step > 1:
         alpha = np.asarray(Image.fromarray(alpha).resize(picture.size, Image.Resampling.BILINEAR))
-    return OneColour(share, colour, _without(np.asarray(picture), alpha, field))
+    return OneColour(share, colour, _without(np.asarray(picture), alpha, field), faint, shaded, falls_apart)
 
 
 # ---------------------------------------------------------------- the background's colour
@@ -153,22 +174,48 @@ def _terms(places: Float[Array, "*n 2"], count: int) -> Float[Array, "*n terms"]
 # ---------------------------------------------------------------- the animal
 
 
-def _seen(lab: Colours, background: Colours, noise: float) -> Mask:
-    """Where the animal is; shadows are none of it."""
+def _seen(lab: Colours, background: Colours, noise: float, factor: float = 1.0) -> _Seen:
+    """The animal, without shadows. factor: by which the step is another."""
     grey = _chroma(background) < COLOURED
     least = max(GREY_STEP if grey else COLOURED_STEP, NOISES * noise)
     away = np.linalg.norm(lab - background, axis=-1)
     if not grey and (away > least).any():
         least = max(least, PART * float(np.median(away[away > least])))
+    least *= factor
     seen: Mask = apply_hysteresis_threshold(away, least, CERTAIN * least)
     seen &= away > PART * maximum_filter(away, 2 * _NEARBY + 1)
     shadow = _like_shadow(lab, background, grey, least)
-    seen &= ~binary_propagation(~seen, mask=~seen | shadow)
+    differing = seen
+    seen = seen & ~binary_propagation(~seen, mask=~seen | shadow)
     if grey:  # fur may be as grey or white as what is behind it
         around = binary_closing(np.pad(seen, _GAP), iterations=_GAP)[_GAP:-_GAP, _GAP:-_GAP]
         seen |= binary_fill_holes(around) & ~around
         seen = binary_fill_holes(seen)
-    return seen
+    return _Seen(seen, differing & ~seen, least)
+
+
+def _faint(lab: Colours, background: Colours, seen: _Seen) -> float:
+    """Of the animal's outline, the share where it differs from the background hardly more than the background does.
+
+    Looked at just inside the pixels that the outline mixes.
+    """
+    inside = binary_erosion(seen.animal, iterations=EDGE_PX, border_value=1)
+    line = inside & ~binary_erosion(inside, border_value=1)
+    away = np.linalg.norm(lab[line] - background[line], axis=-1)
+    return float((away < CERTAIN * seen.step).mean()) if len(away) else 0.0
+
+
+def _shaded(seen: _Seen) -> float:
+    """Along how much of the animal's outline, just outside the pixels that it mixes, a shadow was taken away."""
+    inner = binary_dilation(seen.animal, iterations=EDGE_PX + 1)
+    line = binary_dilation(inner, iterations=2) & ~inner
+    return float(seen.shadow[line].mean()) if line.any() else 0.0
+
+
+def _alike(lab: Colours, background: Colours, noise: float, seen: Mask) -> float:
+    """How much of the animal is the same, whether more or less of a step is seen: intersection over union."""
+    others = [_seen(lab, background, noise, factor).animal for factor in (1 / MOVED, MOVED)]
+    return min(float((seen & other).sum() / max(int((seen | other).sum()), 1)) for other in others)
 
 
 def _like_shadow(lab: Colours, background: Colours, grey: bool, least: float) -> Mask:

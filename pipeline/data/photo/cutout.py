@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.foreground import MIN_WHITE_BORDER, border_share, rgba_of
-from pipeline.data.photo.background import MIN_SAME, cut_by_colour
+from pipeline.data.photo.background import FAINT_OUTLINE, MIN_SAME, SHADED_OUTLINE, OneColour, cut_by_colour
 from pipeline.data.photo.framing import FAINT, SOLID, Alpha
 from pipeline.data.photo.masks import cut_by_mask, mask_for, read_mask
 from pipeline.data.photo.parts import only_animal
@@ -79,16 +80,35 @@ def _told_apart(picture: Image.Image, where: str, cutting: Cutting, orientation:
     if border_share(np.asarray((pixels == 255).all(-1))) >= MIN_WHITE_BORDER:  # removed by a tool, and its shadows too:
         return Cut(Image.fromarray(rgba_of(picture, where)), "background (255, 255, 255)", changes)  # shade is fur's
     found = cut_by_colour(picture)
-    if found.cut_out is not None:
-        return Cut(found.cut_out, f"background {found.colour}", changes)
+    if found.cut_out is not None and not found.falls_apart:
+        return Cut(found.cut_out, f"background {found.colour}", (*changes, *_how_sure(found)))
     if cutting.segment is not None:
         alpha, network = segmented(picture)
         return Cut(cut_by_mask(pixels, alpha), f"{cutting.segment} ({network})", changes)
+    if found.falls_apart:
+        raise DataError(
+            f"{where}: expected an animal that differs from its background, got one that falls apart, as "
+            f"{found.faint:.0%} of its outline hardly differs from {found.colour} — cut it out (alpha or --mask), "
+            "photograph it on another colour, or let a network look for it (--segment rembg)."
+        )
     raise DataError(
         f"{where}: expected something that tells the animal from its background, got an opaque picture with "
         f"{found.share:.0%} of its border of one colour ({MIN_SAME:.0%} would do) — cut it out (alpha or --mask), "
         "photograph it on one colour, or let a network look for it (--segment rembg)."
     )
+
+
+def _how_sure(found: OneColour) -> Iterator[str]:
+    if found.faint > FAINT_OUTLINE:
+        yield (
+            f"{found.faint:.0%} of the animal's outline hardly differs from the background, so that parts of it may be "
+            "lost: look at input.png; a mask (--mask) tells better"
+        )
+    if found.shaded > SHADED_OUTLINE:
+        yield (
+            f"along {found.shaded:.0%} of the animal's outline what may be a shadow was removed, and pale fur looks "
+            "the same: look at input.png; a mask (--mask) tells better"
+        )
 
 
 def cuts_out(alpha: Alpha, where: str) -> bool:
