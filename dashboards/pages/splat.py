@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.gaussians import SH_C0, Gaussians
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+_LEAST_SCALE = 1e-12  # world units; the logarithm of 0 is no number
 _STEPS = 65535  # of a number in 16 bits
 
 
@@ -46,7 +47,7 @@ def _packed(gaussians: Gaussians) -> tuple[bytes, dict[str, list[float]]]:
     """Means, logs of scales, quaternions, colours and opacities as 14 numbers of 16 bits, and the ranges of the first
     six.
     """
-    means, logs = gaussians.means.double(), gaussians.scales.double().log()
+    means, logs = gaussians.means.double(), gaussians.scales.double().clamp(min=_LEAST_SCALE).log()
     colours = (0.5 + SH_C0 * gaussians.sh[:, 0]).clamp(0, 1)
     shares = [F.normalize(gaussians.quats, dim=-1) / 2 + 0.5, colours, gaussians.opacities[:, None]]
     columns = torch.cat([_share(means), _share(logs), *(share.double() for share in shares)], 1)

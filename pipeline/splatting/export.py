@@ -15,11 +15,14 @@ from torch.nn import functional as F
 from pipeline.errors import DataError, MachineError
 from pipeline.gaussians import Gaussians
 from pipeline.splatting.projection_cpu import sh_basis
+from pipeline.splatting.projection_kernels import MIN_ALPHA
 
 # A quarter turn about x, clockwise: what pointed up along z points up along y, and the front, which looked along -y,
 # looks along z. SPZ says of its axes that they point right, up and back.
 Z_UP_TO_Y_UP = (0.5**0.5, -(0.5**0.5), 0.0, 0.0)
 _DIRECTIONS = 64  # more than the 15 coefficients of degree 3
+_LEAST_SCALE = 1e-12  # world units; files hold logarithms, and gsplat leaves infinite ones out without a word
+_SPZ_REACH = 2048  # of a place in 24 bits, in steps of 1/4096
 _GZIP_TIME = 4  # where a gzip file says when it was written
 
 
@@ -33,7 +36,7 @@ def require_gsply() -> None:
 
 def write_splat(gaussians: Gaussians, path: Path) -> None:
     """32 bytes per Gaussian: float32 means and scales, uint8 colour and opacity, uint8 quaternion. Degree 0 alone."""
-    path.write_bytes(_by_gsplat(gaussians, "splat"))
+    path.write_bytes(_by_gsplat(gaussians, "splat", "splat", -1.0))
 
 
 def write_compressed(gaussians: Gaussians, path: Path) -> None:
@@ -41,7 +44,7 @@ def write_compressed(gaussians: Gaussians, path: Path) -> None:
 
     Gaussians of an opacity up to 1/255, which no renderer draws, are left out.
     """
-    content = _by_gsplat(gaussians, "ply_compressed")
+    content = _by_gsplat(gaussians, "compressed", "ply_compressed", MIN_ALPHA)
     # At degree 0 gsplat promises an element without properties, on which readers break (Spark, trimesh).
     path.write_bytes(re.sub(rb"element sh \d+\nend_header", b"end_header", content, count=1))
 
@@ -51,6 +54,12 @@ def write_spz(gaussians: Gaussians, path: Path) -> None:
     require_gsply()
     import gsply
 
+    farthest = float(gaussians.means.abs().max()) if gaussians.count else 0.0
+    if not farthest < _SPZ_REACH:
+        raise DataError(
+            f"format spz: expected places within ±{_SPZ_REACH}, got one at {farthest:.4g} — give a --box, or write a "
+            "ply."
+        )
     data = gsply.GSData.from_arrays(**_stored(turned(gaussians, Z_UP_TO_Y_UP)), format="ply")
     gsply.write_spz(path, data)
     content = path.read_bytes()
@@ -98,13 +107,15 @@ def _turned_colours(sh: Tensor, rotation: Tensor) -> Tensor:
 WRITERS = {"splat": write_splat, "compressed": write_compressed, "spz": write_spz}
 
 
-def _by_gsplat(gaussians: Gaussians, name: str) -> bytes:
+def _by_gsplat(gaussians: Gaussians, name: str, called: str, faintest: float) -> bytes:
+    """The bytes of a format, called something else there. faintest: the opacity up to which it leaves Gaussians out."""
     from gsplat import export_splats
 
-    if not gaussians.count:  # which gsplat does not expect
-        raise DataError(f"format {name}: expected Gaussians, got none — keep more of them, or write a ply.")
+    if not bool((gaussians.opacities > faintest).any()):  # which gsplat does not expect
+        seen = f" of an opacity above {faintest:.2g}" if gaussians.count else ""
+        raise DataError(f"format {name}: expected Gaussians{seen}, got none — keep more of them, or write a ply.")
     values = {key: torch.from_numpy(value) for key, value in _stored(gaussians).items()}
-    return export_splats(**values | {"sh0": values["sh0"][:, None]}, format=name)
+    return export_splats(**values | {"sh0": values["sh0"][:, None]}, format=called)
 
 
 def _stored(gaussians: Gaussians) -> dict[str, np.ndarray]:
@@ -115,7 +126,7 @@ def _stored(gaussians: Gaussians) -> dict[str, np.ndarray]:
 
     return {
         "means": array(gaussians.means),
-        "scales": array(gaussians.scales.log()),
+        "scales": array(gaussians.scales.clamp(min=_LEAST_SCALE).log()),
         "quats": array(gaussians.quats),
         "opacities": array(gaussians.opacities.double().logit(1e-7)),
         "sh0": array(gaussians.sh[:, 0]),

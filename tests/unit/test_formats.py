@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,22 @@ def test_a_format_that_cannot_hold_nothing_says_so_and_leaves_no_file(tmp_path: 
     with pytest.raises(DataError, match="expected Gaussians, got none — keep more of them, or write a ply"):
         write_format(scene(count=0), tmp_path / "a", name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_format_would_leave_out_or_bend_in_silence_is_refused(tmp_path: Path) -> None:
+    faint, far = (scene(count=3) for _ in range(2))
+    faint, far = replace(faint, opacities=faint.opacities * 0 + 0.003), replace(far, means=far.means * 0 + 3000)
+    with pytest.raises(DataError, match=r"format compressed: expected Gaussians of an opacity above 0\.0039, got none"):
+        write_format(faint, tmp_path / "a", "compressed")
+    with pytest.raises(DataError, match="format spz: expected places within ±2048, got one at 3000"):
+        write_format(far, tmp_path / "a", "spz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gaussian_without_extent_is_kept(tmp_path: Path) -> None:
+    some = scene(count=4)
+    some.scales[1] = 0
+    assert write_format(some, tmp_path / "a.splat", "splat").stat().st_size == 4 * 32
 
 
 def test_one_gaussian_alone_fills_every_format(tmp_path: Path) -> None:

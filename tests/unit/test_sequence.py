@@ -132,6 +132,18 @@ def test_a_sequence_killed_at_a_third_and_continued_is_the_same_to_the_byte(
     assert (out / "frames" / "000000.ply").stat().st_mtime_ns == kept["000000.ply"]
 
 
+def test_a_model_of_unknown_framing_goes_on_with_the_same_numbers(
+    video: Path, reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    assert reconstructor.views is not None
+    anyhow = Reconstructor(reconstructor.gaussians, replace(reconstructor.views, framing=None))
+    for step in steps(video, tmp_path / "cut", anyhow, every=3):
+        if step.done == 1:
+            break
+    said = [made(video, tmp_path / name, anyhow, every=3) for name in ("cut", "whole")]
+    assert json.dumps(said[0]) == json.dumps(said[1])
+
+
 def test_a_finished_sequence_is_not_made_again(whole: Path, video: Path, reconstructor: Reconstructor) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert [*steps(video, whole, reconstructor, smooth=0.05)] == [Progress("frames", FRAMES, FRAMES)]

@@ -98,7 +98,7 @@ class Studio:
         ]
         pictures = self._pictures(gaussians, camera, source, beside, place, number, time)
         centre, px = _centre(gaussians, camera)
-        left, top, side = photo.crop
+        left, top, side = map(float, photo.crop)  # whole numbers would come back as others from the record
         zoom = side / camera.width
         outline = outline_of(photo.alpha)
         record = Record(

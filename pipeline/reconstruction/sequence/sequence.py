@@ -26,7 +26,8 @@ from pipeline.reconstruction.sequence.wanted import Wanted
 
 VERSION = 1  # raise it when the same plan gives other files
 _FAULTS = (DataError, DivergedError)  # of one frame alone: others may be sound
-_SUMMARY_SECONDS = 2.0  # between two writings of sequence.json, whose length grows with the sequence
+_SUMMARY_SECONDS = 2.0  # between two writings of sequence.json at least
+_SUMMARY_SHARE = 0.05  # of the time, at most, to write it: it grows with the sequence, to seconds for 5,000 frames
 _FIRST_VIDEO = (
     32  # frames after which the videos are made for the first time, and then whenever there are twice as many
 )
@@ -143,7 +144,7 @@ class _Work:
         self.looking, self.footage, self.folder = looking, looking.footage, folder
         self.reconstructor, self.asked, self.wanted, self.plan = reconstructor, asked, asked.wanted, plan
         self.records = folder.records()
-        self.said = self.shown = 0.0
+        self.due = self.shown = 0.0
         self.found: list[Found | None] | None = None
 
     def run(self) -> Iterator[Progress]:
@@ -230,9 +231,11 @@ class _Work:
 
     def _tell_now_and_then(self) -> None:
         """Keep the summary and the videos of what is done so far near to what is done, at little cost."""
-        if clock.monotonic() - self.said > _SUMMARY_SECONDS:
+        began = clock.monotonic()
+        if began > self.due:
             self._summarise(None)
-            self.said = clock.monotonic()
+            now = clock.monotonic()
+            self.due = now + max(_SUMMARY_SECONDS, (now - began) / _SUMMARY_SHARE)
         if len(self.records) >= max(_FIRST_VIDEO, 2 * self.shown):
             self.folder.write_videos(self._done(), self.footage.fps)
             self.shown = len(self.records)
