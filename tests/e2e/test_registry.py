@@ -21,7 +21,7 @@ from pipeline.data.scenes import open_dataset, read_scene
 from pipeline.errors import CheckpointError, DataError
 from sweeps.errors import RegistryError
 from sweeps.pyfuncs import pyfunc_gslrm
-from sweeps.registry.verification import score, unverified, verify
+from sweeps.registry.verification import evaluate_at, score, unverified, verify
 from sweeps.space.gates import parse_gates
 from tests.e2e.squares import NAME, OBJECTIVE, OTHER, OVERRIDES, SIZE, aliases, make_checkpoint, make_dataset
 
@@ -149,6 +149,12 @@ def test_a_logged_lpips_asks_for_its_weights(ranked, dataset, tmp_path, monkeypa
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with pytest.raises(CheckpointError, match=r"vgg16-397923af.pth: expected the weights lpips, found no file"):
         verify(ranked[0].checkpoint.folder, dataset, {"val/lpips": 0.1}, tmp_path)
+
+
+def test_other_weights_in_the_place_of_a_versions_are_not_scored(ranked, dataset, tmp_path):
+    folder, of_another = ranked[0].checkpoint.folder, ranked[1].checkpoint.sha256
+    with pytest.raises(RegistryError, match=f"{folder}: expected weights {of_another[:12]}, got"):
+        evaluate_at(folder, dataset, "test", tmp_path, "cpu", of_another)
 
 
 # Promotion
