@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.files import write_whole
+from pipeline.machine import contents
 
 LICENCE_FILE = "licence.txt"
+PIPELINE_INDEX = "model_index.json"  # of a diffusers pipeline, such as FaceLift's pipeckpts
 FACELIFT_LICENCE = "Adobe Research License (non-commercial): as FaceLift releases its weights"
 
 
@@ -15,15 +17,19 @@ def licence_of(source: str | Path) -> str | None:
     """What weights say of their licence; None where they say nothing.
 
     source: a checkpoint folder, a file of weights in one, or FaceLift's own files, which say it by their form: a
-    pipeline folder or a torch file.
+    pipeline folder, a file of weights of one of its parts, or a torch file.
     """
     path = Path(source)
     if not path.exists():
         return None
-    if path.suffix in (".pt", ".pth") or (path / "model_index.json").is_file():
+    is_torch = path.is_file() and contents.described(path) in (contents.TORCH, contents.OLD_TORCH)
+    if is_torch or (path / PIPELINE_INDEX).is_file():
         return FACELIFT_LICENCE
     said = (path if path.is_dir() else path.parent) / LICENCE_FILE
-    return said.read_text(encoding="utf-8").strip() or None if said.is_file() else None
+    if said.is_file():
+        return said.read_text(encoding="utf-8", errors="replace").strip() or None
+    is_part = path.is_file() and (path.absolute().parent.parent / PIPELINE_INDEX).is_file()
+    return FACELIFT_LICENCE if is_part else None
 
 
 def joined(licences: Iterable[str | None]) -> str | None:

@@ -6,6 +6,7 @@ The folder holds neither prompts, nor a rig, nor how it is sampled: these are th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class FaceLiftFolder:
         Raises CheckpointError, DataError.
         """
         width = int(read_config(self.unet)["cross_attention_dim"])
-        for file in (self.path / PROMPTS_FILE, self.path.absolute().parent / PROMPTS_FILE):
+        beside = Path(os.path.abspath(self.path)).parent  # of `..`, too
+        for file in (self.path / PROMPTS_FILE, beside / PROMPTS_FILE):
             if file.is_file():
                 try:
                     return read_prompts(file, _VIEWS, width)

@@ -66,6 +66,11 @@ def _of_folder(folder: Path, split: str | None, sequence: bool) -> Iterator[Inpu
     if (folder / CAMERAS_FILE).is_file():
         yield Input("scene", folder, name)
     elif _is_dataset(folder):
+        if sequence and split is not None:
+            raise DataError(
+                f"--split {split}: expected all scenes of {folder} as frames of one sequence, got a split of them — "
+                "leave it, or leave --sequence."
+            )
         if sequence:
             yield Input("sequence", folder, name)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from pipeline.data.photo.framing import Framing
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256_of, whole_folder, write_whole
 from pipeline.gslrm.model import GSLRM
-from pipeline.licence import LICENCE_FILE, joined, licence_of, write_licence
+from pipeline.licence import LICENCE_FILE, PIPELINE_INDEX, joined, licence_of, write_licence
 from pipeline.machine import contents
 from pipeline.recipe import Recipe
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.mvdiffusion.deployed import ViewGenerator
 
 PAIR_FILE, VIEWS, GAUSSIANS = "pair.json", "views", "gaussians"
-PIPELINE_INDEX = "model_index.json"
 
 
 @dataclass(frozen=True)
@@ -236,12 +235,13 @@ def write_pair(
     called = names or (views.absolute().name, gaussians.absolute().name)
     with whole_folder(folder) as temporary:
         infos = []
-        for source, part, kind in ((views, VIEWS, "mvdiffusion"), (gaussians, GAUSSIANS, "gslrm")):
+        parts = ((views, VIEWS, "mvdiffusion"), (gaussians, GAUSSIANS, "gslrm"))
+        for (source, part, kind), name in zip(parts, called, strict=True):
             given = as_checkpoint(source, temporary / part)
             if given == source:
                 checkpoint.strip_training(source, temporary / part)
             infos.append(checkpoint.inspect(temporary / part))
-            infos[-1].expect_kind(kind)
+            replace(infos[-1], folder=Path(name)).expect_kind(kind)  # not by where it is for this moment
         members = [
             Member(name, version, info.sha256, info.step, info.recipe.name)
             for name, version, info in zip(called, versions, infos, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +74,8 @@ def model_pair(
         said = {"alias": verdict and verdict.alias, "reason": verdict and verdict.reason, "notes": found.notes}
         typer.echo(json.dumps(found.version.as_plain() | said))
         return
-    terminal.figures(found.version.metrics)
+    if found.version.metrics:
+        terminal.figures(found.version.metrics)
     without = f"{found.version.ref} is registered, and champion of nothing: it has no figures — name --data."
     typer.echo(without if verdict is None else verdict.line)
 
@@ -146,7 +148,8 @@ def model_evaluate(
 
     chosen = device_of(device)
     with checkpoint_of(source, terminal.home()) as named:
-        found = evaluate_at(named.path, terminal.dataset(data), split, terminal.home().cache, chosen)
+        registered = None if named.version is None else named.version.sha256
+        found = evaluate_at(named.path, terminal.dataset(data), split, terminal.home().cache, chosen, registered)
     if as_json:
         said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
         typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
@@ -170,10 +173,11 @@ def model_import(
 
     require_tracking(terminal.home())
     with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
-        made = as_checkpoint(source, Path(folder) / source.stem, split_overrides(overrides), recipe, licence)
+        called = Path(os.path.abspath(source))  # whatever `..` is called
+        made = as_checkpoint(source, Path(folder) / called.stem, split_overrides(overrides), recipe, licence)
         verification = unverified(made)
         name = registered_name(verification.checkpoint.recipe)
-        tags = {"source.name": source.absolute().name, "source.sha256": digest_of(source)}
+        tags = {"source.name": called.name, "source.sha256": digest_of(source)}
         version = terminal.registry().import_checkpoint(name, verification, tags)
     typer.echo(version.ref)
     if not version.metrics:

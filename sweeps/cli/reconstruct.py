@@ -239,6 +239,11 @@ def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int
 
     cutting = Cutting.asked(mask, segment)
     cutting.require_masks(photos)
+    if mask is not None and sequences and photos + sequences > 1:  # frames of all have the same numbers
+        raise DataError(
+            f"--mask {mask}: expected a sequence alone, got {counted(photos + sequences, 'input')} — make them one by "
+            "one, each with its own masks."
+        )
     return cutting
 
 

@@ -59,6 +59,8 @@ class MVDiffusionModel(PythonModel):
         if model_input.empty:
             raise DataError("predict: expected one row per object, got none — add an image.")
         chosen = SAMPLING | (params or {})
+        if chosen["steps"] == 0:
+            raise DataError("steps: expected 1 or more, or -1 for the model's own, got 0 — leave it, or write -1.")
         rows = zip(model_input["name"], model_input["image"], strict=True)
         return pd.DataFrame([view for name, image in rows for view in self._views(str(name), image, chosen)])
 
@@ -66,7 +68,7 @@ class MVDiffusionModel(PythonModel):
         where = f"object {name}"
         image = photo_of(decoded(where, content), where, self.framing).image(self.model.image_size)
         guidance = None if chosen["guidance"] < 0 else chosen["guidance"]
-        steps = None if chosen["steps"] < 1 else chosen["steps"]
+        steps = None if chosen["steps"] < 0 else chosen["steps"]
         with torch.inference_mode():
             views = self.model(image[None].to(self.device), [chosen["number"]], guidance, steps)[0]
         cameras = self.model.rig.cameras

@@ -102,14 +102,23 @@ def models_of(
     """
     with contextlib.ExitStack() as stack:
         found: dict[str, Named] = {}
+        general: Named | None = None
         for name, roles in ((model, None), (views, (VIEWS,)), (gaussians, (GAUSSIANS,))):
             if name is not None:
                 named = stack.enter_context(located(name, home))
                 found |= dict.fromkeys(roles or _roles(named.path), named)
+                if roles is None:
+                    general = named
+        if model is not None and general not in found.values():
+            raise RegistryError(
+                f"--model {model}: expected a model that is needed beside --views and --gaussians, got one in whose "
+                "place they name another — leave one of them."
+            )
         needed = [role for role in ((VIEWS, GAUSSIANS) if photos else (GAUSSIANS,)) if role not in found]
         notes = []
+        pair = champion(PAIR, home) if needed else None  # once: it may change meanwhile
         for role in needed:
-            version = champion(PAIR, home) or champion(role, home)
+            version = pair or champion(role, home)
             if version is None:
                 raise RegistryError(
                     f"{home.root}: expected a champion of {PAIR} or {role}, as no other model was named, got none — "

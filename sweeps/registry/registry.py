@@ -8,7 +8,6 @@ each change is written in the model's history. See `lock` and `aliases`.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import tempfile
 import time
@@ -44,7 +43,7 @@ from sweeps.registry.held import Held, kind_name
 from sweeps.registry.lock import Turn, take_turn
 from sweeps.registry.release import bind, download, log_model, pull, taken_up
 from sweeps.registry.verification import Verification, score_like
-from sweeps.registry.versions import GATE, GATES, MODEL_ID, PROTOCOL, REASON, SHA256, VERDICT, Version, lineage
+from sweeps.registry.versions import MODEL_ID, SHA256, Version, described, judged, lineage, replacing
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
 
@@ -98,22 +97,25 @@ class Registry:
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
     ) -> Version:
-        """Register a checkpoint that was made elsewhere, under a finished run in the experiment `imported`."""
+        """Register what was made elsewhere, under a finished run in the experiment `imported`.
+
+        The same weights with another recipe, rig, framing or licence are another version.
+        """
         self._ensure_model(name)
         with self._turn(name):
-            known = self._find(name, verification)
+            known = self._find(name, verification, described(lineage(verification)))
             if known is not None:
                 return known
             run_id = self._imported_run(name, verification.checkpoint.folder.name)
             return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
 
     def refresh(self, version: Version, verification: Verification) -> Version:
-        """Give a version that was registered before the figures that were taken now, in place of its own."""
-        facts, number = lineage(verification), str(version.version)
-        for key in (version.metrics if PROTOCOL in facts else {}).keys() - facts.keys():
-            self._client.delete_model_version_tag(version.name, number, key)
-        for key, value in facts.items() - version.tags.items():
-            self._client.set_model_version_tag(version.name, number, key, value)
+        """Give a version that was registered before the figures that were taken now, in place of its own.
+
+        In a turn, so that nobody compares a part of them.
+        """
+        with self._turn(version.name):
+            self._write(version, replacing(self.resolve(version.ref).tags, lineage(verification)))
         return self.resolve(version.ref)
 
     def promote(
@@ -144,7 +146,7 @@ class Registry:
                 won, reason = self._compare(version, standing, objective, dataset_root, device)
             aliases.require(turn, standing)
             alias = CHAMPION if won else CHALLENGER
-            self._record(version, results, alias, reason)
+            self._write(version, judged(version.tags, results, alias, reason))
             change = aliases.crown if won else aliases.challenge
             change(turn, standing, version.version, reason)
         before = standing.aliases.get(alias)
@@ -234,12 +236,14 @@ class Registry:
             with _unless_it_exists():
                 self._client.create_registered_model(name)
 
-    def _find(self, name: str, verification: Verification) -> Version | None:
-        """The newest version of `name` that has these weights, and their files."""
+    def _find(self, name: str, verification: Verification, content: Mapping[str, str] | None = None) -> Version | None:
+        """The newest version of `name` that has these weights, and their files; this content, where it is given."""
         sha256 = verification.checkpoint.sha256
         same = self._client.search_model_versions(f"name='{name}' and tags.`{SHA256}` = '{sha256}'")
         for item in sorted(same, key=lambda item: -int(item.version)):
             version = self.resolve(f"{name}/{item.version}")
+            if content not in (None, described(version.tags)):
+                continue
             with contextlib.suppress(RegistryError):
                 self._require_files(version)
                 bind(self._client, item)
@@ -319,8 +323,8 @@ class Registry:
                 figure = self._score_again(rival, version, metric, root, device)
             except (RegistryError, PipelineError) as error:
                 raise RegistryError(
-                    f"{version.ref}: expected a champion scored {_how(version)}, got {rival.ref} scored "
-                    f"{_how(rival)}, and scoring it again failed — {error}"
+                    f"{version.ref}: expected a champion scored {version.how}, got {rival.ref} scored "
+                    f"{rival.how}, and scoring it again failed — {error}"
                 ) from error
         return figure if figure is not None and math.isfinite(figure) else None
 
@@ -349,14 +353,13 @@ class Registry:
             )
         return evaluation.metrics.get(metric)
 
-    def _record(self, version: Version, results: list[GateResult], alias: str, reason: str) -> None:
-        """What was found, as one tag for the machine and one line a gate for the reader of MLflow's page."""
-        lines = {f"{GATE}{result.gate.metric}": result.line for result in results}
-        gates = json.dumps([result.as_plain() for result in results])
-        for key in [key for key in version.tags if key.startswith(GATE) and "/" in key and key not in lines]:
-            self._client.delete_model_version_tag(version.name, str(version.version), key)
-        for key, value in {GATES: gates, **lines, VERDICT: alias, REASON: reason}.items():
-            self._client.set_model_version_tag(version.name, str(version.version), key, value)
+    def _write(self, version: Version, tags: Iterable[tuple[str, str | None]]) -> None:
+        """Set tags of a version one by one, in this order; None: remove it."""
+        for key, value in tags:
+            if value is None:
+                self._client.delete_model_version_tag(version.name, str(version.version), key)
+            else:
+                self._client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
 def _test_metric(objective: Objective) -> str:
@@ -381,12 +384,6 @@ def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
         source=item.source or "",
         created=item.creation_timestamp / 1000,
     )
-
-
-def _how(version: Version) -> str:
-    """`by protocol 1a2b on data 3c4d`."""
-    protocol, digest = version.measured
-    return f"by protocol {protocol} on data {str(digest)[:12]}"
 
 
 @contextlib.contextmanager

@@ -126,9 +126,18 @@ def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path
     return score(loaded, data, dataset, split, cache)
 
 
-def evaluate_at(folder: Path, root: str | Path, split: str, cache: Path, device: str) -> Evaluation:
-    """`score_at` of what a folder holds, a checkpoint or a pair. Raises CheckpointError, too."""
+def evaluate_at(
+    folder: Path, root: str | Path, split: str, cache: Path, device: str, registered: str | None = None
+) -> Evaluation:
+    """`score_at` of what a folder holds, a checkpoint or a pair. Raises CheckpointError, too.
+
+    registered: the sha256 of the version that it is to be; RegistryError for another.
+    """
     held = inspect(folder)
+    if registered not in (None, held.sha256):
+        raise RegistryError(
+            f"{folder}: expected weights {str(registered)[:12]}, got {held.sha256[:12]} — register them again."
+        )
     if isinstance(held, CheckpointInfo):
         return score_at(kinds.load(held, device), root, split, cache)
     data = replace(held.scored, root=str(root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ from pipeline.recipe import PRECISIONS, Precision
 from pipeline.reconstruction.models import Member, Pair
 from sweeps.errors import RegistryError
 from sweeps.registry.held import Held
-from sweeps.registry.verification import Verification
+from sweeps.registry.verification import LICENCE, Verification
+from sweeps.space.gates import GateResult
 
 SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
 PRECISION = "eval.precision"
 MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
+_DESCRIBED = ("recipe.", "rig.", "prompts.", "framing.", "views.", "gaussians.")
 GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
 
 
@@ -60,6 +63,12 @@ class Version:
         return self.tags.get(PROTOCOL), self.tags.get(DIGEST)
 
     @property
+    def how(self) -> str:
+        """`by protocol 1a2b on data 3c4d`."""
+        protocol, digest = self.measured
+        return f"by protocol {protocol} on data {str(digest)[:12]}"
+
+    @property
     def precision(self) -> Precision:
         """What the network computed in for its figures; always float32 before there was a choice."""
         named = self.tags.get(PRECISION, "fp32")
@@ -102,13 +111,43 @@ def lineage(verification: Verification) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value is not None} | verification.facts | figures
 
 
+def described(tags: Mapping[str, str]) -> dict[str, str]:
+    """What tags say of how a version's weights are used, and on what terms."""
+    return {key: value for key, value in tags.items() if key == LICENCE or key.startswith(_DESCRIBED)}
+
+
+def replacing(tags: Mapping[str, str], facts: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """The writes, in order, that put `facts` in the place of a version's tags; None: the tag is removed.
+
+    Figures are replaced where the facts have some. The protocol is removed first and written last: figures that a kill
+    leaves half replaced have none, and are not compared.
+    """
+    changed = {key: value for key, value in facts.items() if tags.get(key) != value}
+    if PROTOCOL not in facts:
+        return list(changed.items())
+    gone = [key for key in tags if key.startswith("test/") and key not in facts]
+    if not changed and not gone:
+        return []
+    first = [PROTOCOL] if PROTOCOL in tags else []
+    between = [(key, value) for key, value in changed.items() if key != PROTOCOL]
+    return [*((key, None) for key in (*first, *gone)), *between, (PROTOCOL, facts[PROTOCOL])]
+
+
+def judged(tags: Mapping[str, str], results: list[GateResult], alias: str, reason: str) -> list[tuple[str, str | None]]:
+    """The writes that say what was found: one tag for the machine, one line a gate for the reader of MLflow's page."""
+    lines = {f"{GATE}{result.gate.metric}": result.line for result in results}
+    gates = json.dumps([result.as_plain() for result in results])
+    gone = [key for key in tags if key.startswith(GATE) and "/" in key and key not in lines]
+    return [*((key, None) for key in gone), *{GATES: gates, **lines, VERDICT: alias, REASON: reason}.items()]
+
+
 def _contents(held: Held) -> dict[str, str | None]:
     """What a version's checkpoint or pair says of itself."""
     if isinstance(held, CheckpointInfo):
         return {"recipe.name": held.recipe.name, "recipe.fingerprint": held.recipe.fingerprint}
     pair = held.pair
     said = {f"{name}.{key}": value for name, one in _members(pair) for key, value in _member(one).items()}
-    return said | {"rig.name": pair.rig, "licence": pair.licence}
+    return said | {"rig.name": pair.rig, LICENCE: pair.licence}
 
 
 def _members(pair: Pair) -> tuple[tuple[str, Member], ...]:

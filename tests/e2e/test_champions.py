@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +158,24 @@ def test_an_import_killed_with_its_run_open_leaves_none_open(home, client, ranke
     assert [run.info.status for run in client.search_runs([experiment])] == ["RUNNING"]
     assert Registry(home).import_checkpoint(OTHER, whole).version == 1
     assert sorted(run.info.status for run in client.search_runs([experiment])) == ["FINISHED", "KILLED"]
+
+
+def test_figures_half_replaced_by_a_kill_are_compared_with_none(home, three, ranked, tmp_path):
+    """Beside a protocol stand the figures that were taken by it, the old ones or the new ones."""
+    first, metrics = three[0], {"test/psnr": 1.0, "test/mask_iou": 0.5}
+    other = replace(ranked[0], metrics=metrics, protocol="another", data_digest="of other data")
+    whole = {first.measured: first.metrics, ("another", "of other data"): metrics}
+    shutil.copy(home.root / "mlflow.db", tmp_path / "before.db")
+    writes, unmeasured = 0, 0
+    while killed(home, writes, lambda dying: dying.refresh(first, other), ["set_model_version_tag"]):
+        found = Registry(home).resolve(first.ref)
+        unmeasured += found.measured[0] is None
+        assert found.measured[0] is None or found.metrics == whole[found.measured]
+        found = Registry(home).refresh(found, other)
+        assert (found.measured, found.metrics) == (("another", "of other data"), metrics)
+        shutil.copy(tmp_path / "before.db", home.root / "mlflow.db")
+        writes += 1
+    assert unmeasured == writes == 4
 
 
 # The history

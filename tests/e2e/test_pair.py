@@ -12,8 +12,10 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -281,6 +283,13 @@ def test_what_is_no_picture_is_refused_by_its_place() -> None:
         DataError, match=r"picture 2: expected the bytes of a picture, got int — read the file in binary"
     ):
         pyfunc_pair.picture_bytes("picture 2", 7)
+
+
+def test_no_steps_are_refused_and_not_taken_for_the_models_own(pulled) -> None:
+    model = pyfunc_pair.PairModel()
+    model.load_context(SimpleNamespace(artifacts={pyfunc_pair.CHECKPOINT: str(pulled)}))
+    with pytest.raises(DataError, match="steps: expected 1 or more, or -1 for the model's own, got 0"):
+        model.predict(None, pd.DataFrame([example_picture()]), {"steps": 0})
 
 
 def test_a_command_without_registered_models_says_so(refused) -> None:

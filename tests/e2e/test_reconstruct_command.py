@@ -352,6 +352,13 @@ def test_the_seed_decides_the_views(run, mice_folder, tmp_path, views, gaussians
 # ---------------------------------------------------------------- registered models
 
 
+def test_a_model_in_whose_place_another_is_named_is_refused(run, mice_folder, tmp_path, gaussians) -> None:
+    scene = mice_folder / "scene_000006"
+    code, _, err = run(scene, "--model", gaussians, "--gaussians", gaussians.parent / "step-000001/../step-000001")
+    assert code == 2 and "expected a model that is needed beside --views and --gaussians" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_model_the_champions_work_and_are_named(run, mice_folder, tmp_path, views, gaussians) -> None:
     home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")})
     registry = Registry(home)

@@ -90,6 +90,16 @@ def test_an_import_is_a_version_with_a_finished_run_of_its_own(registry, client,
     assert version.tags["source"] == "imported"
 
 
+def test_the_same_weights_under_another_licence_or_recipe_are_another_version(registry, ranked):
+    """Else the terms, or the size of images, that someone names would be left out in silence."""
+    free = replace(ranked[0], facts={"licence": "CC0"})
+    recipe = replace(ranked[0].checkpoint.recipe, data=replace(ranked[0].checkpoint.recipe.data, image_size=SIZE * 2))
+    larger = replace(ranked[0], checkpoint=replace(ranked[0].checkpoint, recipe=recipe))
+    for _ in range(2):
+        assert [registry.import_checkpoint(OTHER, one).version for one in (ranked[0], free, larger)] == [1, 2, 3]
+    assert registry.resolve(f"{OTHER}/2").tags["licence"] == "CC0"
+
+
 def test_versions_are_listed_as_plain_values(registry, three):
     registry.promote(three[0], parse_gates({"test/psnr": ">= 1"}), OBJECTIVE)
     listed = [version.as_plain() for version in registry.list_versions()]

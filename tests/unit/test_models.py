@@ -281,6 +281,23 @@ def test_a_checkpoint_gets_another_licence_and_keeps_its_files(tiny_recipe, tmp_
     assert (made / WEIGHTS).samefile(own / WEIGHTS) and licence_of(own) is None
 
 
+@pytest.mark.parametrize("name", ["ckpt.ckpt", "WEIGHTS.PT", "unet/diffusion_pytorch_model.safetensors"])
+def test_facelifts_licence_does_not_hang_on_a_files_name(
+    pipeckpts: Path, file: Path, tmp_path: Path, name: str
+) -> None:
+    given = pipeckpts / name
+    if not given.is_file():
+        given = Path(shutil.copy(file, tmp_path / name))
+    assert licence_of(given) == FACELIFT_LICENCE
+
+
+def test_prompts_beside_a_folder_are_found_from_inside_it(
+    pipeckpts: Path, views: ViewsModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pipeckpts / "unet")
+    assert load_views(Path("..")).generator.prompts.sha256 == views.generator.prompts.sha256
+
+
 # ---------------------------------------------------------------- what training keeps
 
 
@@ -355,7 +372,7 @@ def test_a_pair_is_named_where_one_of_its_models_is_wanted(pair: Path, file: Pat
 
 def test_a_pair_is_of_one_model_of_each_kind(pair: Path, tmp_path: Path) -> None:
     message = refusal(write_pair, tmp_path / "twice", pair / "gaussians", pair / "gaussians")
-    assert "expected a checkpoint of mvdiffusion, got one of gslrm" in message
+    assert message.startswith("gaussians: expected a checkpoint of mvdiffusion, got one of gslrm")
     assert not (tmp_path / "twice").exists()
 
 

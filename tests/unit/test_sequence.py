@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -215,6 +216,50 @@ def test_a_video_of_masks_cuts_the_animal_out_of_any_background(reconstructor: R
         assert np.abs(np.array(frame["animal_px"]) - middle).max() < 0.5
 
 
+def test_masks_that_are_damaged_from_a_frame_on_fail_the_frames_from_there(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    film, masks = tmp_path / "film.mp4", tmp_path / "masks.avi"
+    write_video([moment(t) for t in range(4)], film, 25)
+    with av.open(str(masks), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25, width=96, height=72)
+        stream.pix_fmt = "yuvj420p"
+        for t in range(4):
+            silhouette = np.repeat(((moment(t) < 200).any(-1, keepdims=True) * 255).astype(np.uint8), 3, -1)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(silhouette, format="rgb24")):
+                if t == 2:
+                    damaged = av.Packet(bytes(packet)[:200])
+                    damaged.pts, damaged.dts, damaged.time_base = packet.pts, packet.dts, packet.time_base
+                    damaged.stream, packet = stream, damaged
+                container.mux(packet)
+    out = tmp_path / "out"
+    for _ in reconstruct_sequence(film, out, reconstructor, Wanted(), PRUNINGS["none"], Cutting(mask=masks), SIZE):
+        pass
+    assert json.loads((out / "sequence.json").read_text())["failed"] == [2, 3]
+
+
+def test_other_masks_under_the_same_names_do_not_continue_a_sequence(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    frames, masks, out = tmp_path / "frames", tmp_path / "masks", tmp_path / "out"
+    for folder in (frames, masks):
+        folder.mkdir()
+    for t in range(2):
+        Image.fromarray(moment(t)).save(frames / f"{t}.png")
+        Image.fromarray((moment(t) < 200).any(-1)).save(masks / f"{t}.png")
+
+    def go_on() -> None:
+        for _ in reconstruct_sequence(
+            frames, out, reconstructor, Wanted(), PRUNINGS["none"], Cutting(mask=masks), SIZE
+        ):
+            pass
+
+    go_on()
+    Image.fromarray((moment(0) < 200).any(-1)).save(masks / "1.png")
+    with pytest.raises(DataError, match="expected a sequence of the same plan, got another masks"):
+        go_on()
+
+
 # ---------------------------------------------------------------- what decides a frame
 
 
@@ -235,6 +280,19 @@ def test_frames_are_called_as_the_source_counts(video: Path, reconstructor: Reco
     said = made(video, tmp_path / "out", reconstructor, every=2, start="1", end="0.2s", world="fixed")
     assert [frame["number"] for frame in said["frames"]] == [1, 3] and said["fps"] == 12.5
     assert sorted(path.name for path in (tmp_path / "out" / "frames").iterdir()) == ["000001.ply", "000003.ply"]
+
+
+def test_frames_that_come_unevenly_play_for_as_long_as_they_took(reconstructor: Reconstructor, tmp_path: Path) -> None:
+    path, seconds = tmp_path / "uneven.mkv", [0.0, 0.02, 0.04, 0.34, 0.36, 0.38]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=50, width=96, height=72)
+        for t, second in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(moment(t), format="rgb24").reformat(format="yuv444p")
+            frame.pts, frame.time_base = round(1000 * second), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    said = made(path, tmp_path / "out", reconstructor)
+    assert said["fps"] == pytest.approx(5 / 0.38) and said["figures"]["flicker"]["pairs"] == 4
 
 
 def test_one_framing_for_all_is_one_world(video: Path, reconstructor: Reconstructor, tmp_path: Path) -> None:
@@ -319,11 +377,12 @@ def test_the_command_takes_a_folder_of_frames(
     ("what", "options", "message"),
     [
         ("frames", ("--every", 2), "--every: expected a video, or a folder with --sequence"),
-        ("frames", ("--sequence", "--from", 9), "expected frames between --from 9 and --to None, got none of its 3"),
+        ("frames", ("--sequence", "--from", 9), "expected frames by --from 9, got none of its 3"),
         ("frames", ("--sequence", "--mask", "video"), "expected a folder with a mask of each frame's name"),
         ("frames", ("--sequence", "--format", "splat"), "--format: expected ply for a sequence"),
         ("video", ("--fps", 25), "--fps 25: expected a folder of frames, got a video"),
         ("video", ("--mask", "frames"), "expected a video of masks, as long"),
+        ("video", ("frames", "--sequence", "--mask", "video"), "expected a sequence alone, got 2 inputs"),
         ("video", ("--from", "soon"), "--from soon: expected a frame's number"),
         ("video", ("--world", "moon"), "--world moon: expected one of object, fixed"),
     ],

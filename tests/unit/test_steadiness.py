@@ -43,7 +43,7 @@ def test_flicker_is_the_mean_change_of_the_pixels_that_show_the_animal_before_or
                     for kind in (0, 1):
                         difference = now[kind][row, column] / 255 - before[kind][row, column] / 255
                         changes[kind].append(np.abs(difference).mean())
-    found = flicker(moments)
+    found = flicker(moments, range(FRAMES))
     assert found.pairs == FRAMES - 1 - 2
     assert found.source == pytest.approx(np.mean(changes[0])) and found.made == pytest.approx(np.mean(changes[1]))
     assert found.ratio == pytest.approx(np.mean(changes[1]) / np.mean(changes[0]))
@@ -51,15 +51,15 @@ def test_flicker_is_the_mean_change_of_the_pixels_that_show_the_animal_before_or
 
 def test_what_stands_still_has_no_flicker_and_no_ratio() -> None:
     still = [clip(0)[0]] * 3
-    assert flicker(still) == (0.0, 0.0, 2) and flicker(still).ratio is None
-    assert flicker(still[:1]) == (None, None, 0)
+    assert flicker(still, range(3)) == (0.0, 0.0, 2) and flicker(still, range(3)).ratio is None
+    assert flicker(still[:1], [0]) == (None, None, 0)
 
 
 def test_a_steady_walk_has_no_jitter_and_a_step_aside_has_that_of_its_second_difference() -> None:
     walk = np.arange(8)[:, None] * np.array([[0.3, -0.1, 0.02]])
-    assert jitter(walk).value == pytest.approx(0, abs=1e-12) and jitter(walk).n == 6
+    assert jitter(walk, range(8)).value == pytest.approx(0, abs=1e-12) and jitter(walk, range(8)).n == 6
     walk[4] += [3.0, 4.0, 0.0]  # seconds of 1, −2 and 1 times 5
-    assert jitter(walk).value == pytest.approx(math.sqrt((25 + 100 + 25) / 6))
+    assert jitter(walk, range(8)).value == pytest.approx(math.sqrt((25 + 100 + 25) / 6))
 
 
 def test_a_frame_that_failed_takes_its_triples_out_of_the_jitter() -> None:
@@ -67,7 +67,14 @@ def test_a_frame_that_failed_takes_its_triples_out_of_the_jitter() -> None:
     whole = np.diff(points, n=2, axis=0)
     points[3] = np.nan
     left = np.concatenate([whole[:1], whole[4:]])
-    assert jitter(points) == (pytest.approx(np.sqrt((np.linalg.norm(left, axis=1) ** 2).mean())), 3)
+    assert jitter(points, range(8)) == (pytest.approx(np.sqrt((np.linalg.norm(left, axis=1) ** 2).mean())), 3)
+
+
+def test_a_gap_between_frames_ends_pairs_and_triples() -> None:
+    times = [0, 1, 2, 9, 10, 11]
+    walk = np.array(times)[:, None] * np.array([[0.3, -0.1]])
+    assert jitter(walk, times) == (pytest.approx(0, abs=1e-12), 2)
+    assert flicker([clip(0)[0]] * 6, times).pairs == 4
 
 
 def test_the_variation_of_counts_is_their_deviation_over_their_mean() -> None:

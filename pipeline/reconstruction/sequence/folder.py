@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from pydantic import TypeAdapter
 
+from pipeline.data.incoming.picture import read_picture
 from pipeline.data.pictures import write_png
 from pipeline.data.recording.video import write_video
 from pipeline.errors import DataError
@@ -170,10 +170,8 @@ def _name(number: int) -> str:
 
 
 def _rgb(path: Path) -> Pixels:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    return np.asarray(read_picture(path))
 
 
 def _rgba(path: Path) -> UInt8[np.ndarray, "height width 4"]:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGBA"))
+    return np.asarray(read_picture(path).convert("RGBA"))

@@ -96,7 +96,8 @@ def open_footage(source: Path, wanted: Wanted, masks: Path | None = None) -> Foo
         chosen = wanted.chosen(numbers, times, str(source))
         silhouettes = None if masks is None else _fitting(open_video(masks), video)
         digest = "+".join(sha256_of(path) for path in (source, masks) if path is not None)
-        return _footage(source, "video", chosen, numbers, times, video.fps / wanted.every, digest, video, silhouettes)
+        lasting = _rate_that_lasts(source, video.fps / wanted.every, [times[place] for place in chosen])
+        return _footage(source, "video", chosen, numbers, times, lasting, digest, video, silhouettes)
     if masks is not None:
         raise DataError(f"{masks}: expected masks as pictures beside {source}, got a video — name a folder of them.")
     frames, digest, fps = _folder_or_dataset(source)
@@ -111,6 +112,13 @@ def open_footage(source: Path, wanted: Wanted, masks: Path | None = None) -> Foo
     kind: Literal["frames", "scenes"] = "scenes" if isinstance(files[0], Scene) else "frames"
     spacing = min((b - a for a, b in pairwise(numbers[place] for place in chosen)), default=1)
     return _footage(source, kind, chosen, numbers, times, rate / spacing, digest, files)
+
+
+def digest_of(folder: Path, pictures: list[Path]) -> str:
+    """Of the names and the content of a folder's pictures."""
+    hashes = hashes_of(folder, pictures, remember=False)
+    lines = "".join(f"{path.name} {found}\n" for path, found in zip(pictures, hashes, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _footage(
@@ -128,6 +136,16 @@ def _footage(
     return Footage(source, kind, *picked, fps, digest, read_from, masks)
 
 
+def _rate_that_lasts(source: Path, fps: float, times: Sequence[float]) -> float:
+    """A video's frames a second, or the mean of the chosen ones where those come so unevenly that it is another."""
+    spread = times[-1] - times[0]
+    if not spread or abs((len(times) - 1) / fps - spread) < 1 / fps:
+        return fps
+    mean = (len(times) - 1) / spread
+    _log.warning("%s: its frames come unevenly: what is made of them plays at their mean, %.4g a second", source, mean)
+    return mean
+
+
 def _fitting(masks: Video, video: Video) -> Video:
     came, expected = ((one.width, one.height, one.num_frames) for one in (masks, video))
     if came != expected:
@@ -141,14 +159,18 @@ def _fitting(masks: Video, video: Video) -> Video:
 def _cut_out(
     pictures: Iterator[Image.Image | DataError], masks: Video, numbers: list[int]
 ) -> Iterator[Image.Image | DataError]:
+    done, fault = 0, None
     try:
         for picture, grey in zip(pictures, masks.read(numbers, "gray"), strict=True):
             if isinstance(picture, Image.Image):
                 picture.putalpha(Image.fromarray(coverage(grey)).resize(picture.size))
             yield picture
+            done += 1
     except DataError as error:
-        for _ in numbers:  # more than are left, and the rest are not asked for
-            yield error
+        fault = error
+    for _ in numbers[done:]:
+        assert fault is not None
+        yield fault
 
 
 def _of_video(video: Video, numbers: list[int]) -> Iterator[Image.Image | DataError]:
@@ -172,11 +194,8 @@ def _folder_or_dataset(source: Path) -> tuple[dict[int, Path] | dict[int, Scene]
     if (source / MANIFEST_FILE).is_file() or any(source.glob(f"[!.]*/{CAMERAS_FILE}")):
         dataset = open_dataset(source, verify=False)
         return _of_dataset(dataset), dataset.digest, _rate_of(dataset)
-    paths = pictures_in(source)
-    frames = _numbered(source, {path.name: path for path in paths})
-    hashes = hashes_of(source, list(frames.values()), remember=False)
-    lines = "".join(f"{path.name} {found}\n" for path, found in zip(frames.values(), hashes, strict=True))
-    return frames, hashlib.sha256(lines.encode()).hexdigest(), None
+    frames = _numbered(source, {path.name: path for path in pictures_in(source)})
+    return frames, digest_of(source, list(frames.values())), None
 
 
 def _of_dataset(dataset: Dataset) -> dict[int, Scene]:

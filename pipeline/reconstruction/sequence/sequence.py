@@ -10,13 +10,14 @@ from typing import Any
 
 from pipeline.cameras import Cameras
 from pipeline.data.photo.cutout import Cutting
+from pipeline.data.photo.folders import pictures_in
 from pipeline.data.unfinished import writing
 from pipeline.errors import DataError, DivergedError
 from pipeline.pruning import Pruning
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.reconstruction.sequence import temporal, track
 from pipeline.reconstruction.sequence.folder import Record, SequenceFolder, is_begun
-from pipeline.reconstruction.sequence.footage import Footage, open_footage
+from pipeline.reconstruction.sequence.footage import Footage, digest_of, open_footage
 from pipeline.reconstruction.sequence.looking import Looking, each_said_once, masks_of
 from pipeline.reconstruction.sequence.moments import Similarity, Studio, Taken
 from pipeline.reconstruction.sequence.summary import summary
@@ -116,11 +117,16 @@ def _plan(footage: Footage, reconstructor: Reconstructor, asked: _Asked, cutting
         "sampling": reconstructor.sampling,
         "framing": None if views is None or views.framing is None else asdict(views.framing),
         "pruning": asdict(asked.pruning),
-        "mask": None if cutting.mask is None else str(cutting.mask),
+        "masks": _digest_of_masks(cutting.mask),
         "segment": cutting.segment,
         "size": asked.size,
         "sh_degree": asked.sh_degree,
     }
+
+
+def _digest_of_masks(mask: Path | None) -> str | None:
+    """Of a folder's masks, as others under the same names give other frames; a video's is part of its footage's."""
+    return None if mask is None or not mask.is_dir() else digest_of(mask, pictures_in(mask))
 
 
 class _Work:
@@ -239,7 +245,7 @@ class _Work:
                 f"{records[0].failure}"
             )
         self.folder.write_videos(records, self.footage.fps)
-        self._summarise(temporal.flicker(self.folder.moments(records)))
+        self._summarise(temporal.flicker(self.folder.moments(records), [record.time for record in records]))
 
     def _summarise(self, flicker: temporal.Flicker | None) -> None:
         found = None if self.found is None else [None if one is None else one.crop for one in self.found]

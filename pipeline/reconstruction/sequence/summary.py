@@ -59,16 +59,17 @@ def figures(
     places = [
         None if world is None else _moved(world, record.centre) for world, record in zip(worlds, records, strict=True)
     ]
+    times = [record.time for record in records]
     crops = [record.crop for record in records]
     steadied = {
-        "centre_px": _plain(temporal.jitter(centres(crops))),
-        "log_side": _plain(temporal.jitter(log_sides(crops))),
+        "centre_px": _plain(temporal.jitter(centres(crops), times)),
+        "log_side": _plain(temporal.jitter(log_sides(crops), times)),
     }
     before = None
     if found is not None:
         before = {
-            "centre_px": _plain(temporal.jitter(centres(found))),
-            "log_side": _plain(temporal.jitter(log_sides(found))),
+            "centre_px": _plain(temporal.jitter(centres(found), times)),
+            "log_side": _plain(temporal.jitter(log_sides(found), times)),
         }
     return {
         "flicker": {
@@ -81,9 +82,9 @@ def figures(
         "jitter": {
             "what": "RMS second difference of the Gaussians' centre in the one world, and where the source shows it; "
             "beside it that of the animal's centre of mass in the source's pictures",
-            "world": _plain(temporal.jitter(_rows(places, 3))),
-            "px": _plain(temporal.jitter(_rows([record.centre_px for record in records], 2))),
-            "source_px": _plain(temporal.jitter(_rows([record.animal_px for record in records], 2))),
+            "world": _plain(temporal.jitter(_rows(places, 3), times)),
+            "px": _plain(temporal.jitter(_rows([record.centre_px for record in records], 2), times)),
+            "source_px": _plain(temporal.jitter(_rows([record.animal_px for record in records], 2), times)),
         },
         "counts": {
             "what": "standard deviation of the number of Gaussians over their mean",

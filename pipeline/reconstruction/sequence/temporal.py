@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+UNEVEN = 1.5  # times as long as another step in time: the frames before and after it are no neighbours
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
@@ -42,14 +43,16 @@ class Measured(NamedTuple):
     n: int
 
 
-def flicker(moments: Iterable[Seen | None]) -> Flicker:
-    """Of moments in order; None is a frame that failed, and ends the pairs before it.
+def flicker(moments: Iterable[Seen | None], times: Sequence[float]) -> Flicker:
+    """Of moments at ascending times; None is a frame that failed, and ends the pairs before it, as does a gap.
 
     The mean is over pixels and channels of all pairs together; two moments are held at a time.
     """
+    steps = np.diff(times)
+    follows = [False, *(steps < UNEVEN * np.median(steps) if len(steps) else ())]
     sums, pixels, pairs, before = np.zeros(2), 0, 0, None
-    for now in moments:
-        if before is not None and now is not None:
+    for now, is_next in zip(moments, follows, strict=True):
+        if before is not None and now is not None and is_next:
             where = before.animal | now.animal
             pixels, pairs = pixels + int(where.sum()), pairs + 1
             sums += [_change(before.source, now.source, where), _change(before.made, now.made, where)]
@@ -60,13 +63,15 @@ def flicker(moments: Iterable[Seen | None]) -> Flicker:
     return Flicker(float(source), float(made), pairs)
 
 
-def jitter(points: Float[np.ndarray, "frame axis"]) -> Measured:
-    """RMS length of the second difference of points over evenly spaced frames, in their unit; 0 for steady motion.
+def jitter(points: Float[np.ndarray, "frame axis"], times: Sequence[float]) -> Measured:
+    """RMS length of the second difference of points at ascending times, in their unit; 0 for steady motion.
 
-    A row with a NaN is a frame that failed, and every triple with it is left out.
+    A row with a NaN is a frame that failed, and every triple with it is left out; so is one that is not evenly spaced.
     """
     second = points[2:] - 2 * points[1:-1] + points[:-2]
-    whole = second[np.isfinite(second).all(-1)]
+    before, after = np.diff(times)[:-1], np.diff(times)[1:]
+    even = np.maximum(before, after) < UNEVEN * np.minimum(before, after)
+    whole = second[np.isfinite(second).all(-1) & even]
     return Measured(float(np.sqrt((whole**2).sum(-1).mean())) if len(whole) else None, len(whole))
 
 

@@ -49,7 +49,7 @@ class Wanted:
             )
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise DataError(f"--fps {self.fps:g}: expected frames a second above 0, got another value — change it.")
-        for option, value in (("--from", self.start), ("--to", self.end)):
+        for option, value in self._ends():
             if value is not None:
                 _moment(value, option)
 
@@ -59,12 +59,16 @@ class Wanted:
         end = len(numbers) if self.end is None else _place(self.end, "--to", numbers, times)
         chosen = tuple(range(first, end, self.every))
         if not chosen:
+            given = [f"{option} {value}" for option, value in self._ends() if value is not None]
             span = f"{numbers[0]} to {numbers[-1]}, {times[-1] - times[0]:g} s"
             raise DataError(
-                f"{where}: expected frames between --from {self.start} and --to {self.end}, got none of its "
-                f"{len(numbers)} (numbers {span}) — change them."
+                f"{where}: expected frames by {' and '.join(given)}, got none of its {len(numbers)} (numbers {span}) — "
+                f"change {'it' if len(given) == 1 else 'them'}."
             )
         return chosen
+
+    def _ends(self) -> tuple[tuple[str, str | None], ...]:
+        return ("--from", self.start), ("--to", self.end)
 
 
 def _moment(value: str, option: str) -> int | float:
