@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from pipeline import GSLRM, checkpoint, load_recipe, losses
@@ -125,6 +125,14 @@ def photographed(mice: Path, folder: Path) -> tuple[object, ...]:
     return ("reconstruct", folder / "photo.png", "--views", folder / "none", "--gaussians", folder / "none")
 
 
+def two_animals(mice: Path, folder: Path) -> tuple[object, ...]:
+    picture = Image.new("RGB", (128, 64), "white")
+    for left in (16, 80):
+        ImageDraw.Draw(picture).ellipse((left, 20, left + 32, 44), (90, 70, 50))
+    picture.save(folder / "photo.png")
+    return ("reconstruct", folder / "photo.png", "--views", folder / "none", "--gaussians", folder / "none")
+
+
 def onto_a_file(mice: Path, folder: Path) -> tuple[object, ...]:
     (folder / "taken").write_text("mine")
     return ("reconstruct", mice / "scene_000000", "--model", folder / "none", "--out", folder / "taken")
@@ -144,7 +152,10 @@ PROMISES = {
     "masks that say nothing about the cameras": Promise(opaque, r"mask fills the frame"),
     "millimetres": Promise(in_millimetres, r"millimetres — run `mouselift data normalise`"),
     "a scene with an image gone": Promise(with_an_image_gone, r"cam_003\.png: expected an image .* found none"),
-    "a photo with its background still there": Promise(photographed, r"photo\.png: expected .*background"),
+    "a photo of which nothing tells the animal from its background": Promise(
+        photographed, r"photo\.png: expected something that tells the animal from its background"
+    ),
+    "two animals in one photo": Promise(two_animals, r"photo\.png: expected one animal, got 2"),
     "a masked loss on images without masks": Promise(without_masks, r"expected .*(mask|alpha)"),
     "a search range the recipe refuses": Promise(refused_range, r"optim\.lr: expected greater than 0, got -1\.0"),
     "an output that cannot be written": Promise(
