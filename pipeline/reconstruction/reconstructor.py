@@ -94,11 +94,14 @@ class Reconstructor:
         """Six views of a framed photo, and the Gaussians of these as they are, with no mask (FaceLift).
 
         number: with the seed it decides the noise. render: draw the cameras of the views, too. Raises DataError where
-        no model of views was given.
+        no model of views was given, and for one whose rig is of another world, such as one in millimetres.
         """
         if self.views is None:
             raise DataError(f"{photo.where}: expected a model that makes views of a photo, got none — name --views.")
         generator = self.views.generator
+        self._require_world(
+            generator.rig.cameras, f"rig {generator.rig.name}", "name --views trained on normalised scenes"
+        )
         image = photo.image(generator.image_size)[None].to(self.device)
         with torch.inference_mode():
             views = generator(image, [number], self.guidance, self.steps, seed=self.seed)[0]
@@ -119,18 +122,18 @@ class Reconstructor:
         Raises DataError for an image that cannot be read, for views of which some have alpha, and for cameras of
         another world than the model's, such as one in millimetres.
         """
-        self._require_world(scene)
+        self._require_world(scene.cameras, str(scene.folder), "run `mouselift data normalise`")
         inputs, left_out = self._chosen(scene.cameras, str(scene.folder))
         batch = _batch_of(scene, self.gaussians.recipe.data.image_size, inputs, left_out).to(self.device)
         return self._reconstruction(batch, left_out, None, render)
 
-    def _require_world(self, scene: Scene) -> None:
+    def _require_world(self, cameras: Cameras, where: str, advice: str) -> None:
         config, _ = gslrm_parts(self.gaussians.recipe)
-        spanned = reach(scene.cameras)
+        spanned = reach(cameras)
         if config.pixel_aligned and spanned > MAX_REACH * config.depth_range:
             raise DataError(
-                f"{scene.folder}: expected cameras about the world's origin, where the model places Gaussians within "
-                f"±{config.depth_range:g}, got views that span ±{spanned:.3g} — run `mouselift data normalise`."
+                f"{where}: expected cameras about the world's origin, where the model places Gaussians within "
+                f"±{config.depth_range:g}, got views that span ±{spanned:.3g} — {advice}."
             )
 
     def _chosen(self, cameras: Cameras, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -138,6 +138,15 @@ def test_a_photo_becomes_the_gaussians_of_both_models_called_by_hand(
         assert torch.equal(getattr(found.gaussians, part), getattr(expected, part))
 
 
+def test_a_rig_of_another_world_than_the_gaussians_is_refused(pipeckpts: Path, file: Path) -> None:
+    """Its Gaussians would be fog, and nothing would say so."""
+    views = load_views(pipeckpts, "cpu")
+    views.generator.rig = replace(views.generator.rig, cameras=views.generator.rig.cameras.transform(100.0))
+    photo = photo_of(Image.fromarray(animal()), "a photo", views.framing)
+    reconstructor = Reconstructor(load_gaussians(file, size=SIZE), views, steps=1)
+    assert "expected cameras about the world's origin" in refusal(reconstructor.photo, photo)
+
+
 def test_mean_weights_beside_the_last_ones_are_preferred(pipeckpts: Path, release: Path, tmp_path: Path) -> None:
     both = Path(shutil.copytree(pipeckpts, tmp_path / "pipeckpts"))
     shutil.copy(release / PROMPTS_FILE, tmp_path)
