@@ -23,9 +23,8 @@ from pipeline.data.mice.mice import write_mice
 from pipeline.data.photo.folders import read_pictures
 from pipeline.data.photo.photo import read_photo
 from pipeline.data.pictures import pixels_of
-from pipeline.data.scenes import Dataset, open_dataset, read_scene
+from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.errors import DataError, PipelineError
-from pipeline.gslrm.model import GSLRM
 from pipeline.mvdiffusion.views import Rig
 from pipeline.training.loop import train
 
@@ -176,20 +175,6 @@ def test_the_command_generates_with_a_checkpoint(model, mice_folder, tmp_path) -
     alphas = [np.asarray(Image.open(path))[..., 3] > 127 for path in made.scenes["scene_000000"].paths]
     assert all(0.02 < alpha.mean() < 0.6 for alpha in alphas)
     assert made.manifest.splits == source.manifest.splits and made.manifest.geometry is not None
-
-
-def test_a_picture_becomes_gaussians(model, mice_folder, tiny_recipe, tmp_path) -> None:
-    torch.manual_seed(0)
-    recipe = tiny_recipe()
-    gaussians = checkpoint.save(tmp_path / "step-000001", GSLRM(recipe.model), recipe, 1)
-    picture, out = mice_folder / "scene_000006/images/cam_000.png", tmp_path / "out"
-    words = ["reconstruct", str(picture), "--views", str(model), "--checkpoint", str(gaussians), "--out", str(out)]
-    result = CliRunner().invoke(mouselift.app, words)
-    assert result.exception is None, result.output
-    assert Image.open(out / "views.png").size == (7 * 2 * SIZE, 2 * SIZE)
-    assert (out / "gaussians.ply").is_file()
-    cameras = read_scene(out / "views").cameras
-    torch.testing.assert_close(cameras.c2w, kinds.load(model).model.rig.cameras.c2w.double())
 
 
 def test_a_pipeline_whose_texts_are_all_alike_generates_nothing(tmp_path, mice_folder) -> None:
