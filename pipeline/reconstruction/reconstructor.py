@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,8 +68,10 @@ class Reconstructor:
         seed: int | None = None,
     ) -> None:
         """device: of the work; the one that the models were loaded to, if None. steps, guidance, seed: how views are
-        drawn, if not as their own model says.
+        drawn, if not as their own model says. Raises DataError for a guidance that is no finite number.
         """
+        if guidance is not None and not 0 <= guidance < math.inf:
+            raise DataError(f"guidance: expected a number of at least 0, got {guidance:g} — give one, or leave it out.")
         self.device = torch.device(device) if device is not None else next(gaussians.model.parameters()).device
         self.gaussians, self.views = gaussians, views
         self.steps, self.guidance, self.seed = steps, guidance, seed

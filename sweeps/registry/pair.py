@@ -69,7 +69,8 @@ def register_pair(
             (Path(temporary) / PICTURE).write_bytes(picture)
             client.log_artifact(version.run_id, str(Path(temporary) / PICTURE))
         client.update_model_version(version.name, str(version.version), card(version, info))
-        client.update_registered_model(version.name, ABOUT)
+        if not client.get_registered_model(version.name).description:  # people may have written their own
+            client.update_registered_model(version.name, ABOUT)
         verdict = None if root is None else registry.promote(version, (), OBJECTIVE, root, device)
     return Registered(registry.resolve(version.ref), notes, verdict)
 

@@ -126,9 +126,12 @@ def test_its_figures_are_those_of_the_two_models_called_by_hand(world, mice_fold
     assert world.scored.version.metrics["test/psnr_fg"] == pytest.approx(float(found), abs=1e-4)
 
 
-def test_a_pair_that_is_not_better_becomes_challenger(world, mice_folder) -> None:
+def test_a_pair_is_champion_only_where_it_beats_the_champion(world, mice_folder) -> None:
     first = world.scored.version.metrics["test/psnr_fg"]
+    client = MlflowClient(world.home.tracking_uri)
+    client.update_registered_model(PAIR_NAME, "of our own laboratory")
     second = register_pair(world.home, "mouse-mvdiffusion/1", "mouse-gslrm/2", mice_folder)
+    assert client.get_registered_model(PAIR_NAME).description == "of our own laboratory"
     won = second.version.metrics["test/psnr_fg"] > first
     assert second.version.measured == world.scored.version.measured
     assert second.verdict.alias == ("champion" if won else "challenger")

@@ -16,6 +16,7 @@ from pipeline import checkpoint, kinds, metrics
 from pipeline.cameras import facelift_ring
 from pipeline.data.recording.video import write_video
 from pipeline.data.scenes import read_scene
+from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.pruning import PRUNINGS
@@ -61,6 +62,12 @@ def decoded(path: Path) -> Iterator[np.ndarray]:
 
 def test_a_scene_becomes_one_gaussian_per_input_pixel_and_the_free_ones(result: Reconstruction) -> None:
     assert result.gaussians.count == 2 + 4 * 32 * 32
+
+
+@pytest.mark.parametrize("guidance", [float("inf"), float("nan"), -1.0])
+def test_a_guidance_that_is_no_number_is_refused_before_any_work(folder: Path, guidance: float) -> None:
+    with pytest.raises(DataError, match="guidance: expected a number of at least 0"):
+        Reconstructor(load_gaussians(folder), guidance=guidance)
 
 
 def test_views_are_rendered_in_the_order_of_the_batch(result: Reconstruction) -> None:

@@ -18,7 +18,7 @@ from pipeline.data.incoming.names import named
 from pipeline.data.incoming.picture import read_picture
 from pipeline.data.photo.folders import pictures_in
 from pipeline.data.recording.masks import coverage
-from pipeline.data.recording.video import Video, open_video
+from pipeline.data.recording.video import Picture, Video, open_video
 from pipeline.data.scenes import CAMERAS_FILE, MANIFEST_FILE, Dataset, Scene, open_dataset
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
@@ -159,34 +159,36 @@ def _fitting(masks: Video, video: Video) -> Video:
 def _cut_out(
     pictures: Iterator[Image.Image | DataError], masks: Video, numbers: list[int]
 ) -> Iterator[Image.Image | DataError]:
-    done, fault = 0, None
-    try:
-        for picture, grey in zip(pictures, masks.read(numbers, "gray"), strict=True):
-            if isinstance(picture, Image.Image):
-                picture.putalpha(Image.fromarray(coverage(grey)).resize(picture.size))
+    for picture, grey in zip(pictures, _until_damaged(masks.read(numbers, "gray"), len(numbers)), strict=True):
+        if isinstance(picture, DataError):
             yield picture
-            done += 1
-    except DataError as error:
-        fault = error
-    for _ in numbers[done:]:
-        assert fault is not None
-        yield fault
+        elif isinstance(grey, DataError):
+            yield grey
+        else:
+            picture.putalpha(Image.fromarray(coverage(grey)).resize(picture.size))
+            yield picture
 
 
 def _of_video(video: Video, numbers: list[int]) -> Iterator[Image.Image | DataError]:
-    done, fault = 0, None
-    try:
-        for picture in video.read(numbers, "rgba"):
-            image = Image.fromarray(picture).convert("RGB")
-            if video.pixel_aspect != 1:
-                image = image.resize((round(image.width * video.pixel_aspect), image.height), Image.Resampling.LANCZOS)
-            yield image
-            done += 1
-    except DataError as error:
-        fault = error
-    for _ in numbers[done:]:
-        assert fault is not None
-        yield fault
+    for picture in _until_damaged(video.read(numbers, "rgba"), len(numbers)):
+        if isinstance(picture, DataError):
+            yield picture
+            continue
+        image = Image.fromarray(picture).convert("RGB")
+        if video.pixel_aspect != 1:
+            image = image.resize((round(image.width * video.pixel_aspect), image.height), Image.Resampling.LANCZOS)
+        yield image
+
+
+def _until_damaged(pictures: Iterator[Picture], count: int) -> Iterator[Picture | DataError]:
+    """So many pictures of a video; from where it is damaged, what is wrong with it in place of each."""
+    for done in range(count):
+        try:
+            picture = next(pictures)
+        except DataError as error:
+            yield from [error] * (count - done)
+            return
+        yield picture
 
 
 def _folder_or_dataset(source: Path) -> tuple[dict[int, Path] | dict[int, Scene], str, float | None]:
