@@ -63,6 +63,13 @@ def _signals_end_what_is_started():
     hear()
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """A test may change how many threads this process has, which decides the last bits of what later ones compute."""
+    yield
+    torch.set_num_threads(1)
+
+
 def hear() -> None:
     """Let signals do what they do in a terminal's job."""
     for number, handler in HANDLERS.items():

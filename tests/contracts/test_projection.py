@@ -83,7 +83,6 @@ def test_threads_change_no_bit_of_the_projection():
     for threads in (1, 3):
         torch.set_num_threads(threads)
         came.append(projected(projection_cpu, leaves)[0])
-    torch.set_num_threads(1)
     assert all(torch.equal(came[0][name], came[1][name]) for name in came[0])
 
 

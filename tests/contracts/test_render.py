@@ -20,14 +20,6 @@ from tests.support import rasterize_reference
 FIELDS = ("means", "quats", "scales", "opacities", "sh")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_gaussians(count: int, degree: int = 0, seed: int = 0, batch: tuple[int, ...] = ()) -> Gaussians:
     """A float64 cloud about the origin, from faint to opaque, from sub-pixel to wide."""
     generator = torch.Generator().manual_seed(seed)

@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 from tests.unit.test_sequence import both, made
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # as here: another number of them sums in another order
 video, out, models = map(Path, sys.argv[1:])
 made(video, out, both(models), smooth=0.05)
 """
@@ -101,19 +101,6 @@ def made(source: Path, out: Path, reconstructor: Reconstructor, **wanted) -> dic
     return json.loads((out / "sequence.json").read_text())
 
 
-def agree(one: object, other: object) -> bool:
-    """Whether values of JSON are the same, numbers up to the last bits: a library of linear algebra rounds by where a
-    process has its memory.
-    """
-    if isinstance(one, float):
-        return isinstance(other, float) and one == pytest.approx(other, rel=1e-3, abs=1e-4)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [*one] == [*other] and all(agree(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(agree, one, other))
-    return type(one) is type(other) and one == other
-
-
 def files(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
@@ -140,7 +127,7 @@ def test_a_clip_leaves_a_ply_a_frame_two_videos_as_long_and_nothing_else(whole: 
     assert len(shown(whole / "fixed.mp4")) == len(shown(whole / "turntable.mp4")) == FRAMES
 
 
-def test_a_sequence_killed_at_a_third_and_continued_is_the_same(
+def test_a_sequence_killed_at_a_third_and_continued_is_the_same_to_the_byte(
     whole: Path, video: Path, models: Path, reconstructor: Reconstructor, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -153,15 +140,7 @@ def test_a_sequence_killed_at_a_third_and_continued_is_the_same(
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "frames").glob("[0-9]*.ply")}
     (out / "frames" / ".000005.ply.1.2").write_bytes(b"half of a file")
     made(video, out, reconstructor, smooth=0.05)
-    made_again, expected = files(out), files(whole)
-    assert [*made_again] == [*expected] and made_again[".sequence.json"] == expected[".sequence.json"]
-    assert agree(*(json.loads(found["sequence.json"]) for found in (made_again, expected)))
-    for number in range(FRAMES):
-        one, other = (Gaussians.load_ply(folder / f"frames/{number:06d}.ply") for folder in (out, whole))
-        torch.testing.assert_close(torch.cat([one.means, one.scales], 1), torch.cat([other.means, other.scales], 1))
-    for name in ("fixed.mp4", "turntable.mp4"):
-        pairs = zip(shown(out / name), shown(whole / name), strict=True)
-        assert max(np.abs(one.astype(int) - other).mean() for one, other in pairs) < 0.5
+    assert files(out) == files(whole)
     assert (out / "frames" / "000000.ply").stat().st_mtime_ns == kept["000000.ply"]
 
 
@@ -174,7 +153,7 @@ def test_a_model_of_unknown_framing_goes_on_with_the_same_numbers(
         if step.done == 1:
             break
     said = [made(video, tmp_path / name, anyhow, every=3) for name in ("cut", "whole")]
-    assert agree(*said)
+    assert json.dumps(said[0]) == json.dumps(said[1])
 
 
 def test_a_finished_sequence_is_not_made_again(whole: Path, video: Path, reconstructor: Reconstructor) -> None:
