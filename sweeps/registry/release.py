@@ -35,12 +35,13 @@ from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
 from pipeline.machine.outputs import require_folder
+from pipeline.text.json_file import read_json
 from sweeps.errors import RegistryError, counted
 from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
 from sweeps.registry.cards import example_picture
 from sweeps.registry.held import Held, inspect, kind_name
 from sweeps.registry.verification import Verification
-from sweeps.registry.versions import MODEL_ID, SHA256, Version
+from sweeps.registry.versions import MODEL_ID, SHA256, Version, described
 
 LINEAGE_FILE = "lineage.json"
 _UNFINISHED = "release.unfinished"
@@ -217,9 +218,18 @@ def _is_free(out: Path, version: Version) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
     with contextlib.suppress(CheckpointError):
-        if inspect(out).sha256 == version.sha256:
+        if inspect(out).sha256 == version.sha256 and _said(out) in (None, described(version.tags)):
             return False
     raise RegistryError(f"{out}: expected no folder, or one with {version.ref}, got something else — choose another.")
+
+
+def _said(folder: Path) -> dict[str, str] | None:
+    """How an earlier pull to this folder said that its weights are used, and on what terms; None without one."""
+    file = folder / LINEAGE_FILE
+    if not file.is_file():
+        return None
+    said = read_json(file, RegistryError)
+    return described(said["tags"]) if isinstance(said, dict) and isinstance(said.get("tags"), dict) else None
 
 
 def _write_lineage(folder: Path, version: Version) -> None:

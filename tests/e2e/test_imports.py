@@ -11,6 +11,7 @@ import mouselift
 from pipeline.files import sha256_of
 from pipeline.licence import FACELIFT_LICENCE
 from pipeline.reconstruction.models import load_gaussians, load_views
+from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry
 from sweeps.registry.versions import Version
@@ -46,6 +47,13 @@ def test_the_release_is_imported_without_a_question(imported, home: Home, tmp_pa
     assert load_gaussians(pulled[1]).recipe.model == load_gaussians(file).recipe.model
 
 
-def test_another_licence_is_told(imported, tmp_path: Path) -> None:
-    version, _ = imported(released_gaussians(tmp_path), "--licence", "CC BY 4.0")
-    assert version.tags["licence"] == "CC BY 4.0"
+def test_another_licence_is_told_and_its_files_are_not_taken_for_those_of_before(
+    imported, home: Home, tmp_path: Path
+) -> None:
+    file = released_gaussians(tmp_path)
+    (first, _), (other, _) = imported(file), imported(file, "--licence", "CC BY 4.0")
+    assert other.tags["licence"] == "CC BY 4.0" and other.sha256 == first.sha256
+    out = Registry(home).pull(first.ref, tmp_path / "out")
+    assert Registry(home).pull(first.ref, out) == out
+    with pytest.raises(RegistryError, match=f"expected no folder, or one with {other.ref}, got something else"):
+        Registry(home).pull(other.ref, out)
