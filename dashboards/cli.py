@@ -36,9 +36,9 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Open MLflow's UI on the store of this home, and say where each sweep is found in it."""
-    from sweeps.book import queries
-    from sweeps.book.mlflow_client import prepare_store
     from sweeps.home import Home, is_served
+    from sweeps.tracking import queries
+    from sweeps.tracking.mlflow_client import prepare_store
 
     home = Home.from_environment(os.environ)
     served = is_served(home.tracking_uri)

@@ -3,7 +3,10 @@
 Each message reads `where: what was expected, what came — what to do.` and is one line.
 """
 
+from pipeline.config import one_line
 from pipeline.errors import counted as counted  # messages of both packages count alike
+
+_CAUSE_SHOWN = 200  # characters
 
 
 class SweepError(Exception):
@@ -32,3 +35,8 @@ class NoRoomError(SweepError):
 
 class OutageError(SweepError):
     """A server that was there when a sweep began stayed away for too long; not the user's mistake: exit code 1."""
+
+
+def cause(error: Exception) -> str:
+    """The first sentence of an error, without SQLAlchemy's copy of the statement or MLflow's of the address."""
+    return one_line(error).partition(" [SQL")[0].partition(" (Background")[0][:_CAUSE_SHOWN]

@@ -69,8 +69,8 @@ def sweep_status(name: str, home: Home | None = None) -> dict[str, Any]:
 
     Raises StudyError when the home has no such sweep.
     """
-    from sweeps.book import queries
     from sweeps.run.orphans import reap
+    from sweeps.tracking import queries
 
     home = home or home_of_environment()
     Audience().closed(reap(home))

@@ -27,9 +27,8 @@ from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal, State, append_whole
 from sweeps.book.ledger import Ledger, fold_all
-from sweeps.book.mlflow_client import cause
 from sweeps.book.study import began_with, direction, frozen_trial
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, cause
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
 

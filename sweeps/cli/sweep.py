@@ -95,9 +95,9 @@ def sweep_status(
     as_json: AsJson = False,
 ) -> None:
     """Say how far a sweep is. A sweep whose driver died is closed first."""
-    from sweeps.book import queries
     from sweeps.book.ledger import ledger_of
     from sweeps.run.orphans import reap
+    from sweeps.tracking import queries
 
     home = terminal.home()
     name = name or queries.latest(home)  # before dead sweeps are closed
@@ -147,7 +147,7 @@ def sweep_stop(name: Sweep) -> None:
 @sweep.command("list")
 def sweep_list(as_json: AsJson = False) -> None:
     """List the sweeps in the store, newest first."""
-    from sweeps.book import queries
+    from sweeps.tracking import queries
 
     found = queries.sweeps(terminal.home().tracking_uri)
     if as_json:
@@ -220,9 +220,9 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
-    from sweeps.book import queries
     from sweeps.book.study import Importance, importance_of
     from sweeps.cli.progress import describe
+    from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
     importance = importance_of(ledger) if ended else Importance(0)

@@ -11,9 +11,9 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.files import nearest_existing
 from pipeline.machine.outputs import require_folder, require_locks
-from sweeps.book.mlflow_client import cause, require_readable, require_writable, shown
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, cause
 from sweeps.home import Home, is_made, is_served, sqlite_uri, store_file
+from sweeps.tracking.mlflow_client import require_readable, require_writable, shown
 
 _SECONDS = 5  # to wait for a server, a database or a lock
 _TIMEOUTS = {"sqlite": "timeout", "mssql": "timeout"}  # of the others it is connect_timeout

@@ -23,7 +23,7 @@ What this guarantees. Processes that change a model's aliases with mouselift do 
   follows; one that finds it was away longer gives up before it writes. After a kill the next one waits SILENCE_SECONDS.
 
 A change that is made without mouselift takes no turn: it is found afterwards and entered in the history. The heartbeats
-by which the runs of a dead sweep are found are another matter: see `sweeps/book/mlflow_heartbeats.py`.
+by which the runs of a dead sweep are found are another matter: see `sweeps/tracking/mlflow_heartbeats.py`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from pipeline.mvdiffusion.views import read_rig
 from pipeline.recipe import gslrm_parts
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
 from pipeline.reconstruction.reconstructor import MAX_REACH
-from sweeps.book.mlflow_client import mlflow_client
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.cards import ABOUT, PICTURE, card, example_picture
@@ -29,6 +28,7 @@ from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import SCENES, Verification
 from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
+from sweeps.tracking.mlflow_client import mlflow_client
 
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
 

@@ -23,7 +23,6 @@ from mlflow.exceptions import MlflowException
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import PipelineError
-from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
 from sweeps.registry.aliases import (
@@ -46,6 +45,7 @@ from sweeps.registry.verification import Verification, score_like
 from sweeps.registry.versions import MODEL_ID, SHA256, Version, described, judged, lineage, replacing
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
+from sweeps.tracking.mlflow_client import mlflow_client, prepare_store
 
 IMPORTED = "imported"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"

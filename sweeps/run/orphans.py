@@ -9,11 +9,11 @@ from __future__ import annotations
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import closing, read
-from sweeps.book.mlflow_heartbeats import close_silent
-from sweeps.book.mlflow_writer import MLflowDelivery, utc
 from sweeps.book.optuna_copy import COPIED, OptunaDelivery
 from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
+from sweeps.tracking.mlflow_heartbeats import close_silent
+from sweeps.tracking.mlflow_writer import MLflowDelivery, utc
 
 _DELIVERY_SECONDS, _COPY_SECONDS = 30.0, 2.0
 

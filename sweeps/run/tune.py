@@ -23,7 +23,6 @@ from pipeline.recipe import Recipe
 from sweeps.book.delivery import Delivery, undelivered
 from sweeps.book.journal import Journal, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger
-from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
 from sweeps.errors import NoRoomError, OutageError, counted
@@ -35,6 +34,7 @@ from sweeps.run.processes import resources
 from sweeps.run.ray_session import Ray, nodes_of_cluster
 from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
 from sweeps.space.space import SearchSpace
+from sweeps.tracking.mlflow_writer import MLflowDelivery
 
 _FULL = "the disk of the sweep was full"
 # For MLflow to take the last events; with a full disk it rarely can. A scheduler kills 30 s after its SIGTERM.

@@ -25,8 +25,6 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.ledger import Ledger, read
-from sweeps.book.mlflow_client import prepare_store
-from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.study import began_with
 from sweeps.home import Home
@@ -35,6 +33,8 @@ from sweeps.run.orphans import reap
 from sweeps.space.distributions import Choice
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, Scheduler, SearchSpace
+from sweeps.tracking.mlflow_client import prepare_store
+from sweeps.tracking.mlflow_writer import MLflowDelivery
 from tests.e2e.faults.invariants import check
 from tests.support.spaces import space_with
 

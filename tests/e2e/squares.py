@@ -15,11 +15,11 @@ from pipeline import GSLRM, checkpoint, load_recipe
 from pipeline.cameras import facelift_six
 from pipeline.data.scenes import Manifest, write_manifest, write_scene
 from sweeps.book.journal import Journal, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.home import Home
 from sweeps.registry.registry import Registry
 from sweeps.registry.verification import Verification, verify
 from sweeps.space.objective import Objective
+from sweeps.tracking.mlflow_writer import MLflowDelivery
 
 NAME = "mouse-gslrm"
 OTHER = "mouse-other"

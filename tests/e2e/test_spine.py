@@ -19,8 +19,8 @@ from pipeline import Gaussians, checkpoint
 from pipeline.cameras import Cameras
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
-from sweeps.book.mlflow_layout import STATUS
 from sweeps.book.optuna_copy import open_storage
+from sweeps.tracking.mlflow_layout import STATUS
 from tests.e2e.conftest import SMALL
 
 STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered"]

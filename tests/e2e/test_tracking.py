@@ -25,12 +25,12 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from pipeline.recipes import load_recipe
-from sweeps.book import mlflow_layout, queries
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.mlflow_client import prepare_store
-from sweeps.book.mlflow_writer import MLflowDelivery
 from sweeps.book.provenance import provenance
+from sweeps.tracking import mlflow_layout, queries
+from sweeps.tracking.mlflow_client import prepare_store
+from sweeps.tracking.mlflow_writer import MLflowDelivery
 
 RECIPE = load_recipe("gslrm_tiny")
 SPACE = {
@@ -335,7 +335,7 @@ def test_an_artifact_that_is_gone_does_not_keep_its_trial_open(uri: str, tmp_pat
 
 def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = "import sys; from sweeps.book.mlflow_client import prepare_store; prepare_store(sys.argv[1])"
+    program = "import sys; from sweeps.tracking.mlflow_client import prepare_store; prepare_store(sys.argv[1])"
     several = [subprocess.Popen([sys.executable, "-c", program, uri]) for _ in range(3)]
     assert [process.wait(120) for process in several] == [0, 0, 0]
     assert MlflowClient(uri).create_experiment("works")
@@ -343,7 +343,7 @@ def test_a_fresh_store_prepared_by_three_processes_at_once_is_sound(tmp_path: Pa
 
 def test_a_store_whose_making_is_killed_is_made_anew(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = "import sys; from sweeps.book.mlflow_client import prepare_store; prepare_store(sys.argv[1])"
+    program = "import sys; from sweeps.tracking.mlflow_client import prepare_store; prepare_store(sys.argv[1])"
     begun = tmp_path / ".mlflow.db"
     with subprocess.Popen([sys.executable, "-c", program, uri]) as process:
         while not (begun.exists() and begun.stat().st_size):
@@ -368,7 +368,7 @@ def test_a_store_behind_a_link_and_a_question_mark_is_made_where_the_link_points
 def test_tracking_says_nothing_on_stdout_and_stderr(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from sweeps.book.journal import *; from sweeps.book.mlflow_writer import MLflowDelivery\n"
+        "from sweeps.book.journal import *; from sweeps.tracking.mlflow_writer import MLflowDelivery\n"
         "root = Path(sys.argv[1]); journal = Journal(root / 'journal')\n"
         "journal.append(SweepOpened('s', 'r', {}, {}, {})); journal.append(SweepClosed('COMPLETE'))\n"
         "assert MLflowDelivery(journal, f'sqlite:///{root}/mlflow.db', root / 'artifacts').start().close(100)\n"

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from sweeps.book.delivery import DELIVERED, Delivery, RefusedError, UnansweredError, delivered
 from sweeps.book.journal import Journal, SweepClosed
-from sweeps.book.mlflow_writer import _as_delivery_errors
+from sweeps.tracking.mlflow_writer import _as_delivery_errors
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

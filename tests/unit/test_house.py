@@ -27,15 +27,19 @@ MAY_IMPORT = {
 # Rooms of `sweeps`, upwards: what each may import beside itself. The folder itself holds errors, home, datasets and
 # own_process. On top of the rooms stand the launch of a sweep, then the face, which is `__init__`, and the commands.
 GROUND, LAUNCH, FACE = "sweeps", "sweeps/launch.py", "sweeps (the face)"
-WITHIN = {GROUND, *(f"sweeps/{room}" for room in ("space", "book", "run", "preflight", "pyfuncs", "registry"))}
+WITHIN = {
+    GROUND,
+    *(f"sweeps/{room}" for room in ("space", "book", "tracking", "run", "preflight", "pyfuncs", "registry")),
+}
 BELOW = {
     GROUND: set[str](),
     "sweeps/space": {GROUND},
     "sweeps/book": {GROUND, "sweeps/space"},
-    "sweeps/run": {GROUND, "sweeps/space", "sweeps/book"},
-    "sweeps/pyfuncs": {"sweeps/book"},
-    "sweeps/registry": {GROUND, "sweeps/space", "sweeps/book", "sweeps/pyfuncs"},
-    "sweeps/preflight": {GROUND, "sweeps/space", "sweeps/book", "sweeps/run"},
+    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book"},
+    "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking"},
+    "sweeps/pyfuncs": {"sweeps/tracking"},
+    "sweeps/registry": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking", "sweeps/pyfuncs"},
+    "sweeps/preflight": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking", "sweeps/run"},
     LAUNCH: WITHIN,
     FACE: WITHIN | {LAUNCH},
     "sweeps/cli": WITHIN | {LAUNCH, FACE},
@@ -57,7 +61,7 @@ DOORS = {
     "ray": ("sweeps/run/",),
     "pyarrow": ("sweeps/run/checkpoints.py",),
     "optuna": ("sweeps/space/", "sweeps/book/"),
-    "mlflow": ("sweeps/book/", "sweeps/pyfuncs/", "sweeps/registry/"),
+    "mlflow": ("sweeps/tracking/", "sweeps/pyfuncs/", "sweeps/registry/"),
     "fastapi": ("dashboards/",),
     "jinja2": ("dashboards/",),
     "plotly": ("dashboards/",),
@@ -69,7 +73,7 @@ PRIVATE_PARTS = {
     (CALIBRATION, "numpy._core"): PICKLES,
     (CALIBRATION, "multiarray._reconstruct"): PICKLES,
     (CALIBRATION, "numeric._frombuffer"): PICKLES,
-    ("sweeps/book/mlflow_client.py", "mlflow.store.tracking.sqlalchemy_store"): (
+    ("sweeps/tracking/mlflow_client.py", "mlflow.store.tracking.sqlalchemy_store"): (
         "tests/contracts/test_library_parts.py::test_mlflow_makes_the_tables_of_a_new_database_file"
     ),
     ("sweeps/run/tune.py", "trial.temporary_state"): (

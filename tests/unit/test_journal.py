@@ -17,7 +17,7 @@ import pytest
 
 import mouselift
 from pipeline.recipes import load_recipe
-from sweeps.book import ledger, mlflow_layout, provenance, queries
+from sweeps.book import ledger, provenance
 from sweeps.book.delivery import Delivery, RefusedError, UnansweredError
 from sweeps.book.journal import (
     AttemptFailed,
@@ -32,6 +32,7 @@ from sweeps.book.journal import (
 )
 from sweeps.errors import DamagedError, NoRoomError, StudyError
 from sweeps.home import Home
+from sweeps.tracking import mlflow_layout, queries
 
 SPACE = {
     "recipe": "gslrm_tiny",

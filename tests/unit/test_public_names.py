@@ -74,7 +74,9 @@ def test_the_face_of_the_memory_changes_nothing_in_the_process(line: str) -> Non
     assert run(f"import gc, os; before = {state}; {line}; print(before == {state})") == "True"
 
 
-@pytest.mark.parametrize("module", ["sweeps.registry.release", "sweeps.book.queries", "sweeps.pyfuncs.pyfunc_gslrm"])
+@pytest.mark.parametrize(
+    "module", ["sweeps.registry.release", "sweeps.tracking.queries", "sweeps.pyfuncs.pyfunc_gslrm"]
+)
 def test_mlflow_is_quiet_whichever_module_imports_it_first(module: str) -> None:
     level = "logging.getLogger('mlflow').getEffectiveLevel() == logging.ERROR"
     assert run(f"import logging, {module}; print({level})") == "True"

@@ -12,12 +12,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sweeps.book import mlflow_heartbeats, queries
-from sweeps.book.mlflow_client import mlflow_client, prepare_store
 from sweeps.errors import StudyError
 from sweeps.home import Home, store_file
 from sweeps.preflight import stores
 from sweeps.preflight.stores import require_study_storage, require_tracking
+from sweeps.tracking import mlflow_heartbeats, queries
+from sweeps.tracking.mlflow_client import mlflow_client, prepare_store
 
 
 @pytest.fixture

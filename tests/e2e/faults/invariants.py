@@ -8,9 +8,9 @@ import optuna
 from mlflow import MlflowClient
 
 from sweeps.book.journal import Journal, Reported, TrialOpened
-from sweeps.book.mlflow_layout import STATUS
 from sweeps.book.optuna_copy import open_storage
 from sweeps.book.study import RAY_TRIAL
+from sweeps.tracking.mlflow_layout import STATUS
 
 
 @dataclass

@@ -8,9 +8,9 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.book.mlflow_client import prepare_store
 from sweeps.book.optuna_copy import open_storage
 from sweeps.home import Home
+from sweeps.tracking.mlflow_client import prepare_store
 from tests.e2e.conftest import COMMAND, finish, stop
 from tests.e2e.faults import commands
 from tests.e2e.faults.invariants import check

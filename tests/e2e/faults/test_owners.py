@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.book import mlflow_heartbeats
 from sweeps.run.orphans import reap
+from sweeps.tracking import mlflow_heartbeats
 from tests.e2e.conftest import SECONDS, Seat
 from tests.e2e.faults.servers import MLflowServer, mlflow_server
 from tests.e2e.faults.settings import patched
 
 pytestmark = pytest.mark.faults
 LEASE = 6.0
-BEATS = {"sweeps.book.mlflow_writer": {"BEAT_SECONDS": 1.0}}
+BEATS = {"sweeps.tracking.mlflow_writer": {"BEAT_SECONDS": 1.0}}
 Look = Callable[[], list[str]]
 
 

@@ -18,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.files import write_whole
 from sweeps.book.journal import Event, Journal, RunOpened
-from sweeps.book.mlflow_client import mlflow_client, runs_of
-from sweeps.book.mlflow_writer import HEARTBEAT
 from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
+from sweeps.tracking.mlflow_client import mlflow_client, runs_of
+from sweeps.tracking.mlflow_writer import HEARTBEAT
 
 LONGEST_SILENCE_SECONDS = 900.0  # thirty heartbeats
 _SEEN = "seen.json"

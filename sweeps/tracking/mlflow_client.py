@@ -16,14 +16,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from pipeline.config import one_line
-from sweeps.errors import StudyError
+from sweeps.errors import StudyError, cause
 from sweeps.home import is_made, sqlite_uri, store_file
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _TAG = "mouselift.checked"
 _PAGE = 500  # runs
-_CAUSE_SHOWN = 200  # characters
 
 
 def mlflow_client(uri: str) -> MlflowClient:
@@ -120,11 +118,6 @@ def shown(url: str) -> str:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
         return url
-
-
-def cause(error: Exception) -> str:
-    """The first sentence of an error, without SQLAlchemy's copy of the statement or MLflow's of the address."""
-    return one_line(error).partition(" [SQL")[0].partition(" (Background")[0][:_CAUSE_SHOWN]
 
 
 @contextlib.contextmanager

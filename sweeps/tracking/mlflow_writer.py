@@ -27,12 +27,13 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps.book import journal as events
-from sweeps.book import mlflow_layout as layout
 from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
-from sweeps.book.mlflow_client import cause, environment, prepare_store
+from sweeps.errors import cause
 from sweeps.home import is_served
+from sweeps.tracking import mlflow_layout as layout
+from sweeps.tracking.mlflow_client import environment, prepare_store
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0

@@ -11,10 +11,10 @@ from typing import Any
 from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
-from sweeps.book.mlflow_client import mlflow_client, runs_of
-from sweeps.book.mlflow_layout import ui_path
 from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
+from sweeps.tracking.mlflow_client import mlflow_client, runs_of
+from sweeps.tracking.mlflow_layout import ui_path
 
 
 @dataclass(frozen=True)
