@@ -43,8 +43,8 @@ def main() -> None:
         set_handler(interrupt)
         _require_working_folder()
         account.settle()
-        # The science may not import the windows: what makes a page of Gaussians is handed to the commands.
-        app(args=list(map(_with_home, sys.argv[1:])), obj=dashboards.cli.view_page)
+        # Science and memory may not import the windows: what makes pages is handed to the commands.
+        app(args=list(map(_with_home, sys.argv[1:])), obj=dashboards.cli.Windows())
     except (PipelineError, SweepError) as error:
         _say(str(error))
         sys.exit(EXIT_OURS if isinstance(error, DamagedError | NoRoomError | OutageError) else EXIT_USER)

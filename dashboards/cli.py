@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.data.gate.checks import Check
     from pipeline.data.gate.quality import Quality
     from pipeline.gaussians import Gaussians
+    from sweeps.tracking.pages import Pages
 
 _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lifespan` makes a fuss at Ctrl-C
 
@@ -61,11 +62,20 @@ def ui(
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
 
 
-def view_page(gaussians: Gaussians, cameras: Cameras, title: str) -> str:
-    """The page that orbits Gaussians, as `splat_page`; nothing is imported before it is asked for."""
-    from dashboards.pages.splat import splat_page
+class Windows:
+    """What the commands of the other packages are handed: nothing is imported before it is asked for."""
 
-    return splat_page(gaussians, cameras, title)
+    def view_page(self, gaussians: Gaussians, cameras: Cameras, title: str) -> str:
+        """The page that orbits Gaussians, as `splat_page`."""
+        from dashboards.pages.splat import splat_page
+
+        return splat_page(gaussians, cameras, title)
+
+    def pages(self) -> Pages:
+        """What makes the pages that MLflow shows."""
+        from dashboards.pages.pages import MlflowPages
+
+        return MlflowPages()
 
 
 def _require_port(host: str, port: int) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sweeps.run.nodes import Node
     from sweeps.run.ray_session import Ray
     from sweeps.space.space import SearchSpace
+    from sweeps.tracking.pages import Pages
 
 
 def run_sweep(
@@ -35,12 +36,14 @@ def run_sweep(
     data: str | Path | None = None,
     home: Home | None = None,
     listen: Listener | None = None,
+    pages: Pages | None = None,
 ) -> Ledger:
     """Check a space as `mouselift sweep run` does, run its trials, and return what the journal then says.
 
     name: of the sweep; its space and the time, if None. data: a dataset's folder or registered name, for data.root.
     home: that of the environment, if None. listen: called with each event once it is safe in the journal, from threads
-    of the sweep too; what it raises ends the sweep.
+    of the sweep too; what it raises ends the sweep. pages: makes the descriptions and the report that MLflow shows, as
+    `dashboards.MlflowPages()` does; without it MLflow has the figures and files alone.
 
     Raises PipelineError or SweepError, of one line, for what the commands refuse. A sweep that is ended before its time
     is returned, too: its `state` is KILLED or FAIL, its `reason` says why, and `resume_sweep` goes on with it. Ctrl-C
@@ -48,19 +51,23 @@ def run_sweep(
     KeyboardInterrupt, and another signal a SystemExit. That holds in the main thread:
     called in another, the sweep hears no signal, and `mouselift sweep stop` ends it.
     """
-    with Launch(home, Audience(listen)) as launch:
+    with Launch(home, Audience(listen, pages)) as launch:
         return launch.new(launch.on_data(space, data), name)
 
 
 def resume_sweep(
-    name: str, trials: int | None = None, home: Home | None = None, listen: Listener | None = None
+    name: str,
+    trials: int | None = None,
+    home: Home | None = None,
+    listen: Listener | None = None,
+    pages: Pages | None = None,
 ) -> Ledger:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs.
 
     trials: how many in all, if more than at first. Otherwise as `run_sweep`; raises StudyError, too, where there is no
     such sweep, where it runs, and where nothing is left to do.
     """
-    with Launch(home, Audience(listen)) as launch:
+    with Launch(home, Audience(listen, pages)) as launch:
         return launch.resume(name, trials)
 
 
@@ -123,9 +130,13 @@ def nodes_of(ray: Ray) -> list[Node]:
 
 @dataclass(frozen=True)
 class Audience:
-    """Who hears how a launch goes, in this order. This one hears the events, and logs which sweeps were closed."""
+    """Who hears how a launch goes, in this order, and what makes the pages that others read of it.
+
+    This one hears the events, and logs which sweeps were closed.
+    """
 
     listen: Listener | None = None
+    pages: Pages | None = None
 
     def said(self, line: str) -> None:
         """Something begins that takes a minute."""
@@ -230,6 +241,6 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
             if earlier.name:
                 check_same_data(earlier, ready.tags)
-            audience.closed(reap(home))
+            audience.closed(reap(home, audience.pages))
             with audience.running(ready, earlier) as listen:
-                return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, *started)
+                return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, started[0], audience.pages)

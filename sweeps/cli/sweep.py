@@ -102,7 +102,7 @@ def sweep_status(
     home = terminal.home()
     name = name or queries.latest(home)  # before dead sweeps are closed
     ledger_of(home, name)  # one that cannot be read is refused before others are looked at
-    _Terminal().closed(reap(home))
+    _Terminal().closed(reap(home, terminal.pages()))
     found = queries.status(home, name)
     if as_json:
         typer.echo(json.dumps(found))
@@ -131,7 +131,7 @@ def sweep_stop(name: Sweep) -> None:
     journal = Journal(home.journal(name))
     ledger_of(home, name)
     if not journal.is_being_written:
-        _Terminal().closed(reap(home))
+        _Terminal().closed(reap(home, terminal.pages()))
         typer.echo(f"{name}: it is not running", err=True)
         return
     (journal.folder / STOP_FILE).touch()
@@ -199,7 +199,7 @@ class _Terminal(Audience):
 
 
 def _launch() -> Launch:
-    return Launch(terminal.home(), _Terminal())
+    return Launch(terminal.home(), _Terminal(pages=terminal.pages()))
 
 
 def _end(ledger: Ledger, as_json: bool) -> None:

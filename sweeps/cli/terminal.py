@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import click
 import typer
 
 from sweeps.launch import home_of_environment
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.home import Home
+    from sweeps.tracking.pages import Pages
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
@@ -46,6 +48,12 @@ def console() -> Console:
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
+
+
+def pages() -> Pages | None:
+    """What makes the pages that MLflow shows, as the front door hands it to the commands; None without a front door."""
+    context = click.get_current_context(silent=True)
+    return None if context is None or context.obj is None else context.obj.pages()
 
 
 def root(data: str | None) -> list[str]:

@@ -14,12 +14,16 @@ from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.tracking.mlflow_heartbeats import close_silent
 from sweeps.tracking.mlflow_writer import MLflowDelivery, utc
+from sweeps.tracking.pages import Pages
 
 _DELIVERY_SECONDS, _COPY_SECONDS = 30.0, 2.0
 
 
-def reap(home: Home) -> list[str]:
-    """Close dead sweeps as KILLED with the reason, and deliver what the stores lack. Returns a line for each sweep."""
+def reap(home: Home, pages: Pages | None = None) -> list[str]:
+    """Close dead sweeps as KILLED with the reason, and deliver what the stores lack. Returns a line for each sweep.
+
+    pages: makes the texts that MLflow shows of them.
+    """
     done: list[str] = []
     for folder in sorted(home.journals.glob("*")):
         journal = Journal(folder)
@@ -27,7 +31,7 @@ def reap(home: Home) -> list[str]:
             continue
         try:
             with journal.claim():
-                done += _close(journal, home)
+                done += _close(journal, home, pages)
         except DamagedError as error:  # which concerns no other sweep
             done.append(str(error))
         except (StudyError, PermissionError):  # its driver lives, or it is another user's
@@ -41,7 +45,7 @@ def _is_settled(journal: Journal) -> bool:
     return journal.is_closed and delivered(journal) == size and not (copied and delivered(journal, COPIED) < size)
 
 
-def _close(journal: Journal, home: Home) -> list[str]:
+def _close(journal: Journal, home: Home, pages: Pages | None) -> list[str]:
     ledger, done = read(journal), []
     if not ledger.name:
         return []
@@ -50,7 +54,7 @@ def _close(journal: Journal, home: Home) -> list[str]:
         for event in closing(ledger, State.KILLED, reason):
             journal.append(event)
         done.append(f"{ledger.name}: KILLED: {reason} — `mouselift sweep resume {ledger.name}` goes on with it")
-    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts).start()
+    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, pages=pages).start()
     optuna = OptunaDelivery(journal, home).start()
     if not mlflow.close(_DELIVERY_SECONDS):
         done.append(f"{ledger.name}: MLflow at {home.tracking_uri} does not answer; the journal keeps what it lacks")

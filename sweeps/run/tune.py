@@ -35,6 +35,7 @@ from sweeps.run.ray_session import Ray, nodes_of_cluster
 from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
 from sweeps.space.space import SearchSpace
 from sweeps.tracking.mlflow_writer import MLflowDelivery
+from sweeps.tracking.pages import Pages
 
 _FULL = "the disk of the sweep was full"
 # For MLflow to take the last events; with a full disk it rarely can. A scheduler kills 30 s after its SIGTERM.
@@ -113,11 +114,13 @@ def conduct(
     home: Home,
     listen: Listener,
     started: Ray,
+    pages: Pages | None = None,
 ) -> Ledger:
     """Run every trial of `space` as the sweep `name` and return what the journal then says.
 
     recipe: of which each trial changes some values; it has the fixed values and local paths. tags: of data and
-    artefacts, from the preflight. started: the Ray that runs the trials; it ends with the sweep.
+    artefacts, from the preflight. started: the Ray that runs the trials; it ends with the sweep. pages: makes the texts
+    that MLflow shows of the sweep.
 
     A sweep of that name is taken up where it was interrupted: trials that ended stay, trials that ran go on from their
     last checkpoints as the same trials and runs. At the end every trial and the sweep are closed in the journal. A
@@ -132,18 +135,20 @@ def conduct(
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
         driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
-        ledger = _remember(driver, tags, seats, interruption)
+        ledger = _remember(driver, tags, seats, interruption, pages)
     for number in [] if interruption.asked else [*interruption.deferred, *started.deferred][:1]:
         signal.raise_signal(number)  # the sweep was at its end; what the caller does next is not
     return ledger
 
 
-def _remember(driver: Driver, tags: Mapping[str, str], seats: list[Seat], interruption: Interruption) -> Ledger:
+def _remember(
+    driver: Driver, tags: Mapping[str, str], seats: list[Seat], interruption: Interruption, pages: Pages | None
+) -> Ledger:
     """Run the trials between an opened and a closed journal."""
     journal, space, home = driver.journal, driver.space, driver.home
     origin, artifacts = provenance(journal.keep)
     name, recipe = journal.folder.name, driver.recipe.name
-    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id)
+    mlflow = MLflowDelivery(journal, home.tracking_uri, home.artifacts, adopted_run_id=home.adopted_run_id, pages=pages)
     optuna = OptunaDelivery(journal, home)
     state, reason = State.FAIL, "the sweep's driver failed"
     try:

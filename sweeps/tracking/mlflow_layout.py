@@ -33,6 +33,7 @@ from PIL import Image
 from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
+from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 _VIEW_TAG = "mlflow.sharedViewState."
@@ -54,13 +55,14 @@ def view_key(sweep: str) -> str:
     return quote(sweep, safe="").replace("%", "_")
 
 
-def ui_path(experiment_id: str, sweep: str) -> str:
-    """The part behind the UI's address that shows a sweep's trials in model-training mode.
+def view_tag(ledger: Ledger) -> str:
+    """The tag of the experiment that holds the saved view of a sweep."""
+    return _VIEW_TAG + view_key(ledger.name)
 
-    MLflow 3.17's UI ignores the experiment's kind and takes the mode from the address alone.
-    """
-    query = f"workflowType=machine_learning&viewStateShareKey={view_key(sweep)}"
-    return f"#/experiments/{experiment_id}/runs?{query}"
+
+def ui_path(experiment_id: str, sweep: str) -> str:
+    """The part behind the UI's address that shows a sweep's trials in model-training mode."""
+    return Links(experiment_id).sweep(view_key(sweep))
 
 
 def sweep_tags(ledger: Ledger) -> dict[str, str]:
@@ -93,8 +95,7 @@ def best_metrics(ledger: Ledger, event: Reported) -> dict[str, float]:
 
 def experiment_tags(ledger: Ledger) -> dict[str, str]:
     """Tags of the experiment: its kind, its objective, and a saved view of this sweep."""
-    view = _VIEW_TAG + view_key(ledger.name)
-    tags = {"mlflow.experimentKind": "custom_model_development", view: saved_view(ledger)}
+    tags = {"mlflow.experimentKind": "custom_model_development", view_tag(ledger): saved_view(ledger)}
     if ledger.objective is not None:
         tags["mlflow.experiment.primaryMetric.name"] = ledger.objective.metric
         tags["mlflow.experiment.primaryMetric.greaterIsBetter"] = str(ledger.objective.mode == "max")

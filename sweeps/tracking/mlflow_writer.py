@@ -30,13 +30,17 @@ from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.record import Recorder
 from sweeps.errors import cause
 from sweeps.home import is_served
 from sweeps.tracking import mlflow_layout as layout
 from sweeps.tracking.mlflow_client import environment, prepare_store
+from sweeps.tracking.pages import Links, Pages
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
+_PAGES_SECONDS = 60.0  # between two writings of the texts of a sweep that runs
+_NOTE, _REPORT = "mlflow.note.content", "report.html"
 _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
 _DIGEST_LENGTH = 12  # the UI has no room for more; the tag data.digest has it whole
@@ -51,7 +55,8 @@ class MLflowDelivery(Delivery):
     """Brings a journal to MLflow while it grows.
 
     Files go below `artifact_root` where `tracking_uri` is a database; a server has a place of its own for them.
-    `adopted_run_id` is a run that `mlflow run` has opened for the sweep. It becomes the sweep's own run.
+    `adopted_run_id` is a run that `mlflow run` has opened for the sweep. It becomes the sweep's own run. `pages` makes
+    the texts and pages of the sweep: at its end, and while it runs at most once a minute.
     """
 
     def __init__(
@@ -61,15 +66,16 @@ class MLflowDelivery(Delivery):
         artifact_root: Path,
         clock: Callable[[], float] = time.time,
         adopted_run_id: str | None = None,
+        pages: Pages | None = None,
     ) -> None:
         local = None if is_served(tracking_uri) else Path(artifact_root)
         self._writer: _Writer | None = None
-        self._beaten = 0.0
+        self._beaten = self._shown = 0.0
 
         def connect() -> Send:
             with _as_delivery_errors():
                 prepare_store(tracking_uri)
-                self._writer = _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id)
+                self._writer = _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id, pages)
                 return self._writer.send
 
         super().__init__(journal, f"MLflow at {tracking_uri}", connect, clock)
@@ -77,11 +83,15 @@ class MLflowDelivery(Delivery):
     def idle(self) -> None:
         """Renew the heartbeat on the sweep's run, by which other homes see that its driver lives."""
         now = self._clock()
-        if self._writer is None or now - self._beaten < BEAT_SECONDS:
+        if self._writer is None:
             return
-        self._beaten = now
         with suppress(UnansweredError):  # the next batch meets the same error, and waits for an answer
-            self._writer.say({HEARTBEAT: utc(now)})
+            if now - self._shown >= _PAGES_SECONDS:
+                self._shown = now
+                self._writer.show(now)
+            if now - self._beaten >= BEAT_SECONDS:
+                self._beaten = now
+                self._writer.say({HEARTBEAT: utc(now)})
 
     def caught_up(self, seconds: float) -> None:
         """Say on the sweep's run that events came late, and renew the heartbeat that could not be written meanwhile."""
@@ -94,8 +104,18 @@ class MLflowDelivery(Delivery):
 class _Writer:
     """Turns events into calls of MLflow. Each call may be repeated and then changes nothing."""
 
-    def __init__(self, journal: Journal, client: MlflowClient, artifact_root: Path | None, adopted: str | None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        client: MlflowClient,
+        artifact_root: Path | None,
+        adopted: str | None,
+        pages: Pages | None,
+    ) -> None:
         self._journal = journal
+        self._pages = pages
+        self._recorder, self._recorded = Recorder(journal.folder), 0  # and how many bytes of the journal it has
+        self._shown: dict[str, str] = {}  # what each page was last given
         self._client = client
         self._artifact_root = artifact_root
         self._adopted = adopted
@@ -109,6 +129,12 @@ class _Writer:
         if None in self._runs:
             with _as_delivery_errors():
                 self._log(self._runs[None], tags=tags)
+
+    def show(self, now: float) -> None:
+        """Write the texts of the sweep's pages, as the journal has it. Raises UnansweredError and RefusedError."""
+        if self._pages is not None and None in self._runs:
+            with _as_delivery_errors():
+                self._show(self._pages, now, is_closed=False)
 
     def send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
         """The ledger after these events, which follow `ledger`. Raises UnansweredError and RefusedError."""
@@ -139,6 +165,31 @@ class _Writer:
                     self._close_sweep(before, ledger, event)
         self._flush()
         return ledger
+
+    def _show(self, pages: Pages, now: float, is_closed: bool) -> None:
+        """Texts that did not change since they were written are not written again."""
+        for end, event in self._journal.events(self._recorded):
+            self._recorder.add([event])
+            self._recorded = end
+        record = self._recorder.record(now)
+        experiment, run_id = self._experiment(record.ledger), self._runs[None]
+        links = Links(experiment)
+        view = pages.saved_view(record)
+        if self._is_news(layout.view_tag(record.ledger), view):
+            self._client.set_experiment_tag(experiment, layout.view_tag(record.ledger), view)
+        notes = {run_id: pages.sweep_note(record, links)} | {
+            self._runs[number]: pages.trial_note(record, number, links)
+            for number in sorted(record.ledger.trials.keys() & self._runs.keys())
+        }
+        for run, note in notes.items():
+            if self._is_news(run, note):
+                self._log(run, tags={_NOTE: note})
+        if is_closed:
+            self._client.log_text(run_id, pages.report(record, links), _REPORT)
+
+    def _is_news(self, place: str, text: str) -> bool:
+        before, self._shown[place] = self._shown.get(place), text
+        return before != text
 
     def _open_sweep(self, ledger: Ledger, event: events.SweepOpened) -> None:
         run_id = self._run(ledger, None, event.time)
@@ -233,6 +284,8 @@ class _Writer:
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
         tags = {**event.tags, "sweep.state": event.state, "sweep.reason": event.reason}
         self._log(self._runs[None], metrics=metrics, tags=tags)
+        if self._pages is not None:
+            self._show(self._pages, event.time, is_closed=True)
         self._client.set_terminated(self._runs[None], layout.STATUS[event.state], stamp)
 
     def _run(self, ledger: Ledger, trial: int | None, when: float) -> str:

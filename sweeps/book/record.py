@@ -1,0 +1,181 @@
+"""Everything that a window shows of one sweep, from its journal: the ledger, the curves and the previews.
+
+Pure but for reading the journal. `record_of` reads it whole; a window that stays open keeps a `Recorder` and gives it
+the events that came since.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sweeps.book import journal as events
+from sweeps.book.journal import Event, Journal
+from sweeps.book.ledger import Ledger, Trial, fold
+
+STEP_SECONDS = "time/step_seconds"  # the metric of a report that says how long one training step took
+
+
+class Point(NamedTuple):
+    """One value of a metric; `time` is when it was reported, in unix seconds."""
+
+    step: int
+    value: float
+    time: float
+
+
+class Preview(NamedTuple):
+    """A picture that a trial reported: a PNG file kept beside the journal."""
+
+    name: str
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial with all that it reported, over all its attempts."""
+
+    trial: Trial
+    recipe_params: dict[str, Any] = field(default_factory=dict)  # by dotted path; empty before it began
+    tags: dict[str, str] = field(default_factory=dict)  # of its openings and reports
+    metrics: dict[str, tuple[Point, ...]] = field(default_factory=dict)  # of each step as it was first reported
+    previews: tuple[Preview, ...] = ()
+    opened: float | None = None  # unix seconds of its first attempt
+    ended: float | None = None
+    busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts
+    gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The median time of a training step; None before one was reported."""
+        values = [point.value for point in self.metrics.get(STEP_SECONDS, ()) if math.isfinite(point.value)]
+        return statistics.median(values) if values else None
+
+    def last(self, metric: str) -> float | None:
+        """The value of a metric when it was last reported; None where it never was."""
+        points = self.metrics.get(metric, ())
+        return points[-1].value if points else None
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep and its trials, as its journal has them at `now` (unix seconds)."""
+
+    ledger: Ledger
+    trials: tuple[TrialRecord, ...]  # by number
+    ended: float | None
+    now: float
+
+    def trial(self, number: int) -> TrialRecord:
+        """The trial of this number. Raises KeyError where there is none."""
+        return {record.trial.number: record for record in self.trials}[number]
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """The best objective first, trials without one last."""
+        records = {record.trial.number: record for record in self.trials}
+        return [records[trial.number] for trial in self.ledger.ranked]
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPUs times hours that the trials occupied them."""
+        return sum(record.gpus * record.busy_seconds for record in self.trials) / 3600
+
+
+def record_of(journal: Journal, now: float) -> SweepRecord:
+    """The record of a whole journal, read at `now`. Raises DamagedError for a line that is no event."""
+    recorder = Recorder(journal.folder)
+    recorder.add(event for _, event in journal.events())
+    return recorder.record(now)
+
+
+class Recorder:
+    """Adds events up. `folder` is the journal's, where the previews lie."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ledger = Ledger()
+        self._trials: dict[int, _Trial] = {}
+        self._ended: float | None = None
+
+    def add(self, news: Iterable[Event]) -> None:
+        """Take in the events that follow."""
+        for event in news:
+            before, self._ledger = self._ledger, fold(self._ledger, event)
+            match event:
+                case events.SweepOpened():
+                    self._ended = None
+                case events.SweepClosed():
+                    self._ended = event.time
+                    for number in before.open & self._trials.keys():
+                        self._trials[number].ended = event.time
+                case events.TrialOpened():
+                    self._trials.setdefault(event.trial, _Trial()).open(event)
+                case events.Reported():
+                    known = before.trials[event.trial].resumed_at
+                    self._trials[event.trial].report(event, self._folder, is_new=event.step > known)
+                case events.TrialClosed() if event.trial in self._trials:
+                    self._trials[event.trial].ended = event.time
+
+    def record(self, now: float) -> SweepRecord:
+        """What the events so far add up to."""
+        gpus = _gpus(self._ledger)
+        trials = (
+            self._trials.get(number, _Trial()).record(trial, gpus)
+            for number, trial in sorted(self._ledger.trials.items())
+        )
+        return SweepRecord(self._ledger, tuple(trials), self._ended, now)
+
+
+class _Trial:
+    """What a trial reported so far."""
+
+    def __init__(self) -> None:
+        self.ended: float | None = None
+        self._recipe_params: dict[str, Any] = {}
+        self._tags: dict[str, str] = {}
+        self._metrics: dict[str, dict[int, Point]] = {}
+        self._previews: dict[tuple[str, int], Preview] = {}
+        self._opened: float | None = None
+        self._attempt_opened = self._busy = self._busy_before = 0.0
+
+    def open(self, event: events.TrialOpened) -> None:
+        self.ended = None
+        self._opened = self._opened or event.time
+        self._attempt_opened, self._busy_before = event.time, self._busy
+        self._recipe_params = event.recipe_params
+        self._tags |= event.tags
+
+    def report(self, event: events.Reported, folder: Path, is_new: bool) -> None:
+        self._busy = self._busy_before + max(0.0, event.time - self._attempt_opened)
+        self._tags |= event.tags
+        if not is_new:
+            return
+        for name, value in event.metrics.items():
+            self._metrics.setdefault(name, {}).setdefault(event.step, Point(event.step, value, event.time))
+        for name, blob in event.images.items():
+            self._previews.setdefault((name, event.step), Preview(name, event.step, folder / blob))
+
+    def record(self, trial: Trial, gpus: float) -> TrialRecord:
+        return TrialRecord(
+            trial,
+            self._recipe_params,
+            dict(self._tags),
+            {name: tuple(points.values()) for name, points in self._metrics.items()},
+            tuple(self._previews.values()),
+            self._opened,
+            self.ended if trial.state.is_final or trial.state == "KILLED" else None,
+            self._busy,
+            gpus,
+        )
+
+
+def _gpus(ledger: Ledger) -> float:
+    """What the space asked for each trial."""
+    asked = ledger.space.get("trials", {}).get("gpus")
+    return float(asked) if asked is not None else 0.0

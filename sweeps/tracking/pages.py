@@ -1,0 +1,55 @@
+"""What MLflow's pages are given, as functions of a record. The windows implement `Pages`; `mlflow_writer` writes them.
+
+`sweeps` may not import the windows: who starts a sweep hands an implementation in. Without one, MLflow has the figures
+and files of a sweep, and none of these texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+from sweeps.book.record import SweepRecord
+
+_MODE = "workflowType=machine_learning"  # MLflow's UI takes its mode from the address alone
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses behind that of MLflow's UI, which work from within its pages."""
+
+    experiment_id: str
+
+    def run(self, run_id: str) -> str:
+        """A run's page."""
+        return f"#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def artifact(self, run_id: str, path: str) -> str:
+        """A file of a run, in the run's page."""
+        return f"{self.run(run_id)}/artifacts/{quote(path)}"
+
+    def sweep(self, view_key: str) -> str:
+        """The saved view of a sweep. view_key: of `mlflow_layout.view_key`."""
+        return f"#/experiments/{self.experiment_id}/runs?{_MODE}&viewStateShareKey={view_key}"
+
+    def model(self, name: str, version: str | None = None) -> str:
+        """A registered model, or one version of it."""
+        place = f"#/models/{quote(name, safe='')}"
+        return place if version is None else f"{place}/versions/{quote(version, safe='')}"
+
+
+class Pages(Protocol):
+    """Texts and pages of a sweep; each is a function of what is given and nothing else."""
+
+    def saved_view(self, record: SweepRecord) -> str:
+        """The JSON of a saved view of the runs table: columns, order and charts."""
+
+    def sweep_note(self, record: SweepRecord, links: Links) -> str:
+        """The description of the sweep's own run, Markdown."""
+
+    def trial_note(self, record: SweepRecord, number: int, links: Links) -> str:
+        """The description of a trial's run, Markdown."""
+
+    def report(self, record: SweepRecord, links: Links) -> str:
+        """The report on the sweep, one HTML file."""
