@@ -17,6 +17,15 @@ from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 
+PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
+_MEASURE = {
+    "data.image_size": "image size",
+    "data.num_input_views": "input views",
+    "data.num_held_out_views": "held-out views",
+    "data.view_sampling": "view sampling",
+    "train.max_val_scenes": "scenes of val at most",
+    "train.precision": "precision",
+}
 STEP_SECONDS = "time/step_seconds"  # the metric of a report that says how long one training step took
 
 
@@ -51,6 +60,17 @@ class TrialRecord:
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
 
     @property
+    def protocol(self) -> str | None:
+        """The id of the protocol of its validations; None before the first, and from versions that told none."""
+        return self.tags.get(PROTOCOL)
+
+    @property
+    def measured(self) -> str:
+        """The settings of its recipe that decide how its validations measure, in words; empty before it began."""
+        words = (f"{name} {self.recipe_params[path]}" for path, name in _MEASURE.items() if path in self.recipe_params)
+        return ", ".join(words)
+
+    @property
     def step_seconds(self) -> float | None:
         """The median time of a training step; None before one was reported."""
         values = [point.value for point in self.metrics.get(STEP_SECONDS, ()) if math.isfinite(point.value)]
@@ -60,6 +80,14 @@ class TrialRecord:
         """The value of a metric when it was last reported; None where it never was."""
         points = self.metrics.get(metric, ())
         return points[-1].value if points else None
+
+
+class Measured(NamedTuple):
+    """Trials whose figures may share a table, the best objective first. `protocol` is None where none of them told."""
+
+    protocol: str | None
+    words: str
+    trials: tuple[TrialRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -82,9 +110,31 @@ class SweepRecord:
         return [records[trial.number] for trial in self.ledger.ranked]
 
     @property
+    def by_protocol(self) -> list[Measured]:
+        """The trials that began, apart by how they were measured; the group of the best trial first.
+
+        A trial that told no protocol is counted with those of the same settings and data that did.
+        """
+        begun = [one for one in self.ranked if one.trial.begun]
+        told = {_alike(one): one.protocol for one in begun if one.protocol is not None}
+        groups: dict[tuple[str, str], list[TrialRecord]] = {}
+        for one in begun:
+            key = one.protocol or told.get(_alike(one))
+            groups.setdefault((key, "") if key else _alike(one), []).append(one)
+        return [
+            Measured(next((one.protocol for one in found if one.protocol), None), found[0].measured, tuple(found))
+            for found in groups.values()
+        ]
+
+    @property
     def gpu_hours(self) -> float:
         """GPUs times hours that the trials occupied them."""
         return sum(record.gpus * record.busy_seconds for record in self.trials) / 3600
+
+
+def _alike(one: TrialRecord) -> tuple[str, str]:
+    """What decides how a trial is measured, as far as its record has it."""
+    return one.tags.get("data.digest", ""), one.measured
 
 
 def record_of(journal: Journal, now: float) -> SweepRecord:

@@ -126,6 +126,14 @@ def test_a_trial_run_tells_how_the_trial_ended(runs, trials):
         assert (runs[number].data.tags["trial.reason"] != "") == (trial.state == "PRUNED")
 
 
+def test_a_trial_run_names_its_protocol_which_the_number_of_input_views_changes(runs, trials):
+    protocols = {
+        (trial.params["data.num_input_views"], runs[n].data.tags["eval.protocol"]) for n, trial in trials.items()
+    }
+    views, ids = zip(*protocols, strict=True)
+    assert len(set(views)) == len(set(ids)) == len(protocols)
+
+
 def test_a_trial_run_has_every_value_of_its_recipe_as_a_param(runs, trials):
     for number, trial in trials.items():
         params = runs[number].data.params
