@@ -1,4 +1,4 @@
-"""The record of a sweep: which of its trials were measured alike."""
+"""Which trials of a sweep were measured alike, and so may share a table."""
 
 from __future__ import annotations
 
