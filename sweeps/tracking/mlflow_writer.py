@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient
 
 from sweeps.book import journal as events
-from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
+from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 from sweeps.home import is_served
