@@ -24,15 +24,20 @@ def curves(records: Sequence[TrialRecord], metric: str, best: int | None = None)
     every = thinning(drawn, metric)
     ended = [one for one in drawn if one.trial.number != best and one.trial.state == "COMPLETE"]
     others = [one for one in drawn if one.trial.number != best and one.trial.state != "COMPLETE"]
-    kinds = [(others, "not finished", "@pruned", 1.0, 0.45), (ended, "COMPLETE", "@complete", 1.0, 0.55)]
     traces = [
-        _lines([(name_of(one), one) for one in group], metric, every, name=f"{name} ({len(group)})", **_line(*look))
-        for group, name, *look in kinds
+        _lines(
+            [(name_of(one), one) for one in group],
+            metric,
+            every,
+            name=f"{name} ({len(group)})",
+            **_line(colour, 1, 0.5),
+        )
+        for group, name, colour in ((others, "not finished", "@pruned"), (ended, "COMPLETE", "@complete"))
         if group
     ]
     strongest = [one for one in drawn if one.trial.number == best]
     traces += [
-        _lines([(name_of(one), one)], metric, 1, name=f"best ({name_of(one)})", **_line("@accent", 2.5, 1.0))
+        _lines([(name_of(one), one)], metric, 1, name=f"best ({name_of(one)})", **_line("@best", 2.5, 1.0))
         for one in strongest
     ]
     return _over_steps(traces, drawn, metric)
@@ -55,6 +60,11 @@ def thinning(records: Sequence[TrialRecord], metric: str) -> int:
     """Every how many-th report of a trial is drawn."""
     total = sum(len(one.metrics.get(metric, ())) for one in records)
     return math.ceil(total / MOST_POINTS)
+
+
+def not_finite(records: Sequence[TrialRecord], metric: str) -> int:
+    """How many values of a metric are not finite; they are gaps of the lines."""
+    return sum(not math.isfinite(point.value) for one in records for point in one.metrics.get(metric, ()))
 
 
 def _over_steps(traces: list[dict[str, Any]], records: Sequence[TrialRecord], metric: str) -> Figure:

@@ -176,7 +176,7 @@ def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, fl
         "orientation": "h",
         "y": [label(path) for path in paths],
         "x": [plotted(shares[path]) for path in paths],
-        "marker": {"color": "@accent", "opacity": 0.85},
+        "marker": {"color": "@complete"},
         "width": 0.55,
         "error_x": {
             "type": "data",
