@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.charts.figure import Figure, figure, label, name_of, plotted, short, title
+from dashboards.charts.figure import Figure, figure, label, logarithmic, name_of, plotted, short, title
 from dashboards.charts.settings import aside
 from sweeps.book.record import Point, SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
@@ -71,7 +71,7 @@ def _over_steps(traces: list[dict[str, Any]], records: Sequence[TrialRecord], me
     values = [point.value for one in records for point in one.metrics[metric] if math.isfinite(point.value)]
     axis: dict[str, Any] = {"title": title(metric)}
     if metric.startswith("train/") and values and min(values) > 0 and max(values) > 20 * min(values):
-        axis |= {"type": "log"}
+        axis |= logarithmic(min(values), max(values))
     return figure(traces, {"title": title("step"), "rangemode": "tozero"}, axis)
 
 

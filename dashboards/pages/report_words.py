@@ -79,7 +79,7 @@ def _plan(record: SweepRecord, key: str) -> str:
 
 
 def _words(tags: dict[str, str], keys: Sequence[str]) -> str:
-    return " · ".join(tags[key][:40] for key in keys if tags.get(key))
+    return " · ".join(tags[key][:12] for key in keys if tags.get(key))
 
 
 def moment(seconds: float) -> str:
