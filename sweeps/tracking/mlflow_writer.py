@@ -30,7 +30,7 @@ from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
-from sweeps.book.record import Recorder
+from sweeps.book.record import Recorder, SweepRecord
 from sweeps.errors import cause
 from sweeps.home import is_served
 from sweeps.tracking import mlflow_layout as layout
@@ -168,24 +168,29 @@ class _Writer:
 
     def _show(self, pages: Pages, now: float, is_closed: bool) -> None:
         """Texts that did not change since they were written are not written again."""
+        record = self._record(now)
+        run_id, links = self._runs[None], Links(self._experiment(record.ledger))
+        self._show_view(record.ledger, pages.saved_view(record))
+        columns = pages.trial_tags(record)
+        texts = {run_id: {_NOTE: pages.sweep_note(record, links)}} | {
+            self._runs[number]: {_NOTE: pages.trial_note(record, number, links), **columns[number]}
+            for number in sorted(record.ledger.trials.keys() & self._runs.keys())
+        }
+        for run, tags in texts.items():
+            if self._is_news(run, json.dumps(tags)):
+                self._log(run, tags=tags)
+        if is_closed:
+            self._client.log_text(run_id, pages.report(record, links), _REPORT)
+
+    def _record(self, now: float) -> SweepRecord:
         for end, event in self._journal.events(self._recorded):
             self._recorder.add([event])
             self._recorded = end
-        record = self._recorder.record(now)
-        experiment, run_id = self._experiment(record.ledger), self._runs[None]
-        links = Links(experiment)
-        view = pages.saved_view(record)
-        if self._is_news(layout.view_tag(record.ledger), view):
-            self._client.set_experiment_tag(experiment, layout.view_tag(record.ledger), view)
-        notes = {run_id: pages.sweep_note(record, links)} | {
-            self._runs[number]: pages.trial_note(record, number, links)
-            for number in sorted(record.ledger.trials.keys() & self._runs.keys())
-        }
-        for run, note in notes.items():
-            if self._is_news(run, note):
-                self._log(run, tags={_NOTE: note})
-        if is_closed:
-            self._client.log_text(run_id, pages.report(record, links), _REPORT)
+        return self._recorder.record(now)
+
+    def _show_view(self, ledger: Ledger, view: str) -> None:
+        if self._is_news(layout.view_tag(ledger), view):
+            self._client.set_experiment_tag(self._experiment(ledger), layout.view_tag(ledger), view)
 
     def _is_news(self, place: str, text: str) -> bool:
         before, self._shown[place] = self._shown.get(place), text
@@ -201,6 +206,8 @@ class _Writer:
         self._describe(run_id, ledger.tags, event.params)
         for key, value in layout.experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)
+        pages = self._pages
+        self._show_view(ledger, pages.saved_view(self._record(event.time)) if pages else layout.plain_view(ledger))
 
     def _open_trial(self, ledger: Ledger, event: events.TrialOpened) -> None:
         run_id = self._run(ledger, event.trial, event.time)
