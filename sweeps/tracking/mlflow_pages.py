@@ -7,6 +7,7 @@ and logged, and nothing waits longer for them than a bound. A description that a
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +43,10 @@ class PageWriter:
         self._touched: set[int] = set()  # trials with news since their description was written
         self._rounds: dict[int, int] = {}  # when the description of a trial was last looked at
         self._round = 0
+
+    def opened(self, experiment: str, now: float) -> None:
+        """Texts of a sweep that begins, or goes on."""
+        self._sweep(self._record(now), Links(experiment))
 
     def running(self, experiment: str, now: float) -> None:
         """Texts of a sweep that runs: its own, and those of its trials as far as the time goes, news first."""
@@ -90,14 +95,27 @@ class PageWriter:
     def _trials(self, record: SweepRecord, links: Links, numbers: Iterable[int], seconds: float) -> int:
         """Describe trials in this order until the time is over. Returns how many are left."""
         until, left = time.monotonic() + seconds, 0
+        columns: Mapping[int, Mapping[str, str]] = {}
+        try:
+            columns = self._pages.trial_tags(record)
+        except Exception as error:  # noqa: BLE001 - as in `_write`
+            self._left_out("the columns of trials", error)
         for number in numbers:
             if time.monotonic() > until:
                 left += 1
                 continue
+            self._tag(self._runs[number], columns.get(number, {}))
             self._describe(self._runs[number], partial(self._pages.trial_note, record, number, links))
             self._touched.discard(number)
             self._rounds[number] = self._round
         return left
+
+    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        def write(_: str) -> None:
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+        if tags:
+            self._write(f"{run_id} columns", lambda: json.dumps(dict(tags)), write)
 
     def _describe(self, run_id: str, make: Callable[[], str]) -> None:
         def write(text: str) -> None:

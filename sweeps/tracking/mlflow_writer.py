@@ -171,6 +171,11 @@ class _Writer:
         self._describe(run_id, ledger.tags, event.params)
         for key, value in layout.experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)
+        if self._pages is None:
+            view = layout.plain_view(ledger)
+            self._client.set_experiment_tag(self._experiment(ledger), layout.view_tag(ledger), view)
+        else:
+            self._pages.opened(self._experiment(ledger), event.time)
 
     def _open_trial(self, ledger: Ledger, event: events.TrialOpened) -> None:
         run_id = self._run(ledger, event.trial, event.time)
