@@ -47,6 +47,7 @@ class TrialRecord:
     previews: tuple[Preview, ...] = ()
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
+    gaussians: Path | None = None  # the folder of GaussiansKept
     busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
 
@@ -119,6 +120,8 @@ class Recorder:
                 case events.Reported():
                     known = before.trials[event.trial].resumed_at
                     self._trials[event.trial].report(event, self._folder, is_new=event.step > known)
+                case events.GaussiansKept() if event.trial in self._trials:
+                    self._trials[event.trial].gaussians = Path(event.path)
                 case events.TrialClosed() if event.trial in self._trials:
                     self._trials[event.trial].ended = event.time
 
@@ -137,6 +140,7 @@ class _Trial:
 
     def __init__(self) -> None:
         self.ended: float | None = None
+        self.gaussians: Path | None = None
         self._recipe_params: dict[str, Any] = {}
         self._tags: dict[str, str] = {}
         self._metrics: dict[str, dict[int, Point]] = {}
@@ -170,6 +174,7 @@ class _Trial:
             tuple(self._previews.values()),
             self._opened,
             self.ended if trial.state.is_final or trial.state == "KILLED" else None,
+            self.gaussians,
             self._busy,
             gpus,
         )

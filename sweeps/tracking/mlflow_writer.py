@@ -36,6 +36,7 @@ from sweeps.home import is_served
 from sweeps.tracking import mlflow_layout as layout
 from sweeps.tracking.mlflow_client import environment, prepare_store
 from sweeps.tracking.pages import Links, Pages
+from sweeps.tracking.splats import SPLAT, splat_of
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
@@ -161,6 +162,8 @@ class _Writer:
                     self._close_trial(ledger, event)
                 case events.CheckpointReleased():
                     self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
+                case events.GaussiansKept():
+                    self._show_gaussians(ledger, event)
                 case events.SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()
@@ -253,6 +256,12 @@ class _Writer:
                     layout.stage_image(source, Path(folder), name, report.step, stamp)
             self._client.log_artifacts(run_id, folder, "images")
         self._log(run_id, tags={"mlflow.loggedImages": "True"})
+
+    def _show_gaussians(self, ledger: Ledger, event: events.GaussiansKept) -> None:
+        title = f"{ledger.name} · t{event.trial:04d}"
+        page = None if self._pages is None else splat_of(self._pages, Path(event.path), title)
+        if page is not None:
+            self._client.log_text(self._runs[event.trial], page, SPLAT)
 
     def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():
