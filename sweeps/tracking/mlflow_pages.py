@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
@@ -22,6 +23,7 @@ from sweeps.book.record import Recorder, SweepRecord
 from sweeps.tracking import mlflow_layout as layout
 from sweeps.tracking.mlflow_client import delivery_errors
 from sweeps.tracking.pages import LONGEST_NOTE, Links, Pages
+from sweeps.tracking.splats import SPLAT, splat_of
 
 NOTE, REPORT = "mlflow.note.content", "report.html"
 _SECONDS_A_ROUND, _SECONDS_AT_THE_END = 2.0, 8.0  # for descriptions of trials; `reap` gives a whole delivery 30 s
@@ -55,6 +57,16 @@ class PageWriter:
         self._round += 1
         numbers = sorted(self._with_runs(record), key=lambda n: (n not in self._touched, self._rounds.get(n, 0), n))
         self._trials(record, links, numbers, _SECONDS_A_ROUND)
+
+    def gaussians_kept(self, number: int, folder: Path, title: str) -> None:
+        """The page of the Gaussians of a trial, whose kept checkpoints left them in `folder`."""
+        run_id = self._runs[number]
+
+        def log(text: str) -> None:
+            if text:
+                self._client.log_text(run_id, text, SPLAT)
+
+        self._write(f"{run_id} {SPLAT}", lambda: splat_of(self._pages, folder, title) or "", log)
 
     def trial_ended(self, experiment: str, number: int, now: float) -> None:
         """The description of a trial that has ended."""

@@ -153,6 +153,8 @@ class _Writer:
                     self._close_trial(ledger, event)
                 case events.CheckpointReleased():
                     self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
+                case events.GaussiansKept():
+                    self._show_gaussians(ledger, event)
                 case events.SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()
@@ -230,6 +232,10 @@ class _Writer:
                     layout.stage_image(source, Path(folder), name, report.step, stamp)
             self._client.log_artifacts(run_id, folder, "images")
         self._log(run_id, tags={"mlflow.loggedImages": "True"})
+
+    def _show_gaussians(self, ledger: Ledger, event: events.GaussiansKept) -> None:
+        if self._pages is not None:
+            self._pages.gaussians_kept(event.trial, Path(event.path), layout.run_name(ledger.name, event.trial))
 
     def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():
