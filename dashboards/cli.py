@@ -81,11 +81,11 @@ def dashboard(
 class Windows:
     """What the commands of the other packages are handed: nothing is imported before it is asked for."""
 
-    def view_page(self, gaussians: Gaussians, cameras: Cameras, title: str) -> str:
+    def view_page(self, gaussians: Gaussians, cameras: Cameras, title: str, inputs: Cameras) -> str:
         """The page that orbits Gaussians, as `splat_page`."""
         from dashboards.pages.splat import splat_page
 
-        return splat_page(gaussians, cameras, title)
+        return splat_page(gaussians, cameras, title, inputs)
 
     def pages(self) -> Pages:
         """What makes the pages that MLflow shows."""
