@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.datastructures import QueryParams
 
 from dashboards.app import figures
+from dashboards.app.compare import compare_values
 from dashboards.app.overview import overview
 from dashboards.app.shield import Shield
 from dashboards.app.sweep import Ref, preview_file, run_values, sweep_values
@@ -54,6 +55,7 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
     page("/", "overview", lambda _: overview(home, reader))
     page("/sweep", "sweep", lambda asked: sweep_values(reader, named(asked, "name")))
     page("/run", "run", lambda asked: run_values(reader, Ref.parse(named(asked, "run"))))
+    page("/compare", "compare", lambda asked: compare_values(reader, [one for one in asked.getlist("run") if one]))
 
     @app.get("/preview")
     def preview(request: Request) -> Response:

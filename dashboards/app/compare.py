@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dashboards.app.sweep import Ref, found, metrics, previews, protocol, settings
+from dashboards.app.sweep import Ref, found, metrics, previews, settings
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
 from sweeps.tracking.queries import Reader
@@ -22,11 +22,11 @@ def compare_values(reader: Reader, asked: Sequence[str]) -> dict[str, Any]:
         raise StudyError(f"compare: expected at most {MOST} runs, got {len(refs)} — leave some out.")
     read = [(ref, *found(reader, ref)) for ref in refs]
     runs = [_run(series, *one) for series, one in enumerate(read)]
-    keys = list(dict.fromkeys((run["protocol"], run["digest"]) for run in runs))
+    keys = list(dict.fromkeys(map(_measured, runs)))
     differing, same = differences([_values(record, one) for _, record, one in read])
     return {
         "runs": runs,
-        "groups": [_group([run for run in runs if (run["protocol"], run["digest"]) == key]) for key in keys],
+        "groups": [_group([run for run in runs if _measured(run) == key]) for key in keys],
         "differing": differing,
         "same": same,
         "known": known(reader),
@@ -70,7 +70,8 @@ def _run(series: int, ref: Ref, record: SweepRecord, one: TrialRecord) -> dict[s
         "series": series,
         "state": trial.state.value,
         "reason": trial.reason,
-        "protocol": protocol(one),
+        "protocol": one.protocol,
+        "words": one.measured,
         "digest": (record.ledger.tags | one.tags).get(DATA, ""),
         "data": (record.ledger.tags | one.tags).get("data.name", ""),
         "objective": None if objective is None else objective.metric,
@@ -84,6 +85,13 @@ def _run(series: int, ref: Ref, record: SweepRecord, one: TrialRecord) -> dict[s
         "metrics": metrics(one),
         "previews": previews(ref, one),
     }
+
+
+def _measured(run: dict[str, Any]) -> tuple[str, str]:
+    """What decides whether figures may be compared: by which protocol, or by which settings where none was told, and on
+    which data.
+    """
+    return run["protocol"] or run["words"], run["digest"]
 
 
 def _group(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -104,6 +112,7 @@ def _group(runs: list[dict[str, Any]]) -> dict[str, Any]:
         best.append({"name": metric, "cells": [cell and cell | {"top": cell["value"] == top} for cell in cells]})
     return {
         "protocol": runs[0]["protocol"],
+        "words": runs[0]["words"],
         "digest": runs[0]["digest"],
         "data": runs[0]["data"],
         "refs": [run["ref"] for run in runs],

@@ -12,9 +12,6 @@ from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
 from sweeps.tracking.queries import Reader
 
-PROTOCOL = "eval.protocol"
-UNKNOWN = ""  # the protocol of a trial whose version did not name it
-
 
 class Ref(NamedTuple):
     """A trial of a sweep of this home, written `<sweep>/<number>`."""
@@ -38,22 +35,19 @@ def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
     """Raises StudyError."""
     record = reader.record(name)
     interrupted = reader.is_interrupted(name, record)
-    protocols = sorted({protocol(one) for one in record.trials if one.trial.begun} or {UNKNOWN})
+    waiting = [_row(name, one) for one in record.trials if not one.trial.begun]
+    tables = [
+        {"protocol": alike.protocol, "words": alike.words, "rows": [_row(name, one) for one in alike.trials]}
+        for alike in record.by_protocol
+    ]
     return {
         "sweep": summary(name, record, interrupted),
         "searched": list(record.ledger.searched),
         "fixed": record.ledger.space.get("fixed", {}),
         "not_run": len(record.ledger.not_run),
-        "tables": [_table(name, record, one, protocols[0] == one) for one in protocols],
+        "tables": [*tables, *([{"protocol": None, "words": "not begun", "rows": waiting}] if waiting else [])],
         "curves": _curves(record),
     }
-
-
-def _table(name: str, record: SweepRecord, measured_by: str, with_waiting: bool) -> dict[str, Any]:
-    """The trials of one protocol, the best first; those that never began are beside the first."""
-    trials = [one for one in record.ranked if protocol(one) == measured_by and one.trial.begun]
-    waiting = [one for one in record.trials if not one.trial.begun and with_waiting]
-    return {"protocol": measured_by, "rows": [_row(name, one) for one in (*trials, *waiting)]}
 
 
 def _row(name: str, one: TrialRecord) -> dict[str, Any]:
@@ -100,7 +94,8 @@ def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
         | {
             "place": ranks[trial.number] if trial.best_value is not None else None,
             "judged": len(judged),
-            "protocol": protocol(one),
+            "protocol": one.protocol,
+            "words": one.measured,
             "run_id": trial.run_id,
             "opened": one.opened,
             "ended": one.ended,
@@ -122,11 +117,6 @@ def found(reader: Reader, ref: Ref) -> tuple[SweepRecord, TrialRecord]:
         raise StudyError(
             f"{ref}: expected a trial of {ref.sweep}, got none of this number — choose one of the sweep's page."
         ) from None
-
-
-def protocol(one: TrialRecord) -> str:
-    """How the figures of a trial are measured; figures of two protocols are not compared."""
-    return one.tags.get(PROTOCOL, UNKNOWN)
 
 
 def settings(record: SweepRecord, one: TrialRecord) -> list[dict[str, Any]]:
@@ -159,12 +149,11 @@ def previews(ref: Ref, one: TrialRecord) -> list[dict[str, Any]]:
 
 
 def _faults(one: TrialRecord) -> list[dict[str, Any]]:
-    """What was done after each fault, and of the last one why."""
-    last = one.trial.fault
-    rows: list[dict[str, Any]] = [{"action": action, "reason": "", "cause": ""} for action in one.trial.faults]
-    if last is not None and rows:
-        rows[-1] |= {"reason": last.reason, "cause": last.cause}
-    return rows
+    """How its attempts broke, and what was done about it."""
+    return [
+        {"attempt": fault.attempt, "cause": fault.cause, "action": fault.action, "reason": fault.reason}
+        for fault in one.faults
+    ]
 
 
 def preview_file(reader: Reader, ref: Ref, name: str, step: str | None) -> Path:
