@@ -40,7 +40,7 @@ class PageWriter:
     def __init__(self, journal: Journal, client: MlflowClient, pages: Pages, runs: Mapping[int | None, str]) -> None:
         self._journal, self._client, self._pages, self._runs = journal, client, pages, runs
         self._recorder, self._recorded = Recorder(journal.folder), 0  # and how many bytes of the journal it has
-        self._shown: dict[str, str] = {}  # what each place was last given
+        self._shown: dict[str, str] = {}  # the digest of what each place was last given
         self._failed: set[str] = set()  # what was logged as failing
         self._touched: set[int] = set()  # trials with news since their description was written
         self._rounds: dict[int, int] = {}  # when the description of a trial was last looked at
@@ -147,14 +147,14 @@ class PageWriter:
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the figures are to arrive
             self._left_out(place, error)
             return
-        if self._shown.get(place) == text:
+        if self._shown.get(place) == (digest := _digest(text)):
             return
         try:
             with delivery_errors():
                 write(text)
         except RefusedError as error:
             self._left_out(place, error)
-        self._shown[place] = text
+        self._shown[place] = digest
 
     def _left_out(self, place: str, error: Exception) -> None:
         """Once for each place: the next minute is likely to bring the same."""
