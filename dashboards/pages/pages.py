@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dashboards.pages.notes import sweep_note, trial_note
+from dashboards.pages.notes import sweep_note
 from dashboards.pages.report import report_page
 from dashboards.pages.saved_view import saved_view
+from dashboards.pages.trial_notes import trial_note
 from sweeps.book.record import SweepRecord
 from sweeps.tracking.pages import Links
 
