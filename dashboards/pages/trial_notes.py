@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.pages.markdown import code, fence, link, plain, table
 from dashboards.pages.note_parts import BESIDE, Section, at_step, checkout, faults_of, fitted, of_steps, run
-from dashboards.pages.words import duration, figure, setting, trial_name
+from dashboards.words import duration, figure, setting, trial_name
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import counted
