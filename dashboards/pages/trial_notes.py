@@ -10,6 +10,7 @@ from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import counted
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
+from sweeps.tracking.splats import SPLAT
 
 _SETTINGS = 24  # shown at most
 _WHY = 400  # characters of a reason
@@ -65,6 +66,8 @@ def _links(record: SweepRecord, one: TrialRecord, links: Links) -> str:
         found.append(link("recipe", links.artifact(run_id, "config/recipe.yaml")))
         if one.trial.released is not None:
             found.append(link("checkpoint", links.artifact(run_id, "checkpoint")))
+        if one.gaussians is not None:
+            found.append(link("its Gaussians, to orbit", links.artifact(run_id, SPLAT)))
     return " · ".join(found)
 
 

@@ -79,13 +79,14 @@ def ui_path(experiment_id: str, sweep: str) -> str:
     return Links(experiment_id).sweep(view_key(sweep))
 
 
-def sweep_tags(ledger: Ledger) -> dict[str, str]:
-    """Tags of a sweep's own run."""
-    tags = _read_first(ledger.tags) | {"sweep.name": ledger.name, LINEAGE: _lineage_tag(ledger.tags)}
-    tags |= {"mlflow.runName": ledger.name, "sweep.key": run_key(ledger), "sweep.state": "RUNNING"}
+def sweep_tags(ledger: Ledger, again: bool = False) -> dict[str, str]:
+    """Tags of a sweep's own run, those that a reader looks for first. again: it was interrupted, and goes on."""
+    tags = {"mlflow.runName": ledger.name, "sweep.state": "RUNNING", "sweep.name": ledger.name}
+    if again:
+        tags["sweep.reason"] = ""
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
-    return tags
+    return tags | _read_first(ledger.tags) | {LINEAGE: _lineage_tag(ledger.tags), "sweep.key": run_key(ledger)}
 
 
 def sweep_params(ledger: Ledger) -> dict[str, str]:
@@ -99,16 +100,18 @@ def sweep_params(ledger: Ledger) -> dict[str, str]:
 
 
 def trial_tags(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
-    """Tags of a trial's run."""
+    """Tags of a trial's run, those that a reader looks for first."""
     known = _of_trial(ledger, event)
-    return _read_first(known) | {
-        LINEAGE: _lineage_tag(known),
+    tags = {
         "mlflow.runName": run_name(ledger.name, event.trial),
-        "sweep.name": ledger.name,
+        "trial.state": "RUNNING",
         "trial.number": str(event.trial),
         "trial.attempt": str(event.attempt),
-        "trial.state": "RUNNING",
+        "sweep.name": ledger.name,
     }
+    if event.attempt > 1:
+        tags["trial.reason"] = ""  # of the interruption before
+    return tags | _read_first(known) | {LINEAGE: _lineage_tag(known)}
 
 
 def sweep_lineage(ledger: Ledger) -> dict[str, Any]:
