@@ -123,7 +123,7 @@ def recipe_yaml(params: Mapping[str, Any]) -> str:
 
 
 def plain_view(ledger: Ledger) -> str:
-    """The saved view of a sweep that no pages are made of: its trials, best first, and the columns in which they differ."""
+    """The saved view of a sweep without pages: its trials, best first, and the columns in which they differ."""
     columns = [*(f"params.`{path}`" for path in ledger.searched), "tags.`trial.state`", "attributes.`Models`"]
     state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}' AND tags.`trial.number` != ''"}
     if ledger.objective is not None:
