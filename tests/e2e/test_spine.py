@@ -126,6 +126,14 @@ def test_a_trial_run_tells_how_the_trial_ended(runs, trials):
         assert (runs[number].data.tags["trial.reason"] != "") == (trial.state == "PRUNED")
 
 
+def test_a_trial_run_names_its_protocol_which_the_number_of_input_views_changes(runs, trials):
+    protocols = {
+        (trial.params["data.num_input_views"], runs[n].data.tags["eval.protocol"]) for n, trial in trials.items()
+    }
+    views, ids = zip(*protocols, strict=True)
+    assert len(set(views)) == len(set(ids)) == len(protocols)
+
+
 def test_a_trial_run_has_every_value_of_its_recipe_as_a_param(runs, trials):
     for number, trial in trials.items():
         params = runs[number].data.params
@@ -169,7 +177,7 @@ def test_a_trial_run_holds_a_preview_for_each_validated_step(spine, client, runs
 def test_a_completed_trial_keeps_a_checkpoint_and_a_pruned_one_none(client, runs, trials):
     for number, trial in trials.items():
         names = {Path(file.path).name for file in client.list_artifacts(runs[number].info.run_id, "checkpoint")}
-        whole = {"model.safetensors", "recipe.yaml", "checkpoint.json", "preview.ply"}
+        whole = {"model.safetensors", "recipe.yaml", "checkpoint.json", "preview.ply", "preview.json"}
         assert names == (whole if trial.state == "COMPLETE" else set())
 
 
@@ -180,7 +188,7 @@ def test_the_sweep_run_says_which_code_data_and_space_it_was(spine, client, runs
     assert re.fullmatch(r"[0-9a-f]{40}", parent.data.tags["mlflow.source.git.commit"])
     inputs = parent.inputs.dataset_inputs
     assert [(one.dataset.name, one.dataset.digest) for one in inputs] == [("mice", mice.digest[:12])]
-    assert parent.data.tags["data.digest"] == mice.digest
+    assert mice.digest.startswith(re.search(r"data ([0-9a-f]{12})", parent.data.tags["lineage"])[1])
 
 
 def test_promote_shows_figures_gates_and_verdict(promoted):
