@@ -40,7 +40,6 @@ from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.space import words
-from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
@@ -72,11 +71,6 @@ def view_key(sweep: str) -> str:
 def view_tag(ledger: Ledger) -> str:
     """The tag of the experiment that holds the saved view of a sweep."""
     return _VIEW_TAG + view_key(ledger.name)
-
-
-def ui_path(experiment_id: str, sweep: str) -> str:
-    """The part behind the UI's address that shows a sweep's trials in model-training mode."""
-    return Links(experiment_id).sweep(view_key(sweep))
 
 
 def sweep_tags(ledger: Ledger, again: bool = False) -> dict[str, str]:

@@ -20,7 +20,8 @@ from sweeps.book.record import Recorder, SweepRecord
 from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
 from sweeps.tracking.mlflow_client import mlflow_client, runs_of
-from sweeps.tracking.mlflow_layout import ui_path
+from sweeps.tracking.mlflow_layout import view_key
+from sweeps.tracking.pages import Links
 
 _QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
 
@@ -32,7 +33,8 @@ class Sweep:
     name: str
     recipe: str
     state: str
-    ui_path: str  # goes behind the address of `mouselift ui`
+    ui_path: str  # of its trials, behind the address of MLflow's UI
+    charts_path: str  # of their charts
 
 
 def sweeps(uri: str) -> list[Sweep]:
@@ -42,9 +44,11 @@ def sweeps(uri: str) -> list[Sweep]:
     client = mlflow_client(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
     found = []
-    for run in runs_of(client, list(names), "tags.`sweep.state` != ''"):
+    for run in runs_of(client, list(names), "tags.`sweep.state` != '' AND tags.`sweep.name` != ''"):
         name, experiment = run.data.tags["sweep.name"], run.info.experiment_id
-        found.append(Sweep(name, names[experiment], run.data.tags["sweep.state"], ui_path(experiment, name)))
+        links, key = Links(experiment), view_key(name)
+        sweep = Sweep(name, names[experiment], run.data.tags["sweep.state"], links.sweep(key), links.charts(key))
+        found.append(sweep)
     return found
 
 
