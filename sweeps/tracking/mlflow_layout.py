@@ -3,6 +3,7 @@
 Tags on every run: those of SweepOpened (`data.name`, `data.digest`, `mlflow.source.git.commit`...), and
     sweep.name  sweep.key        the key also has the time at which the sweep began, so that it is unique
     sweep.state  sweep.reason    of the parent
+    sweep.home  sweep.planned    machine:folder of its home, and how many trials it may have; of the parent
     objective.metric  objective.mode  best.trial  best.run_id    of the parent
     trial.number  trial.attempt  trial.params (JSON: what the sampler chose)  ray.trial_id  fingerprint
     trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED; MLflow's status knows no PRUNED
@@ -20,6 +21,7 @@ parent `best/<objective>` advances with each trial that ends (step = trials ende
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -36,6 +38,7 @@ from sweeps.book.ledger import Ledger
 from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
+HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256
 
@@ -65,9 +68,15 @@ def ui_path(experiment_id: str, sweep: str) -> str:
     return Links(experiment_id).sweep(view_key(sweep))
 
 
-def sweep_tags(ledger: Ledger) -> dict[str, str]:
-    """Tags of a sweep's own run."""
+def home_text(root: Path) -> str:
+    """A home as those of other machines are told of it."""
+    return f"{platform.node()}:{root}"
+
+
+def sweep_tags(ledger: Ledger, root: Path) -> dict[str, str]:
+    """Tags of a sweep's own run. root: of its home."""
     tags = {"mlflow.runName": ledger.name, "sweep.key": run_key(ledger), "sweep.state": "RUNNING"}
+    tags |= {HOME_TAG: home_text(root), PLANNED_TAG: str(ledger.planned)}
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
     return tags

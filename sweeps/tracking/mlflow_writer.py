@@ -194,7 +194,7 @@ class _Writer:
     def _open_sweep(self, ledger: Ledger, event: events.SweepOpened) -> None:
         run_id = self._run(ledger, None, event.time)
         params = event.params if event.time == ledger.opened else {}
-        self._open_run(run_id, ledger, params, layout.sweep_tags(ledger))
+        self._open_run(run_id, ledger, params, layout.sweep_tags(ledger, self._journal.folder.parents[1]))
         for path, blob in event.artifacts.items():
             self._upload(run_id, path, self._journal.blob(blob))
         self._client.log_text(run_id, yaml.safe_dump(event.space, sort_keys=False), "config/space.yaml")
@@ -261,8 +261,8 @@ class _Writer:
         best = ledger.best
         if best is None or best.best_value is None or ledger.objective is None:
             return
-        ended = len(ledger.trials) - len(ledger.open)
-        metric = Metric(f"best/{ledger.objective.metric}", best.best_value, _milliseconds(event.time), ended)
+        stamp = _milliseconds(event.time)
+        metric = Metric(f"best/{ledger.objective.metric}", best.best_value, stamp, ledger.ended)
         tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
         self._log(self._runs[None], metrics=[metric], tags=tags)
 
