@@ -28,10 +28,10 @@ from dashboards.pages.note_parts import (
     settings,
 )
 from dashboards.words import figure, trial_name
+from sweeps.book.importance import importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
-from sweeps.book.study import importance_of
 from sweeps.errors import counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
@@ -222,9 +222,11 @@ def _mattered(record: SweepRecord) -> str:
     lines = [plain(found.note, 400)] if found.note else []
     for path, share in found.shares.items():
         low, high = found.spread[path]
-        lines.append(f"- {code(path)} {share:.0%} ({low:.0%} … {high:.0%})")
+        chance = "" if found.is_told(path) else ", not told from chance"
+        lines.append(f"- {code(path)} {share:.0%} ({low:.0%} … {high:.0%}){chance}")
     if found.shares:
-        lines.append(f"\nShares of what decides the objective, with their 5th to 95th percentile; n = {found.trials}.")
+        n = f"n = {found.trials}, at step {found.step}"
+        lines.append(f"\nShares of the variance of the objective (fANOVA), with their 5th to 95th percentile; {n}.")
     return "\n".join(lines)
 
 
