@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.record import Recorder, SweepRecord
-from sweeps.errors import StudyError
+from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
-from sweeps.tracking.mlflow_client import mlflow_client, runs_of
+from sweeps.tracking.mlflow_client import STORE_ERRORS, mlflow_client, runs_of, shown
 from sweeps.tracking.mlflow_layout import ui_path
 
 _QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
@@ -121,6 +122,17 @@ class _Kept:
         for end, event in self._journal.events(self._offset):
             self._recorder.add([event])
             self._offset, self._record = end, None
+
+
+@contextlib.contextmanager
+def answers(uri: str) -> Iterator[None]:
+    """For questions to MLflow: errors of the store and of the way to it are an OutageError."""
+    try:
+        yield
+    except (*STORE_ERRORS, StudyError) as error:
+        raise OutageError(
+            f"{shown(uri)}: expected an answer of MLflow's store, got {cause(error)} — see that it runs."
+        ) from None
 
 
 def latest(home: Home) -> str:
