@@ -15,8 +15,8 @@ from starlette.datastructures import QueryParams
 
 from dashboards.app import figures
 from dashboards.app.compare import compare_values
-from dashboards.app.overview import overview
 from dashboards.app.models import diff_values, model_values, models_values
+from dashboards.app.overview import overview
 from dashboards.app.scenes import gaussians_page, input_views, scenes_values
 from dashboards.app.shield import APART, Shield
 from dashboards.app.sweep import Ref, preview_file, run_values, sweep_values

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dashboards.app.compare import differences
+from dashboards.app.figures import in_order
 from dashboards.app.sweep import Ref, found
 from sweeps.errors import SweepError
 from sweeps.home import Home
@@ -61,12 +62,12 @@ def model_values(home: Home, reader: Reader, name: str) -> dict[str, Any]:
 
 def _table(versions: list[Version], reader: Reader) -> dict[str, Any]:
     """Versions that were measured alike, and the figures that any of them has."""
-    names = sorted({name for one in versions for name in one.metrics if "/slot_" not in name})
+    names = {name for one in versions for name in one.metrics if "/slot_" not in name}
     return {
         "protocol": versions[0].measured[0],
         "digest": versions[0].measured[1] or "",
         "data": versions[0].tags.get("data.name", ""),
-        "metrics": sorted(names, key=lambda name: name.startswith("test/input/")),
+        "metrics": in_order(names),
         "versions": [_plain(one) | {"run": _run(one, reader)} for one in versions],
     }
 
@@ -80,8 +81,10 @@ def diff_values(home: Home, reader: Reader, first: str, second: str) -> dict[str
         registry = registry_of(home)
         both = [registry.resolve(ref) for ref in (first, second)]
         refs = [one.ref for name in dict.fromkeys(one.name for one in both) for one in registry.list_versions(name)]
-    names = sorted({name for one in both for name in one.metrics})
-    tags = [{key: value for key, value in one.tags.items() if key not in one.metrics and key != "gates"} for one in both]
+    names = in_order({name for one in both for name in one.metrics})
+    tags = [
+        {key: value for key, value in one.tags.items() if key not in one.metrics and key != "gates"} for one in both
+    ]
     differing, same = differences(tags)
     recipes, equal = differences([_recipe(one, reader) for one in both])
     return {

@@ -131,7 +131,5 @@ def _frusta(cameras: Cameras | None) -> list[dict[str, Any]]:
     corners = cameras.centres[:, None] + depth * (rays @ cameras.c2w[:, :3, :3].mT)
     return [
         {"eye": _begin(cameras[n]), "centre": centre, "corners": four}
-        for n, (centre, four) in enumerate(
-            zip(cameras.centres.float().tolist(), corners.float().tolist(), strict=True)
-        )
+        for n, (centre, four) in enumerate(zip(cameras.centres.float().tolist(), corners.float().tolist(), strict=True))
     ]
