@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.cameras import Cameras
     from pipeline.gaussians import Gaussians
 
+LONGEST_NOTE = 7900  # characters of a description: MLflow keeps 8,000 of a tag, and cuts the others off unsaid
 _MODE = "workflowType=machine_learning"  # MLflow's UI takes its mode from the address alone
 
 
@@ -58,10 +59,10 @@ class Pages(Protocol):
         """The JSON of a saved view of the runs table: columns, order and charts."""
 
     def sweep_note(self, record: SweepRecord, links: Links) -> str:
-        """The description of the sweep's own run, Markdown."""
+        """The description of the sweep's own run, Markdown of at most LONGEST_NOTE characters."""
 
     def trial_note(self, record: SweepRecord, number: int, links: Links) -> str:
-        """The description of a trial's run, Markdown."""
+        """The description of a trial's run, Markdown of at most LONGEST_NOTE characters."""
 
     def report(self, record: SweepRecord, links: Links) -> str:
         """The report on the sweep, one HTML file."""
