@@ -49,8 +49,8 @@ class Wanted:
     """What is written. size: pixels along a side of the turntable's frames; 256, or as the views, if None.
 
     formats: of the Gaussians' files, of `formats.SUFFIXES`. sh_degree: of a PLY, as `Gaussians.save_ply`. viewer: makes
-    the page `view.html` of kept Gaussians, the cameras of the turntable, a title and the input cameras; there is none, if
-    None.
+    the page `view.html` of kept Gaussians, the cameras of the turntable, a title and the input cameras; there is
+    none, if None.
     """
 
     pruning: Pruning = PRUNINGS["default"]

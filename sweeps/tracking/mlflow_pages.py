@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
@@ -21,6 +22,7 @@ from sweeps.book.record import Recorder, SweepRecord
 from sweeps.tracking import mlflow_layout as layout
 from sweeps.tracking.mlflow_client import delivery_errors
 from sweeps.tracking.pages import LONGEST_NOTE, Links, Pages
+from sweeps.tracking.splats import SPLAT, splat_of
 
 NOTE, REPORT = "mlflow.note.content", "report.html"
 _SECONDS_A_ROUND, _SECONDS_AT_THE_END = 2.0, 8.0  # for descriptions of trials; `reap` gives a whole delivery 30 s
@@ -54,6 +56,17 @@ class PageWriter:
     def trial_ended(self, experiment: str, number: int, now: float) -> None:
         """The description of a trial that has ended."""
         self._trials(self._record(now), Links(experiment), [number], _SECONDS_A_ROUND)
+
+    def gaussians(self, sweep: str, number: int, folder: Path) -> None:
+        """The page of the Gaussians that a trial's kept checkpoints made."""
+        run_id, title = self._runs[number], f"{sweep} · t{number:04d}"
+
+        def write(page: str) -> None:
+            self._client.log_text(run_id, page, SPLAT)
+
+        place = f"{run_id} {SPLAT}"
+        self._write(place, lambda: splat_of(self._pages, folder, title), write)
+        self._shown.pop(place, None)  # megabytes, and none follows
 
     def ended(self, experiment: str, now: float) -> None:
         """Texts and report of a sweep that has ended; of its trials those with news first, then the best."""

@@ -153,6 +153,9 @@ class _Writer:
                     self._close_trial(ledger, event)
                 case events.CheckpointReleased():
                     self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
+                case events.GaussiansKept():
+                    if self._pages is not None:
+                        self._pages.gaussians(ledger.name, event.trial, Path(event.path))
                 case events.SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()

@@ -177,7 +177,7 @@ def test_a_trial_run_holds_a_preview_for_each_validated_step(spine, client, runs
 def test_a_completed_trial_keeps_a_checkpoint_and_a_pruned_one_none(client, runs, trials):
     for number, trial in trials.items():
         names = {Path(file.path).name for file in client.list_artifacts(runs[number].info.run_id, "checkpoint")}
-        whole = {"model.safetensors", "recipe.yaml", "checkpoint.json", "preview.ply"}
+        whole = {"model.safetensors", "recipe.yaml", "checkpoint.json", "preview.ply", "preview.json"}
         assert names == (whole if trial.state == "COMPLETE" else set())
 
 
