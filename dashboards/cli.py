@@ -29,6 +29,7 @@ _LAST_PORT = 65535
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(ui)
+    app.command()(dashboard)
     data.command("check")(check)  # not at import: the order of the commands is that of the mounts
 
 
@@ -60,6 +61,21 @@ def ui(
     place = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", _QUIET]
     os.dup2(2, 1)  # what the server says is no result
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
+
+
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port of the pages.")] = 8710,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Show the sweeps and models of this home as they are now, in pages that change nothing; Ctrl-C ends it."""
+    from sweeps.home import Home
+
+    home = Home.from_environment(os.environ)
+    _require_port(host, port)
+    from dashboards.app.server import serve
+
+    typer.echo(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    serve(home, host, port)
 
 
 class Windows:
@@ -112,7 +128,7 @@ def check(
 ) -> None:
     """Judge whether cameras fit their images, and report the masks, the rig and the leakage between splits."""
     from dashboards.check_page import write_page
-    from pipeline import config
+    from pipeline import config, progress
     from pipeline.data.gate import checks
     from pipeline.data.gate.quality import quality
     from pipeline.data.scenes import MANIFEST_FILE, open_dataset
@@ -120,7 +136,8 @@ def check(
     opened = open_dataset(dataset, verify=False, data_root=data_root)
     if page is not None or not os.access(dataset, os.W_OK):
         require_file(page or _page_beside(dataset, stored=False))
-    checked = checks.check(opened, scenes)
+    with progress.shown() as tell:
+        checked = checks.check(opened, scenes, tell)
     measured = quality(checked)
     stored = checks.store(checked)
     written = write_page(checked, measured, page or _page_beside(dataset, stored))

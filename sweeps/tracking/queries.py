@@ -1,20 +1,28 @@
 """Questions about sweeps, answered as small values.
 
 `status` reads the journal of one sweep of this home; `sweeps` reads MLflow, which also has the sweeps of other homes.
+`Reader` is for a window that stays open: it keeps what it has read, and reads only what came since.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
+from sweeps.book.record import Recorder, SweepRecord
 from sweeps.errors import StudyError
 from sweeps.home import Home, is_made, store_file
 from sweeps.tracking.mlflow_client import mlflow_client, runs_of
 from sweeps.tracking.mlflow_layout import ui_path
+
+_QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,87 @@ def sweeps(uri: str) -> list[Sweep]:
     return found
 
 
+class Reader:
+    """The sweeps of a home, each read from its journal as far as it has grown; `clock` gives unix seconds.
+
+    Nothing is written, and any number of threads may ask. What could not be read is tried again when asked for again.
+    """
+
+    def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
+        self._home, self._clock = home, clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+
+    def names(self) -> list[str]:
+        """Every sweep of the home that has begun, the one to which something happened last first."""
+        return sorted(_written(self._home), key=lambda name: -_changed(self._home.journals / name))
+
+    def folder(self, name: str) -> Path:
+        """Where a sweep's journal and pictures lie."""
+        return self._home.journal(name).resolve()
+
+    def record(self, name: str) -> SweepRecord:
+        """All that is known of a sweep now. Raises StudyError where there is none, DamagedError for its journal."""
+        journal = Journal(self._home.journal(name))
+        if not journal.path.is_file():
+            raise StudyError(f"{name}: expected a sweep of {self._home.root}, got none — choose one of the overview.")
+        with self._lock:
+            kept = self._kept.setdefault(name, _Kept(journal))
+        return kept.record(self._clock())
+
+    def is_interrupted(self, name: str, record: SweepRecord) -> bool:
+        """Whether a sweep whose record was read, and that is not closed, has lost its driver."""
+        if record.ledger.state != State.RUNNING:
+            return False
+        kept = self._kept[name]
+        return self._clock() - record.ledger.last_event_time > _QUIET_SECONDS and not kept.is_written(self._clock())
+
+
+class _Kept:
+    """What was read of one journal. A journal that another one has replaced is read anew."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._file = -1  # its inode
+        self._offset = 0
+        self._recorder = Recorder(journal.folder)
+        self._record: SweepRecord | None = None
+        self._written, self._asked = True, 0.0
+
+    def record(self, now: float) -> SweepRecord:
+        with self._lock:
+            self._read()
+            if self._record is None:
+                self._record = self._recorder.record(now)
+            self._record = replace(self._record, now=now)
+            return self._record
+
+    def is_written(self, now: float) -> bool:
+        """Whether a driver holds the journal. Asking takes its lock for a moment, so that it is not asked often."""
+        with self._lock:
+            if now - self._asked >= _QUIET_SECONDS:
+                self._asked, self._written = now, self._journal.is_being_written
+            return self._written
+
+    def _read(self) -> None:
+        found = self._journal.path.stat()
+        if found.st_ino != self._file or found.st_size < self._offset:
+            self._file, self._offset, self._record = found.st_ino, 0, None
+            self._recorder = Recorder(self._journal.folder)
+        if found.st_size == self._offset:
+            return
+        for end, event in self._journal.events(self._offset):
+            self._recorder.add([event])
+            self._offset, self._record = end, None
+
+
 def latest(home: Home) -> str:
     """The sweep of this home to which something happened last. Raises StudyError where there is none."""
-    journals = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
-    written = [path for path in journals if path.is_file() and path.stat().st_size]
+    written = _written(home)
     if not written:
         raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
-    return max(written, key=lambda path: path.stat().st_mtime).parent.name
+    return max(written, key=lambda name: _changed(home.journals / name))
 
 
 def status(home: Home, sweep: str) -> dict[str, Any]:
@@ -68,6 +150,16 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
         "reason": book.reason,
         "undelivered": undelivered(journal),
     }
+
+
+def _written(home: Home) -> list[str]:
+    """The sweeps of a home whose journal holds something."""
+    paths = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
+    return [path.parent.name for path in paths if path.is_file() and path.stat().st_size]
+
+
+def _changed(folder: Path) -> float:
+    return Journal(folder).path.stat().st_mtime
 
 
 def _best(book: Ledger) -> dict[str, Any]:
