@@ -128,7 +128,7 @@ def check(
 ) -> None:
     """Judge whether cameras fit their images, and report the masks, the rig and the leakage between splits."""
     from dashboards.check_page import write_page
-    from pipeline import config
+    from pipeline import config, progress
     from pipeline.data.gate import checks
     from pipeline.data.gate.quality import quality
     from pipeline.data.scenes import MANIFEST_FILE, open_dataset
@@ -136,7 +136,8 @@ def check(
     opened = open_dataset(dataset, verify=False, data_root=data_root)
     if page is not None or not os.access(dataset, os.W_OK):
         require_file(page or _page_beside(dataset, stored=False))
-    checked = checks.check(opened, scenes)
+    with progress.shown() as tell:
+        checked = checks.check(opened, scenes, tell)
     measured = quality(checked)
     stored = checks.store(checked)
     written = write_page(checked, measured, page or _page_beside(dataset, stored))

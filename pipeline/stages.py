@@ -17,6 +17,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.metrics import Protocol as MetricsProtocol
+from pipeline.progress import Tell, silent
 from pipeline.recipe import Recipe
 from pipeline.training.processes import World
 
@@ -109,9 +110,16 @@ class Kind(Protocol):
         """The model of a checkpoint folder in evaluation mode; its weights strictly. Raises CheckpointError."""
 
     def evaluate(
-        self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        dataset: Dataset,
+        split: str,
+        cache: Path,
+        limit: int | None = None,
+        tell: Tell = silent,
     ) -> Evaluation:
-        """Score a loaded model on a split, where it is."""
+        """Score a loaded model on a split, where it is. tell: hears of each scene."""
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:
         """What a checkpoint says of its model that a registry should tell: such as its rig. Hashes no file."""

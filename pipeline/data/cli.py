@@ -141,27 +141,28 @@ def mice(
     ] = None,
 ) -> None:
     """Write procedural mice seen through a rig: exact cameras, exact masks, several animals per split."""
+    from pipeline import progress
+
     if walk is not None:
         from pipeline.data.mice.recording import write_walk
 
-        typer.echo(write_walk(out, walk, size, seed))
-        return
-    from pipeline.data.mice.mice import write_mice
+        with progress.shown() as tell:
+            folder = write_walk(out, walk, size, seed, tell)
+    else:
+        from pipeline.data.mice.mice import write_mice
 
-    folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed)
+        with progress.shown() as tell:
+            folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed, tell=tell)
     typer.echo(folder)
 
 
 def show_progress(done: Iterator[int], total: int) -> None:
-    """Draw how many scenes are done, and the time that is left, on the standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Show how many scenes are done, and the time that is left, on the standard error."""
+    from pipeline import progress
 
-    columns = (TextColumn("scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("scenes", total=total)
+    with progress.shown() as tell:
         for count in done:
-            progress.update(task, completed=count)
+            tell("scenes", count, total)
 
 
 def say_dataset(folder: Path, as_json: bool) -> None:

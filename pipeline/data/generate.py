@@ -22,6 +22,7 @@ from pipeline.data.pictures import pixels_of
 from pipeline.data.scenes import Manifest, write_manifest, write_scene
 from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
+from pipeline.progress import Tell, silent
 
 if TYPE_CHECKING:
     from pipeline.mvdiffusion.deployed import ViewGenerator
@@ -38,13 +39,14 @@ def generate(
     batch_size: int = 4,
     framing: Framing | None = None,
     cutting: Cutting = _NO_CUTTING,
+    tell: Tell = silent,
 ) -> Iterator[int]:
     """Write a scene of generated views per picture to `out`; yields how many are done, last after the gate's check.
 
     provenance: what tells this model and its sampling from others; another one does not continue the folder. A scene
     with a view that shows nothing is left out, and the manifest names it. framing, cutting: how the pictures are read
-    (`photo.read_photo`). Raises DataError for a picture that is none or of which nothing tells the animal, for a
-    folder of another plan, and where nothing could be generated.
+    (`photo.read_photo`). tell: hears of each denoising step of a batch. Raises DataError for a picture that is none or
+    of which nothing tells the animal, for a folder of another plan, and where nothing could be generated.
     """
     rig, names = model.rig, sorted(pictures.paths)
     plan = {"kind": "generated", "version": VERSION, "masks": RULE, "rig": rig.name, **provenance}
@@ -58,7 +60,7 @@ def generate(
                 [read_photo(pictures.paths[name], framing, cutting).image(model.image_size) for _, name in part]
             )
             with torch.inference_mode():
-                generated = model(images, [number for number, _ in part])
+                generated = model(images, [number for number, _ in part], tell=tell)
             for (_, name), views in zip(part, generated, strict=True):
                 rgba = cut_out(pixels_of(views))
                 if all_shown(rgba):
@@ -74,4 +76,4 @@ def generate(
         manifest = Manifest(
             name=out.name, parent=pictures.digest, transforms=transforms, rig=rig.name, view_order=order, splits=splits
         )
-        checked(write_manifest(out, manifest))
+        checked(write_manifest(out, manifest), tell)

@@ -17,6 +17,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.metrics import Protocol
 from pipeline.precision import autocast, evaluated_in
+from pipeline.progress import Tell, silent, told
 from pipeline.recipe import Recipe
 from pipeline.splatting.rendering import Rendering, render
 from pipeline.stages import Evaluation
@@ -42,13 +43,14 @@ def evaluate(
     max_scenes: int | None = None,
     lpips: nn.Module | None = None,
     world: World = ALONE,
+    tell: Tell = silent,
 ) -> RenderedEvaluation:
     """Score held-out and input views of a split on a white background: the network as the recipe's precision has it on
     this device, rendering and figures in float32.
 
     max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
     without it the LPIPS figures are absent, never 0; world: the processes that share the scenes, each of which gets
-    the figures of all. Raises DataError for scenes with too few views.
+    the figures of all. tell: hears of each scene. Raises DataError for scenes with too few views.
     """
     loader = Loader(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), max_scenes or len(loader.scenes))
@@ -56,7 +58,8 @@ def evaluate(
     model.eval()
     rows: list[dict[str, float | str]] = []
     first = None
-    for index in world.dealt(range(count)):
+    mine = world.dealt(range(count))
+    for index in told(mine, f"{split} scenes", len(mine), tell):
         batch = loader.evaluation_batch(index).to(device)
         with torch.no_grad():
             with autocast(device, precision):

@@ -14,6 +14,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.scenes import SPLITS, Dataset
 from pipeline.gslrm.facelift import check_weights, network
 from pipeline.gslrm.model import GSLRM
+from pipeline.progress import Tell, silent
 from pipeline.recipe import Recipe, gslrm_parts
 from pipeline.stages import Evaluation, Finding, Stage
 
@@ -36,13 +37,20 @@ class GSLRMKind:
         return network(gslrm_parts(recipe)[0], checkpoint.weights_file(folder), weights).to(device)
 
     def evaluate(
-        self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        dataset: Dataset,
+        split: str,
+        cache: Path,
+        limit: int | None = None,
+        tell: Tell = silent,
     ) -> Evaluation:
         from pipeline.gslrm.evaluate import evaluate, lpips_network
 
         assert isinstance(model, GSLRM)
         device = next(model.parameters()).device
-        return evaluate(model, recipe, dataset, split, cache, device, limit, lpips_network(device))
+        return evaluate(model, recipe, dataset, split, cache, device, limit, lpips_network(device), tell=tell)
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:  # noqa: ARG002
         return {}

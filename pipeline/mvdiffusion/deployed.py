@@ -30,6 +30,7 @@ from pipeline.mvdiffusion.prompts import PromptEmbeddings, read_own, read_prompt
 from pipeline.mvdiffusion.sampler import MVDiffusionPipeline, laid_out
 from pipeline.mvdiffusion.views import Rig, read_framing, read_rig, write_framing, write_rig
 from pipeline.precision import evaluated_in
+from pipeline.progress import Tell, silent
 from pipeline.recipe import Precision, SamplingConfig
 
 PIPELINE, PROMPTS, RIG, FRAMING = "pipeline", "prompts.safetensors", "rig.json", "framing.json"
@@ -69,11 +70,12 @@ class ViewGenerator(nn.Module):
         steps: int | None = None,
         precision: Precision | None = None,
         seed: int | None = None,
+        tell: Tell = silent,
     ) -> Float[Tensor, "object view 3 height width"]:
         """Views in slot order, 0…1.
 
         numbers: one per object; with the seed it decides the object's noise, whatever its batch. guidance, steps,
-        precision, seed: the model's own unless given.
+        precision, seed: the model's own unless given. tell: hears of each denoising step.
         """
         seed = self.sampling.seed if seed is None else seed
         generators = [generator for number in numbers for generator in self._chances(seed, number)]
@@ -85,6 +87,7 @@ class ViewGenerator(nn.Module):
             eta=self.sampling.eta,
             generator=generators,
             precision=evaluated_in(precision or self.precision, self.pipe.unet.device),
+            tell=tell,
         )
         return views.images.float().unflatten(0, (-1, self.num_views))
 

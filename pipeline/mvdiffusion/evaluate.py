@@ -24,6 +24,7 @@ from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.deployed import ViewGenerator
 from pipeline.mvdiffusion.views import ViewSets
 from pipeline.precision import evaluated_in
+from pipeline.progress import Tell, silent
 from pipeline.recipe import Recipe
 from pipeline.stages import Evaluation
 from pipeline.training.processes import ALONE, World
@@ -53,6 +54,7 @@ def evaluate(
     limit: int | None = None,
     lpips: nn.Module | None = None,
     world: World = ALONE,
+    tell: Tell = silent,
 ) -> GeneratedEvaluation:
     """Score slots 1… (held out) and slot 0 (the input again) of a split, on white, by the model's guidance. The UNet
     computes as the recipe's precision has it on this device, everything else in float32.
@@ -60,7 +62,8 @@ def evaluate(
     The further guidances of `sampling.compared` stand under `guidance_<g>/`. `hull_iou` needs no photograph: the share
     of each generated silhouette that the visual hull of all six covers, under the scene's own cameras;
     `consistent_psnr_fg` is psnr_fg + 10·log10(hull_iou) dB, so that neither is had at the other's cost.
-    world: the processes that share the scenes. Raises DataError for scenes without a view for each slot.
+    world: the processes that share the scenes. tell: hears of each scene. Raises DataError for scenes without a view
+    for each slot.
     """
     loader = ViewSets(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), limit or len(loader.scenes))
@@ -70,6 +73,7 @@ def evaluate(
     rows: list[PerScene] = []
     shown: list[Tensor] = []
     mine = world.dealt(range(count))
+    tell(f"{split} scenes", 0, len(mine))
     for start in range(0, len(mine), _OBJECTS):
         numbers = mine[start : start + _OBJECTS]
         batches = [loader.evaluation_batch(number).to(device) for number in numbers]
@@ -86,6 +90,7 @@ def evaluate(
                 row |= {f"guidance_{guidance:g}/{name}": value for name, value in figures.items() if "slot" not in name}
             rows.append(row)
         shown += [torch.stack([t, g]) for t, g in zip(targets, generated[model.sampling.guidance], strict=True)]
+        tell(f"{split} scenes", start + len(numbers), len(mine))
     rows = world.collected(rows, count)
     protocol = Protocol(
         resolution=recipe.data.image_size,

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import SPLITS, Dataset
+from pipeline.progress import Tell, silent
 from pipeline.recipe import (
     DataConfig,
     DenoisingConfig,
@@ -43,14 +44,22 @@ class MVDiffusionKind:
         return read_deployed(folder, sampling, device, precision, sampling_dtype(recipe, device))
 
     def evaluate(
-        self, model: nn.Module, recipe: Recipe, dataset: Dataset, split: str, cache: Path, limit: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        dataset: Dataset,
+        split: str,
+        cache: Path,
+        limit: int | None = None,
+        tell: Tell = silent,
     ) -> Evaluation:
         from pipeline.gslrm.evaluate import lpips_network
         from pipeline.mvdiffusion.deployed import ViewGenerator
         from pipeline.mvdiffusion.evaluate import evaluate
 
         assert isinstance(model, ViewGenerator)
-        return evaluate(model, recipe, dataset, split, cache, limit, lpips_network(next(model.parameters()).device))
+        lpips = lpips_network(next(model.parameters()).device)
+        return evaluate(model, recipe, dataset, split, cache, limit, lpips, tell=tell)
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:
         from pipeline.mvdiffusion.deployed import facts_of

@@ -31,6 +31,7 @@ from pipeline.mvdiffusion.codec import Autoencoder, PatchCodec, latent_channels,
 from pipeline.mvdiffusion.folder import read_components, write_components
 from pipeline.mvdiffusion.prompts import check_embeddings
 from pipeline.precision import autocast
+from pipeline.progress import Tell, silent, told
 from pipeline.recipe import Precision, Recipe
 from pipeline.transfers import constant, sent
 
@@ -105,6 +106,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         output_type: Literal["pt", "pil", "np", "latent"] = "pt",
         noise_level: int = 0,
         precision: Precision = "fp32",
+        tell: Tell = silent,
     ) -> ImagePipelineOutput:
         """The views of each object, in slot order: `.images`, B·V of them.
 
@@ -112,6 +114,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         composited on white. prompt_embeds: V rows for every object, or B·V. guidance_scale: 1 is none. generator:
         one, or one per row, which makes a row independent of its batch. precision: in which a UNet with float32
         weights computes; one with weights of half precision computes in these, and latents and steps stay float32.
+        tell: hears of each step.
         Raises DataError for pictures or embeddings of another shape, RecipeError for half precision on a CPU.
         """
         device, dtype = self.unet.device, self.vae.dtype
@@ -123,7 +126,9 @@ class MVDiffusionPipeline(DiffusionPipeline):
         vectors = self._clip_vectors(pictures).repeat_interleave(repeats, 0)
         labels = self.with_noise(vectors, noise_level, generator).to(dtype)
         reference = self.reference_latents(_as_tensor(pictures).to(device)).repeat_interleave(repeats, 0).to(dtype)
-        latents = self._denoise(text, labels, reference, num_inference_steps, guidance_scale, eta, generator, precision)
+        latents = self._denoise(
+            text, labels, reference, num_inference_steps, guidance_scale, eta, generator, precision, tell
+        )
         if output_type == "latent":
             return ImagePipelineOutput(images=latents)
         return ImagePipelineOutput(images=self.image_processor.postprocess(self.decode(latents), output_type))
@@ -168,6 +173,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         eta: float,
         generator: Generators,
         precision: Precision,
+        tell: Tell,
     ) -> Tensor:
         guided = guidance != 1.0
         if guided:  # without and with the picture: the text is kept, what comes from the picture is 0
@@ -180,7 +186,8 @@ class MVDiffusionPipeline(DiffusionPipeline):
         latents = standard_normal(shape, generator, text.device, reference.dtype)
         latents = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(steps, device=text.device)
-        for t in self.progress_bar(self.scheduler.timesteps):
+        times = self.scheduler.timesteps
+        for t in told(self.progress_bar(times), "views", len(times), tell):
             doubled = torch.cat([latents] * (2 if guided else 1))
             seen = self.scheduler.scale_model_input(torch.cat([doubled, reference], dim=1), t)
             seen = seen.to(self.unet.dtype)

@@ -20,6 +20,7 @@ from pipeline.gslrm.evaluate import lpips_network, means_over_scenes, scene_metr
 from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.views import Rig, ViewSets
 from pipeline.precision import evaluated_in
+from pipeline.progress import Tell, silent, told
 from pipeline.recipe import DataConfig
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.splatting.rendering import render
@@ -39,14 +40,20 @@ class PairEvaluation(Evaluation):
 
 
 def evaluate_pair(
-    pair: Reconstructor, data: DataConfig, dataset: Dataset, split: str, cache: Path, limit: int | None = None
+    pair: Reconstructor,
+    data: DataConfig,
+    dataset: Dataset,
+    split: str,
+    cache: Path,
+    limit: int | None = None,
+    tell: Tell = silent,
 ) -> PairEvaluation:
     """Score the views of a split that a pair was not shown. Stage 1 is given one view of each scene as it is, the one
     of slot 0; GS-LRM what stage 1 makes of it. The Gaussians are drawn with the scene's own cameras, on white.
 
     `<split>/psnr` and so on are of the other views, `<split>/input/…` of that one, as in `gslrm.evaluate`. data: which
-    view stands in which slot, and the size of the figures. Raises DataError for scenes without a view for each slot,
-    and where their cameras are not those of the pair's rig.
+    view stands in which slot, and the size of the figures. tell: hears of each scene. Raises DataError for scenes
+    without a view for each slot, and where their cameras are not those of the pair's rig.
     """
     assert pair.views is not None
     loader, rig = ViewSets(dataset, split, data, cache), pair.views.generator.rig
@@ -54,7 +61,7 @@ def evaluate_pair(
     lpips = lpips_network(pair.device)
     rows: list[dict[str, float | str]] = []
     shown: list[Tensor] = []
-    for index, scene in enumerate(loader.scenes[:count]):
+    for index, scene in enumerate(told(loader.scenes[:count], f"{split} scenes", count, tell)):
         batch = loader.evaluation_batch(index).to(pair.device)
         _require_rig(str(scene.folder), rig, batch.cameras[0])
         picture = scene.image(loader.order(scene)[0])

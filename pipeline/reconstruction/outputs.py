@@ -23,6 +23,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.stage import preview
 from pipeline.machine.outputs import require_folder
 from pipeline.machine.version import VERSION
+from pipeline.progress import Tell, silent
 from pipeline.pruning import PRUNINGS, Pruning
 from pipeline.reconstruction.formats import SUFFIXES, write_format
 from pipeline.reconstruction.reconstructor import Reconstruction
@@ -109,18 +110,19 @@ def write_outputs(
     facts: Mapping[str, Any],
     photo: Photo | None = None,
     rig: Cameras | None = None,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Write the files of one reconstruction to a folder; returns what `reconstruction.json` says.
 
-    facts: what else is known, such as the models. photo: what the views were generated of; rig: their cameras. Raises
-    DataError for a generated view that shows nothing.
+    facts: what else is known, such as the models. photo: what the views were generated of; rig: their cameras. tell:
+    hears of what is drawn. Raises DataError for a generated view that shows nothing.
     """
     if photo is not None and rig is not None:
         _write_views(result, folder, photo, rig)
     kept = wanted.pruning(result.gaussians)
     for name in wanted.formats:
         write_format(kept, folder / f"gaussians{SUFFIXES[name]}", name, wanted.sh_degree)
-    _write_pictures(result, kept, folder, wanted)
+    _write_pictures(result, kept, folder, wanted, tell)
     files = sorted(path.name for path in folder.iterdir())
     said = dict(facts) | _facts_of(result, wanted, kept.count, photo) | {"files": [*files, FACTS]}
     write_whole(folder / FACTS, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
@@ -144,10 +146,10 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
     write_png(sheet(torch.cat([photo.image(size)[None], views])[None], _ZOOM * size), folder / "views.png")
 
 
-def _write_pictures(result: Reconstruction, kept: Gaussians, folder: Path, wanted: Wanted) -> None:
+def _write_pictures(result: Reconstruction, kept: Gaussians, folder: Path, wanted: Wanted, tell: Tell) -> None:
     cameras = result.batch.cameras[0]
     around = turntable_around(cameras, wanted.size or max(_LEAST_PX, cameras.width))
-    frames = render_frames(kept, around)
+    frames = render_frames(kept, around, tell)
     if wanted.viewer is not None:
         inputs, title = result.batch.input_cameras[0], Path(result.batch.scenes[0]).name
         write_whole(folder / "view.html", wanted.viewer(kept, around, title, inputs))

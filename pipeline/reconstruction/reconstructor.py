@@ -22,6 +22,7 @@ from pipeline.data.scenes import Scene
 from pipeline.errors import DataError, DegenerateViewsError
 from pipeline.gaussians import Gaussians
 from pipeline.precision import autocast, evaluated_in
+from pipeline.progress import Tell, silent
 from pipeline.recipe import gslrm_parts
 
 if TYPE_CHECKING:
@@ -93,11 +94,12 @@ class Reconstructor:
         given = {"seed": self.seed, "steps": self.steps, "guidance": self.guidance, "eta": None}
         return {name: getattr(own, name) if value is None else value for name, value in given.items()}
 
-    def photo(self, photo: Photo, number: int = 0, render: bool = True) -> Reconstruction:
+    def photo(self, photo: Photo, number: int = 0, render: bool = True, tell: Tell = silent) -> Reconstruction:
         """Six views of a framed photo, and the Gaussians of these as they are, with no mask (FaceLift).
 
-        number: with the seed it decides the noise. render: draw the cameras of the views, too. Raises DataError where
-        no model of views was given, and for one whose rig is of another world, such as one in millimetres.
+        number: with the seed it decides the noise. render: draw the cameras of the views, too. tell: hears of each
+        denoising step. Raises DataError where no model of views was given, and for one whose rig is of another world,
+        such as one in millimetres.
         """
         if self.views is None:
             raise DataError(f"{photo.where}: expected a model that makes views of a photo, got none — name --views.")
@@ -107,7 +109,7 @@ class Reconstructor:
         )
         image = photo.image(generator.image_size)[None].to(self.device)
         with torch.inference_mode():
-            views = generator(image, [number], self.guidance, self.steps, seed=self.seed)[0]
+            views = generator(image, [number], self.guidance, self.steps, seed=self.seed, tell=tell)[0]
         cameras, size = generator.rig.cameras, self.gaussians.recipe.data.image_size
         if views.shape[-1] != size:
             views_in = F.interpolate(views, (size, size), mode="bicubic", antialias=True).clamp(0, 1)

@@ -13,6 +13,7 @@ from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
 from pipeline.data.pictures import pixels_of
 from pipeline.files import whole
 from pipeline.gaussians import Gaussians
+from pipeline.progress import Tell, silent, told
 from pipeline.splatting.rendering import render
 
 TURNTABLE_VIEWS, TURNTABLE_FPS = 120, 30
@@ -31,11 +32,14 @@ def turntable_around(cameras: Cameras, size: int, views: int = TURNTABLE_VIEWS) 
     return around.to(cameras.c2w.device).to(cameras.c2w.dtype)
 
 
-def render_frames(gaussians: Gaussians, cameras: Cameras) -> UInt8[np.ndarray, "views height width 3"]:
-    """One scene from every camera [V], on white, a few views at a time."""
+def render_frames(
+    gaussians: Gaussians, cameras: Cameras, tell: Tell = silent
+) -> UInt8[np.ndarray, "views height width 3"]:
+    """One scene from every camera [V], on white, a few views at a time, which `tell` hears of."""
     with torch.no_grad():
         starts = range(0, len(cameras.c2w), _CHUNK)
-        chunks = [pixels_of(render(gaussians, cameras[start : start + _CHUNK]).images) for start in starts]
+        heard = told(starts, "turntable", len(starts), tell)
+        chunks = [pixels_of(render(gaussians, cameras[start : start + _CHUNK]).images) for start in heard]
     return np.concatenate(chunks)
 
 

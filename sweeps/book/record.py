@@ -197,9 +197,9 @@ class _Trial:
 
     def __init__(self) -> None:
         self.ended: float | None = None
-        self.gaussians: Path | None = None
         self._known: TrialRecord | None = None
         self._faults: list[events.AttemptFailed] = []
+        self._gaussians: Path | None = None
         self._recipe_params: dict[str, Any] = {}
         self._tags: dict[str, str] = {}
         self._metrics: dict[str, dict[int, Point]] = {}
@@ -230,7 +230,7 @@ class _Trial:
         self._known = None
 
     def keep(self, gaussians: Path) -> None:
-        self.gaussians, self._known = gaussians, None
+        self._gaussians, self._known = gaussians, None
 
     def end(self, when: float) -> None:
         self.ended, self._known = when, None
@@ -251,9 +251,9 @@ class _Trial:
             faults=tuple(self._faults),
             opened=self._opened,
             ended=self.ended if trial.state.is_final or trial.state == "KILLED" else None,
+            gaussians=self._gaussians,
             busy_seconds=self._busy,
             gpus=gpus,
-            gaussians=self.gaussians,
         )
 
 

@@ -69,7 +69,8 @@ def data_generate(
     as_json: AsJson = False,
 ) -> None:
     """Turn single pictures into six-view scenes, labelled with the rig that the model was trained on."""
-    from pipeline.data.cli import say_dataset, show_progress
+    from pipeline import progress
+    from pipeline.data.cli import say_dataset
     from pipeline.data.generate import generate
     from pipeline.data.photo.cutout import Cutting
     from pipeline.data.photo.folders import read_pictures
@@ -86,6 +87,7 @@ def data_generate(
         own = loaded.generator.provenance()
         told = {"model": model, "sha256": loaded.sha256, "step": loaded.step, "view": view, **own}
         cut = {"mask": str(mask), "segment": segment} if mask or segment else {}
-        steps = generate(pictures, out, loaded.generator, told | cut, batch, loaded.framing, cutting)
-        show_progress(steps, len(pictures.paths))
+        with progress.shown() as tell:
+            for done in generate(pictures, out, loaded.generator, told | cut, batch, loaded.framing, cutting, tell):
+                tell("scenes", done, len(pictures.paths))
     say_dataset(out, as_json)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import progress
 from pipeline.cli import Device, Overrides, device_of, split_overrides
 from pipeline.data.cli import AsJson
 from pipeline.weights.known import LPIPS
@@ -34,7 +35,8 @@ def model_promote(
 
     chosen = device_of(device)
     require_tracking(terminal.home())
-    verdict = promote_best(terminal.home(), sweep, chosen, trial)
+    with progress.shown() as tell:
+        verdict = promote_best(terminal.home(), sweep, chosen, trial, tell)
     if as_json:
         found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
         typer.echo(json.dumps(verdict.version.as_plain() | found))
@@ -66,7 +68,9 @@ def model_pair(
 
     chosen = device_of(device)
     require_tracking(terminal.home())
-    found = register_pair(terminal.home(), views, gaussians, None if data is None else terminal.dataset(data), chosen)
+    root = None if data is None else terminal.dataset(data)
+    with progress.shown() as tell:
+        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell)
     for note in found.notes:
         typer.echo(note, err=True)
     verdict = found.verdict
@@ -106,7 +110,8 @@ def model_pull(
     as_json: AsJson = False,
 ) -> None:
     """Download a registered checkpoint; every file's hash is compared."""
-    folder = terminal.registry().pull(ref, out)
+    with progress.shown() as tell:
+        folder = terminal.registry(tell).pull(ref, out)
     typer.echo(json.dumps({"folder": str(folder)}) if as_json else folder)
 
 
@@ -149,7 +154,9 @@ def model_evaluate(
     chosen = device_of(device)
     with checkpoint_of(source, terminal.home()) as named:
         registered = None if named.version is None else named.version.sha256
-        found = evaluate_at(named.path, terminal.dataset(data), split, terminal.home().cache, chosen, registered)
+        root, cache = terminal.dataset(data), terminal.home().cache
+        with progress.shown() as tell:
+            found = evaluate_at(named.path, root, split, cache, chosen, registered, tell)
     if as_json:
         said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
         typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
@@ -172,13 +179,15 @@ def model_import(
     from sweeps.registry.verification import unverified
 
     require_tracking(terminal.home())
-    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mouselift-") as folder, progress.shown() as tell:
         called = Path(os.path.abspath(source))  # whatever `..` is called
+        tell("read", 0, 0)
         made = as_checkpoint(source, Path(folder) / called.stem, split_overrides(overrides), recipe, licence)
+        tell("compare", 0, 0)
         verification = unverified(made)
         name = registered_name(verification.checkpoint.recipe)
         tags = {"source.name": called.name, "source.sha256": digest_of(source)}
-        version = terminal.registry().import_checkpoint(name, verification, tags)
+        version = terminal.registry(tell).import_checkpoint(name, verification, tags)
     typer.echo(version.ref)
     if not version.metrics:
         typer.echo(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ import typer
 from pipeline.cli import Device, device_of
 from pipeline.data.cli import AsJson
 from pipeline.errors import DataError, PipelineError, counted
+from pipeline.progress import Tell, shown, told
 from sweeps.cli import terminal
 from sweeps.cli.sequence import Every, Fps, From, Smooth, To, World, show, wanted_of
 
@@ -133,7 +133,7 @@ def reconstruct(
         first = found.load_views(chosen)
         second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
         reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed)
-        work.run(reconstructor, found.facts(first, second), as_json)
+        work.run(reconstructor, found.facts(first, second), as_json, stack.enter_context(shown()))
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,15 @@ class _Work:
         elif job.input.kind == "scene":
             read_scene(job.input.path)
 
-    def run(self, reconstructor: Reconstructor, models: dict[str, Any], as_json: bool) -> None:
+    def run(self, reconstructor: Reconstructor, models: dict[str, Any], as_json: bool, tell: Tell) -> None:
         """Make everything; what fails among several is named at its place and at the end. Raises DataError then."""
         failed = []
-        for job in _shown(self.jobs):
+        for job in _one_by_one(self.jobs, tell):
             try:
                 if job.input.kind == "sequence":
-                    show(self.steps(job, reconstructor, models), job.out, as_json, is_alone=len(self.jobs) == 1)
+                    show(self.steps(job, reconstructor, models), job.out, as_json, tell)
                 else:
-                    _say(self.made(job, reconstructor, models), job.out, as_json)
+                    _say(self.made(job, reconstructor, models, tell), job.out, as_json)
             except PipelineError as error:
                 if len(self.jobs) == 1:
                     raise
@@ -206,7 +206,7 @@ class _Work:
             wanted.sh_degree, models,
         )  # fmt: skip
 
-    def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any]) -> dict[str, Any]:
+    def made(self, job: _Job, reconstructor: Reconstructor, models: dict[str, Any], tell: Tell) -> dict[str, Any]:
         """The results of one input, written; what `reconstruction.json` says of them."""
         from pipeline.data.scenes import read_scene
         from pipeline.reconstruction.outputs import results, write_outputs
@@ -218,13 +218,13 @@ class _Work:
             views = reconstructor.views
             assert views is not None
             photo = read_photo(job.input.path, views.framing, self.cutting)
-            result = reconstructor.photo(photo)
+            result = reconstructor.photo(photo, tell=tell)
             facts |= {"sampling": reconstructor.sampling}
         else:
             photo, result = None, reconstructor.scene(read_scene(job.input.path))
         _say_views(job.input, result, reconstructor.gaussians.recipe.data.num_input_views)
         with results(job.out) as folder:
-            return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig)
+            return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig, tell)
 
 
 def _folders(given: list[Input], out: Path) -> list[_Job]:
@@ -265,22 +265,9 @@ def _box(text: str) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _shown(jobs: list[_Job]) -> Iterator[_Job]:
-    """The jobs one after the other; of several, how many are done and the time that is left, on the standard error."""
-    if len(jobs) == 1:
-        yield from jobs
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    # Results go to the standard output at once: rich would send them to the standard error where that is a terminal.
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
-        task = progress.add_task("inputs", total=len(jobs))
-        for job in jobs:
-            progress.update(task, description=job.input.name)
-            yield job
-            progress.advance(task)
+def _one_by_one(jobs: list[_Job], tell: Tell) -> Iterable[_Job]:
+    """The jobs; of several it is told how many are done."""
+    return jobs if len(jobs) == 1 else told(jobs, "inputs", len(jobs), tell)
 
 
 def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import DataError
+from pipeline.progress import Tell
 
 if TYPE_CHECKING:
     from pipeline.reconstruction.sequence.sequence import Progress
     from pipeline.reconstruction.sequence.wanted import Wanted
-
-_LINE_SECONDS = 10.0  # between two lines of progress, where there is no terminal
 
 Every = Annotated[int, typer.Option(min=1, help="Of a sequence: each so many-th frame.")]
 From = Annotated[str | None, typer.Option("--from", help="Of a sequence: first frame: its number, 1.5s or 0:01.5.")]
@@ -45,14 +43,13 @@ def wanted_of(
     return Wanted(every, start, end, world, smooth, fps)  # type: ignore[arg-type]
 
 
-def show(steps: Iterator[Progress], out: Path, as_json: bool, is_alone: bool) -> None:
-    """Follow a sequence to its end: progress and failures on the standard error, then files and figures.
-
-    is_alone: no other progress is on the terminal.
-    """
+def show(steps: Iterator[Progress], out: Path, as_json: bool, tell: Tell) -> None:
+    """Follow a sequence to its end: progress and failures on the standard error, then files and figures."""
     with contextlib.closing(steps) as going:  # type: ignore[type-var]
-        for failure in _followed(going, is_alone):
-            typer.echo(f"mouselift: skipped: {failure}", err=True)
+        for step in going:
+            tell(step.stage, step.done, step.total)
+            if step.failure is not None:
+                typer.echo(f"mouselift: skipped: {step.failure}", err=True)
     said = json.loads((out / "sequence.json").read_text(encoding="utf-8"))
     if as_json:
         said.pop("frames")
@@ -61,52 +58,6 @@ def show(steps: Iterator[Progress], out: Path, as_json: bool, is_alone: bool) ->
     for name in ("frames", "turntable.mp4", "fixed.mp4", "sequence.json"):
         typer.echo(out / name)
     typer.echo(_in_words(said), err=True)
-
-
-def _followed(steps: Iterable[Progress], is_alone: bool) -> Iterator[str]:
-    """Draws progress; yields what is to be said of frames that failed."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    followed = _bar(steps, console) if console.is_terminal and is_alone else _lines(steps)
-    for step in followed:
-        if step.failure is not None:
-            yield step.failure
-
-
-def _bar(steps: Iterable[Progress], console: Any) -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Bar(*columns, TimeRemainingColumn(compact=True), console=console) as bar:
-        tasks: dict[str, Any] = {}
-        for step in steps:
-            if step.stage not in tasks:
-                tasks[step.stage] = bar.add_task(step.stage, total=step.total, completed=step.done, rate="")
-            task = tasks[step.stage]
-            bar.update(task, completed=step.done)
-            speed = bar.tasks[task].speed
-            bar.update(task, rate="" if speed is None else f"{speed:.2g} frames/s")
-            yield step
-
-
-def _lines(steps: Iterable[Progress]) -> Iterator[Progress]:
-    """A line now and then, for logs."""
-    stage, first, started, said = "", 0, 0.0, 0.0
-    for step in steps:
-        now = time.monotonic()
-        if step.stage != stage:
-            stage, first, started, said = step.stage, step.done, now, now
-        elif now - said >= _LINE_SECONDS and step.done > first:
-            rate = (step.done - first) / (now - started)
-            left = (step.total - step.done) / rate
-            failed = f", {step.failed} failed" if step.failed else ""
-            typer.echo(
-                f"{stage}: {step.done} of {step.total}{failed}, {rate:.2g} frames/s, {left:.0f} s left", err=True
-            )
-            said = now
-        yield step
 
 
 def _in_words(said: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import click
 import typer
 
+from pipeline.progress import Tell, silent
 from sweeps.launch import home_of_environment
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ def home() -> Home:
     return home_of_environment()
 
 
-def registry() -> Any:
-    """The model registry of that home."""
+def registry(tell: Tell = silent) -> Any:
+    """The model registry of that home. tell: hears of what takes long."""
     from sweeps.registry.registry import Registry
 
-    return Registry(home())
+    return Registry(home(), tell=tell)
 
 
 def _place(metric: str) -> tuple[bool, int, str]:

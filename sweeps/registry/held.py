@@ -10,6 +10,7 @@ from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import Dataset
 from pipeline.errors import CheckpointError
+from pipeline.progress import Tell, silent
 from pipeline.recipe import DataConfig, Precision, Recipe
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, Pair, is_pair, read_pair
 
@@ -76,6 +77,7 @@ def score_pair(
     cache: Path,
     device: str,
     precision: Precision | None = None,
+    tell: Tell = silent,
 ) -> PairEvaluation:
     """A pair's figures end to end. data: how views are put into slots, and the size of the figures."""
     from pipeline.reconstruction.evaluate import evaluate_pair  # what draws is needed here alone
@@ -87,4 +89,4 @@ def score_pair(
         train = replace(gaussians.recipe.train, precision=precision)
         gaussians = replace(gaussians, recipe=replace(gaussians.recipe, train=train))
     pair = Reconstructor(gaussians, load_views(info.folder, device), device)
-    return evaluate_pair(pair, data, dataset, split, cache)
+    return evaluate_pair(pair, data, dataset, split, cache, tell=tell)

@@ -16,6 +16,7 @@ from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
 from pipeline.mvdiffusion.deployed import RIG
 from pipeline.mvdiffusion.views import read_rig
+from pipeline.progress import Tell, silent
 from pipeline.recipe import gslrm_parts
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
 from pipeline.reconstruction.reconstructor import MAX_REACH
@@ -43,14 +44,20 @@ class Registered:
 
 
 def register_pair(
-    home: Home, views: str, gaussians: str, data: str | Path | None = None, device: str = "cpu"
+    home: Home,
+    views: str,
+    gaussians: str,
+    data: str | Path | None = None,
+    device: str = "cpu",
+    tell: Tell = silent,
 ) -> Registered:
     """Make two registered versions, named as `Registry.resolve` takes them, one version of `mouse-facelift`.
 
-    data: the dataset on whose `test` the pair is scored; with it the pair may become champion, without it never.
-    Raises RegistryError where the two do not fit, and CheckpointError for versions of other kinds of model.
+    data: the dataset on whose `test` the pair is scored; with it the pair may become champion, without it never. tell:
+    hears how far this is. Raises RegistryError where the two do not fit, and CheckpointError for versions of other
+    kinds of model.
     """
-    registry = Registry(home)
+    registry = Registry(home, tell=tell)
     first, second = registry.resolve(views), registry.resolve(gaussians)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
         folders = [
@@ -61,7 +68,7 @@ def register_pair(
         info = inspect(Path(temporary) / PAIR_NAME)
         assert isinstance(info, PairInfo)
         notes = tuple(fit(info, first, second))
-        verification, picture, root = _scored(info, data, home, device)
+        verification, picture, root = _scored(info, data, home, device, tell)
         version = registry.import_checkpoint(PAIR_NAME, verification, {"source": "pair"})
         version = registry.refresh(version, verification)
         client = mlflow_client(home.tracking_uri)
@@ -106,7 +113,7 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
 
 
 def _scored(
-    info: PairInfo, root: str | Path | None, home: Home, device: str
+    info: PairInfo, root: str | Path | None, home: Home, device: str, tell: Tell
 ) -> tuple[Verification, bytes, Path | None]:
     """A pair with its figures on `test`, their picture, and the folder of the dataset that was made ready for it; or
     without figures, the input example, and None.
@@ -117,7 +124,7 @@ def _scored(
     data = replace(info.scored, root=str(root))
     dataset = prepared(data, home.cache, verify=True)
     require_geometry(dataset, home.cache, info.gaussians.recipe.allows_inconsistent_geometry)
-    found = score_pair(info, data, dataset, "test", home.cache, device)
+    found = score_pair(info, data, dataset, "test", home.cache, device, tell=tell)
     protocol = found.protocol
     verification = Verification(
         info,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline import checkpoint
 from pipeline.data.variants import prepared
+from pipeline.progress import Tell, silent
 from pipeline.recipe import Recipe
 from sweeps.book.journal import Journal, Reported
 from sweeps.book.ledger import Ledger, Trial, ledger_of
@@ -21,8 +22,8 @@ def registered_name(recipe: Recipe) -> str:
     return f"mouse-{recipe.model.kind}"
 
 
-def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None = None) -> Verdict:
-    """Verify, register and promote a sweep's best trial, or the one given.
+def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None = None, tell: Tell = silent) -> Verdict:
+    """Verify, register and promote a sweep's best trial, or the one given. tell: hears how far this is.
 
     Raises StudyError for an unknown sweep, RegistryError when nothing finished or the figures do not come out again.
     """
@@ -30,8 +31,8 @@ def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None 
     chosen = _finished(ledger, trial)
     info = checkpoint.inspect(str(chosen.released))
     root = str(prepared(info.recipe.data, home.cache, verify=True).root)
-    verification = verify(info, root, _logged(home, sweep, chosen.number, info.step), home.cache, device)
-    registry = Registry(home)
+    verification = verify(info, root, _logged(home, sweep, chosen.number, info.step), home.cache, device, tell)
+    registry = Registry(home, tell=tell)
     tags = {key: ledger.tags[key] for key in _LINEAGE_TAGS if key in ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(chosen.number)}
     version = registry.register(registered_name(info.recipe), str(chosen.run_id), verification, tags)

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import PipelineError
+from pipeline.progress import Tell, silent
 from sweeps.errors import RegistryError
 from sweeps.home import Home, is_served
 from sweeps.registry.aliases import (
@@ -72,13 +73,13 @@ class Verdict:
 
 
 class Registry:
-    """The model registry of a home's MLflow store; `clock` gives unix seconds.
+    """The model registry of a home's MLflow store; `clock` gives unix seconds, `tell` hears of what takes long.
 
     Methods raise RegistryError for names, versions and aliases that do not exist.
     """
 
-    def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
-        self._home, self._clock = home, clock
+    def __init__(self, home: Home, clock: Callable[[], float] = time.time, tell: Tell = silent) -> None:
+        self._home, self._clock, self._tell = home, clock, tell
         # What those versions hold whose hashes this object compared, or whose files it copied from a proven folder.
         self._whole: dict[str, Held] = {}
 
@@ -203,7 +204,7 @@ class Registry:
         A folder that holds this checkpoint already is kept. Raises RegistryError when `out` holds anything
         else, or the files are gone or are not those that were registered.
         """
-        return pull(self.resolve(ref), Path(out), self._home.tracking_uri)
+        return pull(self.resolve(ref), Path(out), self._home.tracking_uri, self._tell)
 
     def list_versions(self, name: str | None = None) -> list[Version]:
         """Versions of one registered model, or of all; newest first within a name."""
@@ -252,7 +253,7 @@ class Registry:
 
     def _create(self, name: str, run_id: str, verification: Verification, tags: dict[str, str]) -> Version:
         left = taken_up(self._client, name, run_id, verification.checkpoint.sha256)
-        model = left or log_model(self._client, name, run_id, verification, self._clock)
+        model = left or log_model(self._client, name, run_id, verification, self._clock, self._tell)
         facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
         said = {"description": brief(name, verification.checkpoint, facts), "model_id": model.model_id}
         created = self._client.create_model_version(name, model.artifact_location, run_id, facts, **said)
@@ -270,7 +271,9 @@ class Registry:
         """
         if version.ref not in self._whole:
             with tempfile.TemporaryDirectory() as temporary:
-                self._whole[version.ref] = download(version, Path(temporary) / "version", self._home.tracking_uri)
+                self._whole[version.ref] = download(
+                    version, Path(temporary) / "version", self._home.tracking_uri, self._tell
+                )
         return self._whole[version.ref]
 
     def _imported_run(self, name: str, folder: str) -> str:
@@ -335,13 +338,13 @@ class Registry:
             raise RegistryError("expected the dataset, got none — name its folder.")
         dataset = open_dataset(root)
         with tempfile.TemporaryDirectory() as temporary:
-            theirs = download(champion, Path(temporary) / "champion", self._home.tracking_uri)
+            theirs = download(champion, Path(temporary) / "champion", self._home.tracking_uri, self._tell)
             ours = self._require_files(version)
             if kind_name(theirs) != kind_name(ours):
                 raise RegistryError(
                     f"expected a {kind_name(ours)}, got a {kind_name(theirs)} — register under another name."
                 )
-            evaluation = score_like(theirs, ours, dataset, self._home.cache, device, version.precision)
+            evaluation = score_like(theirs, ours, dataset, self._home.cache, device, version.precision, self._tell)
         if evaluation.protocol.precision != version.precision:
             raise RegistryError(
                 f"device {device}: expected one that computes {version.precision}, in which {version.ref} was scored, "

@@ -35,6 +35,7 @@ from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
 from pipeline.machine.outputs import require_folder
+from pipeline.progress import Tell, filling, silent
 from pipeline.text.json_file import read_json
 from sweeps.errors import RegistryError, counted
 from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
@@ -88,7 +89,12 @@ def taken_up(client: MlflowClient, name: str, run_id: str, sha256: str) -> Logge
 
 
 def log_model(
-    client: MlflowClient, name: str, run_id: str, verification: Verification, clock: Callable[[], float]
+    client: MlflowClient,
+    name: str,
+    run_id: str,
+    verification: Verification,
+    clock: Callable[[], float],
+    tell: Tell = silent,
 ) -> LoggedModel:
     """A new logged model of the run with this checkpoint, READY. Opens no run, so the run's state stays.
 
@@ -99,7 +105,7 @@ def log_model(
     tags = {_UNFINISHED: name, SHA256: info.sha256}
     model = client.create_logged_model(experiment_id, name, source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as temporary:
-        _upload(client, model, run_id, info, Path(temporary))
+        _upload(client, model, run_id, info, Path(temporary), tell)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, info.step)])
     now = int(clock() * 1000)
     figures = [Metric(key, value, now, info.step, model.model_id) for key, value in verification.metrics.items()]
@@ -120,7 +126,7 @@ def bind(client: MlflowClient, version: ModelVersion) -> None:
         client.delete_logged_model_tag(model_id, _UNFINISHED)
 
 
-def download(version: Version, folder: Path, tracking_uri: str) -> Held:
+def download(version: Version, folder: Path, tracking_uri: str, tell: Tell = silent) -> Held:
     """A version's checkpoint or pair in a new folder below `folder`, every hash compared, once.
 
     Raises RegistryError when files are gone or are not those that were registered.
@@ -128,7 +134,8 @@ def download(version: Version, folder: Path, tracking_uri: str) -> Held:
     folder.mkdir(exist_ok=True)
     source = f"{version.source}/artifacts/{CHECKPOINT}"
     try:
-        path = mlflow.artifacts.download_artifacts(source, dst_path=str(folder), tracking_uri=tracking_uri)
+        with filling(folder, "download", _bytes_at(source, tracking_uri), tell):
+            path = mlflow.artifacts.download_artifacts(source, dst_path=str(folder), tracking_uri=tracking_uri)
         found = inspect(Path(path))
     except (MlflowException, OSError, CheckpointError) as error:
         came = one_line(error)
@@ -140,7 +147,21 @@ def download(version: Version, folder: Path, tracking_uri: str) -> Held:
     return found
 
 
-def pull(version: Version, out: Path, tracking_uri: str) -> Path:
+def _bytes_at(source: str, tracking_uri: str) -> int:
+    """The size of all files below an address; 0 where that is not known."""
+    found, left = 0, [source]
+    with contextlib.suppress(MlflowException, OSError):  # the download says what is wrong
+        while left:
+            place = left.pop()
+            for item in mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=tracking_uri):
+                if item.is_dir:
+                    left.append(f"{place}/{item.path.rpartition('/')[2]}")
+                else:
+                    found += item.file_size or 0
+    return found
+
+
+def pull(version: Version, out: Path, tracking_uri: str, tell: Tell = silent) -> Path:
     """A version's checkpoint as the folder `out`, with `lineage.json`; one that is there already is kept.
 
     Raises RegistryError when `out` holds anything else, and as `download`.
@@ -149,7 +170,7 @@ def pull(version: Version, out: Path, tracking_uri: str) -> Path:
         require_folder(out.parent)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            folder = download(version, Path(temporary), tracking_uri).folder
+            folder = download(version, Path(temporary), tracking_uri, tell).folder
             _write_lineage(folder, version)
             if _settle(folder, out, version):
                 return out
@@ -157,7 +178,7 @@ def pull(version: Version, out: Path, tracking_uri: str) -> Path:
     return out
 
 
-def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: Held, temporary: Path) -> None:
+def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: Held, temporary: Path, tell: Tell) -> None:
     """Put the pyfunc model in its place, and the checkpoint's files below it.
 
     MLflow's `save_model` copies what it is given, so it is given an empty folder where the checkpoint will be.
@@ -169,6 +190,7 @@ def _upload(client: MlflowClient, model: LoggedModel, run_id: str, info: Held, t
     about = _save_pyfunc(target, empty, model, run_id, _FLAVOURS[kind_name(info)])
     about.model_size_bytes = (about.model_size_bytes or 0) + size_of(folder)
     about.save(str(target / MLMODEL_FILE_NAME))
+    tell("upload", 0, 0)
     client.log_model_artifacts(model.model_id, str(target))
     client.log_model_artifacts(model.model_id, str(folder), f"artifacts/{CHECKPOINT}")
     _require_arrived(client, model, folder)

@@ -16,6 +16,7 @@ from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.licence import licence_of
+from pipeline.progress import Tell, silent
 from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
 from pipeline.weights.known import LPIPS, require_weights
@@ -49,21 +50,22 @@ def verify(
     logged: Mapping[str, float],
     cache: Path,
     device: str = "cpu",
+    tell: Tell = silent,
 ) -> Verification:
     """Re-evaluate a checkpoint on `val`, compare, then score it on `test`.
 
     source: a folder, whose files are hashed once, or what `checkpoint.inspect` has said of one. logged: figures logged
-    at the checkpoint's step; those named `val/…` must come out again. cache: folder for decoded frames. Raises
-    RegistryError naming the metric, the logged and the found value; CheckpointError and DataError for a damaged
-    checkpoint or dataset.
+    at the checkpoint's step; those named `val/…` must come out again. cache: folder for decoded frames. tell: hears of
+    each scene. Raises RegistryError naming the metric, the logged and the found value; CheckpointError and DataError
+    for a damaged checkpoint or dataset.
     """
     loaded, dataset = kinds.load(source, device), open_dataset(dataset_root)
     expected = {name: value for name, value in logged.items() if name.startswith("val/")}
     if any(name.endswith("/lpips") for name in expected):
         require_weights(LPIPS, os.environ)  # without it that figure could not come out again
     if expected:
-        _confirm(loaded, dataset, expected, cache)
-    test = score(loaded, loaded.recipe.data, dataset, "test", cache)
+        _confirm(loaded, dataset, expected, cache, tell)
+    test = score(loaded, loaded.recipe.data, dataset, "test", cache, tell=tell)
     known = unverified(loaded.info)
     return replace(
         known,
@@ -93,6 +95,7 @@ def score(
     cache: Path,
     limit: int | None = None,
     precision: Precision | None = None,
+    tell: Tell = silent,
 ) -> Evaluation:
     """Evaluate a loaded model on views chosen by `data`, and in a precision, which need not be its own recipe's.
 
@@ -103,19 +106,22 @@ def score(
     kind, model = kind_of(recipe), loaded.model
     if train.precision != loaded.recipe.train.precision:
         model = kind.load(recipe, loaded.info.folder, next(model.parameters()).device)
-    return kind.evaluate(model, recipe, dataset, split, cache, limit)
+    return kind.evaluate(model, recipe, dataset, split, cache, limit, tell)
 
 
-def score_like(held: Held, ours: Held, dataset: Dataset, cache: Path, device: str, precision: Precision) -> Evaluation:
+def score_like(
+    held: Held, ours: Held, dataset: Dataset, cache: Path, device: str, precision: Precision, tell: Tell = silent
+) -> Evaluation:
     """What a version holds, scored on `test` as another of its kind was: on its views and in its precision."""
     if isinstance(held, PairInfo):
         assert isinstance(ours, PairInfo)
-        return score_pair(held, ours.scored, dataset, "test", cache, device, precision)
+        return score_pair(held, ours.scored, dataset, "test", cache, device, precision, tell)
     assert isinstance(ours, CheckpointInfo)
-    return score(kinds.load(held, device), ours.recipe.data, dataset, "test", cache, precision=precision)
+    loaded = kinds.load(held, device)
+    return score(loaded, ours.recipe.data, dataset, "test", cache, precision=precision, tell=tell)
 
 
-def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path) -> Evaluation:
+def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path, tell: Tell = silent) -> Evaluation:
     """`score` on the dataset at `root`, prepared as the model's recipe has it.
 
     Raises DataError as `prepared` and `require_geometry`.
@@ -123,11 +129,17 @@ def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path
     data = replace(loaded.recipe.data, root=str(root))
     dataset = prepared(data, cache)
     require_geometry(dataset, cache, loaded.recipe.allows_inconsistent_geometry)
-    return score(loaded, data, dataset, split, cache)
+    return score(loaded, data, dataset, split, cache, tell=tell)
 
 
 def evaluate_at(
-    folder: Path, root: str | Path, split: str, cache: Path, device: str, registered: str | None = None
+    folder: Path,
+    root: str | Path,
+    split: str,
+    cache: Path,
+    device: str,
+    registered: str | None = None,
+    tell: Tell = silent,
 ) -> Evaluation:
     """`score_at` of what a folder holds, a checkpoint or a pair. Raises CheckpointError, too.
 
@@ -139,24 +151,24 @@ def evaluate_at(
             f"{folder}: expected weights {str(registered)[:12]}, got {held.sha256[:12]} — register them again."
         )
     if isinstance(held, CheckpointInfo):
-        return score_at(kinds.load(held, device), root, split, cache)
+        return score_at(kinds.load(held, device), root, split, cache, tell)
     data = replace(held.scored, root=str(root))
     dataset = prepared(data, cache)
     require_geometry(dataset, cache, held.gaussians.recipe.allows_inconsistent_geometry)
-    return score_pair(held, data, dataset, split, cache, device)
+    return score_pair(held, data, dataset, split, cache, device, tell=tell)
 
 
-def _confirm(loaded: LoadedCheckpoint, dataset: Dataset, logged: Mapping[str, float], cache: Path) -> None:
+def _confirm(loaded: LoadedCheckpoint, dataset: Dataset, logged: Mapping[str, float], cache: Path, tell: Tell) -> None:
     """See that the figures of `val` come out again: in the recipe's precision, or in float32, in which they were taken
     before evaluation followed the recipe.
     """
     data, limit = loaded.recipe.data, loaded.recipe.train.max_val_scenes
-    found = score(loaded, data, dataset, "val", cache, limit)
+    found = score(loaded, data, dataset, "val", cache, limit, tell=tell)
     name = _apart(logged, found.metrics)
     if name is None:
         return
     if found.protocol.precision != "fp32":
-        before = score(loaded, data, dataset, "val", cache, limit, "fp32")
+        before = score(loaded, data, dataset, "val", cache, limit, "fp32", tell)
         if _apart(logged, before.metrics) is None:
             return
     again = found.metrics.get(name)

@@ -152,8 +152,8 @@ def best_metrics(ledger: Ledger, event: Reported) -> dict[str, float]:
 
 
 def experiment_tags(ledger: Ledger) -> dict[str, str]:
-    """Tags of the experiment: its kind, its objective, and a saved view of this sweep."""
-    tags = {"mlflow.experimentKind": "custom_model_development", view_tag(ledger): saved_view(ledger)}
+    """Tags of the experiment: its kind and its objective."""
+    tags = {"mlflow.experimentKind": "custom_model_development"}
     if ledger.objective is not None:
         tags["mlflow.experiment.primaryMetric.name"] = ledger.objective.metric
         tags["mlflow.experiment.primaryMetric.greaterIsBetter"] = str(ledger.objective.mode == "max")
@@ -180,8 +180,8 @@ def recipe_yaml(params: Mapping[str, Any]) -> str:
     return yaml.safe_dump(unflatten(params, "recipe"), sort_keys=False)
 
 
-def saved_view(ledger: Ledger) -> str:
-    """The UI's runs table with this sweep's trials, best first, and the columns in which they differ."""
+def plain_view(ledger: Ledger) -> str:
+    """The saved view of a sweep without pages: its trials, best first, and the columns in which they differ."""
     columns = [*(f"params.`{path}`" for path in ledger.searched), "tags.`trial.state`", "attributes.`Models`"]
     state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}' AND tags.`trial.number` != ''"}
     if ledger.objective is not None:

@@ -7,6 +7,7 @@ and logged, and nothing waits longer for them than a bound. A description that a
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -39,11 +40,15 @@ class PageWriter:
     def __init__(self, journal: Journal, client: MlflowClient, pages: Pages, runs: Mapping[int | None, str]) -> None:
         self._journal, self._client, self._pages, self._runs = journal, client, pages, runs
         self._recorder, self._recorded = Recorder(journal.folder), 0  # and how many bytes of the journal it has
-        self._shown: dict[str, str] = {}  # what each place was last given
+        self._shown: dict[str, str] = {}  # the digest of what each place was last given
         self._failed: set[str] = set()  # what was logged as failing
         self._touched: set[int] = set()  # trials with news since their description was written
         self._rounds: dict[int, int] = {}  # when the description of a trial was last looked at
         self._round = 0
+
+    def opened(self, experiment: str, now: float) -> None:
+        """Texts of a sweep that begins, or goes on."""
+        self._sweep(self._record(now), Links(experiment))
 
     def running(self, experiment: str, now: float) -> None:
         """Texts of a sweep that runs: its own, and those of its trials as far as the time goes, news first."""
@@ -53,20 +58,19 @@ class PageWriter:
         numbers = sorted(self._with_runs(record), key=lambda n: (n not in self._touched, self._rounds.get(n, 0), n))
         self._trials(record, links, numbers, _SECONDS_A_ROUND)
 
+    def gaussians_kept(self, number: int, folder: Path, title: str) -> None:
+        """The page of the Gaussians of a trial, whose kept checkpoints left them in `folder`."""
+        run_id = self._runs[number]
+
+        def log(text: str) -> None:
+            if text:
+                self._client.log_text(run_id, text, SPLAT)
+
+        self._write(f"{run_id} {SPLAT}", lambda: splat_of(self._pages, folder, title) or "", log)
+
     def trial_ended(self, experiment: str, number: int, now: float) -> None:
         """The description of a trial that has ended."""
         self._trials(self._record(now), Links(experiment), [number], _SECONDS_A_ROUND)
-
-    def gaussians(self, sweep: str, number: int, folder: Path) -> None:
-        """The page of the Gaussians that a trial's kept checkpoints made."""
-        run_id, title = self._runs[number], f"{sweep} · t{number:04d}"
-
-        def write(page: str) -> None:
-            self._client.log_text(run_id, page, SPLAT)
-
-        place = f"{run_id} {SPLAT}"
-        self._write(place, lambda: splat_of(self._pages, folder, title), write)
-        self._shown.pop(place, None)  # megabytes, and none follows
 
     def ended(self, experiment: str, now: float) -> None:
         """Texts and report of a sweep that has ended; of its trials those with news first, then the best."""
@@ -103,14 +107,27 @@ class PageWriter:
     def _trials(self, record: SweepRecord, links: Links, numbers: Iterable[int], seconds: float) -> int:
         """Describe trials in this order until the time is over. Returns how many are left."""
         until, left = time.monotonic() + seconds, 0
+        columns: Mapping[int, Mapping[str, str]] = {}
+        try:
+            columns = self._pages.trial_tags(record)
+        except Exception as error:  # noqa: BLE001 - as in `_write`
+            self._left_out("the columns of trials", error)
         for number in numbers:
             if time.monotonic() > until:
                 left += 1
                 continue
+            self._tag(self._runs[number], columns.get(number, {}))
             self._describe(self._runs[number], partial(self._pages.trial_note, record, number, links))
             self._touched.discard(number)
             self._rounds[number] = self._round
         return left
+
+    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        def write(_: str) -> None:
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+        if tags:
+            self._write(f"{run_id} columns", lambda: json.dumps(dict(tags)), write)
 
     def _describe(self, run_id: str, make: Callable[[], str]) -> None:
         def write(text: str) -> None:
@@ -130,14 +147,14 @@ class PageWriter:
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the figures are to arrive
             self._left_out(place, error)
             return
-        if self._shown.get(place) == text:
+        if self._shown.get(place) == (digest := _digest(text)):
             return
         try:
             with delivery_errors():
                 write(text)
         except RefusedError as error:
             self._left_out(place, error)
-        self._shown[place] = text
+        self._shown[place] = digest
 
     def _left_out(self, place: str, error: Exception) -> None:
         """Once for each place: the next minute is likely to bring the same."""

@@ -154,8 +154,7 @@ class _Writer:
                 case events.CheckpointReleased():
                     self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
                 case events.GaussiansKept():
-                    if self._pages is not None:
-                        self._pages.gaussians(ledger.name, event.trial, Path(event.path))
+                    self._show_gaussians(ledger, event)
                 case events.SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()
@@ -174,6 +173,11 @@ class _Writer:
         self._describe(run_id, ledger.tags, event.params)
         for key, value in layout.experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)
+        if self._pages is None:
+            view = layout.plain_view(ledger)
+            self._client.set_experiment_tag(self._experiment(ledger), layout.view_tag(ledger), view)
+        else:
+            self._pages.opened(self._experiment(ledger), event.time)
 
     def _open_trial(self, ledger: Ledger, event: events.TrialOpened) -> None:
         run_id = self._run(ledger, event.trial, event.time)
@@ -228,6 +232,10 @@ class _Writer:
                     layout.stage_image(source, Path(folder), name, report.step, stamp)
             self._client.log_artifacts(run_id, folder, "images")
         self._log(run_id, tags={"mlflow.loggedImages": "True"})
+
+    def _show_gaussians(self, ledger: Ledger, event: events.GaussiansKept) -> None:
+        if self._pages is not None:
+            self._pages.gaussians_kept(event.trial, Path(event.path), layout.run_name(ledger.name, event.trial))
 
     def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():

@@ -6,7 +6,7 @@ and files of a sweep, and none of these texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
@@ -57,6 +57,9 @@ class Pages(Protocol):
 
     def saved_view(self, record: SweepRecord) -> str:
         """The JSON of a saved view of the runs table: columns, order and charts."""
+
+    def trial_tags(self, record: SweepRecord) -> Mapping[int, Mapping[str, str]]:
+        """Tags of each trial's run, by its number, that the saved view shows as columns."""
 
     def sweep_note(self, record: SweepRecord, links: Links) -> str:
         """The description of the sweep's own run, Markdown of at most LONGEST_NOTE characters."""

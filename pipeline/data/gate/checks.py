@@ -36,6 +36,7 @@ from pipeline.data.scenes import (
 )
 from pipeline.errors import DataError
 from pipeline.files import write_whole
+from pipeline.progress import Tell, silent, told
 
 SCENES = 60  # checked at most, evenly over the dataset
 # Beyond the first a set is approximate, beyond the second inconsistent. Px are quoted; `_PIXELS` are of the image's
@@ -269,8 +270,8 @@ def _remembered(dataset: Dataset, cache: Path) -> Geometry:
     return geometry
 
 
-def check(dataset: Dataset, limit: int = SCENES) -> Check:
-    """Look at up to `limit` scenes, evenly over the dataset.
+def check(dataset: Dataset, limit: int = SCENES, tell: Tell = silent) -> Check:
+    """Look at up to `limit` scenes, evenly over the dataset. tell: hears of each.
 
     Raises DataError for a scene whose masks are missing or empty, and for a camera that looks away from the object
     or has it behind it.
@@ -281,12 +282,12 @@ def check(dataset: Dataset, limit: int = SCENES) -> Check:
     if len(counts) > 1:
         raise DataError(f"{dataset.root}: expected as many views in every scene, got {sorted(counts)} — split it.")
     # One after the other: two threads are a quarter faster, and hold a gigabyte of freed memory between them.
-    return Check(dataset, tuple(check_scene(dataset.scenes[name]) for name in chosen))
+    return Check(dataset, tuple(check_scene(dataset.scenes[name]) for name in told(chosen, "gate", len(chosen), tell)))
 
 
-def checked(dataset: Dataset) -> Dataset:
+def checked(dataset: Dataset, tell: Tell = silent) -> Dataset:
     """The dataset with the gate's verdict in its manifest. Raises DataError where a scene cannot be judged."""
-    return write_manifest(dataset.root, replace(dataset.manifest, geometry=check(dataset).geometry))
+    return write_manifest(dataset.root, replace(dataset.manifest, geometry=check(dataset, tell=tell).geometry))
 
 
 def store(found: Check) -> bool:

@@ -25,6 +25,7 @@ from pipeline.data.unfinished import claim
 from pipeline.errors import DataError
 from pipeline.machine.cpus import usable_cpus
 from pipeline.machine.outputs import require_folder
+from pipeline.progress import Tell, silent, told
 
 VERSION = 2  # raise it when the same plan draws other pictures
 FPS = 25.0
@@ -252,8 +253,9 @@ def write_mice(
     frames: int = 1,
     step: int = 10,
     pale: bool = False,
+    tell: Tell = silent,
 ) -> Path:
-    """Write a dataset of procedural mice (options: `MicePlan`) and return its folder.
+    """Write a dataset of procedural mice (options: `MicePlan`) and return its folder. tell: hears of each scene.
 
     Every scene is written whole, so a second call continues an interrupted one and repeats nothing.
     Raises DataError when the folder holds mice of another plan or anything else, for fewer than three mice
@@ -272,10 +274,11 @@ def write_mice(
 
     # One BLAS thread for each scene: more would slow down arrays as small as these.
     with threadpool_limits(1), ThreadPoolExecutor(usable_cpus()) as pool:
-        list(pool.map(write, range(scenes)))
+        for _ in told(pool.map(write, range(scenes)), "scenes", scenes, tell):
+            pass
     unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
     written = write_manifest(out, Manifest(name=out.name, unit=unit, rig=rig, transforms=(provenance,), splits=splits))
-    return checked(written).root
+    return checked(written, tell).root
 
 
 def scene_name(scene: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pipeline.data.recording.recording import KEYPOINTS, MASKS, VIDEOS
 from pipeline.data.recording.video import video_writer
 from pipeline.errors import DataError
 from pipeline.files import whole_folder
+from pipeline.progress import Tell, silent, told
 
 ARENA_GREY = (148, 144, 138)
 WHITE = (255, 255, 255)
@@ -33,11 +34,12 @@ def write_recording(
     scale: float = 1.0,
     keypoints: bool = True,
     backdrop: tuple[int, int, int] = ARENA_GREY,
+    tell: Tell = silent,
 ) -> Path:
     """Film `frames` frames of a wandering mouse with the six cameras of the real rig and return the folder.
 
     scale: of the images, 1 is 1152×1024 (sides are rounded to even numbers). keypoints: write ten joints too.
-    backdrop: the one colour, RGB in bytes, of all that is not the mouse.
+    backdrop: the one colour, RGB in bytes, of all that is not the mouse. tell: hears of each frame.
     The folder appears whole. Raises DataError when there is one already, and for fewer than one frame.
     """
     if out.exists():
@@ -47,7 +49,7 @@ def write_recording(
     cameras, mouse = _rig(scale), MouseSequence(seed)
     moments = [FPS * frame / fps for frame in range(frames)]
     with whole_folder(out) as temporary:
-        _film(temporary, mouse, cameras, moments, fps, backdrop)
+        _film(temporary, mouse, cameras, told(moments, "frames", frames, tell), fps, backdrop)
         _write_calibration(temporary / "new_cam.pkl", cameras)
         if keypoints:
             (temporary / KEYPOINTS).mkdir()
@@ -55,16 +57,16 @@ def write_recording(
     return out
 
 
-def write_walk(out: Path, frames: int, size: int, seed: int = 0) -> Path:
+def write_walk(out: Path, frames: int, size: int, seed: int = 0, tell: Tell = silent) -> Path:
     """`write_recording` of a mouse on white, pictures about `size` wide, in the mouse's own 25 frames a second."""
-    return write_recording(out, frames, seed, round(FPS), size / mouse_rig().width, backdrop=WHITE)
+    return write_recording(out, frames, seed, round(FPS), size / mouse_rig().width, backdrop=WHITE, tell=tell)
 
 
 def _film(
     folder: Path,
     mouse: MouseSequence,
     cameras: Cameras,
-    moments: Sequence[float],
+    moments: Iterable[float],
     fps: int,
     backdrop: tuple[int, int, int],
 ) -> None:
