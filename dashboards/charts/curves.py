@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.charts.figure import Figure, figure, label, name_of, plotted, short, title
+from dashboards.charts.figure import Figure, figure, label, logarithmic, name_of, plotted, short, title
 from dashboards.charts.settings import aside
 from sweeps.book.record import Point, SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
@@ -24,15 +24,20 @@ def curves(records: Sequence[TrialRecord], metric: str, best: int | None = None)
     every = thinning(drawn, metric)
     ended = [one for one in drawn if one.trial.number != best and one.trial.state == "COMPLETE"]
     others = [one for one in drawn if one.trial.number != best and one.trial.state != "COMPLETE"]
-    kinds = [(others, "not finished", "@pruned", 1.0, 0.45), (ended, "COMPLETE", "@complete", 1.0, 0.55)]
     traces = [
-        _lines([(name_of(one), one) for one in group], metric, every, name=f"{name} ({len(group)})", **_line(*look))
-        for group, name, *look in kinds
+        _lines(
+            [(name_of(one), one) for one in group],
+            metric,
+            every,
+            name=f"{name} ({len(group)})",
+            **_line(colour, 1, 0.5),
+        )
+        for group, name, colour in ((others, "not finished", "@pruned"), (ended, "COMPLETE", "@complete"))
         if group
     ]
     strongest = [one for one in drawn if one.trial.number == best]
     traces += [
-        _lines([(name_of(one), one)], metric, 1, name=f"best ({name_of(one)})", **_line("@accent", 2.5, 1.0))
+        _lines([(name_of(one), one)], metric, 1, name=f"best ({name_of(one)})", **_line("@best", 2.5, 1.0))
         for one in strongest
     ]
     return _over_steps(traces, drawn, metric)
@@ -57,11 +62,16 @@ def thinning(records: Sequence[TrialRecord], metric: str) -> int:
     return math.ceil(total / MOST_POINTS)
 
 
+def not_finite(records: Sequence[TrialRecord], metric: str) -> int:
+    """How many values of a metric are not finite; they are gaps of the lines."""
+    return sum(not math.isfinite(point.value) for one in records for point in one.metrics.get(metric, ()))
+
+
 def _over_steps(traces: list[dict[str, Any]], records: Sequence[TrialRecord], metric: str) -> Figure:
     values = [point.value for one in records for point in one.metrics[metric] if math.isfinite(point.value)]
     axis: dict[str, Any] = {"title": title(metric)}
     if metric.startswith("train/") and values and min(values) > 0 and max(values) > 20 * min(values):
-        axis |= {"type": "log"}
+        axis |= logarithmic(min(values), max(values))
     return figure(traces, {"title": title("step"), "rangemode": "tozero"}, axis)
 
 

@@ -8,7 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.charts.figure import STATES, Figure, by_state, figure, label, look, name_of, plotted, short, title
+from dashboards.charts.figure import (
+    STATES,
+    Figure,
+    by_state,
+    figure,
+    label,
+    logarithmic,
+    look,
+    name_of,
+    plotted,
+    short,
+    title,
+)
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
 
@@ -137,7 +149,7 @@ def _slice(setting: Setting, records: list[TrialRecord], objective: Objective) -
         axis |= {"tickvals": list(range(len(names))), "ticktext": [label(name) for name in names], "showgrid": False}
         axis |= {"range": [-0.6, len(names) - 0.4]}
     elif setting.is_log:
-        axis |= {"type": "log", "nticks": 6, "minorloglabels": "complete"}
+        axis |= logarithmic(*(end(setting.value(one) for one in records) for end in (min, max)))
     return figure(traces, axis, {"title": title(objective.metric)}, showlegend=False)
 
 
@@ -176,7 +188,7 @@ def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, fl
         "orientation": "h",
         "y": [label(path) for path in paths],
         "x": [plotted(shares[path]) for path in paths],
-        "marker": {"color": "@accent", "opacity": 0.85},
+        "marker": {"color": "@complete"},
         "width": 0.55,
         "error_x": {
             "type": "data",
