@@ -21,6 +21,7 @@ from dashboards.charts.figure import (
     short,
     title,
 )
+from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
 
@@ -236,22 +237,40 @@ def aside(number: int) -> float:
     return 2 * (number * 0.6180339887 % 1) - 1
 
 
-def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, float]]) -> Figure:
-    """Shares of the settings, largest on top, each with its interval."""
-    paths = list(shares)[::-1]
-    ends = [spread.get(path, (shares[path], shares[path])) for path in paths]
-    trace = {
+def importance(found: Importance) -> Figure:
+    """Shares of the settings, largest on top, each with its interval, over what chance gives one without effect."""
+    paths = list(found.shares)[::-1]
+    names = [label(path) for path in paths]
+    shares = [plotted(found.shares[path]) for path in paths]
+    ends = [found.spread[path] for path in paths]
+    chance = {
         "type": "bar",
         "orientation": "h",
-        "y": [label(path) for path in paths],
-        "x": [plotted(shares[path]) for path in paths],
-        "marker": {"color": "@complete"},
-        "width": 0.55,
+        "name": "by chance",
+        "y": names,
+        "base": [plotted(found.chance[path][0]) for path in paths],
+        "x": [plotted(found.chance[path][1] - found.chance[path][0]) for path in paths],
+        "marker": {"color": "@muted", "opacity": 0.28},
+        "width": 0.9,
+        "hoverinfo": "skip",
+    }
+    own = {
+        "type": "bar",
+        "orientation": "h",
+        "name": "share",
+        "y": names,
+        "x": shares,
+        "marker": {"color": ["@complete" if found.is_told(path) else "@pruned" for path in paths]},
+        "width": 0.5,
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [plotted(max(0.0, high - shares[path])) for path, (_, high) in zip(paths, ends, strict=True)],
-            "arrayminus": [plotted(max(0.0, shares[path] - low)) for path, (low, _) in zip(paths, ends, strict=True)],
+            "array": [
+                plotted(max(0.0, high - found.shares[path])) for path, (_, high) in zip(paths, ends, strict=True)
+            ],
+            "arrayminus": [
+                plotted(max(0.0, found.shares[path] - low)) for path, (low, _) in zip(paths, ends, strict=True)
+            ],
             "color": "@ink",
             "thickness": 1.2,
             "width": 4,
@@ -259,8 +278,9 @@ def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, fl
         "customdata": [[f"{low:.0%}", f"{high:.0%}"] for low, high in ends],
         "hovertemplate": "%{y}: %{x:.1%}<br>%{customdata[0]} to %{customdata[1]}<extra></extra>",
     }
-    axis = {"title": title("share of the objective's variation"), "tickformat": ".0%", "rangemode": "tozero"}
-    return figure([trace], axis, {"showgrid": False}, showlegend=False, height=80 + 34 * max(2, len(paths)))
+    axis = {"title": title("share of the objective's variance"), "tickformat": ".0%", "rangemode": "tozero"}
+    layout: dict[str, Any] = {"barmode": "overlay", "showlegend": False, "height": 80 + 34 * max(2, len(paths))}
+    return figure([chance, own], axis, {"showgrid": False}, **layout)
 
 
 def _is_number(value: Any) -> bool:

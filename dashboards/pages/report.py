@@ -15,10 +15,10 @@ import jinja2
 
 from dashboards.charts import settings
 from dashboards.charts.figure import name_of
-from dashboards.pages.packing import packed_json, packed_plotly, pooled
-from dashboards.pages.report_charts import Chart, charts_of, importance_chart
-from dashboards.pages.report_table import Cell, columns, number, row, state_badge
-from dashboards.pages.report_words import best_settings, facts, moment, result, told, told_apart
+from dashboards.report.charts import Chart, charts_of, importance_chart
+from dashboards.report.packing import packed_json, packed_plotly, pooled
+from dashboards.report.table import Cell, columns, number, row, state_badge
+from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
 from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
@@ -79,7 +79,7 @@ def report_page(
         rows_at_first=ROWS_AT_FIRST,
         most_charted=MOST_CHARTED,
         has_gates=bool(_gates(record)),
-        told=told(importance),
+        told=told(importance, len(sections)),
         made=moment(record.now),
         data=data,
         plotly=plotly,

@@ -9,6 +9,7 @@ from typing import Any
 
 from dashboards.charts.figure import name_of, short
 from dashboards.charts.settings import Setting, choice
+from dashboards.words import duration
 from sweeps.book.record import TrialRecord
 from sweeps.space.gates import Gate, judge
 
@@ -90,16 +91,6 @@ def number(value: float | None) -> Cell:
     """A figure in four digits, every digit beside it."""
     key = value if value is not None and math.isfinite(value) else None
     return Cell("number", short(value), key, "" if value is None else repr(value))
-
-
-def duration(seconds: float) -> str:
-    """`2 min 05 s`, `3 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _gates(one: TrialRecord, gates: Sequence[Gate]) -> Cell:
