@@ -30,7 +30,9 @@ _BELOW = 0.15  # of the height of such an axis: how far above those without a va
 _LEVEL_NAMES = 110  # characters of all their names that stand level beside each other
 # Which trials the figures of parallel coordinates hold; each is a band of its own colour, from the best on.
 _SHARES = {"best 5 %": 0.05, "best 20 %": 0.2, "best 50 %": 0.5, "all": 1.0}
-_WIDTHS = (2.2, 1.6, 1.0, 0.8)  # px of the lines of a band
+_MANY = 150  # lines, from which on they are drawn thin
+# Of the lines of each band: width in px and opacity; where they are many, the second.
+_LINES = (((2.4, 0.95), (1.4, 0.7)), ((1.8, 0.9), (0.9, 0.5)), ((1.2, 0.9), (0.7, 0.4)), ((1.0, 0.9), (0.6, 0.4)))
 _UNUSED = "not used"  # where a setting's condition did not hold
 _SPREAD = 0.3  # of the distance between two choices: how far trials of the same choice stand apart
 
@@ -100,7 +102,7 @@ def parallel(records: Sequence[TrialRecord], settings: Sequence[Setting], object
     traces = [_band(band, i, judged, axes) for i, band in enumerate(bands)]
     layout = _parallel_layout(axes)
     shown = {name: i + 1 for i, name in enumerate(_SHARES) if bands[i]}
-    return {name: {"data": [_labels(axes), *traces[:count][::-1]], "layout": layout} for name, count in shown.items()}
+    return {name: {"data": [*traces[:count][::-1], _labels(axes)], "layout": layout} for name, count in shown.items()}
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def _scaled(name: str, values: Sequence[float | None], is_log: bool) -> _Axis:
 def _band(band: list[int], rank: int, records: Sequence[TrialRecord], axes: Sequence[_Axis]) -> dict[str, Any]:
     """The lines of some trials, with a gap between two."""
     stops = [*range(len(axes)), None]
+    width, opacity = _LINES[rank][len(records) >= _MANY]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -154,8 +157,8 @@ def _band(band: list[int], rank: int, records: Sequence[TrialRecord], axes: Sequ
         "y": [place for i in band for place in (*(plotted(axis.places[i]) for axis in axes), None)],
         "customdata": [f"{name_of(records[i])} · {short(records[i].trial.best_value)}" for i in band for _ in stops],
         "hovertemplate": "%{customdata}<extra></extra>",
-        "line": {"color": f"@rank-{rank + 1}", "width": _WIDTHS[rank]},
-        "opacity": 0.9 if rank < 2 else 0.6,
+        "line": {"color": f"@rank-{rank + 1}", "width": width},
+        "opacity": opacity,
     }
 
 

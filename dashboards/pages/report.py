@@ -74,7 +74,7 @@ def report_page(
         importance=importance,
         mattered=mattered,
         pictures=shown,
-        gallery=_gallery(record, shown),
+        gallery=_gallery(record, shown, sections),
         previews=packed_json(_previews(shown)),
         rows_at_first=ROWS_AT_FIRST,
         most_charted=MOST_CHARTED,
@@ -137,8 +137,9 @@ def _gates(record: SweepRecord) -> tuple[Gate, ...]:
 # ---------------------------------------------------------------- previews
 
 
-def _gallery(record: SweepRecord, pictures: Thumbnails) -> list[dict[str, Any]]:
+def _gallery(record: SweepRecord, pictures: Thumbnails, sections: Sequence[Section]) -> list[dict[str, Any]]:
     """The trials with pictures, best first, and a line about each."""
+    differs = {one.trial.number: section.differs for section in sections for one in section.measured.trials}
     shown = [record.trial(trial_number) for trial_number in pictures.trials]
     return [
         {
@@ -146,7 +147,7 @@ def _gallery(record: SweepRecord, pictures: Thumbnails) -> list[dict[str, Any]]:
             "name": name_of(one),
             "badge": state_badge(one.trial.state),
             "best": number(one.trial.best_value),
-            "measured": one.measured,
+            "measured": differs.get(one.trial.number, ""),
         }
         for one in shown
     ]

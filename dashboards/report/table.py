@@ -57,7 +57,7 @@ def columns(settings: Sequence[Setting], gates: Sequence[Gate], metric: str) -> 
         Column("s/step", "Median seconds of a training step, over its reports.", True),
         Column("worked", "From its opening to its last report, over all attempts; waiting is left out.", True),
     ]
-    gated = [Column("gates", "Targets of a champion, by validation figures: the test decides at promotion.", True)]
+    gated = [Column("gates", "Targets of a champion, by validation figures: the test decides at promotion.", False)]
     searched = [Column(setting.path, "A searched setting.", setting.choices is None) for setting in settings]
     return [*before, *(gated if gates else []), *searched, Column("reason", "Why it ended so.", False)]
 

@@ -123,7 +123,12 @@ def told(found: Importance | None, protocols: int) -> list[str]:
         return [f"Not told: {found.note}."]
     shown = [path for path in found.shares if found.is_told(path)]
     hidden = [path for path in found.shares if not found.is_told(path)]
-    said = [f"{', '.join(shown)} mattered." if shown else "No setting was shown to matter."]
+    shares = [
+        f"{path} {found.shares[path]:.0%} ({low:.0%} to {high:.0%})"
+        for path in shown
+        for low, high in [found.spread[path]]
+    ]
+    said = [f"It mattered: {', '.join(shares)}." if shown else "No setting was shown to matter."]
     if hidden:
         said.append(f"Not told from chance: {', '.join(hidden)}.")
     said.append(

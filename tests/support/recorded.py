@@ -110,7 +110,9 @@ def _params(chance: np.random.Generator) -> dict[str, Any]:
 def _height(params: dict[str, Any]) -> float:
     """The objective that a trial would come to: the learning rate decides most, the weight decay nothing."""
     rate = math.log10(params["optim.lr"]) + 3.4
-    return 22 - 3 * rate**2 + 0.8 * params["loss.masked"] + 0.12 * params["model.num_layers"] - 2 * params["loss.ssim"]
+    return (
+        22 - 1.2 * rate**2 + 1.6 * params["loss.masked"] + 0.12 * params["model.num_layers"] - 2 * params["loss.ssim"]
+    )
 
 
 def _end(number: int, height: float, rungs: dict[int, list[float]]) -> tuple[int, State, str]:
