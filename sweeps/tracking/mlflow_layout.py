@@ -8,6 +8,7 @@ Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `m
                                  with Ray's id of a trial and what the sampler chose
     sweep.name  sweep.key        the key also has the time at which the sweep began, so that it is unique
     sweep.state  sweep.reason    of the parent
+    sweep.home  sweep.planned    machine:folder of its home, and how many trials it may have; of the parent
     objective.metric  objective.mode  best.trial  best.run_id    of the parent
     trial.number  trial.attempt
     eval.protocol                of a trial: how its validations measured, as on registered versions
@@ -26,6 +27,7 @@ parent `best/<objective>` advances with each trial that ends (step = trials ende
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -40,7 +42,6 @@ from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.space import words
-from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
@@ -49,6 +50,7 @@ _LINEAGE = {"recipe": _FINGERPRINT, "data": "data.digest", "code": "mlflow.sourc
 _HASH_SHOWN = 12  # digits
 _NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on")
 _HASHES = "artefact."
+HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256
 
@@ -74,16 +76,20 @@ def view_tag(ledger: Ledger) -> str:
     return _VIEW_TAG + view_key(ledger.name)
 
 
-def ui_path(experiment_id: str, sweep: str) -> str:
-    """The part behind the UI's address that shows a sweep's trials in model-training mode."""
-    return Links(experiment_id).sweep(view_key(sweep))
+def home_text(root: Path) -> str:
+    """A home as those of other machines are told of it."""
+    return f"{platform.node()}:{root}"
 
 
-def sweep_tags(ledger: Ledger, again: bool = False) -> dict[str, str]:
-    """Tags of a sweep's own run, those that a reader looks for first. again: it was interrupted, and goes on."""
+def sweep_tags(ledger: Ledger, root: Path, again: bool = False) -> dict[str, str]:
+    """Tags of a sweep's own run, those that a reader looks for first.
+
+    root: of its home. again: it was interrupted, and goes on.
+    """
     tags = {"mlflow.runName": ledger.name, "sweep.state": "RUNNING", "sweep.name": ledger.name}
     if again:
         tags["sweep.reason"] = ""
+    tags |= {HOME_TAG: home_text(root), PLANNED_TAG: str(ledger.planned)}
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
     return tags | _read_first(ledger.tags) | {LINEAGE: _lineage_tag(ledger.tags), "sweep.key": run_key(ledger)}

@@ -161,7 +161,7 @@ class _Writer:
         return ledger
 
     def _open_sweep(self, ledger: Ledger, event: events.SweepOpened) -> None:
-        tags = layout.sweep_tags(ledger, again=event.time != ledger.opened)
+        tags = layout.sweep_tags(ledger, self._journal.folder.parents[1], again=event.time != ledger.opened)
         run_id = self._run(ledger, None, event.time, tags)
         known = self._client.get_run(run_id).data.params  # of `mlflow run`, or of an earlier session or version
         new = layout.sweep_params(ledger) if event.time == ledger.opened else {}
@@ -248,8 +248,8 @@ class _Writer:
         best = ledger.best
         if best is None or best.best_value is None or ledger.objective is None:
             return
-        ended = len(ledger.trials) - len(ledger.open)
-        metric = Metric(f"best/{ledger.objective.metric}", best.best_value, _milliseconds(event.time), ended)
+        stamp = _milliseconds(event.time)
+        metric = Metric(f"best/{ledger.objective.metric}", best.best_value, stamp, ledger.ended)
         tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
         self._log(self._runs[None], metrics=[metric], tags=tags)
 
