@@ -20,8 +20,8 @@ from dashboards.pages.report_charts import Chart, charts_of, importance_chart
 from dashboards.pages.report_table import Cell, columns, number, row, state_badge
 from dashboards.pages.report_words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
+from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
-from sweeps.book.study import Importance
 from sweeps.space.gates import Gate, parse_gates
 from sweeps.tracking.pages import Links
 

@@ -11,8 +11,8 @@ from dashboards.charts.figure import Figure
 from dashboards.charts.settings import Setting
 from dashboards.pages.report_words import best_of
 from pipeline.errors import counted
+from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
-from sweeps.book.study import Importance
 from sweeps.space.objective import Objective
 
 _CURVES = ("train/loss", "train/grad_norm")  # beside the objective's

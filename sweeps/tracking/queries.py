@@ -7,9 +7,10 @@ since.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
 from sweeps.book.record import Recorder, SweepRecord, record_of
 from sweeps.book.remaining import seconds_left_of
-from sweeps.errors import StudyError, cause
+from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, is_served, store_file
-from sweeps.tracking.mlflow_client import environment, mlflow_client, runs_of, shown
+from sweeps.tracking.mlflow_client import STORE_ERRORS, environment, mlflow_client, runs_of, shown
 from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, home_text, view_key
 from sweeps.tracking.pages import Links
 
@@ -243,6 +244,17 @@ class _Kept:
         for end, event in self._journal.events(self._offset):
             self._recorder.add([event])
             self._offset, self._record = end, None
+
+
+@contextlib.contextmanager
+def answers(uri: str) -> Iterator[None]:
+    """For questions to MLflow: errors of the store and of the way to it are an OutageError."""
+    try:
+        yield
+    except (*STORE_ERRORS, StudyError) as error:
+        raise OutageError(
+            f"{shown(uri)}: expected an answer of MLflow's store, got {cause(error)} — see that it runs."
+        ) from None
 
 
 def latest(home: Home) -> str:
