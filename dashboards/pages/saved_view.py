@@ -15,6 +15,8 @@ from typing import Any
 from dashboards.pages.saved_charts import charts_of
 from dashboards.pages.table_tags import OUTCOME, STEPS, setting_tags
 from sweeps.book.record import STEP_SECONDS, SweepRecord
+from sweeps.tracking.mlflow_layout import view_key
+from sweeps.tracking.pages import Links
 
 FIGURES = ("val/psnr", "val/psnr_fg", "val/ssim", "val/mask_iou")  # beside the objective, those that were reported
 _RUN_NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"  # always shown by MLflow
@@ -29,6 +31,20 @@ def saved_view(record: SweepRecord) -> str:
     state = json.dumps(view_state(record), separators=(",", ":")).encode()
     packed = _COMPRESSED + base64.b64encode(zlib.compress(state, 9)).decode()
     return json.dumps({"name": ledger.name, "createdAt": stamp, "updatedAt": stamp, "state": packed})
+
+
+def experiment_note(record: SweepRecord, links: Links) -> str:
+    """What MLflow's list of experiments says of a recipe: its sweep. The list shows no Markdown, so links come last."""
+    ledger, best = record.ledger, record.ledger.best
+    ended = sum(trial.state.is_final for trial in ledger.trials.values())
+    found = ""
+    if best is not None and best.best_value is not None and ledger.objective is not None:
+        found = f", {ledger.objective.metric} {best.best_value:.4g} by t{best.number:04d}"
+    key, name = view_key(ledger.name), " ".join(ledger.name.split())
+    return (
+        f"{ended} of {ledger.planned} trials{found} in {name}, the latest sweep: "
+        f"[trials]({links.sweep(key)}), [charts]({links.charts(key)})."
+    )
 
 
 def view_state(record: SweepRecord) -> dict[str, Any]:
