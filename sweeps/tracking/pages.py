@@ -30,11 +30,11 @@ class Links:
 
     def run(self, run_id: str) -> str:
         """A run's page."""
-        return f"#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"#/experiments/{self.experiment_id}/runs/{run_id}?{_MODE}"
 
     def artifact(self, run_id: str, path: str) -> str:
         """A file of a run, in the run's page."""
-        return f"{self.run(run_id)}/artifacts/{quote(path)}"
+        return f"#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/{quote(path)}?{_MODE}"
 
     def sweep(self, view_key: str) -> str:
         """The saved view of a sweep. view_key: of `mlflow_layout.view_key`."""
