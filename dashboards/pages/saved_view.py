@@ -52,7 +52,7 @@ def view_state(record: SweepRecord) -> dict[str, Any]:
     columns = _columns(record)
     shown = [column for column in columns if column != _DURATION]  # which MLflow always shows
     state: dict[str, Any] = {
-        "searchFilter": f"tags.`sweep.name` = {_quoted(record.ledger.name)} AND tags.`trial.number` != ''",
+        "searchFilter": f"tags.`sweep.name` = '{record.ledger.name}' AND tags.`trial.number` != ''",
         "selectedColumns": shown,
         "columnOrder": [_RUN_NAME, _CREATED, *columns],
         "columnWidths": {_RUN_NAME: 140, _CREATED: 104} | columns,
@@ -87,9 +87,3 @@ def _width(column: str) -> int:
 
 def _metric(name: str) -> str:
     return f"metrics.`{name}`"
-
-
-def _quoted(text: str) -> str:
-    """A text for a filter of MLflow, which knows no escape but takes either quote."""
-    quote = '"' if "'" in text else "'"
-    return f"{quote}{text}{quote}"
