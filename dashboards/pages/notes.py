@@ -28,10 +28,10 @@ from dashboards.pages.note_parts import (
     settings,
 )
 from dashboards.pages.words import figure, trial_name
+from sweeps.book.importance import importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
-from sweeps.book.importance import importance_of
 from sweeps.errors import counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
