@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from starlette.datastructures import QueryParams
 
 from dashboards.app import figures
 from dashboards.app.compare import compare_values
+from dashboards.app.models import diff_values, model_values, models_values
 from dashboards.app.overview import overview
-from dashboards.app.shield import Shield
+from dashboards.app.scenes import gaussians_page, input_views, scenes_values
+from dashboards.app.shield import APART, Shield
 from dashboards.app.sweep import Ref, preview_file, run_values, sweep_values
 from pipeline.config import one_line
 from pipeline.errors import PipelineError
@@ -52,18 +55,39 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
         app.add_api_route(path, html, methods=["GET", "HEAD"])
         app.add_api_route("/index.json" if path == "/" else f"{path}.json", twin, methods=["GET", "HEAD"])
 
+    def runs(asked: QueryParams, name: str = "run") -> list[str]:
+        return [one for one in asked.getlist(name) if one]
+
     page("/", "overview", lambda _: overview(home, reader))
     page("/sweep", "sweep", lambda asked: sweep_values(reader, named(asked, "name")))
     page("/run", "run", lambda asked: run_values(reader, Ref.parse(named(asked, "run"))))
-    page("/compare", "compare", lambda asked: compare_values(reader, [one for one in asked.getlist("run") if one]))
+    page("/compare", "compare", lambda asked: compare_values(reader, runs(asked)))
+    page("/models", "models", lambda _: models_values(home))
+    page("/model", "model", lambda asked: model_values(home, reader, named(asked, "name")))
+    page("/diff", "diff", lambda asked: diff_values(home, reader, named(asked, "a"), named(asked, "b")))
+    page("/3d", "scenes", lambda asked: scenes_values(home, reader, runs(asked), runs(asked, "version")))
+
+    @app.get("/gaussians")
+    def gaussians(request: Request) -> Response:
+        """A page of its own, with its own script in it, that stands apart from these."""
+        asked = request.query_params
+        status, found = answer(
+            lambda _: {"page": gaussians_page(home, reader, asked.get("run"), asked.get("version"))}, asked
+        )
+        text = found["page"] if status == FOUND else f"<!doctype html><p>{escape(found['problem'])}"
+        return HTMLResponse(text, status, {"Content-Security-Policy": APART})
 
     @app.get("/preview")
     def preview(request: Request) -> Response:
         """A picture that a run reported."""
         asked = request.query_params
-        return _file(
-            lambda: preview_file(reader, Ref.parse(named(asked, "run")), named(asked, "name"), asked.get("step"))
-        )
+        wanted = (asked.get("name", ""), asked.get("step"))
+        return _picture(lambda: preview_file(reader, Ref.parse(named(asked, "run")), *wanted).read_bytes())
+
+    @app.get("/inputs")
+    def inputs(request: Request) -> Response:
+        """The views that a run's last preview was made of."""
+        return _picture(lambda: input_views(reader, Ref.parse(named(request.query_params, "run"))))
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
@@ -91,9 +115,9 @@ def named(asked: QueryParams, name: str) -> str:
     return asked[name]
 
 
-def _file(find: Callable[[], Path]) -> Response:
+def _picture(read: Callable[[], bytes]) -> Response:
     try:
-        return FileResponse(find(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        return Response(read(), media_type="image/png", headers={"Cache-Control": "max-age=600"})
     except (SweepError, OSError):
         return Response(status_code=NOT_FOUND)
 

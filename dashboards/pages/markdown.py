@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 _PLAIN_CODE = re.compile(r"[\w./:=@+,;()…·%<> -]+")  # holds nothing that ends a span of code or a cell
 _MARKUP = re.compile(r"[^\w\s.,;:/=@+%…·–()'\"?-]|_")
+_GAP = "&emsp;"
 _CUT = 120  # characters of a text from outside
 
 
@@ -30,9 +31,13 @@ def link(words: str, address: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of Markdown cells. numbers: the columns that are aligned to the right."""
+    """A table of Markdown cells. numbers: the columns that are aligned to the right.
+
+    MLflow takes every style away, so that cells touch: a gap is part of each.
+    """
     ruler = ["--:" if place in numbers else ":--" for place in range(len(columns))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ruler, *rows))
+    apart = [f"{_GAP} | ".join(cells) for cells in (columns, *rows)]
+    return "\n".join(f"| {cells} |" for cells in (apart[0], " | ".join(ruler), *apart[1:]))
 
 
 def fence(lines: Sequence[str]) -> str:

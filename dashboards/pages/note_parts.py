@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dashboards.pages.markdown import link, plain
-from dashboards.pages.words import setting, trial_name
+from dashboards.words import setting, trial_name
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import TrialRecord
 from sweeps.errors import counted

@@ -27,7 +27,7 @@ from dashboards.pages.note_parts import (
     run,
     settings,
 )
-from dashboards.pages.words import figure, trial_name
+from dashboards.words import figure, trial_name
 from sweeps.book.importance import importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger

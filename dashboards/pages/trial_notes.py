@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dashboards.pages.markdown import code, fence, link, plain, table
 from dashboards.pages.note_parts import BESIDE, Section, at_step, checkout, faults_of, fitted, of_steps, run
-from dashboards.pages.words import duration, figure, setting, trial_name
+from dashboards.words import duration, figure, setting, trial_name
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import counted
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
+from sweeps.tracking.splats import SPLAT
 
 _SETTINGS = 24  # shown at most
 _WHY = 400  # characters of a reason
@@ -65,6 +66,8 @@ def _links(record: SweepRecord, one: TrialRecord, links: Links) -> str:
         found.append(link("recipe", links.artifact(run_id, "config/recipe.yaml")))
         if one.trial.released is not None:
             found.append(link("checkpoint", links.artifact(run_id, "checkpoint")))
+        if one.gaussians is not None:
+            found.append(link("its Gaussians, to orbit", links.artifact(run_id, SPLAT)))
     return " · ".join(found)
 
 

@@ -17,6 +17,7 @@ from dashboards.pages.report import report_page
 from dashboards.research.index import Entry, entry_of, research_index
 from dashboards.research.report import day, research_report
 from dashboards.research.texts import Language, Texts
+from dashboards.thumbnails import thumbnails
 from pipeline.errors import OutputError
 from pipeline.files import write_whole
 from pipeline.machine.outputs import require_folder
@@ -59,7 +60,7 @@ def write_report(home: Home, sweep: str, folder: Path, language: Language, now: 
     record, _ = _read(home, sweep, now)
     importance = importance_of(record.ledger)
     report = research_report(record, importance, language, written.charts.name)
-    charts = report_page(record, None)
+    charts = report_page(record, importance=importance, pictures=thumbnails(record))
     folder.mkdir(parents=True, exist_ok=True)
     _write(written.charts, charts)
     _write(written.report, report)

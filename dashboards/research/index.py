@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dashboards.pages.markdown import code, link, plain, table
-from dashboards.pages.words import trial_name
 from dashboards.research.conclusions import Conclusions, Target, by_reason
 from dashboards.research.report import day, point, targets_table
 from dashboards.research.texts import Texts
+from dashboards.words import trial_name
 from sweeps.book.importance import Importance
 from sweeps.book.journal import AttemptFailed, State
 from sweeps.book.record import Measured, SweepRecord

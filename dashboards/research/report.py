@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from dashboards.pages.markdown import code, fence, plain, table
-from dashboards.pages.words import figure, setting, trial_name
 from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason
 from dashboards.research.texts import Language, Texts
+from dashboards.words import figure, setting, trial_name
 from sweeps.book.importance import LEAST_TRIALS, Importance
 from sweeps.book.journal import State
 from sweeps.book.record import Measured, SweepRecord, TrialRecord

@@ -192,6 +192,27 @@
   }
   document.addEventListener("change", event => { if (event.target.name === "run") counted(); });
 
+  // ---------------------------------------------------------------- Gaussians that turn together
+  const frames = () => [...document.querySelectorAll(".scene iframe")];
+  let eye = null;  // where the cameras are that are locked together
+  window.addEventListener("message", ({data, source}) => {
+    const lock = document.getElementById("lock");
+    if (!data || data.mouselift !== "camera" || !frames().some(frame => frame.contentWindow === source)) return;
+    eye = data.eye;
+    if (lock && lock.getAttribute("aria-pressed") === "true") spread(source);
+  });
+  function spread(source) {
+    for (const frame of frames()) if (frame.contentWindow !== source) frame.contentWindow.postMessage({mouselift: "camera", eye}, "*");
+  }
+  function lockable(lock) {
+    lock.addEventListener("click", () => {
+      const locked = lock.getAttribute("aria-pressed") !== "true";
+      lock.setAttribute("aria-pressed", String(locked));
+      lock.textContent = locked ? "Cameras locked together" : "Each camera alone";
+      if (locked && eye) spread(null);
+    });
+  }
+
   // ---------------------------------------------------------------- the page asked for again
   const held = new Map();  // id -> the part as the server last gave it
   const parts = from => [...from.querySelectorAll("[data-live]")];
@@ -284,6 +305,7 @@
     document.querySelectorAll("[data-metrics]").forEach(metricCharts);
     document.querySelectorAll("[data-gallery]").forEach(gallery);
     document.querySelectorAll("table.sortable").forEach(sortable);
+    document.querySelectorAll("#lock").forEach(lockable);
     counted();
   }
   begin();
