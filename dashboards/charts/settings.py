@@ -24,6 +24,7 @@ from dashboards.charts.figure import (
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
 
+Span = tuple[float, float]  # low and high
 _TICKS = 5  # of an axis of the parallel coordinates
 _BELOW = 0.15  # of the height of such an axis: how far above those without a value the least value stands
 _LEVEL_NAMES = 110  # characters of all their names that stand level beside each other
@@ -231,8 +232,10 @@ def aside(number: int) -> float:
     return 2 * (number * 0.6180339887 % 1) - 1
 
 
-def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, float]]) -> Figure:
-    """Shares of the settings, largest on top, each with its interval."""
+def importance(
+    shares: Mapping[str, float], spread: Mapping[str, Span], chance: Mapping[str, Span] | None = None
+) -> Figure:
+    """Shares of the settings, largest on top, each with its interval, and how far chance alone would bring it."""
     paths = list(shares)[::-1]
     ends = [spread.get(path, (shares[path], shares[path])) for path in paths]
     trace = {
@@ -254,8 +257,26 @@ def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, fl
         "customdata": [[f"{low:.0%}", f"{high:.0%}"] for low, high in ends],
         "hovertemplate": "%{y}: %{x:.1%}<br>%{customdata[0]} to %{customdata[1]}<extra></extra>",
     }
-    axis = {"title": title("share of the objective's variation"), "tickformat": ".0%", "rangemode": "tozero"}
-    return figure([trace], axis, {"showgrid": False}, showlegend=False, height=80 + 34 * max(2, len(paths)))
+    baseline = {
+        "type": "scatter",
+        "mode": "markers",
+        "y": [label(path) for path in paths],
+        "x": [plotted((chance or {}).get(path, (0.0, 0.0))[1]) for path in paths],
+        "marker": {"symbol": "line-ns-open", "size": 20, "color": "@ink", "line": {"width": 2}},
+        "hovertemplate": "%{y}: by chance up to %{x:.1%}<extra></extra>",
+    }
+    axis = {
+        "title": title("share of the objective's variation (line: by chance, up to)"),
+        "tickformat": ".0%",
+        "rangemode": "tozero",
+    }
+    return figure(
+        [trace, baseline] if chance else [trace],
+        axis,
+        {"showgrid": False},
+        showlegend=False,
+        height=80 + 34 * max(2, len(paths)),
+    )
 
 
 def _is_number(value: Any) -> bool:

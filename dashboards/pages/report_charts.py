@@ -103,5 +103,5 @@ def importance_chart(found: Importance | None) -> list[Chart]:
     """The shares of the settings, where there are any."""
     if found is None or not found.shares:
         return []
-    figure = settings.importance(found.shares, found.spread)
+    figure = settings.importance(found.shares, found.spread, found.chance)
     return [Chart("importance", "Importance", "", {"": figure}, int(figure["layout"]["height"]), "wide")]

@@ -122,9 +122,14 @@ def told(importance: Importance | None) -> list[str]:
     if not importance.shares:
         return [f"Not told: {importance.note}."]
     largest = next(iter(importance.shares))
-    low, high = importance.spread.get(largest, (importance.shares[largest],) * 2)
+    low, high = importance.spread[largest]
     said = [
-        f"By {importance.trials} trials, {largest} has the largest share of the objective's variation: "
-        f"{importance.shares[largest]:.0%} ({low:.0%} to {high:.0%})."
+        f"By {importance.trials} trials at step {importance.step}, {largest} has the largest share of the objective's "
+        f"variation: {importance.shares[largest]:.0%} ({low:.0%} to {high:.0%})."
     ]
+    said += [
+        f"{path} is judged among the {count} trials that have it." for path, count in sorted(importance.partial.items())
+    ]
+    if idle := [path for path in importance.shares if not importance.is_told(path)]:
+        said.append(f"Not told from a setting without effect: {', '.join(idle)}.")
     return [*said, importance.note] if importance.note else said

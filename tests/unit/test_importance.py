@@ -173,8 +173,8 @@ def test_where_nothing_can_be_told_the_note_says_why(space, curve, note):
     assert (found.shares, found.note) == ({}, note)
 
 
-def test_a_sweep_of_other_settings_than_this_versions_is_no_error():
+def test_a_space_that_this_version_does_not_know_is_no_error():
     rows = [(params, "COMPLETE", {10: by_lr_and_alpha(params)}) for params in drawn(SPACE, 12)]
     ledger = ledger_with(SPACE, rows)
-    found = importance_of(replace(ledger, params={"loss.unheard": 1.0}))
-    assert found.note.startswith("grid: expected a sweep of this version's settings")
+    found = importance_of(replace(ledger, space={"space": {"optim.lr": {"gaussian": [0.0, 1.0]}}}))
+    assert found.note.startswith("expected ranges and choices of this version, got ")
