@@ -32,7 +32,7 @@ from sweeps.book.importance import importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
-from sweeps.errors import counted
+from sweeps.errors import StudyError, counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
@@ -218,7 +218,10 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
 def _mattered(record: SweepRecord) -> str:
     if record.ended is None:
         return "Told when the sweep has ended."
-    found = importance_of(record.ledger)
+    try:
+        found = importance_of(record.ledger)
+    except StudyError as error:  # a sweep of another version
+        return plain(str(error), 400)
     lines = [plain(found.note, 400)] if found.note else []
     for path, share in found.shares.items():
         low, high = found.spread[path]
