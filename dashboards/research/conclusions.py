@@ -137,7 +137,7 @@ class Conclusions:
         """The values of each settings, whatever the seed."""
         found: dict[tuple[tuple[str, Any], ...], list[float]] = {}
         for one in self.complete:
-            key = tuple((path, value) for path, value in sorted(one.trial.params.items()) if not path.endswith(_SEED))
+            key = tuple((path, value) for path, value in sorted(one.trial.params.items()) if not is_seed(path))
             found.setdefault(key, []).append(one.trial.best_value or 0.0)
         return found
 
@@ -178,6 +178,11 @@ def targets_of(best: TrialRecord, beside: Sequence[TrialRecord]) -> list[Target]
         low, high = (min(values), max(values)) if values else (math.nan, math.nan)
         found.append(Target(result, step if result.value is not None else None, low, high, len(values)))
     return found
+
+
+def is_seed(path: str) -> bool:
+    """Whether a setting decides chance alone."""
+    return path.endswith(_SEED)
 
 
 def at(one: TrialRecord, metric: str, step: int | None) -> float | None:

@@ -78,7 +78,7 @@ def research_index(entries: Iterable[Entry], place: str, date: str, told: Texts)
 
 def _map(rows: Sequence[Entry], told: Texts) -> str:
     columns = [told(key) for key in ("date", "file", "main_point")]
-    return table(columns, [[one.date, _file(one, told), one.point] for one in rows])
+    return table(columns, [[one.date, _file(one, told), one.point] for one in rows], gap="")
 
 
 def _file(one: Entry, told: Texts) -> str:
@@ -88,7 +88,7 @@ def _file(one: Entry, told: Texts) -> str:
 def _issue_table(rows: Sequence[Entry], told: Texts) -> str:
     found = [[one.name, issue.what, str(issue.trials), issue.done, issue.ended] for one in rows for issue in one.issues]
     columns = [told(key) for key in ("sweep", "issue", "how_often", "solution", "outcome")]
-    return table(columns, found, numbers=(2,)) if found else told("no_issues")
+    return table(columns, found, numbers=(2,), gap="") if found else told("no_issues")
 
 
 def _targets(rows: Sequence[Entry], told: Texts) -> Iterable[str]:

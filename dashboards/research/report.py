@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dashboards.pages.markdown import code, fence, plain, table
-from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason
+from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason, is_seed
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.importance import LEAST_TRIALS, Importance
@@ -207,7 +207,7 @@ def _trials(group: Measured, metric: str, told: Texts) -> str:
         row = [trial_name(trial.number), str(trial.state), figure(trial.best_value), best_step]
         row += [figure(trial.last_value), str(max(0, trial.last_step)), params, code(trial.run_id or "")]
         rows.append(row)
-    return table(columns, rows, numbers=(2, 3, 4, 5))
+    return table(columns, rows, numbers=(2, 3, 4, 5), gap="")
 
 
 def _importance(found: Importance, told: Texts) -> str:
@@ -221,7 +221,7 @@ def _importance(found: Importance, told: Texts) -> str:
             [code(path), f"{share:.3f}", f"{low:.3f} – {high:.3f}", f"{found.chance[path][1]:.3f}", among, verdict]
         )
     note = f"\n\n{plain(found.note, _REASON)}" if found.note else ""
-    return table(columns, rows, numbers=(1, 2, 3, 4)) + note
+    return table(columns, rows, numbers=(1, 2, 3, 4), gap="") + note
 
 
 def _early(early: Sequence[TrialRecord], told: Texts) -> str:
@@ -233,7 +233,7 @@ def _early(early: Sequence[TrialRecord], told: Texts) -> str:
         reason = plain(trials[0].trial.reason or told("no_reason"), _REASON)
         rows.append([plain(rule), str(len(trials)), names, reason])
     columns = [told(key) for key in ("reason", "how_often", "trial", "for_example")]
-    return table(columns, rows, numbers=(1,))
+    return table(columns, rows, numbers=(1,), gap="")
 
 
 def targets_table(targets: Sequence[tuple[Target, str]], told: Texts) -> str:
@@ -248,7 +248,7 @@ def targets_table(targets: Sequence[tuple[Target, str]], told: Texts) -> str:
         value = one.result.figure if one.is_measured else "–"
         row = [f"{code(gate.metric)} {gate.target}", value, str(one.step or ""), span, verdict]
         rows.append([*row, by] if named else row)
-    return table([*columns, told("by")] if named else columns, rows, numbers=(1, 2))
+    return table([*columns, told("by")] if named else columns, rows, numbers=(1, 2), gap="")
 
 
 # ---------------------------------------------------------------- settings and next step
@@ -282,7 +282,7 @@ def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         count = max(LEAST_TRIALS, 2 * ledger.planned)
         more = fence([f"mouselift sweep resume {name} --trials {count}"])
         yield f"{told('more_trials', least=LEAST_TRIALS)}\n\n{more}"
-    if idle := [path for path in found.importance.shares if not found.importance.is_told(path)]:
+    if idle := [path for path in found.importance.shares if not (found.importance.is_told(path) or is_seed(path))]:
         yield told("drop", settings=", ".join(map(code, idle)))
     if best is not None and best.trial.state == State.COMPLETE:
         yield f"{told('promote')}\n\n{fence([f'mouselift model promote {name}'])}"

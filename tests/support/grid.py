@@ -6,7 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sweeps.book.journal import Event, Journal, Reported, RunOpened, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.journal import (
+    Event,
+    Journal,
+    Reported,
+    RunOpened,
+    State,
+    SweepClosed,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+)
 from sweeps.home import Home
 from sweeps.space.distributions import Choice
 from sweeps.space.objective import Objective
