@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +14,10 @@ from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger, Trial
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
+from tests.support.grid import GRID
 from tests.support.spaces import space_with
 
 pytestmark = pytest.mark.filterwarnings("error")  # what Optuna doubts must not be lost
-GRID = json.loads((Path(__file__).parents[1] / "golden/importance/gslrm_tiny.json").read_text())
 LR = FloatRange(ends=(1e-4, 1e-2), log=True)
 SPACE = {"optim.lr": LR, "loss.alpha": FloatRange(ends=(0.0, 1.0)), "data.num_input_views": IntRange(ends=(1, 4))}
 CONDITIONAL = {
