@@ -266,7 +266,7 @@ def importance(
         "hovertemplate": "%{y}: by chance up to %{x:.1%}<extra></extra>",
     }
     axis = {
-        "title": title("share of the objective's variation (line: by chance, up to)"),
+        "title": title("share of the objective's variation"),
         "tickformat": ".0%",
         "rangemode": "tozero",
     }
