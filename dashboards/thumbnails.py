@@ -5,27 +5,44 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sweeps.book.record import Preview, SweepRecord, TrialRecord
 
-MOST_BYTES, MOST_TRIALS = 450_000, 24
+MOST_BYTES, MOST_TRIALS = 900_000, 24
 _WIDTH, _QUALITY = 448, 62  # px; of WebP
+
+
+class Thumbnail(NamedTuple):
+    """A preview of a trial as a data URI."""
+
+    trial: int
+    preview: Preview
+    uri: str
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """WebP pictures as data URIs, by trial and preview. left_out: previews that had no room; unread: damaged files."""
+    """Pictures, the one most worth its room first. left_out: previews without room; unread: files that are damaged."""
 
-    pictures: dict[int, dict[Preview, str]] = field(default_factory=dict)
+    pictures: tuple[Thumbnail, ...] = ()
     left_out: int = 0
     unread: int = 0
 
     @property
-    def count(self) -> int:
-        return sum(map(len, self.pictures.values()))
+    def trials(self) -> list[int]:
+        """Numbers of the trials that have pictures here, best first."""
+        return list(dict.fromkeys(one.trial for one in self.pictures))
+
+    def within(self, most_bytes: int) -> Thumbnails:
+        """As many of the first as fit."""
+        ends = accumulate(len(one.uri) for one in self.pictures)
+        kept = sum(end <= most_bytes for end in ends)
+        return replace(self, pictures=self.pictures[:kept], left_out=self.left_out + len(self.pictures) - kept)
 
 
 def thumbnails(record: SweepRecord, most_bytes: int = MOST_BYTES, most_trials: int = MOST_TRIALS) -> Thumbnails:
@@ -33,26 +50,18 @@ def thumbnails(record: SweepRecord, most_bytes: int = MOST_BYTES, most_trials: i
 
     A file that is gone or damaged is left out and counted.
     """
-    pictures: dict[int, dict[Preview, str]] = {}
-    spent = left_out = unread = 0
+    shown, spent, unread = list[Thumbnail](), 0, 0
     for one, preview in _by_weight(record, most_trials):
-        if spent >= most_bytes:
-            left_out += 1
-            continue
+        if spent > most_bytes:
+            break
         try:
-            uri = _data_uri(preview)
-        except (OSError, UnidentifiedImageError, ValueError):
+            shown.append(Thumbnail(one.trial.number, preview, _data_uri(preview)))
+        except (OSError, ValueError):  # Pillow's own error of a file that is no picture is an OSError
             unread += 1
-            continue
-        if spent + len(uri) > most_bytes:
-            left_out += 1
-            spent = most_bytes
-            continue
-        spent += len(uri)
-        pictures.setdefault(one.trial.number, {})[preview] = uri
-    beyond = sum(len(one.previews) for one in _with_previews(record)[most_trials:])
-    ranked = [one.trial.number for one in record.ranked]
-    return Thumbnails({n: pictures[n] for n in ranked if n in pictures}, left_out + beyond, unread)
+        else:
+            spent += len(shown[-1].uri)
+    total = sum(len(one.previews) for one in record.trials)
+    return Thumbnails(tuple(shown), total - len(shown) - unread, unread).within(most_bytes)
 
 
 def _with_previews(record: SweepRecord) -> list[TrialRecord]:

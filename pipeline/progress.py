@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Tell(Protocol):
-    """Takes how much of a part of the work is done. total: of the same unit; 0 where nobody knows it."""
+    """Takes how much of a part of the work is done. total: of the same unit; 1 for a share, 0 where nobody knows it."""
 
     def __call__(self, part: str, done: float, total: float) -> None: ...
 
@@ -133,7 +133,7 @@ class _Bars:
         self._progress, self._tasks = progress, dict[str, Any]()
 
     def __call__(self, part: str, done: float, total: float) -> None:
-        count = counted(done, total) if total else ""
+        count = counted(done, total) if total and total != 1 else ""
         if part not in self._tasks:
             self._tasks[part] = self._progress.add_task(part, total=total or None, completed=done, count=count)
             return
@@ -167,7 +167,9 @@ class _Lines:
 
 
 def counted(done: float, total: float) -> str:
-    """`12 of 50`; of millions, which are bytes, `1.2 of 2.0 GB`."""
+    """`12 of 50`; of millions, which are bytes, `1.2 of 2.0 GB`; of a share, `40 %`."""
+    if total == 1 and 0 < done < 1:
+        return f"{done:.0%}".replace("%", " %")
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if total >= size:
             return f"{done / size:.1f} of {total / size:.1f} {unit}"

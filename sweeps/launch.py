@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.progress import silent
 from sweeps.errors import StudyError
 from sweeps.home import Home, timed_name
 from sweeps.own_process import OF_OTHERS, handled
@@ -21,6 +22,7 @@ from sweeps.own_process import OF_OTHERS, handled
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from pipeline.progress import Tell
     from sweeps.book.ledger import Ledger
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
@@ -142,6 +144,10 @@ class Audience:
         """Something begins that takes a minute."""
         logging.getLogger(__name__).warning("%s", line)
 
+    def checking(self) -> AbstractContextManager[Tell]:
+        """What hears how many of the checks are made, for as long as they are."""
+        return contextlib.nullcontext(silent)
+
     def checked(self, ready: Readiness) -> None:
         """Every check was passed; its notes may be a surprise."""
         for line in ready.notes:
@@ -233,7 +239,8 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
                 nodes = nodes_of(started[0])
             resumed = steps_so_far(earlier) if earlier.name else None
             meanwhile = (lambda: None) if started else start_ray
-            ready = preflight(space, home, resumed, meanwhile, self._process, nodes, audience.said)
+            with audience.checking() as tell:
+                ready = preflight(space, home, resumed, meanwhile, self._process, nodes, audience.said, tell)
             audience.checked(ready)
             started[0].ready()
             from sweeps.run.orphans import reap  # imports MLflow and Ray

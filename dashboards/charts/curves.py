@@ -16,12 +16,14 @@ MOST_POINTS = 24_000  # of one chart of curves; beyond them every k-th report of
 _EDGE = 0.3  # of the distance of two rungs
 
 
-def curves(records: Sequence[TrialRecord], metric: str, best: int | None = None) -> Figure | None:
+def curves(
+    records: Sequence[TrialRecord], metric: str, best: int | None = None, most_points: int = MOST_POINTS
+) -> Figure | None:
     """One metric over the steps of all trials, that of number `best` drawn stronger. None where nobody reported it."""
     drawn = [one for one in records if one.metrics.get(metric)]
     if not drawn:
         return None
-    every = thinning(drawn, metric)
+    every = thinning(drawn, metric, most_points)
     ended = [one for one in drawn if one.trial.number != best and one.trial.state == "COMPLETE"]
     others = [one for one in drawn if one.trial.number != best and one.trial.state != "COMPLETE"]
     traces = [
@@ -48,7 +50,7 @@ def compared(named: Sequence[tuple[str, TrialRecord]], metric: str) -> Figure | 
     drawn = [(name, one) for name, one in named if one.metrics.get(metric)]
     if not drawn:
         return None
-    every = thinning([one for _, one in drawn], metric)
+    every = thinning([one for _, one in drawn], metric, MOST_POINTS)
     traces = [
         _lines([pair], metric, every, name=label(pair[0]), line={"width": 2, "color": f"@series-{i % 8 + 1}"})
         for i, pair in enumerate(drawn)
@@ -56,10 +58,10 @@ def compared(named: Sequence[tuple[str, TrialRecord]], metric: str) -> Figure | 
     return _over_steps(traces, [one for _, one in drawn], metric)
 
 
-def thinning(records: Sequence[TrialRecord], metric: str) -> int:
+def thinning(records: Sequence[TrialRecord], metric: str, most_points: int) -> int:
     """Every how many-th report of a trial is drawn."""
     total = sum(len(one.metrics.get(metric, ())) for one in records)
-    return math.ceil(total / MOST_POINTS)
+    return math.ceil(total / most_points)
 
 
 def not_finite(records: Sequence[TrialRecord], metric: str) -> int:
@@ -85,13 +87,10 @@ def _lines(named: Sequence[tuple[str, TrialRecord]], metric: str, every: int, **
     ys: list[float | None] = []
     names: list[str] = []
     for name, one in named:
-        for point in _thinned(one.metrics[metric], every):
-            xs.append(point.step)
-            ys.append(plotted(point.value))
-            names.append(label(name))
-        xs.append(None)
-        ys.append(None)
-        names.append("")
+        points = list(_thinned(one.metrics[metric], every))
+        xs += [*(point.step for point in points), None]
+        ys += [*(plotted(point.value) for point in points), None]
+        names += [label(name)] * (len(points) + 1)
     hover = "%{customdata}<br>%{y} at step %{x}<extra></extra>"
     marks = {"mode": "lines+markers", "marker": {"size": 4}} if len(xs) < 40 else {"mode": "lines"}
     return {"type": "scatter", "x": xs, "y": ys, "customdata": names, "hovertemplate": hover, **marks, **look}

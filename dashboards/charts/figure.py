@@ -14,7 +14,7 @@ from typing import Any
 from sweeps.book.record import TrialRecord
 
 Figure = dict[str, Any]  # {"data": traces, "layout": layout}, as plotly.js takes it
-DIGITS = 6  # of a number in a chart, significant ones: more than a screen can tell apart
+DIGITS = 5  # of a number in a chart, significant ones: more than a screen can tell apart
 _LONGEST = 48  # characters of a text in a chart
 _DECADES = 2.5  # beyond so many, only decades are labelled
 # State -> colour and marker. The marker tells states apart where colours do not.

@@ -11,6 +11,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 _LEVEL = 9  # of gzip
+_SHORT = 32  # elements of a list that is not worth sharing
 
 
 def packed(text: str) -> str:
@@ -21,6 +22,25 @@ def packed(text: str) -> str:
 def packed_json(data: Any) -> str:
     """Plain data, packed. Raises ValueError for a number that is not finite, which no JSON has."""
     return packed(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def pooled(data: Any) -> dict[str, Any]:
+    """Plain data whose long lists are written once each: {"data": …, "pool": lists}, `{"pool": i}` in a list's place.
+
+    Charts of one sweep draw the same steps and values again and again.
+    """
+    lists: dict[str, int] = {}
+    return {"data": _without_lists(data, lists), "pool": [json.loads(text) for text in lists]}
+
+
+def _without_lists(value: Any, lists: dict[str, int]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_lists(one, lists) for key, one in value.items()}
+    if not isinstance(value, list):
+        return value
+    if len(value) < _SHORT:
+        return [_without_lists(one, lists) for one in value]
+    return {"pool": lists.setdefault(json.dumps(value, allow_nan=False), len(lists))}
 
 
 @cache

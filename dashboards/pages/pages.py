@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dashboards.pages.notes import sweep_note, trial_note
+from dashboards.pages.notes import sweep_note
 from dashboards.pages.report import report_page
 from dashboards.pages.saved_view import saved_view
 from dashboards.pages.splat import splat_page
 from dashboards.pages.table_tags import trial_tags
+from dashboards.pages.trial_notes import trial_note
 from pipeline.cameras import Cameras, facelift_ring
 from sweeps.book.record import SweepRecord
 from sweeps.tracking.pages import Links, Shown

@@ -15,28 +15,31 @@ import jinja2
 
 from dashboards.charts import settings
 from dashboards.charts.figure import name_of
-from dashboards.pages.packing import packed_json, packed_plotly
+from dashboards.pages.packing import packed_json, packed_plotly, pooled
 from dashboards.pages.report_charts import Chart, charts_of, importance_chart
 from dashboards.pages.report_table import Cell, columns, number, row, state_badge
-from dashboards.pages.report_words import best_settings, facts, moment, result, told
+from dashboards.pages.report_words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
+from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
-from sweeps.book.study import Importance
 from sweeps.space.gates import Gate, parse_gates
 from sweeps.tracking.pages import Links
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+MOST_BYTES, _MARGIN = 3_000_000, 200_000  # of the page; of what is in it beside figures, pictures and plotly
 MOST_CHARTED = 6  # protocols with charts; those beyond have their tables
 ROWS_AT_FIRST = 50  # of a table, before a reader asks for all
 
 
 @dataclass(frozen=True)
 class Section:
-    """One protocol: its result, its charts by topic and the rows of its table."""
+    """One protocol: how it differs, its result, its best settings, its charts by topic, the rows of its table."""
 
     key: str
     measured: Measured
+    differs: str
     result: str
+    best: list[tuple[str, str, str, str]]
     charts: dict[str, list[Chart]] = field(default_factory=dict)
     rows: list[list[Cell]] = field(default_factory=list)
 
@@ -57,11 +60,9 @@ def report_page(
     charts = [chart for section in sections for group in section.charts.values() for chart in group]
     mattered = importance_chart(importance)
     figures = {chart.key: chart.figures for chart in [*charts, *mattered]}
-    data = {
-        "figures": figures,
-        "tables": _tables(sections, environment),
-        "previews": _previews(pictures),
-    }
+    data = packed_json(pooled({"figures": figures, "tables": _tables(sections, environment)}))
+    plotly = packed_plotly() if figures else ""
+    shown = (pictures or Thumbnails()).within(MOST_BYTES - _MARGIN - len(data) - len(plotly))
     return environment.get_template("report.html").render(
         record=record,
         ledger=record.ledger,
@@ -70,18 +71,18 @@ def report_page(
         facts=facts(record),
         sections=sections,
         columns=columns(settings.settings_of(record), _gates(record), _metric(record)),
-        best=best_settings(record),
         importance=importance,
         mattered=mattered,
-        pictures=pictures or Thumbnails(),
-        gallery=_gallery(record, pictures),
+        pictures=shown,
+        gallery=_gallery(record, shown),
+        previews=packed_json(_previews(shown)),
         rows_at_first=ROWS_AT_FIRST,
         most_charted=MOST_CHARTED,
         has_gates=bool(_gates(record)),
         told=told(importance),
         made=moment(record.now),
-        data=packed_json(data),
-        plotly=packed_plotly() if charts or mattered else "",
+        data=data,
+        plotly=plotly,
     )
 
 
@@ -115,11 +116,13 @@ def _sections(record: SweepRecord) -> list[Section]:
         Section(
             f"p{i}",
             measured,
+            differs,
             result(record, measured.trials, objective),
+            best_settings(record, measured.trials),
             charts_of(f"p{i}", record, measured.trials, found, objective) if i < MOST_CHARTED else {},
             [row(one, found, gates) for one in measured.trials],
         )
-        for i, measured in enumerate(record.by_protocol)
+        for i, (measured, differs) in enumerate(zip(record.by_protocol, told_apart(record.by_protocol), strict=True))
     ]
 
 
@@ -134,28 +137,24 @@ def _gates(record: SweepRecord) -> tuple[Gate, ...]:
 # ---------------------------------------------------------------- previews
 
 
-def _gallery(record: SweepRecord, pictures: Thumbnails | None) -> list[dict[str, Any]]:
+def _gallery(record: SweepRecord, pictures: Thumbnails) -> list[dict[str, Any]]:
     """The trials with pictures, best first, and a line about each."""
-    shown = pictures.pictures if pictures else {}
-    cards = []
-    for trial_number in shown:
-        one = record.trial(trial_number)
-        cards.append(
-            {
-                "number": trial_number,
-                "name": name_of(one),
-                "badge": state_badge(one.trial.state),
-                "best": number(one.trial.best_value),
-                "protocol": one.measured,
-            }
-        )
-    return cards
+    shown = [record.trial(trial_number) for trial_number in pictures.trials]
+    return [
+        {
+            "number": one.trial.number,
+            "name": name_of(one),
+            "badge": state_badge(one.trial.state),
+            "best": number(one.trial.best_value),
+            "measured": one.measured,
+        }
+        for one in shown
+    ]
 
 
-def _previews(pictures: Thumbnails | None) -> dict[str, Any]:
+def _previews(pictures: Thumbnails) -> dict[str, dict[str, dict[str, str]]]:
     """Name -> trial -> step -> picture."""
     found: dict[str, dict[str, dict[str, str]]] = {}
-    for trial_number, shown in (pictures.pictures if pictures else {}).items():
-        for preview, uri in shown.items():
-            found.setdefault(preview.name, {}).setdefault(str(trial_number), {})[str(preview.step)] = uri
+    for trial_number, preview, uri in pictures.pictures:
+        found.setdefault(preview.name, {}).setdefault(str(trial_number), {})[str(preview.step)] = uri
     return found

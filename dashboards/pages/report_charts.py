@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from dashboards.charts.figure import Figure
 from dashboards.charts.settings import Setting
 from dashboards.pages.report_words import best_of
 from pipeline.errors import counted
+from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
-from sweeps.book.study import Importance
 from sweeps.space.objective import Objective
 
 _CURVES = ("train/loss", "train/grad_norm")  # beside the objective's
@@ -33,12 +34,13 @@ def charts_of(
     key: str, record: SweepRecord, trials: Sequence[TrialRecord], found: Sequence[Setting], objective: Objective
 ) -> dict[str, list[Chart]]:
     """The charts of trials that were measured alike, by topic; topics without one are left out."""
+    share = len(trials) / max(1, len(record.trials))
     by_number = sorted(trials, key=lambda one: one.trial.number)
     topics = {
         "history": _history(key, by_number, objective),
         "settings": _settings(key, by_number, found, objective),
         "rungs": _rungs(key, record, by_number, objective),
-        "curves": _curves(key, by_number, best_of(trials), objective),
+        "curves": _curves(key, by_number, best_of(trials), objective, share),
     }
     return {topic: charts for topic, charts in topics.items() if charts}
 
@@ -53,12 +55,10 @@ def _history(key: str, trials: Sequence[TrialRecord], objective: Objective) -> l
 def _settings(key: str, trials: Sequence[TrialRecord], found: Sequence[Setting], objective: Objective) -> list[Chart]:
     charts = []
     lines = settings.parallel(trials, found, objective)
-    if lines is not None:
-        caption = (
-            f"A line is a trial, the stronger its colour the better its {objective.metric}. Drag along an axis to keep "
-            "only the lines that cross there, and click beside the mark to let go."
-        )
-        charts.append(Chart(f"{key}-parallel", "Parallel coordinates", caption, {"": lines}, 400, "wide across"))
+    if lines:
+        caption = f"A line is a trial. The best by {objective.metric} are the strongest in colour and width."
+        shown = dict(reversed(lines.items()))
+        charts.append(Chart(f"{key}-parallel", "Parallel coordinates", caption, shown, 400, "wide across"))
     for i, (path, figure) in enumerate(settings.slices(trials, found, objective).items()):
         charts.append(Chart(f"{key}-slice-{i}", path, "", {"": figure}, 240, "small"))
     return charts
@@ -77,18 +77,22 @@ def _rungs(key: str, record: SweepRecord, trials: Sequence[TrialRecord], objecti
     return [Chart(f"{key}-rungs", "Rungs and survivors", caption, {"": figure}, 360, "wide")]
 
 
-def _curves(key: str, trials: Sequence[TrialRecord], best: TrialRecord | None, objective: Objective) -> list[Chart]:
-    charts = []
+def _curves(
+    key: str, trials: Sequence[TrialRecord], best: TrialRecord | None, objective: Objective, share: float
+) -> list[Chart]:
+    """The objective's curves and others. share: of the points that all protocols together may draw."""
+    charts, most_points = [], math.ceil(curves.MOST_POINTS * share)
     for metric in dict.fromkeys((objective.metric, *_CURVES)):
-        figure = curves.curves(trials, metric, best.trial.number if best else None)
+        figure = curves.curves(trials, metric, best.trial.number if best else None, most_points)
         if figure is not None:
-            charts.append(Chart(f"{key}-{metric}", metric, _said(trials, metric), {"": figure}, 320, "wide"))
+            said = _said(trials, metric, most_points)
+            charts.append(Chart(f"{key}-{metric}", metric, said, {"": figure}, 320, "wide"))
     return charts
 
 
-def _said(trials: Sequence[TrialRecord], metric: str) -> str:
+def _said(trials: Sequence[TrialRecord], metric: str, most_points: int) -> str:
     """What a chart of curves leaves out."""
-    every = curves.thinning(trials, metric)
+    every = curves.thinning(trials, metric, most_points)
     gaps = curves.not_finite(trials, metric)
     said = [f"Of each trial but the best, one report in {every} is drawn."] if every > 1 else []
     said += [f"{counted(gaps, 'value')} not finite: a gap in the line."] if gaps else []

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from dashboards.charts.figure import name_of, short
 from dashboards.pages.report_table import duration
 from pipeline.errors import counted
-from sweeps.book.record import SweepRecord, TrialRecord
-from sweeps.book.study import Importance
+from sweeps.book.importance import Importance
+from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.space import words
 from sweeps.space.objective import Objective
 
@@ -87,9 +87,20 @@ def moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def best_settings(record: SweepRecord) -> list[tuple[str, str, str, str]]:
+def told_apart(measured: Sequence[Measured]) -> list[str]:
+    """Each protocol by the words in which it differs from the others; by its id where no word does."""
+    parts = [one.words.split(", ") for one in measured]
+    common = set.intersection(*map(set, parts)) if parts else set()
+    own = [", ".join(word for word in words_ if word not in common) for words_ in parts]
+    told = [word or one.protocol or "not recorded" for word, one in zip(own, measured, strict=True)]
+    return [
+        f"{word} ({one.protocol})" if told.count(word) > 1 else word for word, one in zip(told, measured, strict=True)
+    ]
+
+
+def best_settings(record: SweepRecord, trials: Sequence[TrialRecord]) -> list[tuple[str, str, str, str]]:
     """Path, the best trial's value, the recipe's own and what was searched, of each searched setting."""
-    best = best_of(record.ranked)
+    best = best_of(trials)
     if best is None:
         return []
     searched, own = words.searched(record.ledger.space), record.ledger.params

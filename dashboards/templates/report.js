@@ -7,22 +7,34 @@ async function unpack(text) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
+function restored(value, pool) {  // the long lists, which are written once each, in their places
+  if (Array.isArray(value)) return value.map((one) => restored(one, pool));
+  if (value === null || typeof value !== "object") return value;
+  if ("pool" in value) return pool[value.pool];
+  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, restored(one, pool)]));
+}
+
+function isSeen(element) {
+  const box = element.getBoundingClientRect();
+  return box.bottom > 0 && box.top < innerHeight;
+}
+
 const pause = () => new Promise((done) => setTimeout(done));
 
 async function begin() {
   const started = performance.now();
-  const [data, plotly] = await Promise.all([unpack(PACKED.data).then(JSON.parse), PACKED.plotly && unpack(PACKED.plotly)]);
+  const [text, plotly] = await Promise.all([unpack(PACKED.data), PACKED.plotly && unpack(PACKED.plotly)]);
+  const { data: shared, pool } = JSON.parse(text), data = restored(shared, pool);
   for (const name in data.tables) table(name, data.tables[name]);
-  gallery(data.previews);
+  gallery(JSON.parse(await unpack(PACKED.previews)));
   if (plotly) {
     const script = document.createElement("script");
     script.textContent = plotly;
     document.head.append(script);
-    for (const element of all("[data-chart]")) {
-      const figures = Object.values(data.figures[element.dataset.chart]);
-      await charts.draw(element, figures[0]);
+    for (const waiting = all("[data-chart]"); waiting.length; await pause()) {  // those that are seen go first
+      const [element] = waiting.splice(Math.max(0, waiting.findIndex(isSeen)), 1);
+      await charts.draw(element, Object.values(data.figures[element.dataset.chart])[0]);
       page.dataset.first ??= Math.round(performance.now());
-      await pause();
     }
     all("[data-switch]").forEach((one) => axis(one, data.figures[one.dataset.switch]));
   }

@@ -107,6 +107,11 @@ class Ledger:
         return {number for number, trial in self.trials.items() if trial.state.is_open}
 
     @property
+    def ended(self) -> int:
+        """How many trials are done for good. One that was KILLED is not: a resumed sweep goes on with it."""
+        return sum(trial.state.is_final for trial in self.trials.values())
+
+    @property
     def next_number(self) -> int:
         """The number of the next proposal: one more than the highest that any proposal has."""
         return 1 + max((*self.trials, *self.not_run), default=-1)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.progress import LINE_SECONDS, LastingError, duration
 from sweeps.book.journal import AttemptFailed, Event, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.remaining import seconds_left, steps_left
 from sweeps.errors import counted
 
 STYLES = {
@@ -24,31 +28,34 @@ STYLES = {
     "RUNNING": "cyan",
     "WAITING": "blue",
 }
-_ROWS_SHOWN = 20
+_ROWS_SHOWN, _BAR_WIDTH = 20, 60
 
 
 class Screen(Console):
-    """The standard error. A sweep outlives who reads it: Ctrl-C ends the `tee` behind a pipe before the sweep."""
+    """The standard error. A sweep outlives who reads it: see `LastingError`."""
 
     def __init__(self) -> None:
-        super().__init__(stderr=True)
-
-    def on_broken_pipe(self) -> None:
-        """Say nothing more, where rich would end the process."""
-        self.quiet = True
+        super().__init__(file=cast("TextIO", LastingError()))
 
 
 class Progress:
     """A listener that keeps the ledger and shows it on `console` (the standard error).
 
-    earlier: what is known of the sweep from sessions before this one.
+    earlier: what is known of the sweep from sessions before this one. clock: gives seconds.
     """
 
-    def __init__(self, console: Console, max_steps: int, earlier: Ledger | None = None) -> None:
-        self._console, self._max_steps = console, max_steps
+    def __init__(
+        self,
+        console: Console,
+        max_steps: int,
+        earlier: Ledger | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console, self._max_steps, self._clock = console, max_steps, clock
         self._ledger = earlier or Ledger()
         self._live: Live | None = None
-        self._started = time.monotonic()
+        self._started = self._said = clock()
+        self._pace = _Pace()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Progress]:
@@ -56,65 +63,103 @@ class Progress:
         if not self._console.is_terminal:
             yield self
             return
-        with Live(console=self._console, get_renderable=self._table, refresh_per_second=2) as self._live:
+        to_terminal = sys.stdout.isatty()  # a result that goes elsewhere stays there
+        live = Live(
+            console=self._console, get_renderable=self._table, refresh_per_second=2, redirect_stdout=to_terminal
+        )
+        with live as self._live:
             yield self
 
     def __call__(self, event: Event) -> None:
         """Take one event in; without a live table, say it."""
+        self._pace.add(event, self._ledger)
         self._ledger = fold(self._ledger, event)
         if self._live is None:
             line = self._line(event)
             if line:
-                self._console.print(line, highlight=False, soft_wrap=True)
+                seconds = f"[{self._clock() - self._started:6.1f} s]"
+                self._console.print(f"{seconds} {line}", highlight=False, soft_wrap=True, markup=False)
 
     def _line(self, event: Event) -> str:
-        seconds = f"[{time.monotonic() - self._started:6.1f} s]"
         match event:
             case SweepOpened():
-                ended = len(self._ledger.trials) - len(self._ledger.open) - self._ledger.count("KILLED")
-                so_far = f" ({ended} ended)" if self._ledger.trials else ""
+                so_far = f" ({self._ledger.ended} ended)" if self._ledger.trials else ""
                 planned = counted(self._ledger.planned, "trial")
-                return f"{seconds} sweep {event.sweep}: recipe {event.recipe}, {planned}{so_far}"
+                return f"sweep {event.sweep}: recipe {event.recipe}, {planned}{so_far}"
             case TrialOpened():
                 again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
-                return f"{seconds} t{event.trial:04d} starts{again}: {describe(event.params)}"
+                return f"t{event.trial:04d} starts{again}: {describe(event.params)}"
             case AttemptFailed(action="retry" | "halve"):
-                return f"{seconds} t{event.trial:04d} broke ({event.action}): {event.cause}: {event.reason}"
+                return f"t{event.trial:04d} broke ({event.action}): {event.cause}: {event.reason}"
             case Reported():
-                return self._report_line(seconds, event)
+                return self._report_line(event)
             case TrialClosed():
-                return f"{seconds} t{event.trial:04d} {event.state}{': ' + event.reason if event.reason else ''}"
+                return f"t{event.trial:04d} {event.state}{': ' + event.reason if event.reason else ''}"
             case SweepClosed():
-                return f"{seconds} sweep {event.state}{': ' + event.reason if event.reason else ''}"
+                return f"sweep {event.state}{': ' + event.reason if event.reason else ''}"
         return ""
 
-    def _report_line(self, seconds: str, event: Reported) -> str:
+    def _report_line(self, event: Reported) -> str:
+        """Of a report without a checkpoint: why. Of any other, now and then: how far the trial and the sweep are."""
         if event.tags.get("checkpointing", "").startswith("paused"):
-            return f"{seconds} t{event.trial:04d} step {event.step}: no checkpoint; {event.tags['checkpointing']}"
-        objective = self._ledger.objective
-        if objective is None or objective.metric not in event.metrics:
+            return f"t{event.trial:04d} step {event.step}: no checkpoint; {event.tags['checkpointing']}"
+        now = self._clock()
+        if now - self._said < LINE_SECONDS:
             return ""
-        figure = f"{objective.metric} {event.metrics[objective.metric]:.3f}"
-        return f"{seconds} t{event.trial:04d} step {event.step}/{self._max_steps}: {figure}"
+        self._said = now
+        parts = [f"t{event.trial:04d} step {event.step}/{self._max_steps}"]
+        objective, best = self._ledger.objective, self._ledger.best
+        if objective is not None and best is not None and best.best_value is not None:
+            parts.append(f"best {objective.metric} {best.best_value:.3f} (t{best.number:04d}, step {best.best_step})")
+        return "; ".join([*parts, self._so_far()])
+
+    def _so_far(self) -> str:
+        """`3 of 12 trials ended, about 4 min left`."""
+        done = f"{self._ledger.ended} of {counted(self._ledger.planned, 'trial')} ended"
+        left = seconds_left(self._ledger, self._pace.busy, self._pace.steps)
+        return done if left is None else f"{done}, about {duration(left)} left"
 
     def _table(self) -> RenderableType:
         metric = self._ledger.objective.metric if self._ledger.objective else "objective"
         table = Table(box=None, pad_edge=False)
-        for column in ("trial", "state", "step", f"best {metric}", "params"):
-            table.add_column(column, no_wrap=column != "params")
+        for column in ("trial", "state", "step", f"best {metric}", "last", "params"):
+            table.add_column(column, no_wrap=column != "params", overflow="fold")
         trials = sorted(self._ledger.trials.values(), key=lambda trial: trial.number)[-_ROWS_SHOWN:]
         for trial in trials:
             table.add_row(*self._row(trial))
-        done = len(self._ledger.trials) - len(self._ledger.open)
-        elapsed = time.monotonic() - self._started
-        planned = counted(self._ledger.planned, "trial")
-        return Group(Text(f"{self._ledger.name}: {done}/{planned}, {elapsed:.0f} s"), table)
+        elapsed = duration(self._clock() - self._started)
+        head = Text(f"{self._ledger.name}: {self._so_far()}, {elapsed} so far")
+        return Group(head, ProgressBar(total=1.0, completed=self._share_done(), width=_BAR_WIDTH), table)
+
+    def _share_done(self) -> float:
+        """Of the steps of the whole sweep, as far as they are known."""
+        left, ended = steps_left(self._ledger), self._ledger.trials.values()
+        done = sum(max(0, trial.last_step) for trial in ended)
+        return 0.0 if not left and not done else done / (done + (left or 0.0))
 
     def _row(self, trial: Trial) -> list[RenderableType]:
-        value = "" if trial.best_value is None else f"{trial.best_value:.3f}"
+        best, last = ("" if value is None else f"{value:.3f}" for value in (trial.best_value, trial.last_value))
         step = f"{max(0, trial.last_step)}/{self._max_steps}"
         state = Text(trial.state, style=STYLES.get(trial.state, ""))
-        return [f"t{trial.number:04d}", state, step, value, describe(trial.params)]
+        return [f"t{trial.number:04d}", state, step, best, last, Text(describe(trial.params))]
+
+
+class _Pace:
+    """The steps that this session's trials made, and the seconds that they were busy, summed over them."""
+
+    def __init__(self) -> None:
+        self.busy, self.steps = 0.0, 0
+        self._last: dict[int, float] = {}  # trial -> when it was last heard of
+
+    def add(self, event: Event, before: Ledger) -> None:
+        """Take in an event. before: the ledger without it."""
+        match event:
+            case TrialOpened():
+                self._last[event.trial] = event.time
+            case Reported() if event.trial in self._last:
+                self.busy += max(0.0, event.time - self._last[event.trial])
+                self.steps += max(0, event.step - max(0, before.trials[event.trial].last_step))
+                self._last[event.trial] = event.time
 
 
 def describe(params: dict[str, Any]) -> str:

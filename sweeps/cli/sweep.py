@@ -6,12 +6,15 @@ import json
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import progress
 from pipeline.cli import Overrides, split_overrides
 from pipeline.data.cli import AsJson
+from pipeline.progress import Tell, duration
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
 from sweeps.errors import counted
@@ -19,14 +22,16 @@ from sweeps.launch import Audience, Launch
 from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
+    from sweeps.book.importance import Importance
     from sweeps.book.ledger import Ledger
-    from sweeps.book.study import Importance
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
+    from sweeps.tracking.queries import Sweep
 
 sweep = typer.Typer(no_args_is_help=True, help="Search a space of recipes.")
-Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
+SweepName = Annotated[str, typer.Argument(metavar="NAME", help="A sweep of this home.")]
+All = Annotated[bool, typer.Option("--all", help="Every trial, not the best twenty alone.")]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the sweep of that --name, where there is one."),
@@ -79,7 +84,7 @@ def sweep_run(
 
 @sweep.command("resume")
 def sweep_resume(
-    name: Sweep,
+    name: SweepName,
     trials: Annotated[int | None, typer.Option(help="Trials in all, if more than at first.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,9 +97,10 @@ def sweep_resume(
 @sweep.command("status")
 def sweep_status(
     name: Annotated[str | None, typer.Argument(help="A sweep of this home (default: the latest to change).")] = None,
+    every: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far a sweep is. A sweep whose driver died is closed first."""
+    """Say how far a sweep is, with its trials, best first. A sweep whose driver died is closed first."""
     from sweeps.book.ledger import ledger_of
     from sweeps.run.orphans import reap
     from sweeps.tracking import queries
@@ -109,10 +115,12 @@ def sweep_status(
         return
     counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
     reason = f" ({found['reason']})" if found["reason"] else ""
-    typer.echo(f"{found['name']}: {found['state']}{reason}; {counts or 'no trials'}")
+    left = "" if found["seconds_left"] is None else f"; about {duration(found['seconds_left'])} left"
+    typer.echo(f"{found['name']}: {found['state']}{reason}; {counts or 'no trials'}{left}")
     if found["best"]:
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
+    _show_trials(home, found["name"], every)
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
@@ -120,7 +128,7 @@ def sweep_status(
 
 
 @sweep.command("stop")
-def sweep_stop(name: Sweep) -> None:
+def sweep_stop(name: SweepName) -> None:
     """End a running sweep in good order, wherever its driver runs; `resume` goes on with it."""
     from sweeps.book.journal import Journal
     from sweeps.book.ledger import ledger_of
@@ -146,14 +154,17 @@ def sweep_stop(name: Sweep) -> None:
 
 @sweep.command("list")
 def sweep_list(as_json: AsJson = False) -> None:
-    """List the sweeps in the store, newest first."""
+    """List the sweeps of this home and of its MLflow, newest first: of those of other homes, what MLflow knows."""
     from sweeps.tracking import queries
 
-    found = queries.sweeps(terminal.home().tracking_uri)
+    found, trouble = queries.known_sweeps(terminal.home())
+    if trouble:
+        typer.echo(f"the sweeps of other homes are not listed: {trouble}", err=True)
     if as_json:
-        typer.echo(json.dumps([{"name": s.name, "recipe": s.recipe, "state": s.state} for s in found]))
+        typer.echo(json.dumps([s.as_plain() for s in found]))
         return
-    terminal.table(["sweep", "recipe", "state"], [[s.name, s.recipe, s.state] for s in found])
+    columns = ["sweep", "state", "began", "done", "best", "objective", "data", "recipe", "home"]
+    terminal.table(columns, [_row_of(s) for s in found])
 
 
 @sweep.command("gc")
@@ -181,16 +192,19 @@ class _Terminal(Audience):
     """What a launch shows on the standard error."""
 
     def said(self, line: str) -> None:
-        typer.echo(line, err=True)
+        terminal.say(line)
+
+    def checking(self) -> AbstractContextManager[Tell]:
+        return progress.shown()
 
     def checked(self, ready: Readiness) -> None:
         for line in ready.notes:
-            typer.echo(line, err=True)
-        typer.echo(f"preflight: {counted(len(ready.rows), 'check')} passed in {ready.seconds:.1f} s", err=True)
+            terminal.say(line)
+        terminal.say(f"preflight: {counted(len(ready.rows), 'check')} passed in {ready.seconds:.1f} s")
 
     def closed(self, lines: list[str]) -> None:
         for line in lines:
-            typer.echo(line, err=True)
+            terminal.say(line)
 
     def running(self, ready: Readiness, earlier: Ledger) -> AbstractContextManager[Listener]:
         from sweeps.cli.progress import Progress, Screen
@@ -220,41 +234,78 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
-    from sweeps.book.study import Importance, importance_of
-    from sweeps.cli.progress import describe
+    from sweeps.book.importance import Importance, importance_of
     from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
     importance = importance_of(ledger) if ended else Importance(0)
     if as_json:
-        status = queries.status(home, ledger.name)
-        found = {"importance": importance.shares, "importance_spread": importance.spread}
-        typer.echo(json.dumps(status | found | {"importance_note": importance.note}))
+        typer.echo(json.dumps(queries.status(home, ledger.name) | _plain(importance)))
         return
-    metric = ledger.objective.metric if ledger.objective else "objective"
-    rows = [
-        [f"t{t.number:04d}", t.state, str(max(0, t.last_step)), _figure(t.best_value), describe(t.params) or t.reason]
-        for t in ledger.ranked
-    ]
-    terminal.table(["trial", "state", "step", f"best {metric}", "params"], rows)
+    _show_trials(home, ledger.name, every=False)
     if ended:
         _show_importance(importance)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
         typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
-    typer.echo("see it: mouselift ui", err=True)
+
+
+def _plain(found: Importance) -> dict[str, Any]:
+    """An importance as `--json` prints it, beside the status."""
+    named = {"importance": found.shares, "importance_spread": found.spread, "importance_chance": found.chance}
+    of = {"importance_trials": found.trials, "importance_step": found.step, "importance_partial": found.partial}
+    return named | of | {"importance_note": found.note}
 
 
 def _show_importance(found: Importance) -> None:
     rows = [
-        [path, f"{value:.2f}", "{:.2f} to {:.2f}".format(*found.spread[path])] for path, value in found.shares.items()
+        [path, f"{share:.2f}", _span(found.spread[path]), _span(found.chance[path]), _judged(found, path)]
+        for path, share in found.shares.items()
     ]
     if rows:
-        terminal.table(["setting", "importance", f"by chance of the {counted(found.trials, 'trial')}"], rows)
+        n = f"{counted(found.trials, 'trial')}, step {found.step}"
+        terminal.table(["setting", "importance", f"spread of {n}", "by chance", ""], rows)
     if found.note:
         typer.echo(f"importance: {found.note}", err=True)
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _show_trials(home: Home, name: str, every: bool) -> None:
+    """The leaderboard on the standard output, and where MLflow shows it beside it."""
+    from sweeps.book.journal import Journal
+    from sweeps.book.record import record_of
+    from sweeps.cli.leaderboard import ROWS_SHOWN, Leaderboard
+    from sweeps.tracking import queries
+
+    record = record_of(Journal(home.journal(name)), time.time())
+    place = queries.place_of(home, record.ledger)
+    board = Leaderboard(record, None if place is None else place.run, None if every else ROWS_SHOWN)
+    if record.trials:
+        typer.echo(board.caption)
+        terminal.console().print(board.table())
+    if place is None:
+        return
+    begin = "" if place.is_up else "mouselift ui, then "
+    best = record.ledger.best
+    if best is not None and best.run_id is not None:
+        typer.echo(f"best trial: {begin}{place.run(best.run_id)}", err=True)
+    typer.echo(f"see it: {begin}{place.sweep}", err=True)
+
+
+def _row_of(found: Sweep) -> list[str]:
+    best = "" if found.best is None else f"{found.best:.3f}"
+    done = "?" if found.done is None else str(found.done)
+    planned = "?" if found.planned is None else str(found.planned)
+    began = datetime.fromtimestamp(found.began).strftime("%Y-%m-%d %H:%M")
+    return [
+        found.name, found.state, began, f"{done}/{planned}", best, found.metric, found.data, found.recipe, found.home,
+    ]  # fmt: skip
+
+
+def _span(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}"
+
+
+def _judged(found: Importance, path: str) -> str:
+    among = f", of {counted(found.partial[path], 'trial')} that have it" if path in found.partial else ""
+    return f"{'matters' if found.is_told(path) else 'not told from chance'}{among}"

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import click
 import typer
 
-from pipeline.progress import Tell, silent
+from pipeline.progress import LastingError, Tell, silent
 from sweeps.launch import home_of_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.reconstruction.outputs import Viewer
     from sweeps.home import Home
     from sweeps.tracking.pages import Pages
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
 _FILE_WIDTH = 200  # of a table that goes to a file or another program
+_LONG = ("params", "home", "data", "path", "why")  # columns whose words go on in the next line where there is no room
 # What a reader looks for first; the others follow by their letters.
 _FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
 _INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-out views `test/psnr`
@@ -30,18 +32,24 @@ _INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-
 def table(columns: list[str], rows: list[list[str]], justify: Literal["left", "right"] = "left") -> None:
     """Show rows on the standard output. justify: of the columns that have a name."""
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, justify=justify if column else "left", no_wrap=column != "params", overflow="fold")
+        shown.add_column(column, justify=justify if column else "left", no_wrap=column not in _LONG, overflow="fold")
     for row in rows:
-        shown.add_row(*row)
-    console().print(shown, highlight=False)
+        shown.add_row(*map(Text, row))
+    console().print(shown)
 
 
 def figures(metrics: Mapping[str, float]) -> None:
     """Show metrics on the standard output: those of held-out views first, the best known of them first."""
     table(["metric", "figure"], [[name, f"{metrics[name]:.4f}"] for name in sorted(metrics, key=_place)])
+
+
+def say(line: str) -> None:
+    """A line on the standard error, for whoever still reads it."""
+    LastingError().write(f"{line}\n")
 
 
 def console() -> Console:
@@ -55,6 +63,12 @@ def pages() -> Pages | None:
     """What makes the pages that MLflow shows, as the front door hands it to the commands; None without a front door."""
     context = click.get_current_context(silent=True)
     return None if context is None or context.obj is None else context.obj.pages()
+
+
+def view_page() -> Viewer | None:
+    """What makes the page that orbits Gaussians, as the front door hands it to the commands; None without one."""
+    context = click.get_current_context(silent=True)
+    return None if context is None or context.obj is None else context.obj.view_page
 
 
 def root(data: str | None) -> list[str]:
@@ -80,7 +94,7 @@ def registry(tell: Tell = silent) -> Any:
     """The model registry of that home. tell: hears of what takes long."""
     from sweeps.registry.registry import Registry
 
-    return Registry(home(), tell=tell)
+    return Registry(home(), tell=tell, pages=pages())
 
 
 def _place(metric: str) -> tuple[bool, int, str]:

@@ -20,6 +20,7 @@ from pipeline.data.gate.evidence import rests
 from pipeline.data.scenes import Dataset, Geometry, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
+from pipeline.progress import Tell, silent
 from pipeline.recipe import DataConfig, Recipe
 from pipeline.recipes import check_named, override
 from sweeps import datasets
@@ -41,6 +42,8 @@ from sweeps.run.nodes import Node, require_cluster, require_usable, seats_of, sh
 from sweeps.space.space import Scalar, SearchSpace
 
 _log = logging.getLogger(__name__)
+# Of the checks that take longest, for the bar alone: on two cores, of `gslrm_tiny`, with the home's own stores.
+_TYPICAL_SECONDS = {"space": 0.5, "geometry": 1.0, "tracking store": 3.0, "study storage": 1.0, "two steps": 10.0}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def preflight(
     process: DryRunProcess | None = None,
     nodes: Sequence[Node] | None = None,
     say: Callable[[str], None] = _log.warning,
+    tell: Tell = silent,
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
@@ -87,7 +91,7 @@ def preflight(
     each trial that is not done, by name; MLflow is then not asked, because the journal keeps what it does not take.
     meanwhile: called while the two steps run in their process, once all files are known to be good. process: that
     process, if the caller has started it already; it ends here. nodes: of the cluster, where they are known. say: is
-    called with a line before something that takes a minute.
+    called with a line before something that takes a minute. tell: hears how far the checks are.
     Raises PipelineError or SweepError for the first check that fails; folders that were made for the checks are then
     removed.
     """
@@ -96,7 +100,7 @@ def preflight(
         require_usable(space)
     share = share_of(space, nodes)
     space = share.space
-    recipe, cache, tally = space.standing_recipe(), home.cache, _Tally()
+    recipe, cache, tally = space.standing_recipe(), home.cache, _Tally(tell)
     variants = [recipe, *(override(space.base, params) for params in space.extremes())]
     with _unmade_on_refusal(cache), process or DryRunProcess() as process:
         dry_run = DryRun(space, cache, _threads(space, home), process)
@@ -119,7 +123,7 @@ def preflight(
         available = available_bytes()
         meanwhile()
         _of_stores(home, tally, is_new=resumed is None)
-        measured = dry_run.outcome()
+        measured = dry_run.outcome(tell)
         tally.note("two steps", dry_run.told)
         if measured is not None:
             tally.note("memory", require_memory(space, measured, available))
@@ -152,7 +156,8 @@ def check_recipe(recipe: Recipe, cache: Path) -> None:
 class _Tally:
     """The rows so far. A check that is made for several configurations has one row, with the sum of their seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell = silent) -> None:
+        self._tell = tell
         self._found: dict[str, dict[str, None]] = {}
         self._seconds: dict[str, float] = {}
         self._since = time.perf_counter()
@@ -163,6 +168,8 @@ class _Tally:
         self._found.setdefault(check, {})[found] = None
         self._seconds[check] = self._seconds.get(check, 0.0) + now - self._since
         self._since = now
+        done = sum(_TYPICAL_SECONDS.get(one, 0.0) for one in self._found)
+        self._tell("preflight", done / sum(_TYPICAL_SECONDS.values()), 1.0)
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 import pipeline
 from pipeline.errors import RecipeError
 from pipeline.files import write_whole
+from pipeline.progress import Tell, silent, told
 from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from pipeline.vgg import lpips_weights_file
@@ -75,14 +76,17 @@ class DryRun:
         if self._remembered is None:
             self._process.send([self._job(recipe) for recipe in self._recipes.values()])
 
-    def outcome(self) -> Measured | None:
+    def outcome(self, tell: Tell = silent) -> Measured | None:
         """What the configurations need, each figure that of the neediest; None where no step is taken.
 
         Raises StudyError for a configuration that fails, or that does not report the objective.
         """
         if not self._possible:
             return None
-        self._measured = self._remembered or {name: self._process.receive(self._where(name)) for name in self._recipes}
+        self._measured = self._remembered or {
+            name: self._process.receive(self._where(name))
+            for name in told(self._recipes, "two steps", len(self._recipes), tell)
+        }
         for name, found in self._measured.items():
             metric = self._space.objective.metric
             if metric not in found.figures:

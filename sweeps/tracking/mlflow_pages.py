@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
@@ -29,6 +30,7 @@ NOTE, REPORT = "mlflow.note.content", "report.html"
 _SECONDS_A_ROUND, _SECONDS_AT_THE_END = 2.0, 8.0  # for descriptions of trials; `reap` gives a whole delivery 30 s
 _SIGNATURE = "\n\n[//]: # (mouselift {})"  # MLflow's Markdown shows nothing of it
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class PageWriter:
@@ -107,11 +109,7 @@ class PageWriter:
     def _trials(self, record: SweepRecord, links: Links, numbers: Iterable[int], seconds: float) -> int:
         """Describe trials in this order until the time is over. Returns how many are left."""
         until, left = time.monotonic() + seconds, 0
-        columns: Mapping[int, Mapping[str, str]] = {}
-        try:
-            columns = self._pages.trial_tags(record)
-        except Exception as error:  # noqa: BLE001 - as in `_write`
-            self._left_out("the columns of trials", error)
+        columns = self._made("the columns of trials", lambda: self._pages.trial_tags(record)) or {}
         for number in numbers:
             if time.monotonic() > until:
                 left += 1
@@ -142,12 +140,8 @@ class PageWriter:
 
     def _write(self, place: str, make: Callable[[], str], write: Callable[[str], None]) -> None:
         """Make a text, and write it unless it reads as it did."""
-        try:
-            text = make()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the figures are to arrive
-            self._left_out(place, error)
-            return
-        if self._shown.get(place) == (digest := _digest(text)):
+        text = self._made(place, make)
+        if text is None or self._shown.get(place) == (digest := _digest(text)):
             return
         try:
             with delivery_errors():
@@ -155,6 +149,14 @@ class PageWriter:
         except RefusedError as error:
             self._left_out(place, error)
         self._shown[place] = digest
+
+    def _made(self, place: str, make: Callable[[], T]) -> T | None:
+        """What a page's function makes; None where it breaks."""
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the figures are to arrive
+            self._left_out(place, error)
+            return None
 
     def _left_out(self, place: str, error: Exception) -> None:
         """Once for each place: the next minute is likely to bring the same."""

@@ -26,6 +26,7 @@ from pipeline.data.pictures import pixels_of
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.errors import DataError, PipelineError
 from pipeline.mvdiffusion.views import Rig
+from pipeline.progress import Tell
 from pipeline.training.loop import train
 
 SIZE = 32
@@ -40,7 +41,8 @@ class Photographer:
         self.rig = Rig("facelift_six", facelift_six(SIZE), 0.0)
         self.truth, self.blank, self.asked = truth, blank, []
 
-    def __call__(self, images: Tensor, numbers: list[int]) -> Tensor:
+    def __call__(self, images: Tensor, numbers: list[int], tell: Tell) -> Tensor:
+        tell("views", 1, 1)
         self.asked += list(numbers)
         names = sorted(self.truth.scenes)
         views = [torch.stack([read_photo(p).image(SIZE) for p in self.truth.scenes[names[n]].paths]) for n in numbers]

@@ -29,9 +29,10 @@ from pipeline.recipes import load_recipe
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.provenance import provenance
-from sweeps.tracking import mlflow_layout, queries
+from sweeps.tracking import queries
 from sweeps.tracking.mlflow_client import prepare_store
 from sweeps.tracking.mlflow_writer import MLflowDelivery
+from sweeps.tracking.pages import Links
 
 RECIPE = load_recipe("gslrm_tiny")
 SPACE = {
@@ -297,7 +298,8 @@ def test_queries_tell_the_sweeps_of_a_store(store: tuple[str, Path]) -> None:
     (sweep,) = queries.sweeps(store[0])
     assert (sweep.name, sweep.recipe, sweep.state) == ("mice", "gslrm_tiny", "COMPLETE")
     experiment = MlflowClient(store[0]).get_experiment_by_name("gslrm_tiny")
-    assert sweep.ui_path == mlflow_layout.ui_path(experiment.experiment_id, "mice")
+    assert sweep.ui_path == Links(experiment.experiment_id).sweep("mice")
+    assert sweep.charts_path == f"{sweep.ui_path}&compareRunsMode=CHART"
 
 
 def test_a_retried_trial_keeps_its_run_and_repeats_no_step(uri: str, tmp_path: Path) -> None:

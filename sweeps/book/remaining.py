@@ -1,0 +1,48 @@
+"""How long a running sweep still takes, about: from the steps that are left and the pace of those that were made."""
+
+from __future__ import annotations
+
+from sweeps.book.journal import State
+from sweeps.book.ledger import Ledger
+from sweeps.book.record import SweepRecord
+
+
+def seconds_left_of(record: SweepRecord) -> float | None:
+    """`seconds_left` of all that a record has."""
+    busy = sum(trial.busy_seconds for trial in record.trials)
+    return seconds_left(record.ledger, busy, sum(max(0, trial.trial.last_step) for trial in record.trials))
+
+
+def seconds_left(ledger: Ledger, busy: float, steps: int) -> float | None:
+    """Seconds until the sweep ends, about; None where it does not run, or before the first report.
+
+    busy: seconds from the opening of each trial to its last report, summed over trials that together made `steps`.
+    Trials that run are taken to run to their end; those that are not proposed yet, to run as long as those that ended.
+    """
+    left = steps_left(ledger)
+    if ledger.state != State.RUNNING or left is None or not steps or busy <= 0:
+        return None
+    trials = len(ledger.open) + _unproposed(ledger)
+    concurrent = ledger.space.get("trials", {}).get("concurrent", 1)
+    return left * busy / steps / max(1, min(trials, concurrent))
+
+
+def steps_left(ledger: Ledger) -> float | None:
+    """Optimizer steps that are still to be made, about; None where the journal does not say how long a trial is."""
+    longest = max_steps(ledger)
+    if longest is None:
+        return None
+    ended = [trial.last_step for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED)]
+    expected = sum(ended) / len(ended) if ended else longest
+    running = sum(max(0, longest - max(0, ledger.trials[number].last_step)) for number in ledger.open)
+    return running + _unproposed(ledger) * expected
+
+
+def max_steps(ledger: Ledger) -> int | None:
+    """Optimizer steps of a trial that is not stopped early."""
+    found = ledger.params.get("train.max_steps")
+    return None if found is None else int(found)
+
+
+def _unproposed(ledger: Ledger) -> int:
+    return max(0, ledger.planned - len(ledger.trials))
