@@ -76,6 +76,11 @@ def _setting(path: str, described: Mapping[str, Any], records: Sequence[TrialRec
     return Setting(path, is_log, None)
 
 
+def varied(settings: Sequence[Setting], records: Sequence[TrialRecord]) -> list[Setting]:
+    """The settings that these trials do not all have alike."""
+    return [one for one in settings if len({one.name(record) for record in records}) > 1]
+
+
 def parallel(records: Sequence[TrialRecord], settings: Sequence[Setting], objective: Objective) -> dict[str, Figure]:
     """A line for each trial with an objective, through its settings and on to the objective: which trials -> figure.
 
@@ -110,7 +115,7 @@ def _axis(setting: Setting, records: Sequence[TrialRecord]) -> _Axis:
     if setting.choices is not None:
         names = setting.names(records)
         ticks = [((i + 0.5) / len(names), label(name)) for i, name in enumerate(names)]
-        width = 0.35 / len(names)
+        width = 0.2 / len(names)
         at = {name: place for (place, _), name in zip(ticks, names, strict=True)}
         places = [at[setting.name(one)] + width * aside(one.trial.number) for one in records]
         return _Axis(label(setting.path), places, ticks)

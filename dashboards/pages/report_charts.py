@@ -54,6 +54,7 @@ def _history(key: str, trials: Sequence[TrialRecord], objective: Objective) -> l
 
 def _settings(key: str, trials: Sequence[TrialRecord], found: Sequence[Setting], objective: Objective) -> list[Chart]:
     charts = []
+    found = settings.varied(found, trials)
     lines = settings.parallel(trials, found, objective)
     if lines:
         caption = f"A line is a trial. The best by {objective.metric} are the strongest in colour and width."
