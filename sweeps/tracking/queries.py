@@ -199,6 +199,10 @@ class Reader:
             kept = self._kept.setdefault(name, _Kept(journal))
         return kept.record(self._clock())
 
+    def news(self, name: str) -> int:
+        """A number that is another one when there is news of a sweep whose record was read."""
+        return self._kept[name].offset
+
     def is_interrupted(self, name: str, record: SweepRecord) -> bool:
         """Whether a sweep whose record was read, and that is not closed, has lost its driver."""
         if record.ledger.state != State.RUNNING:
@@ -214,7 +218,7 @@ class _Kept:
         self._journal = journal
         self._lock = threading.Lock()
         self._file = -1  # its inode
-        self._offset = 0
+        self.offset = 0
         self._recorder = Recorder(journal.folder)
         self._record: SweepRecord | None = None
         self._written, self._asked = True, 0.0
@@ -236,14 +240,14 @@ class _Kept:
 
     def _read(self) -> None:
         found = self._journal.path.stat()
-        if found.st_ino != self._file or found.st_size < self._offset:
-            self._file, self._offset, self._record = found.st_ino, 0, None
+        if found.st_ino != self._file or found.st_size < self.offset:
+            self._file, self.offset, self._record = found.st_ino, 0, None
             self._recorder = Recorder(self._journal.folder)
-        if found.st_size == self._offset:
+        if found.st_size == self.offset:
             return
-        for end, event in self._journal.events(self._offset):
+        for end, event in self._journal.events(self.offset):
             self._recorder.add([event])
-            self._offset, self._record = end, None
+            self.offset, self._record = end, None
 
 
 @contextlib.contextmanager
