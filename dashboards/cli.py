@@ -29,6 +29,7 @@ _LAST_PORT = 65535
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(ui)
+    app.command()(dashboard)
     data.command("check")(check)  # not at import: the order of the commands is that of the mounts
 
 
@@ -62,14 +63,29 @@ def ui(
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
 
 
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port of the pages.")] = 8710,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Show the sweeps and models of this home as they are now, in pages that change nothing; Ctrl-C ends it."""
+    from sweeps.home import Home
+
+    home = Home.from_environment(os.environ)
+    _require_port(host, port)
+    from dashboards.app.server import serve
+
+    typer.echo(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    serve(home, host, port)
+
+
 class Windows:
     """What the commands of the other packages are handed: nothing is imported before it is asked for."""
 
-    def view_page(self, gaussians: Gaussians, cameras: Cameras, title: str) -> str:
+    def view_page(self, gaussians: Gaussians, cameras: Cameras, title: str, inputs: Cameras) -> str:
         """The page that orbits Gaussians, as `splat_page`."""
         from dashboards.pages.splat import splat_page
 
-        return splat_page(gaussians, cameras, title)
+        return splat_page(gaussians, cameras, title, inputs)
 
     def pages(self) -> Pages:
         """What makes the pages that MLflow shows."""

@@ -6,6 +6,7 @@ training.pt         optimizer, scaler and counters, `weights_only`-loadable (lef
 checkpoint.json     step, fingerprint, metrics, sha256 of each other file
 licence.txt         of weights that have one, see pipeline/licence.py
 preview.ply         of GS-LRM: Gaussians of the first validation scene
+preview.json        of GS-LRM: the input cameras of that scene; see `previews`
 pipeline/ …         of MVDiffusion: everything but the UNet's weights, see pipeline/mvdiffusion/deployed.py
 """
 
@@ -40,7 +41,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import renamed
 
 WEIGHTS, TRAINING, RECIPE, INDEX = "model.safetensors", "training.pt", "recipe.yaml", "checkpoint.json"
-PREVIEW = "preview.ply"
+PREVIEW, PREVIEW_CAMERAS = "preview.ply", "preview.json"
 _FACELIFT_LOSSES = "loss_calculator."
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # names that DistributedDataParallel and torch.compile put in front
 _NAMES_SHOWN = 4

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dashboards.pages.notes import sweep_note, trial_note
 from dashboards.pages.report import report_page
 from dashboards.pages.saved_view import saved_view
+from dashboards.pages.splat import splat_page
+from dashboards.pages.table_tags import trial_tags
+from pipeline.cameras import Cameras, facelift_ring
 from sweeps.book.record import SweepRecord
-from sweeps.tracking.pages import Links
+from sweeps.tracking.pages import Links, Shown
+
+_MOST_GAUSSIANS = 120_000  # of a page in MLflow, all steps together: 4.5 MB
+_FACELIFT_PX = 64  # any size: the angle of view is the rig's
 
 
 class MlflowPages:
@@ -15,6 +23,10 @@ class MlflowPages:
     def saved_view(self, record: SweepRecord) -> str:
         """The saved view of the runs table."""
         return saved_view(record)
+
+    def trial_tags(self, record: SweepRecord) -> dict[int, dict[str, str]]:
+        """The tags that the saved view shows as columns."""
+        return trial_tags(record)
 
     def sweep_note(self, record: SweepRecord, links: Links) -> str:
         """The description of the sweep's own run."""
@@ -27,3 +39,8 @@ class MlflowPages:
     def report(self, record: SweepRecord, links: Links) -> str:
         """The report on the sweep."""
         return report_page(record, links)
+
+    def splat(self, title: str, shown: Sequence[Shown], inputs: Cameras | None, note: str = "") -> str:
+        """A scene to orbit. Where its cameras are not known, it is seen as FaceLift's first camera would see it."""
+        begin = facelift_ring(_FACELIFT_PX, 1) if inputs is None else inputs
+        return splat_page(shown, begin, title, inputs, _MOST_GAUSSIANS, note)

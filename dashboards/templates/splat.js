@@ -2,14 +2,16 @@
 // Gaussians drawn as 3D Gaussian splatting draws them: each is projected to an ellipse, the farthest first, and laid
 // over what is there. World: z up. Camera: x right, y down, z forward, as in mouselift's own renderers.
 (() => {
-  const facts = JSON.parse(document.getElementById("facts").textContent);
-  const canvas = document.getElementById("view");
-  const COUNT = facts.count, PER = 14, STEPS = 65535, WIDTH = 1024, NEAR = 0.2, BUCKETS = 65536;
-  const GROUNDS = [[1, 1, 1], [0.5, 0.5, 0.5]];
-  let ground = 0;
+  const named = name => document.getElementById(name);
+  const facts = JSON.parse(named("facts").textContent);
+  const canvas = named("view");
+  const PER = 14, STEPS = 65535, WIDTH = 1024, NEAR = 0.2, BUCKETS = 65536;
+  const GROUNDS = [["white", 1, "#fff"], ["grey", 0.5, "#808080"], ["black", 0.06, "#0f0f0f"]];
+  let ground = window.matchMedia("(prefers-color-scheme: dark)").matches ? 2 : 0;
+  let opacity = false, frusta = false;
 
   function fail(text) {
-    const place = document.getElementById("problem");
+    const place = named("problem");
     place.textContent = text;
     place.hidden = false;
     document.documentElement.dataset.state = "failed";
@@ -19,33 +21,40 @@
   if (!gl) { fail("This page needs WebGL 2, which this browser does not offer."); return; }
 
   // ---------------------------------------------------------------- the Gaussians
-  const text = atob(document.getElementById("data").textContent.trim());
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  const view = new DataView(bytes.buffer);
-  const rows = Math.max(1, Math.ceil(COUNT * 4 / WIDTH));
-  const texels = new Float32Array(rows * WIDTH * 4);  // four texels of four numbers each
-  const means = new Float32Array(COUNT * 3);
+  let count = 0, means = new Float32Array(0), texels, rows;
+  let depths = new Float32Array(0), numbers = new Uint32Array(0);
   const between = ([least, most], share) => least + (most - least) * share;
-  for (let i = 0; i < COUNT; i++) {
-    const n = Array.from({length: PER}, (_, k) => view.getUint16((i * PER + k) * 2, true) / STEPS);
-    const s = [3, 4, 5].map(k => Math.exp(between(facts.scales, n[k])) ** 2);
-    const q = [6, 7, 8, 9].map(k => 2 * n[k] - 1);
-    const length = Math.hypot(...q) || 1;
-    const [w, x, y, z] = q.map(value => value / length);
-    const r = [
-      [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-      [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-      [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ];
-    const covariance = (a, b) => r[a][0] * r[b][0] * s[0] + r[a][1] * r[b][1] * s[1] + r[a][2] * r[b][2] * s[2];
-    for (let k = 0; k < 3; k++) means[3 * i + k] = between(facts.means, n[k]);
-    texels.set([
-      means[3 * i], means[3 * i + 1], means[3 * i + 2], n[13],
-      covariance(0, 0), covariance(0, 1), covariance(0, 2), covariance(1, 1),
-      covariance(1, 2), covariance(2, 2), 0, 0,
-      n[10], n[11], n[12], 0,
-    ], i * 16);
+
+  function unpack(step) {  // 14 numbers of 16 bits each, as the page's data has them
+    const text = atob(named(`data-${step}`).textContent.trim());
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    const view = new DataView(bytes.buffer), ranges = facts.steps[step];
+    count = ranges.count;
+    rows = Math.max(1, Math.ceil(count * 4 / WIDTH));
+    texels = new Float32Array(rows * WIDTH * 4);  // four texels of four numbers each
+    means = new Float32Array(count * 3);
+    [depths, numbers] = [new Float32Array(count), new Uint32Array(count)];
+    for (let i = 0; i < count; i++) {
+      const n = Array.from({length: PER}, (_, k) => view.getUint16((i * PER + k) * 2, true) / STEPS);
+      const s = [3, 4, 5].map(k => Math.exp(between(ranges.scales, n[k])) ** 2);
+      const q = [6, 7, 8, 9].map(k => 2 * n[k] - 1);
+      const length = Math.hypot(...q) || 1;
+      const [w, x, y, z] = q.map(value => value / length);
+      const r = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+      ];
+      const covariance = (a, b) => r[a][0] * r[b][0] * s[0] + r[a][1] * r[b][1] * s[1] + r[a][2] * r[b][2] * s[2];
+      for (let k = 0; k < 3; k++) means[3 * i + k] = between(ranges.means, n[k]);
+      texels.set([
+        means[3 * i], means[3 * i + 1], means[3 * i + 2], n[13],
+        covariance(0, 0), covariance(0, 1), covariance(0, 2), covariance(1, 1),
+        covariance(1, 2), covariance(2, 2), 0, 0,
+        n[10], n[11], n[12], 0,
+      ], i * 16);
+    }
   }
 
   // ---------------------------------------------------------------- programs
@@ -87,11 +96,20 @@
   const WHOLE = `#version 300 es
     in vec2 corner; void main() { gl_Position = vec4(corner, 0.0, 1.0); }`;
   const OVER = `#version 300 es
-    precision highp float; uniform sampler2D drawn; uniform vec3 ground; out vec4 result;
+    precision highp float; uniform sampler2D drawn; uniform float ground; uniform bool opacity; out vec4 result;
     void main() {
       vec4 c = texelFetch(drawn, ivec2(gl_FragCoord.xy), 0);
-      result = vec4(c.rgb + (1.0 - c.a) * ground, 1.0);
+      result = vec4(opacity ? vec3(c.a) : c.rgb + (1.0 - c.a) * ground, 1.0);
     }`;
+  const LINE = `#version 300 es
+    precision highp float;
+    uniform mat3 turn; uniform vec3 centre; uniform float focal; uniform vec2 size; in vec3 place;
+    void main() {
+      vec3 p = turn * (place - centre);
+      gl_Position = vec4(2.0 * focal * p.x / size.x, -2.0 * focal * p.y / size.y, p.z - 2.0 * ${NEAR}, p.z);
+    }`;
+  const PLAIN = `#version 300 es
+    precision highp float; uniform vec3 colour; out vec4 result; void main() { result = vec4(colour, 1.0); }`;
 
   function program(vertex, fragment) {
     const made = gl.createProgram();
@@ -107,11 +125,17 @@
     return made;
   }
 
-  const splats = program(VERTEX, FRAGMENT), over = program(WHOLE, OVER);
+  const splats = program(VERTEX, FRAGMENT), over = program(WHOLE, OVER), lines = program(LINE, PLAIN);
   const uniform = (of, name) => gl.getUniformLocation(of, name);
-  const corners = gl.createBuffer(), order = gl.createBuffer(), numbers = new Uint32Array(COUNT);
+  const corners = gl.createBuffer(), order = gl.createBuffer(), edges = gl.createBuffer();
   gl.bindBuffer(gl.ARRAY_BUFFER, corners);
   gl.bufferData(gl.ARRAY_BUFFER, new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), gl.STATIC_DRAW);
+
+  // Each camera as the pyramid through its picture's corners (LINES): four edges from its centre, four around.
+  const pyramid = ({centre, corners: c}) => [0, 1, 2, 3].flatMap(k => [centre, c[k], c[k], c[(k + 1) % 4]].flat());
+  gl.bindBuffer(gl.ARRAY_BUFFER, edges);
+  gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(facts.cameras.flatMap(pyramid)), gl.STATIC_DRAW);
+  const PER_CAMERA = 16;  // ends of lines
 
   function attributes(of, withNumbers) {
     const array = gl.createVertexArray();
@@ -129,7 +153,11 @@
     }
     return array;
   }
-  const ofSplats = attributes(splats, true), ofOver = attributes(over, false);
+  const ofSplats = attributes(splats, true), ofOver = attributes(over, false), ofLines = gl.createVertexArray();
+  gl.bindVertexArray(ofLines);
+  gl.bindBuffer(gl.ARRAY_BUFFER, edges);
+  gl.enableVertexAttribArray(gl.getAttribLocation(lines, "place"));
+  gl.vertexAttribPointer(gl.getAttribLocation(lines, "place"), 3, gl.FLOAT, false, 0, 0);
 
   function texture(format, width, height, kind, data) {
     const made = gl.createTexture();
@@ -138,7 +166,21 @@
     gl.texImage2D(gl.TEXTURE_2D, 0, format, width, height, 0, gl.RGBA, kind, data);
     return made;
   }
-  const stored = texture(gl.RGBA32F, WIDTH, rows, gl.FLOAT, texels);
+  let stored = null, shown = -1;
+  function show(step) {
+    if (step === shown || !facts.steps[step]) return;
+    shown = step;
+    unpack(step);
+    if (stored) gl.deleteTexture(stored);
+    stored = texture(gl.RGBA32F, WIDTH, rows, gl.FLOAT, texels);
+    named("said").textContent = facts.steps[step].said;
+    if (named("step")) {
+      named("step").value = step;
+      named("step").setAttribute("aria-valuetext", facts.steps[step].label);
+      named("label").textContent = facts.steps[step].label;
+    }
+    refresh();
+  }
   // Faint layers by the hundred: in bytes each of them would be rounded. Half floats can be blended by all that draw
   // to them at all.
   const fine = gl.getExtension("EXT_color_buffer_float") || gl.getExtension("EXT_color_buffer_half_float");
@@ -159,7 +201,7 @@
   // ---------------------------------------------------------------- the camera
   const radians = degrees => degrees * Math.PI / 180;
   const begin = () => ({...facts.camera, target: [...facts.camera.target]});
-  let eye = begin();
+  let eye = begin(), looking = -1;  // the input camera through which it was last looked
 
   function camera() {
     const a = radians(eye.azimuth), e = radians(eye.elevation);
@@ -175,10 +217,10 @@
   }
 
   // Numbers of the Gaussians from the farthest to the nearest, by counting them in slices of depth.
-  const depths = new Float32Array(COUNT), counts = new Uint32Array(BUCKETS + 1);
+  const counts = new Uint32Array(BUCKETS + 1);
   function sort(forward) {
     let least = Infinity, most = -Infinity;
-    for (let i = 0; i < COUNT; i++) {
+    for (let i = 0; i < count; i++) {
       const depth = means[3 * i] * forward[0] + means[3 * i + 1] * forward[1] + means[3 * i + 2] * forward[2];
       depths[i] = depth;
       if (depth < least) least = depth;
@@ -186,38 +228,51 @@
     }
     const scale = (BUCKETS - 1) / (most - least || 1);
     counts.fill(0);
-    for (let i = 0; i < COUNT; i++) counts[1 + (((most - depths[i]) * scale) | 0)]++;
+    for (let i = 0; i < count; i++) counts[1 + (((most - depths[i]) * scale) | 0)]++;
     for (let k = 0; k < BUCKETS; k++) counts[k + 1] += counts[k];
-    for (let i = 0; i < COUNT; i++) numbers[counts[((most - depths[i]) * scale) | 0]++] = i;
+    for (let i = 0; i < count; i++) numbers[counts[((most - depths[i]) * scale) | 0]++] = i;
     gl.bindBuffer(gl.ARRAY_BUFFER, order);
     gl.bufferData(gl.ARRAY_BUFFER, numbers, gl.DYNAMIC_DRAW);
   }
 
+  function place(of, {right, down, forward, centre}, width, height) {
+    gl.useProgram(of);
+    gl.uniformMatrix3fv(uniform(of, "turn"), true, [...right, ...down, ...forward]);
+    gl.uniform3fv(uniform(of, "centre"), centre);
+    gl.uniform1f(uniform(of, "focal"), Math.min(width, height) / 2 / Math.tan(radians(eye.fov) / 2));
+    gl.uniform2f(uniform(of, "size"), width, height);
+  }
+
   function draw() {
     resize();
-    const {right, down, forward, centre} = camera(), [width, height] = [canvas.width, canvas.height];
-    sort(forward);
+    const now = camera(), [width, height] = [canvas.width, canvas.height];
+    sort(now.forward);
     gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
     gl.viewport(0, 0, width, height);
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    gl.useProgram(splats);
     gl.bindTexture(gl.TEXTURE_2D, stored);
-    gl.uniformMatrix3fv(uniform(splats, "turn"), true, [...right, ...down, ...forward]);
-    gl.uniform3fv(uniform(splats, "centre"), centre);
-    gl.uniform1f(uniform(splats, "focal"), Math.min(width, height) / 2 / Math.tan(radians(eye.fov) / 2));
-    gl.uniform2f(uniform(splats, "size"), width, height);
+    place(splats, now, width, height);
     gl.bindVertexArray(ofSplats);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, COUNT);
+    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
     gl.disable(gl.BLEND);
     gl.useProgram(over);
     gl.bindTexture(gl.TEXTURE_2D, drawn);
-    gl.uniform3fv(uniform(over, "ground"), GROUNDS[ground]);
+    gl.uniform1f(uniform(over, "ground"), GROUNDS[ground][1]);
+    gl.uniform1i(uniform(over, "opacity"), opacity);
     gl.bindVertexArray(ofOver);
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+    if (frusta) {
+      place(lines, now, width, height);
+      gl.bindVertexArray(ofLines);
+      facts.cameras.forEach((_, n) => {
+        gl.uniform3fv(uniform(lines, "colour"), n === looking ? [0.85, 0.35, 0.1] : [0.2, 0.5, 0.85]);
+        gl.drawArrays(gl.LINES, n * PER_CAMERA, PER_CAMERA);
+      });
+    }
     document.documentElement.dataset.state = "drawn";
   }
 
@@ -227,7 +282,7 @@
     asked = true;
     requestAnimationFrame(now => {
       asked = false;
-      if (turning) eye.azimuth += Math.min(now - last, 100) * 0.03;
+      if (turning) { eye.azimuth += Math.min(now - last, 100) * 0.03; tell(); }
       last = now;
       draw();
       if (turning) refresh();
@@ -235,20 +290,38 @@
   }
 
   // ---------------------------------------------------------------- hands
+  // A page that shows several of these turns them together: what is done here is told to it, and it tells the others.
+  function tell() {
+    if (window.parent !== window) window.parent.postMessage({mouselift: "camera", eye}, "*");
+  }
+  window.addEventListener("message", ({data}) => {
+    if (!data || data.mouselift !== "camera" || !data.eye) return;
+    const {target, distance, azimuth, elevation, fov} = data.eye;
+    if (![distance, azimuth, elevation, fov, ...(target || [NaN])].every(Number.isFinite) || target.length !== 3) return;
+    eye = {target: [...target], distance, azimuth, elevation, fov};
+    refresh();
+  });
+  function moved() { tell(); refresh(); }
   function orbit(x, y) {
     eye.azimuth -= x * 0.4;
     eye.elevation = Math.max(-89, Math.min(89, eye.elevation + y * 0.4));
-    refresh();
+    moved();
   }
   function zoom(factor) {
     eye.distance = Math.max(0.3, Math.min(20, eye.distance * factor));
-    refresh();
+    moved();
   }
   function move(x, y) {
     const {right, down} = camera();
     const unit = 2 * eye.distance * Math.tan(radians(eye.fov) / 2) / Math.min(canvas.clientWidth, canvas.clientHeight);
     eye.target = eye.target.map((value, k) => value - unit * (x * right[k] + y * down[k]));
-    refresh();
+    moved();
+  }
+  function look(by) {
+    if (!facts.cameras.length) return;
+    looking = (Math.max(looking, by > 0 ? -1 : 0) + by + facts.cameras.length) % facts.cameras.length;
+    eye = {...facts.cameras[looking].eye, target: [...facts.cameras[looking].eye.target]};
+    moved();
   }
 
   const fingers = new Map();
@@ -275,28 +348,40 @@
     event.preventDefault();
     zoom(Math.exp(Math.sign(event.deltaY) * Math.min(Math.abs(event.deltaY), 100) * 0.0015));
   }, {passive: false});
+  const actions = {
+    ground: () => { ground = (ground + 1) % GROUNDS.length; mark(); },
+    opacity: () => { opacity = !opacity; mark(); },
+    cameras: () => {  // they stand around the scene: from among them most are out of sight
+      frusta = facts.cameras.length > 0 && !frusta;
+      eye.distance = frusta ? Math.max(eye.distance, 2 * begin().distance) : Math.min(eye.distance, begin().distance);
+      mark();
+      tell();
+    },
+    look: () => look(1),
+    turn: () => { turning = !turning; last = performance.now(); mark(); },
+    reset: () => { eye = begin(); looking = -1; moved(); },
+  };
+  function mark() {
+    const pressed = {opacity, cameras: frusta, turn: turning};
+    for (const [name, value] of Object.entries(pressed)) if (named(name)) named(name).setAttribute("aria-pressed", value);
+    named("ground").textContent = `Background: ${GROUNDS[ground][0]}`;
+    document.body.style.background = GROUNDS[ground][2];
+    refresh();
+  }
+  for (const name of Object.keys(actions)) if (named(name)) named(name).addEventListener("click", actions[name]);
+  if (named("step")) named("step").addEventListener("input", event => show(Number(event.target.value)));
   canvas.addEventListener("keydown", event => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const keys = {
       ArrowLeft: () => orbit(-25, 0), ArrowRight: () => orbit(25, 0), ArrowUp: () => orbit(0, 25),
       ArrowDown: () => orbit(0, -25), "+": () => zoom(0.9), "=": () => zoom(0.9), "-": () => zoom(1 / 0.9),
+      "[": () => look(-1), "]": () => look(1), ",": () => show(shown - 1), ".": () => show(shown + 1),
+      b: actions.ground, o: actions.opacity, c: actions.cameras, t: actions.turn, Home: actions.reset,
     };
     if (keys[event.key]) { keys[event.key](); event.preventDefault(); }
   });
-  const button = name => document.getElementById(name);
-  button("ground").addEventListener("click", () => {
-    ground = 1 - ground;
-    button("ground").textContent = ground ? "White background" : "Grey background";
-    document.body.style.background = ground ? "#808080" : "#fff";
-    refresh();
-  });
-  button("turn").addEventListener("click", () => {
-    turning = !turning;
-    button("turn").setAttribute("aria-pressed", turning);
-    last = performance.now();
-    refresh();
-  });
-  button("reset").addEventListener("click", () => { eye = begin(); refresh(); });
   canvas.addEventListener("webglcontextlost", () => fail("The browser has taken the graphics memory of this page away. Load it again."));
   window.addEventListener("resize", refresh);
-  refresh();
+  mark();
+  show(facts.steps.length - 1);
 })();

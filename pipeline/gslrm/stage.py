@@ -20,6 +20,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.evaluate import evaluate, lpips_network
 from pipeline.gslrm.model import GSLRM
 from pipeline.licence import inherited
+from pipeline.previews import Preview
 from pipeline.pruning import PRUNINGS
 from pipeline.recipe import LossConfig, Recipe, gslrm_parts
 from pipeline.splatting.rendering import Rendering, draw
@@ -69,8 +70,9 @@ class GSLRMStage:
     def validate(self, dataset: Dataset, cache: Path, limit: int, world: World) -> Validation:
         """Figures of `val`, with the first scene's picture and Gaussians."""
         evaluation = evaluate(self.model, self.recipe, dataset, "val", cache, self.device, limit, self._lpips, world)
-        attachments = {checkpoint.PREVIEW: PRUNINGS["default"](evaluation.gaussians[0]).to("cpu").save_ply}
-        return Validation(evaluation, preview(evaluation.batch, evaluation.rendering), attachments)
+        batch, kept = evaluation.batch, PRUNINGS["default"](evaluation.gaussians[0]).to("cpu")
+        shown = Preview(kept, batch.input_cameras[0].to("cpu"), batch.scenes[0])
+        return Validation(evaluation, preview(batch, evaluation.rendering), shown.writers)
 
     def deployed_model(self) -> nn.Module:
         return self.model

@@ -42,7 +42,7 @@ _ZOOM = 2  # of the small views in a strip
 _LEAST_PX = 256  # of a picture for people
 
 
-Viewer = Callable[[Gaussians, "Cameras", str], str]
+Viewer = Callable[[Gaussians, "Cameras", str, "Cameras"], str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Wanted:
     """What is written. size: pixels along a side of the turntable's frames; 256, or as the views, if None.
 
     formats: of the Gaussians' files, of `formats.SUFFIXES`. sh_degree: of a PLY, as `Gaussians.save_ply`. viewer: makes
-    the page `view.html` of kept Gaussians, the cameras of the turntable and a title; there is none, if None.
+    the page `view.html` of kept Gaussians, the cameras of the turntable, a title and the input cameras; there is
+    none, if None.
     """
 
     pruning: Pruning = PRUNINGS["default"]
@@ -150,7 +151,8 @@ def _write_pictures(result: Reconstruction, kept: Gaussians, folder: Path, wante
     around = turntable_around(cameras, wanted.size or max(_LEAST_PX, cameras.width))
     frames = render_frames(kept, around, tell)
     if wanted.viewer is not None:
-        write_whole(folder / "view.html", wanted.viewer(kept, around, Path(result.batch.scenes[0]).name))
+        inputs, title = result.batch.input_cameras[0], Path(result.batch.scenes[0]).name
+        write_whole(folder / "view.html", wanted.viewer(kept, around, title, inputs))
     write_video(frames, folder / "turntable.mp4", TURNTABLE_FPS)
     write_gif(frames[::GIF_EVERY], folder / "turntable.gif")
     if result.rendering is not None:

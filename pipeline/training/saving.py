@@ -22,7 +22,8 @@ class Report:
     """What the loop has to say at an optimizer step.
 
     metrics: `train/…`, `time/…`, `system/…`, and `val/…` of a validated step; images: uint8 RGB [H, W, 3] by name;
-    checkpoint: a folder under the workdir, whole; where one is due, `unsaved` says why there is none.
+    checkpoint: a folder under the workdir, whole; where one is due, `unsaved` says why there is none. protocol: the id
+    of the `metrics.Protocol` by which `val/…` was measured.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Report:
     images: dict[str, np.ndarray] = field(default_factory=dict)
     checkpoint: Path | None = None
     unsaved: str = ""
+    protocol: str = ""
 
 
 class Reports:

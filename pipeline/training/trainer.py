@@ -139,7 +139,8 @@ class Trainer:
         except DivergedError as error:
             raise self._at(step, error) from None
         pictures = {"val/preview": validation.picture} if self.world.leads else {}
-        return Report(step, metrics | validation.evaluation.metrics, pictures), validation.attachments
+        found = validation.evaluation
+        return Report(step, metrics | found.metrics, pictures, protocol=found.protocol.id), validation.attachments
 
     def save(self, workdir: Path, report: Report, attachments: Mapping[str, Any]) -> Callable[[], Report]:
         """Copy what the checkpoint of this step holds. Returns what writes it and gives the report with it."""

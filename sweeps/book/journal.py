@@ -145,6 +145,16 @@ class CheckpointReleased(Event):
 
 
 @dataclass(frozen=True)
+class GaussiansKept(Event):
+    """The Gaussians that a trial's kept checkpoints made of one scene are in the local folder `path`: a folder
+    `step-000150` each, as `pipeline.previews` reads it. Of GS-LRM, once the trial is COMPLETE or PRUNED.
+    """
+
+    trial: int
+    path: str
+
+
+@dataclass(frozen=True)
 class RunOpened(Event):
     """The MLflow run of a trial, or of the sweep itself where `trial` is None."""
 

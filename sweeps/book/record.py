@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,15 @@ from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 
+PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
+_MEASURE = {
+    "data.image_size": "image size",
+    "data.num_input_views": "input views",
+    "data.num_held_out_views": "held-out views",
+    "data.view_sampling": "view sampling",
+    "train.max_val_scenes": "scenes of val at most",
+    "train.precision": "precision",
+}
 STEP_SECONDS = "time/step_seconds"  # the metric of a report that says how long one training step took
 
 
@@ -45,10 +55,23 @@ class TrialRecord:
     tags: dict[str, str] = field(default_factory=dict)  # of its openings and reports
     metrics: dict[str, tuple[Point, ...]] = field(default_factory=dict)  # of each step as it was first reported
     previews: tuple[Preview, ...] = ()
+    faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
+    gaussians: Path | None = None  # the folder of GaussiansKept
     busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
+
+    @property
+    def protocol(self) -> str | None:
+        """The id of the protocol of its validations; None before the first, and from versions that told none."""
+        return self.tags.get(PROTOCOL)
+
+    @property
+    def measured(self) -> str:
+        """The settings of its recipe that decide how its validations measure, in words; empty before it began."""
+        words = (f"{name} {self.recipe_params[path]}" for path, name in _MEASURE.items() if path in self.recipe_params)
+        return ", ".join(words)
 
     @property
     def step_seconds(self) -> float | None:
@@ -62,6 +85,14 @@ class TrialRecord:
         return points[-1].value if points else None
 
 
+class Measured(NamedTuple):
+    """Trials whose figures may share a table, the best objective first. `protocol` is None where none of them told."""
+
+    protocol: str | None
+    words: str
+    trials: tuple[TrialRecord, ...]
+
+
 @dataclass(frozen=True)
 class SweepRecord:
     """A sweep and its trials, as its journal has them at `now` (unix seconds)."""
@@ -73,18 +104,43 @@ class SweepRecord:
 
     def trial(self, number: int) -> TrialRecord:
         """The trial of this number. Raises KeyError where there is none."""
-        return {record.trial.number: record for record in self.trials}[number]
+        return self._by_number[number]
 
-    @property
+    @cached_property
     def ranked(self) -> list[TrialRecord]:
         """The best objective first, trials without one last."""
-        records = {record.trial.number: record for record in self.trials}
-        return [records[trial.number] for trial in self.ledger.ranked]
+        return [self._by_number[trial.number] for trial in self.ledger.ranked]
+
+    @cached_property
+    def _by_number(self) -> dict[int, TrialRecord]:
+        return {record.trial.number: record for record in self.trials}
+
+    @cached_property
+    def by_protocol(self) -> list[Measured]:
+        """The trials that began, apart by how they were measured; the group of the best trial first.
+
+        A trial that told no protocol is counted with those of the same settings and data that did.
+        """
+        begun = [one for one in self.ranked if one.trial.begun]
+        told = {_alike(one): one.protocol for one in begun if one.protocol is not None}
+        groups: dict[tuple[str, str], list[TrialRecord]] = {}
+        for one in begun:
+            key = one.protocol or told.get(_alike(one))
+            groups.setdefault((key, "") if key else _alike(one), []).append(one)
+        return [
+            Measured(next((one.protocol for one in found if one.protocol), None), found[0].measured, tuple(found))
+            for found in groups.values()
+        ]
 
     @property
     def gpu_hours(self) -> float:
         """GPUs times hours that the trials occupied them."""
         return sum(record.gpus * record.busy_seconds for record in self.trials) / 3600
+
+
+def _alike(one: TrialRecord) -> tuple[str, str]:
+    """What decides how a trial is measured, as far as its record has it."""
+    return one.tags.get("data.digest", ""), one.measured
 
 
 def record_of(journal: Journal, now: float) -> SweepRecord:
@@ -113,14 +169,18 @@ class Recorder:
                 case events.SweepClosed():
                     self._ended = event.time
                     for number in before.open & self._trials.keys():
-                        self._trials[number].ended = event.time
+                        self._trials[number].end(event.time)
                 case events.TrialOpened():
                     self._trials.setdefault(event.trial, _Trial()).open(event)
                 case events.Reported():
                     known = before.trials[event.trial].resumed_at
                     self._trials[event.trial].report(event, self._folder, is_new=event.step > known)
+                case events.GaussiansKept() if event.trial in self._trials:
+                    self._trials[event.trial].keep(Path(event.path))
                 case events.TrialClosed() if event.trial in self._trials:
-                    self._trials[event.trial].ended = event.time
+                    self._trials[event.trial].end(event.time)
+                case events.AttemptFailed() if event.trial in self._trials:
+                    self._trials[event.trial].fail(event)
 
     def record(self, now: float) -> SweepRecord:
         """What the events so far add up to."""
@@ -137,6 +197,9 @@ class _Trial:
 
     def __init__(self) -> None:
         self.ended: float | None = None
+        self._known: TrialRecord | None = None
+        self._faults: list[events.AttemptFailed] = []
+        self._gaussians: Path | None = None
         self._recipe_params: dict[str, Any] = {}
         self._tags: dict[str, str] = {}
         self._metrics: dict[str, dict[int, Point]] = {}
@@ -145,13 +208,14 @@ class _Trial:
         self._attempt_opened = self._busy = self._busy_before = 0.0
 
     def open(self, event: events.TrialOpened) -> None:
-        self.ended = None
+        self.ended, self._known = None, None
         self._opened = self._opened or event.time
         self._attempt_opened, self._busy_before = event.time, self._busy
         self._recipe_params = event.recipe_params
         self._tags |= event.tags
 
     def report(self, event: events.Reported, folder: Path, is_new: bool) -> None:
+        self._known = None
         self._busy = self._busy_before + max(0.0, event.time - self._attempt_opened)
         self._tags |= event.tags
         if not is_new:
@@ -161,17 +225,35 @@ class _Trial:
         for name, blob in event.images.items():
             self._previews.setdefault((name, event.step), Preview(name, event.step, folder / blob))
 
+    def fail(self, event: events.AttemptFailed) -> None:
+        self._faults.append(event)
+        self._known = None
+
+    def keep(self, gaussians: Path) -> None:
+        self._gaussians, self._known = gaussians, None
+
+    def end(self, when: float) -> None:
+        self.ended, self._known = when, None
+
     def record(self, trial: Trial, gpus: float) -> TrialRecord:
+        """Made anew only where something happened to the trial since."""
+        if self._known is None or self._known.trial is not trial or self._known.gpus != gpus:
+            self._known = self._made(trial, gpus)
+        return self._known
+
+    def _made(self, trial: Trial, gpus: float) -> TrialRecord:
         return TrialRecord(
-            trial,
-            self._recipe_params,
-            dict(self._tags),
-            {name: tuple(points.values()) for name, points in self._metrics.items()},
-            tuple(self._previews.values()),
-            self._opened,
-            self.ended if trial.state.is_final or trial.state == "KILLED" else None,
-            self._busy,
-            gpus,
+            trial=trial,
+            recipe_params=self._recipe_params,
+            tags=dict(self._tags),
+            metrics={name: tuple(points.values()) for name, points in self._metrics.items()},
+            previews=tuple(self._previews.values()),
+            faults=tuple(self._faults),
+            opened=self._opened,
+            ended=self.ended if trial.state.is_final or trial.state == "KILLED" else None,
+            gaussians=self._gaussians,
+            busy_seconds=self._busy,
+            gpus=gpus,
         )
 
 

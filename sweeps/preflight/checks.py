@@ -43,7 +43,7 @@ from sweeps.space.space import Scalar, SearchSpace
 
 _log = logging.getLogger(__name__)
 # Of the checks that take longest, for the bar alone: on two cores, of `gslrm_tiny`, with the home's own stores.
-_TYPICAL_SECONDS = {"space": 0.5, "geometry": 1.0, "tracking store": 3.0, "study storage": 1.0, "two steps": 10.0}
+_TYPICAL_SECONDS = {"space": 0.5, "dataset": 1.0, "images": 1.0, "checkpoint store": 2.0, "two steps": 9.0}
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import Any
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.recipe import PRECISIONS, Precision
 from pipeline.reconstruction.models import Member, Pair
+from sweeps.book.record import PROTOCOL
 from sweeps.errors import RegistryError
 from sweeps.registry.held import Held
 from sweeps.registry.verification import LICENCE, Verification
 from sweeps.space.gates import GateResult
 
-SHA256, STEP, PROTOCOL, DIGEST = "checkpoint.sha256", "checkpoint.step", "eval.protocol", "data.digest"
+SHA256, STEP, DIGEST = "checkpoint.sha256", "checkpoint.step", "data.digest"
 PRECISION = "eval.precision"
 MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
 _DESCRIBED = ("recipe.", "rig.", "prompts.", "framing.", "views.", "gaussians.")

@@ -28,7 +28,7 @@ from typing import ParamSpec, TypeVar
 import psutil
 from pyarrow import fs
 
-from pipeline import checkpoint
+from pipeline import checkpoint, previews
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import free_bytes, link_or_copy, whole_folder
@@ -195,17 +195,34 @@ class Checkpoints:
                 return target
         return None
 
+    def previews(self, target: Path) -> Path | None:
+        """Put the Gaussians that the kept checkpoints made of one scene into `target`, a folder each, by links, where
+        that can be; None where no checkpoint has some. They are not compared with their hashes.
+        """
+        folders = [f"{self.folder}/{_name(kept.step)}" for kept in self.all()]
+        found = [info for folder in folders for info in self._listed(fs.FileSelector(folder, allow_not_found=True))]
+        found = [info for info in found if info.base_name in previews.FILES]
+        if not any(info.base_name == checkpoint.PREVIEW for info in found):
+            return None
+        with whole_folder(target) as whole:
+            for info in found:
+                self._fetch(info.path, whole / Path(info.path).parent.name / info.base_name)
+        return target
+
+    def _fetch(self, source: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.is_local:
+            link_or_copy(source, target)
+        else:
+            _patiently(fs.copy_files, source, str(target), self._fs, fs.LocalFileSystem())
+
     def _fetch_stripped(self, step: int, folder: Path) -> None:
         source = f"{self.folder}/{_name(step)}"
         for info in self._listed(fs.FileSelector(source, recursive=True)):
             relative = Path(info.path).relative_to(source)
             if info.type != fs.FileType.File or str(relative) == checkpoint.TRAINING:
                 continue
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            if self.is_local:
-                link_or_copy(info.path, folder / relative)
-            else:
-                _patiently(fs.copy_files, info.path, str(folder / relative), self._fs, fs.LocalFileSystem())
+            self._fetch(info.path, folder / relative)
 
     def lacks_room(self, floor_gb: float) -> str:
         """Why no checkpoint should be written now: less than the floor would stay free. Empty where there is room."""

@@ -82,7 +82,7 @@ class Driver:
         self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
         self._writing = threading.RLock()
         place = journal.folder / "checkpoints"
-        self.releases = Releases(home, journal.folder.name, space.objective, place, self._released)
+        self.releases = Releases(home, journal.folder.name, space.objective, place, self._released, self._kept)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles a driver with its experiment, but a driver is of use only in its own process
@@ -259,8 +259,8 @@ class Driver:
 
     def _close(self, number: int, state: State, reason: str, cause: str = "") -> None:
         self.write(events.TrialClosed(number, state, reason, cause=cause))
-        if state == State.COMPLETE:
-            self.releases.add(number)
+        if state in (State.COMPLETE, State.PRUNED):
+            self.releases.add(number, state == State.COMPLETE)
         shared = run_of_failures(self.ledger.endings, self.space.faults.same_cause)
         if state == State.FAIL and shared is not None:
             reason = f"{counted(self.space.faults.same_cause, 'trial')} in a row failed; the last: {reason}"
@@ -268,6 +268,9 @@ class Driver:
 
     def _released(self, number: int, folder: Path) -> None:
         self.write(events.CheckpointReleased(number, str(folder)))
+
+    def _kept(self, number: int, folder: Path) -> None:
+        self.write(events.GaussiansKept(number, str(folder)))
 
 
 def _reading(result: Result | None, metric: str) -> tuple[int | None, float | None]:

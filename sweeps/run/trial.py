@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
+from sweeps.book.record import PROTOCOL
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
@@ -73,7 +74,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
             training = train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room)
             with contextlib.closing(training) as reports:
                 for report in reports:
-                    said |= _kept(kept, report, settings)
+                    said |= _kept(kept, report, settings) | ({PROTOCOL: report.protocol} if report.protocol else {})
                     spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, with its validations
                     tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
                     said = {}

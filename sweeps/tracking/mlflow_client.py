@@ -16,12 +16,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from sweeps.book.delivery import RefusedError, UnansweredError
 from sweeps.errors import StudyError, cause
 from sweeps.home import is_made, sqlite_uri, store_file
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _TAG = "mouselift.checked"
 _PAGE = 500  # runs
+_TRY_AGAIN_CODES = (408, 429)
+_BUSY = "QueuePool limit"  # MLflow answers 400 to it, though a later try may pass
 
 
 def mlflow_client(uri: str) -> MlflowClient:
@@ -110,6 +113,24 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def delivery_errors() -> Iterator[None]:
+    """RefusedError for a request or file that stays wrong, UnansweredError where a later try may pass."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RefusedError(str(error)) from error
+    except OSError as error:  # of requests, too
+        raise UnansweredError(str(error)) from error
+    except SQLAlchemyError as error:  # of a database, while MLflow opens it
+        raise UnansweredError(cause(error)) from error
+    except MlflowException as error:
+        code = error.get_http_status_code()
+        wrong = 400 <= code < 500 and code not in _TRY_AGAIN_CODES and _BUSY not in str(error)
+        kind = RefusedError if wrong else UnansweredError
+        raise kind(str(error).partition("\n")[0]) from error
 
 
 def shown(url: str) -> str:

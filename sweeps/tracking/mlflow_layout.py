@@ -1,11 +1,17 @@
 """The layout of a sweep in MLflow: names and contents of its runs, tags and files.
 
-Tags on every run: those of SweepOpened (`data.name`, `data.digest`, `mlflow.source.git.commit`...), and
+Runs are named after the sweep, and `t0003 · <sweep>` after a trial of it. A trial's params are its whole recipe; the
+sweep's are what it searches, as ranges, what it fixes, and how it searches: the recipe is its file config/recipe.yaml.
+
+Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `mlflow.source.git.commit`...), and
+    lineage                      recipe, data and code by the first digits of their hashes; lineage.json has them whole,
+                                 with Ray's id of a trial and what the sampler chose
     sweep.name  sweep.key        the key also has the time at which the sweep began, so that it is unique
     sweep.state  sweep.reason    of the parent
     sweep.home  sweep.planned    machine:folder of its home, and how many trials it may have; of the parent
     objective.metric  objective.mode  best.trial  best.run_id    of the parent
-    trial.number  trial.attempt  trial.params (JSON: what the sampler chose)  ray.trial_id  fingerprint
+    trial.number  trial.attempt
+    eval.protocol                of a trial: how its validations measured, as on registered versions
     trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED; MLflow's status knows no PRUNED
     trial.reason                 why it was pruned or killed; trial.fail_reason: why it failed
     trial.fault.<attempt>        why an attempt broke, and what was done; its traceback is faults/<attempt>.txt
@@ -35,22 +41,30 @@ from PIL import Image
 from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
+from sweeps.space import words
 from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
+LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
+_FINGERPRINT = "fingerprint"
+_LINEAGE = {"recipe": _FINGERPRINT, "data": "data.digest", "code": "mlflow.source.git.commit"}
+_HASH_SHOWN = 12  # digits
+_NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on")
+_HASHES = "artefact."
 HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256
 
 
 def run_name(sweep: str, trial: int | None = None) -> str:
-    """The name of a trial's run, or of the sweep's own."""
-    return sweep if trial is None else f"{sweep}/t{trial:04d}"
+    """The name of a trial's run, or of the sweep's own. The UI cuts names off at their end."""
+    return sweep if trial is None else f"t{trial:04d} · {sweep}"
 
 
 def run_key(ledger: Ledger, trial: int | None = None) -> str:
-    """`run_name` and the time at which the sweep began: unique, where an earlier sweep had the same name."""
-    return f"{run_name(ledger.name, trial)}@{ledger.opened:.3f}"
+    """What finds a run again: the sweep, the trial, and the time at which the sweep began, so that it is unique."""
+    place = ledger.name if trial is None else f"{ledger.name}/t{trial:04d}"
+    return f"{place}@{ledger.opened:.3f}"
 
 
 def view_key(sweep: str) -> str:
@@ -75,23 +89,67 @@ def home_text(root: Path) -> str:
 
 def sweep_tags(ledger: Ledger, root: Path) -> dict[str, str]:
     """Tags of a sweep's own run. root: of its home."""
-    tags = {"mlflow.runName": ledger.name, "sweep.key": run_key(ledger), "sweep.state": "RUNNING"}
+    tags = _read_first(ledger.tags) | {"sweep.name": ledger.name, LINEAGE: _lineage_tag(ledger.tags)}
+    tags |= {"mlflow.runName": ledger.name, "sweep.key": run_key(ledger), "sweep.state": "RUNNING"}
     tags |= {HOME_TAG: home_text(root), PLANNED_TAG: str(ledger.planned)}
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
     return tags
 
 
-def trial_tags(event: TrialOpened) -> dict[str, str]:
+def sweep_params(ledger: Ledger) -> dict[str, str]:
+    """Params of a sweep's own run: what it searches, what it fixes, and how it searches."""
+    return {
+        "recipe": ledger.recipe,
+        **words.plan(ledger.space),
+        **words.searched(ledger.space),
+        **words.fixed(ledger.space),
+    }
+
+
+def trial_tags(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
     """Tags of a trial's run."""
-    return event.tags | {
+    known = _of_trial(ledger, event)
+    return _read_first(known) | {
+        LINEAGE: _lineage_tag(known),
+        "mlflow.runName": run_name(ledger.name, event.trial),
+        "sweep.name": ledger.name,
         "trial.number": str(event.trial),
         "trial.attempt": str(event.attempt),
-        "trial.params": json.dumps(event.params),
         "trial.state": "RUNNING",
-        "ray.trial_id": event.ray_trial_id,
-        "fingerprint": event.fingerprint,
     }
+
+
+def sweep_lineage(ledger: Ledger) -> dict[str, Any]:
+    """What a sweep was made of, whole: the file lineage.json of its own run."""
+    return {"sweep": ledger.name, "recipe": ledger.recipe, "tags": dict(ledger.tags)}
+
+
+def trial_lineage(ledger: Ledger, event: TrialOpened) -> dict[str, Any]:
+    """What a trial was made of, whole: the file lineage.json of its run, as of its latest attempt."""
+    return {
+        "sweep": ledger.name,
+        "trial": event.trial,
+        "attempt": event.attempt,
+        "ray_trial_id": event.ray_trial_id,
+        "chosen": event.params,
+        "tags": _of_trial(ledger, event),
+    }
+
+
+def _of_trial(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
+    return ledger.tags | event.tags | {_FINGERPRINT: event.fingerprint}
+
+
+def _read_first(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of a sweep's tags that are no hash and no long remark, which lineage.json has."""
+    return {key: value for key, value in tags.items() if key not in _NOT_SHOWN and not key.startswith(_HASHES)}
+
+
+def _lineage_tag(tags: Mapping[str, str]) -> str:
+    """Recipe, data and code in a few words."""
+    known = {word: tags[key][:_HASH_SHOWN] for word, key in _LINEAGE.items() if key in tags}
+    return ", ".join(f"{word} {value}" for word, value in known.items())
 
 
 def best_metrics(ledger: Ledger, event: Reported) -> dict[str, float]:
@@ -103,8 +161,8 @@ def best_metrics(ledger: Ledger, event: Reported) -> dict[str, float]:
 
 
 def experiment_tags(ledger: Ledger) -> dict[str, str]:
-    """Tags of the experiment: its kind, its objective, and a saved view of this sweep."""
-    tags = {"mlflow.experimentKind": "custom_model_development", view_tag(ledger): saved_view(ledger)}
+    """Tags of the experiment: its kind and its objective."""
+    tags = {"mlflow.experimentKind": "custom_model_development"}
     if ledger.objective is not None:
         tags["mlflow.experiment.primaryMetric.name"] = ledger.objective.metric
         tags["mlflow.experiment.primaryMetric.greaterIsBetter"] = str(ledger.objective.mode == "max")
@@ -131,8 +189,8 @@ def recipe_yaml(params: Mapping[str, Any]) -> str:
     return yaml.safe_dump(unflatten(params, "recipe"), sort_keys=False)
 
 
-def saved_view(ledger: Ledger) -> str:
-    """The UI's runs table with this sweep's trials, best first, and the columns in which they differ."""
+def plain_view(ledger: Ledger) -> str:
+    """The saved view of a sweep without pages: its trials, best first, and the columns in which they differ."""
     columns = [*(f"params.`{path}`" for path in ledger.searched), "tags.`trial.state`", "attributes.`Models`"]
     state: dict[str, Any] = {"searchFilter": f"tags.`sweep.name` = '{ledger.name}' AND tags.`trial.number` != ''"}
     if ledger.objective is not None:

@@ -1,6 +1,6 @@
 """The only writer of runs to MLflow. It sends each event of a journal until it has arrived, with the effect of once.
 
-Experiment = recipe, parent run = sweep, child run = trial (`<sweep>/t0003`); tags and files are
+Experiment = recipe, parent run = sweep, child run = trial (`t0003 · <sweep>`); tags and files are
 described in `mlflow_layout`. An event sent again changes nothing: a run is searched by its key before it is made,
 metrics carry the journal's time, files have their final names.
 """
@@ -13,8 +13,8 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,31 +22,25 @@ from typing import Any, TypeVar
 
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps.book import journal as events
-from sweeps.book.delivery import Delivery, RefusedError, Send, UnansweredError
+from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
-from sweeps.book.record import Recorder
-from sweeps.errors import cause
 from sweeps.home import is_served
 from sweeps.tracking import mlflow_layout as layout
-from sweeps.tracking.mlflow_client import environment, prepare_store
-from sweeps.tracking.pages import Links, Pages
+from sweeps.tracking.mlflow_client import delivery_errors, environment, prepare_store
+from sweeps.tracking.mlflow_pages import PageWriter
+from sweeps.tracking.pages import Pages
 
 HEARTBEAT = "heartbeat"
 BEAT_SECONDS = 30.0
 _PAGES_SECONDS = 60.0  # between two writings of the texts of a sweep that runs
-_NOTE, _REPORT = "mlflow.note.content", "report.html"
 _METRICS_A_CALL = 1000  # MLflow's limits for log_batch
 _PARAMS_A_CALL = 100
-_DIGEST_LENGTH = 12  # the UI has no room for more; the tag data.digest has it whole
-_TRY_AGAIN_CODES = (408, 429)
+_DIGEST_LENGTH = 12  # the UI has no room for more; lineage.json has it whole
 _ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # a lost answer may hide a run: the next try searches for it first
-_BUSY = "QueuePool limit"  # MLflow answers 400 to it, though a later try may pass
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -73,7 +67,7 @@ class MLflowDelivery(Delivery):
         self._beaten = self._shown = 0.0
 
         def connect() -> Send:
-            with _as_delivery_errors():
+            with delivery_errors():
                 prepare_store(tracking_uri)
                 self._writer = _Writer(journal, MlflowClient(tracking_uri), local, adopted_run_id, pages)
                 return self._writer.send
@@ -86,12 +80,12 @@ class MLflowDelivery(Delivery):
         if self._writer is None:
             return
         with suppress(UnansweredError):  # the next batch meets the same error, and waits for an answer
-            if now - self._shown >= _PAGES_SECONDS:
-                self._shown = now
-                self._writer.show(now)
             if now - self._beaten >= BEAT_SECONDS:
                 self._beaten = now
                 self._writer.say({HEARTBEAT: utc(now)})
+            if now - self._shown >= _PAGES_SECONDS:
+                self._shown = now
+                self._writer.show(now)
 
     def caught_up(self, seconds: float) -> None:
         """Say on the sweep's run that events came late, and renew the heartbeat that could not be written meanwhile."""
@@ -113,9 +107,6 @@ class _Writer:
         pages: Pages | None,
     ) -> None:
         self._journal = journal
-        self._pages = pages
-        self._recorder, self._recorded = Recorder(journal.folder), 0  # and how many bytes of the journal it has
-        self._shown: dict[str, str] = {}  # what each page was last given
         self._client = client
         self._artifact_root = artifact_root
         self._adopted = adopted
@@ -123,22 +114,23 @@ class _Writer:
         opened = (event for _, event in journal.events() if isinstance(event, events.RunOpened))
         self._runs: dict[int | None, str] = {event.trial: event.run_id for event in opened}
         self._pending: dict[int, list[events.Reported]] = defaultdict(list)
+        self._pages = None if pages is None else PageWriter(journal, client, pages, self._runs)
 
     def say(self, tags: Mapping[str, str]) -> None:
         """Set tags of the sweep's own run, once it has one. Raises UnansweredError and RefusedError."""
         if None in self._runs:
-            with _as_delivery_errors():
+            with delivery_errors():
                 self._log(self._runs[None], tags=tags)
 
     def show(self, now: float) -> None:
         """Write the texts of the sweep's pages, as the journal has it. Raises UnansweredError and RefusedError."""
         if self._pages is not None and None in self._runs:
-            with _as_delivery_errors():
-                self._show(self._pages, now, is_closed=False)
+            with delivery_errors():
+                self._pages.running(self._client.get_run(self._runs[None]).info.experiment_id, now)
 
     def send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
         """The ledger after these events, which follow `ledger`. Raises UnansweredError and RefusedError."""
-        with _as_delivery_errors():
+        with delivery_errors():
             return self._send(ledger, news)
 
     def _send(self, ledger: Ledger, news: Iterable[Event]) -> Ledger:
@@ -161,55 +153,42 @@ class _Writer:
                     self._close_trial(ledger, event)
                 case events.CheckpointReleased():
                     self._upload(self._runs[event.trial], "checkpoint", Path(event.path))
+                case events.GaussiansKept():
+                    self._show_gaussians(ledger, event)
                 case events.SweepClosed():
                     self._close_sweep(before, ledger, event)
         self._flush()
         return ledger
 
-    def _show(self, pages: Pages, now: float, is_closed: bool) -> None:
-        """Texts that did not change since they were written are not written again."""
-        for end, event in self._journal.events(self._recorded):
-            self._recorder.add([event])
-            self._recorded = end
-        record = self._recorder.record(now)
-        experiment, run_id = self._experiment(record.ledger), self._runs[None]
-        links = Links(experiment)
-        view = pages.saved_view(record)
-        if self._is_news(layout.view_tag(record.ledger), view):
-            self._client.set_experiment_tag(experiment, layout.view_tag(record.ledger), view)
-        notes = {run_id: pages.sweep_note(record, links)} | {
-            self._runs[number]: pages.trial_note(record, number, links)
-            for number in sorted(record.ledger.trials.keys() & self._runs.keys())
-        }
-        for run, note in notes.items():
-            if self._is_news(run, note):
-                self._log(run, tags={_NOTE: note})
-        if is_closed:
-            self._client.log_text(run_id, pages.report(record, links), _REPORT)
-
-    def _is_news(self, place: str, text: str) -> bool:
-        before, self._shown[place] = self._shown.get(place), text
-        return before != text
-
     def _open_sweep(self, ledger: Ledger, event: events.SweepOpened) -> None:
         run_id = self._run(ledger, None, event.time)
-        params = event.params if event.time == ledger.opened else {}
-        self._open_run(run_id, ledger, params, layout.sweep_tags(ledger, self._journal.folder.parents[1]))
+        known = self._client.get_run(run_id).data.params  # of `mlflow run`, or of an earlier session or version
+        new = layout.sweep_params(ledger) if event.time == ledger.opened else {}
+        params = {key: value for key, value in new.items() if key not in known}
+        self._open_run(run_id, params, layout.sweep_tags(ledger, self._journal.folder.parents[1]))
+        self._client.log_dict(run_id, layout.sweep_lineage(ledger), layout.LINEAGE_FILE)
         for path, blob in event.artifacts.items():
             self._upload(run_id, path, self._journal.blob(blob))
         self._client.log_text(run_id, yaml.safe_dump(event.space, sort_keys=False), "config/space.yaml")
         self._describe(run_id, ledger.tags, event.params)
         for key, value in layout.experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)
+        if self._pages is None:
+            view = layout.plain_view(ledger)
+            self._client.set_experiment_tag(self._experiment(ledger), layout.view_tag(ledger), view)
+        else:
+            self._pages.opened(self._experiment(ledger), event.time)
 
     def _open_trial(self, ledger: Ledger, event: events.TrialOpened) -> None:
         run_id = self._run(ledger, event.trial, event.time)
-        self._open_run(run_id, ledger, event.recipe_params if event.attempt == 1 else {}, layout.trial_tags(event))
+        params = event.recipe_params if event.attempt == 1 else {}
+        self._open_run(run_id, params, layout.trial_tags(ledger, event))
+        self._client.log_dict(run_id, layout.trial_lineage(ledger, event), layout.LINEAGE_FILE)
         self._describe(run_id, ledger.tags | event.tags, event.recipe_params)
 
-    def _open_run(self, run_id: str, ledger: Ledger, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def _open_run(self, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Tags of a run that starts or goes on, and its params, which MLflow never lets change."""
-        self._log(run_id, params=params, tags={**ledger.tags, "sweep.name": ledger.name, **tags})
+        self._log(run_id, params=params, tags=tags)
         self._client.update_run(run_id, status="RUNNING")
 
     def _describe(self, run_id: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
@@ -254,10 +233,16 @@ class _Writer:
             self._client.log_artifacts(run_id, folder, "images")
         self._log(run_id, tags={"mlflow.loggedImages": "True"})
 
+    def _show_gaussians(self, ledger: Ledger, event: events.GaussiansKept) -> None:
+        if self._pages is not None:
+            self._pages.gaussians_kept(event.trial, Path(event.path), layout.run_name(ledger.name, event.trial))
+
     def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():
             self._upload(self._runs[event.trial], target, Path(path))
         self._end_trial(ledger.trials[event.trial], event.time)
+        if self._pages is not None:
+            self._pages.trial_ended(self._experiment(ledger), event.trial, event.time)
         best = ledger.best
         if best is None or best.best_value is None or ledger.objective is None:
             return
@@ -284,9 +269,9 @@ class _Writer:
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
         tags = {**event.tags, "sweep.state": event.state, "sweep.reason": event.reason}
         self._log(self._runs[None], metrics=metrics, tags=tags)
-        if self._pages is not None:
-            self._show(self._pages, event.time, is_closed=True)
         self._client.set_terminated(self._runs[None], layout.STATUS[event.state], stamp)
+        if self._pages is not None:
+            self._pages.ended(self._experiment(ledger), event.time)
 
     def _run(self, ledger: Ledger, trial: int | None, when: float) -> str:
         """The run of a trial, or of the sweep (None): known, adopted, found by its key, or new."""
@@ -357,24 +342,6 @@ class _Writer:
             self._client.log_batch(run_id, metrics=some)
         if tags:
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-@contextmanager
-def _as_delivery_errors() -> Iterator[None]:
-    """RefusedError for a request or file that stays wrong, UnansweredError where a later try may pass."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise RefusedError(str(error)) from error
-    except OSError as error:  # of requests, too
-        raise UnansweredError(str(error)) from error
-    except SQLAlchemyError as error:  # of a database, while MLflow opens it
-        raise UnansweredError(cause(error)) from error
-    except MlflowException as error:
-        code = error.get_http_status_code()
-        wrong = 400 <= code < 500 and code not in _TRY_AGAIN_CODES and _BUSY not in str(error)
-        kind = RefusedError if wrong else UnansweredError
-        raise kind(str(error).partition("\n")[0]) from error
 
 
 def utc(seconds: float) -> str:

@@ -1,32 +1,32 @@
 """Questions about sweeps, answered as small values.
 
-`status` reads the journal of one sweep of this home; `sweeps` reads MLflow, which also has the sweeps of other homes;
-`known_sweeps` reads both.
+`status` reads the journal of one sweep of this home; `sweeps` reads MLflow, which also has the sweeps of other homes.
+`Reader` is for a window that stays open: it keeps what it has read, and reads only what came since.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
-from sweeps.book.ledger import Ledger, ledger_of, read
-from sweeps.book.record import record_of
+from sweeps.book.ledger import Ledger, ledger_of
+from sweeps.book.record import Recorder, SweepRecord, record_of
 from sweeps.book.remaining import seconds_left_of
-from sweeps.errors import StudyError, cause
-from sweeps.home import Home, is_made, is_served, store_file
-from sweeps.tracking.mlflow_client import environment, mlflow_client, runs_of, shown
-from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, home_text, ui_path, view_key
-from sweeps.tracking.pages import Links
+from sweeps.errors import StudyError
+from sweeps.home import Home, is_made, store_file
+from sweeps.tracking.mlflow_client import mlflow_client, runs_of
+from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, ui_path
 
-UI_ADDRESS = "http://127.0.0.1:5000"  # of `mouselift ui`, unless it is told another
 INTERRUPTED = "INTERRUPTED"
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
 
 
 @dataclass(frozen=True)
@@ -51,25 +51,6 @@ class Sweep:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where MLflow's UI shows a sweep: on its server, or where `mouselift ui` serves it once it is called."""
-
-    address: str
-    links: Links
-    view_key: str
-    is_up: bool  # a server keeps the store
-
-    def run(self, run_id: str) -> str:
-        """The address of a run's page."""
-        return f"{self.address}/{self.links.run(run_id)}"
-
-    @property
-    def sweep(self) -> str:
-        """The address of the sweep's saved view."""
-        return f"{self.address}/{self.links.sweep(self.view_key)}"
-
-
 def sweeps(uri: str) -> list[Sweep]:
     """Every sweep in the store, newest first; `done` is not asked for."""
     if (file := store_file(uri)) is not None and not is_made(file):
@@ -80,39 +61,118 @@ def sweeps(uri: str) -> list[Sweep]:
     return [_of_run(run, names[run.info.experiment_id]) for run in found]
 
 
-def known_sweeps(home: Home) -> tuple[list[Sweep], str]:
-    """The sweeps of this home, by their journals, and those of others that its MLflow has; newest first.
+class Reader:
+    """The sweeps of a home, each read from its journal as far as it has grown; `clock` gives unix seconds.
 
-    Beside them, why those of MLflow are not among them, where it does not answer at once.
+    Nothing is written, and any number of threads may ask. What could not be read is tried again when asked for again.
     """
-    own, trouble = [], ""
-    in_store: dict[str, Sweep] = {}
-    try:
-        with environment(_IMPATIENT):
-            in_store = {found.run_id: found for found in sweeps(home.tracking_uri)}
-    except (MlflowException, StudyError) as error:
-        trouble = f"MLflow at {shown(home.tracking_uri)}: {cause(error)}"
-    for folder in home.journals.glob("*"):
-        journal = Journal(folder)
-        if journal.path.is_file() and (book := read(journal)).name:
-            known = in_store.pop(book.run_id or "", None)
-            own.append(_of_journal(home, journal, book, known))
-    others = [_with_done(home, found) for found in in_store.values()]
-    return sorted(own + others, key=lambda found: -found.began), trouble
+
+    def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:
+        self._home, self._clock = home, clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+
+    def names(self) -> list[str]:
+        """Every sweep of the home that has begun, the one to which something happened last first."""
+        return sorted(_written(self._home), key=lambda name: -_changed(self._home.journals / name))
+
+    def folder(self, name: str) -> Path:
+        """Where a sweep's journal and pictures lie."""
+        return self._home.journal(name).resolve()
+
+    def record(self, name: str) -> SweepRecord:
+        """All that is known of a sweep now. Raises StudyError where there is none, DamagedError for its journal."""
+        journal = Journal(self._home.journal(name))
+        if not journal.path.is_file():
+            raise StudyError(f"{name}: expected a sweep of {self._home.root}, got none — choose one of the overview.")
+        with self._lock:
+            kept = self._kept.setdefault(name, _Kept(journal))
+        return kept.record(self._clock())
+
+    def is_interrupted(self, name: str, record: SweepRecord) -> bool:
+        """Whether a sweep whose record was read, and that is not closed, has lost its driver."""
+        if record.ledger.state != State.RUNNING:
+            return False
+        kept = self._kept[name]
+        return self._clock() - record.ledger.last_event_time > _QUIET_SECONDS and not kept.is_written(self._clock())
 
 
-def place_of(home: Home, book: Ledger) -> Place | None:
-    """Where a sweep is seen; None where MLflow has no run of it, or does not answer at once."""
-    if book.run_id is None or not home.has_store:
-        return None
-    try:
-        with environment(_IMPATIENT):
-            experiment = mlflow_client(home.tracking_uri).get_run(book.run_id).info.experiment_id
-    except (MlflowException, StudyError):
-        return None
-    served = is_served(home.tracking_uri)
-    address = home.tracking_uri.rstrip("/") if served else UI_ADDRESS
-    return Place(address, Links(experiment), view_key(book.name), served)
+class _Kept:
+    """What was read of one journal. A journal that another one has replaced is read anew."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._file = -1  # its inode
+        self._offset = 0
+        self._recorder = Recorder(journal.folder)
+        self._record: SweepRecord | None = None
+        self._written, self._asked = True, 0.0
+
+    def record(self, now: float) -> SweepRecord:
+        with self._lock:
+            self._read()
+            if self._record is None:
+                self._record = self._recorder.record(now)
+            self._record = replace(self._record, now=now)
+            return self._record
+
+    def is_written(self, now: float) -> bool:
+        """Whether a driver holds the journal. Asking takes its lock for a moment, so that it is not asked often."""
+        with self._lock:
+            if now - self._asked >= _QUIET_SECONDS:
+                self._asked, self._written = now, self._journal.is_being_written
+            return self._written
+
+    def _read(self) -> None:
+        found = self._journal.path.stat()
+        if found.st_ino != self._file or found.st_size < self._offset:
+            self._file, self._offset, self._record = found.st_ino, 0, None
+            self._recorder = Recorder(self._journal.folder)
+        if found.st_size == self._offset:
+            return
+        for end, event in self._journal.events(self._offset):
+            self._recorder.add([event])
+            self._offset, self._record = end, None
+
+
+def latest(home: Home) -> str:
+    """The sweep of this home to which something happened last. Raises StudyError where there is none."""
+    written = _written(home)
+    if not written:
+        raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
+    return max(written, key=lambda name: _changed(home.journals / name))
+
+
+def status(home: Home, sweep: str) -> dict[str, Any]:
+    """What `mouselift sweep status --json` prints. Raises StudyError when this home has no such sweep.
+
+    A sweep that is not closed and has no driver is INTERRUPTED; its open trials wait, like those not begun.
+    """
+    ledger_of(home, sweep)
+    journal = Journal(home.journal(sweep))
+    record = record_of(journal, time.time())
+    book = record.ledger
+    state = state_of(journal, book)
+    interrupted = state == INTERRUPTED
+    counts = {state.lower(): book.count(state) for state in State if state.is_final}
+    counts["running"] = 0 if interrupted else book.count(State.RUNNING)
+    counts["waiting"] = 0 if book.state == State.COMPLETE else max(0, book.planned - sum(counts.values()))
+    return {
+        "name": book.name,
+        "state": state,
+        "trials": counts,
+        "best": _best(book),
+        "reason": book.reason,
+        "undelivered": undelivered(journal),
+        "seconds_left": None if interrupted else seconds_left_of(record),
+    }
+
+
+def state_of(journal: Journal, book: Ledger) -> str:
+    """The sweep's state, or INTERRUPTED where it is not closed and no driver writes its journal."""
+    interrupted = book.state == State.RUNNING and not journal.is_being_written
+    return INTERRUPTED if interrupted else book.state
 
 
 def _of_run(run: Run, recipe: str) -> Sweep:
@@ -134,71 +194,14 @@ def _of_run(run: Run, recipe: str) -> Sweep:
     )
 
 
-def _with_done(home: Home, found: Sweep) -> Sweep:
-    """The sweep of another home with how many of its trials ended: its best has been written at each one's end."""
-    if found.best is None:
-        return found
-    history = mlflow_client(home.tracking_uri).get_metric_history(found.run_id, f"best/{found.metric}")
-    return replace(found, done=max((point.step for point in history), default=None))
+def _written(home: Home) -> list[str]:
+    """The sweeps of a home whose journal holds something."""
+    paths = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
+    return [path.parent.name for path in paths if path.is_file() and path.stat().st_size]
 
 
-def _of_journal(home: Home, journal: Journal, book: Ledger, known: Sweep | None) -> Sweep:
-    """A sweep of this home. known: as MLflow has it."""
-    best = book.best
-    return Sweep(
-        name=book.name,
-        recipe=book.recipe,
-        state=_state(journal, book),
-        ui_path="" if known is None else known.ui_path,
-        home=home_text(home.root),
-        began=book.opened,
-        done=book.ended,
-        planned=book.planned,
-        metric="" if book.objective is None else book.objective.metric,
-        best=None if best is None else best.best_value,
-        data=book.tags.get("data.name", ""),
-        run_id=book.run_id or "",
-    )
-
-
-def latest(home: Home) -> str:
-    """The sweep of this home to which something happened last. Raises StudyError where there is none."""
-    journals = [Journal(folder).path for folder in home.journals.glob("*") if folder.is_dir()]
-    written = [path for path in journals if path.is_file() and path.stat().st_size]
-    if not written:
-        raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
-    return max(written, key=lambda path: path.stat().st_mtime).parent.name
-
-
-def status(home: Home, sweep: str) -> dict[str, Any]:
-    """What `mouselift sweep status --json` prints. Raises StudyError when this home has no such sweep.
-
-    A sweep that is not closed and has no driver is INTERRUPTED; its open trials wait, like those not begun.
-    """
-    ledger_of(home, sweep)
-    journal = Journal(home.journal(sweep))
-    record = record_of(journal, time.time())
-    book = record.ledger
-    state = _state(journal, book)
-    interrupted = state == INTERRUPTED
-    counts = {state.lower(): book.count(state) for state in State if state.is_final}
-    counts["running"] = 0 if interrupted else book.count(State.RUNNING)
-    counts["waiting"] = 0 if book.state == State.COMPLETE else max(0, book.planned - sum(counts.values()))
-    return {
-        "name": book.name,
-        "state": state,
-        "trials": counts,
-        "best": _best(book),
-        "reason": book.reason,
-        "undelivered": undelivered(journal),
-        "seconds_left": None if interrupted else seconds_left_of(record),
-    }
-
-
-def _state(journal: Journal, book: Ledger) -> str:
-    """The sweep's state, or INTERRUPTED where it is not closed and no driver writes its journal."""
-    interrupted = book.state == State.RUNNING and not journal.is_being_written
-    return INTERRUPTED if interrupted else book.state
+def _changed(folder: Path) -> float:
+    return Journal(folder).path.stat().st_mtime
 
 
 def _best(book: Ledger) -> dict[str, Any]:

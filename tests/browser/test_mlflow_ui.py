@@ -67,7 +67,7 @@ def page(browser, request, tmp_path):
 
 def test_the_link_of_a_sweep_lists_its_trials_best_first(page, served, spine):
     page.goto(served[1])
-    names = [f"spine/t{trial.number:04d}" for trial in spine.seat.ledger("spine").ranked]
+    names = [f"t{trial.number:04d} · spine" for trial in spine.seat.ledger("spine").ranked]
     for name in names:
         playwright.expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     heights = [page.get_by_role("link", name=name, exact=True).bounding_box()["y"] for name in names]
@@ -86,9 +86,9 @@ def test_the_experiment_shows_the_sweep_as_the_parent_of_its_trials(page, served
     page.goto(served[1].partition("&")[0])
     sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="spine", exact=True))
     playwright.expect(sweep).to_be_visible()
-    playwright.expect(page.get_by_role("link", name="spine/t0000")).to_have_count(0)
+    playwright.expect(page.get_by_role("link", name="t0000 · spine")).to_have_count(0)
     sweep.get_by_role("button").first.click()
-    playwright.expect(page.get_by_role("link", name="spine/t0000")).to_be_visible()
+    playwright.expect(page.get_by_role("link", name="t0000 · spine")).to_be_visible()
 
 
 def test_the_page_of_a_trial_shows_its_curves(page, served, spine):

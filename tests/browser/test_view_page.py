@@ -121,6 +121,9 @@ def test_grey_lies_behind_what_is_clear(page):
     page.click("#ground")
     grey = canvas(page)
     page.click("#ground")
+    black = canvas(page)
+    page.click("#ground")
+    assert black[0, 0].tolist() == [15] * 3
     assert (white[0, 0].tolist(), grey[0, 0].tolist()) == ([255] * 3, [128] * 3)
     assert (grey <= white + 1).all()
 

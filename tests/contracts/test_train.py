@@ -162,6 +162,8 @@ def test_a_checkpoint_scores_what_its_report_says(finished: list[Report], mice: 
     loaded = kinds.load(finished[-1].checkpoint)  # type: ignore[arg-type]
     again = evaluate(loaded.model, loaded.recipe, mice, "val", frames_cache)
     assert {name: finished[-1].metrics[name] for name in again.metrics} == again.metrics
+    assert {bool(one.protocol) for one in finished if "val/psnr" not in one.metrics} == {False}
+    assert finished[-1].protocol == again.protocol.id
 
 
 def test_held_out_figures_count_no_input_view_and_input_figures_no_other(

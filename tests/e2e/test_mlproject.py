@@ -37,8 +37,8 @@ def runs(projected):
     client = MlflowClient(projected.extra["MLFLOW_TRACKING_URI"])
     found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     (sweep,) = (folder.name for folder in (projected.home.root / "journal").iterdir())
-    assert {run.info.run_name for run in found} == {sweep, f"{sweep}/t0000"}
-    return {("trial" if "/" in run.info.run_name else "sweep"): run for run in found}
+    assert {run.info.run_name for run in found} == {sweep, f"t0000 · {sweep}"}
+    return {("trial" if "·" in run.info.run_name else "sweep"): run for run in found}
 
 
 def test_the_run_that_mlflow_opened_is_the_parent_and_finished(runs):

@@ -23,7 +23,7 @@ from sweeps.book.optuna_copy import open_storage
 from sweeps.tracking.mlflow_layout import STATUS
 from tests.e2e.conftest import SMALL
 
-STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered"]
+STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """
 import json, sys
@@ -68,7 +68,8 @@ def test_the_sweep_ends_well_with_completed_and_pruned_trials(spine, trials):
 
 def test_stdout_holds_the_leaderboard_and_nothing_else(spine, trials):
     lines = spine.done.stdout.splitlines()
-    assert lines[0].split() == ["trial", "state", "step", "best", "val/psnr_fg", "params"]
+    columns = ["trial", "state", "step", "best", "val/psnr_fg", "at", "last", "took", "params"]
+    assert lines[0].split() == columns
     assert [line.split()[0] for line in lines[1:5]] == [f"t{t.number:04d}" for t in spine.seat.ledger("spine").ranked]
     assert lines[5:] == []
 
@@ -77,7 +78,9 @@ def test_stderr_is_one_short_line_for_each_event(spine):
     strange = [
         line
         for line in spine.done.stderr.splitlines()
-        if not re.match(r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |see it: ", line)
+        if not re.match(
+            r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |best trial: |see it: ", line
+        )
     ]
     assert strange == []
 
@@ -126,6 +129,14 @@ def test_a_trial_run_tells_how_the_trial_ended(runs, trials):
         assert (runs[number].data.tags["trial.reason"] != "") == (trial.state == "PRUNED")
 
 
+def test_a_trial_run_names_its_protocol_which_the_number_of_input_views_changes(runs, trials):
+    protocols = {
+        (trial.params["data.num_input_views"], runs[n].data.tags["eval.protocol"]) for n, trial in trials.items()
+    }
+    views, ids = zip(*protocols, strict=True)
+    assert len(set(views)) == len(set(ids)) == len(protocols)
+
+
 def test_a_trial_run_has_every_value_of_its_recipe_as_a_param(runs, trials):
     for number, trial in trials.items():
         params = runs[number].data.params
@@ -169,7 +180,7 @@ def test_a_trial_run_holds_a_preview_for_each_validated_step(spine, client, runs
 def test_a_completed_trial_keeps_a_checkpoint_and_a_pruned_one_none(client, runs, trials):
     for number, trial in trials.items():
         names = {Path(file.path).name for file in client.list_artifacts(runs[number].info.run_id, "checkpoint")}
-        whole = {"model.safetensors", "recipe.yaml", "checkpoint.json", "preview.ply"}
+        whole = {"model.safetensors", "recipe.yaml", "checkpoint.json", "preview.ply", "preview.json"}
         assert names == (whole if trial.state == "COMPLETE" else set())
 
 
@@ -180,7 +191,7 @@ def test_the_sweep_run_says_which_code_data_and_space_it_was(spine, client, runs
     assert re.fullmatch(r"[0-9a-f]{40}", parent.data.tags["mlflow.source.git.commit"])
     inputs = parent.inputs.dataset_inputs
     assert [(one.dataset.name, one.dataset.digest) for one in inputs] == [("mice", mice.digest[:12])]
-    assert parent.data.tags["data.digest"] == mice.digest
+    assert mice.digest.startswith(re.search(r"data ([0-9a-f]{12})", parent.data.tags["lineage"])[1])
 
 
 def test_promote_shows_figures_gates_and_verdict(promoted):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow.artifacts
 import numpy as np
 import pytest
 from mlflow.entities import Run, ViewType
@@ -173,16 +174,37 @@ def test_the_experiment_is_the_recipe_and_children_are_named_after_sweep_and_tri
     client, (parent, children) = MlflowClient(store[0]), runs(store[0])
     experiment = client.get_experiment(parent.info.experiment_id)
     assert (experiment.name, parent.info.run_name) == ("gslrm_tiny", "mice")
-    assert [child.info.run_name for child in children] == [f"mice/t{n:04d}" for n in range(4)]
+    assert [child.info.run_name for child in children] == [f"t{n:04d} · mice" for n in range(4)]
     assert experiment.artifact_location == (store[1] / "artifacts" / "gslrm_tiny").as_uri()
 
 
-def test_params_are_the_whole_recipe_and_the_searched_ones_are_a_tag(store: tuple[str, Path]) -> None:
+def test_params_of_a_trial_are_its_whole_recipe(store: tuple[str, Path]) -> None:
     _, children = runs(store[0])
     params = children[2].data.params
     assert params.keys() == RECIPE.params.keys()
     assert (params["optim.lr"], params["model.kind"]) == (json.dumps(1e-4 * 3), "gslrm")
-    assert json.loads(children[2].data.tags["trial.params"]) == {"optim.lr": 1e-4 * 3, "loss.ssim": 0.5}
+
+
+def test_params_of_a_sweep_are_what_it_searches_and_how(store: tuple[str, Path]) -> None:
+    parent, _ = runs(store[0])
+    assert parent.data.params == {
+        "recipe": "gslrm_tiny",
+        "objective": "max val/psnr_fg",
+        "trials": "4",
+        "optim.lr": "log 1e-05 … 0.001",
+        "loss.ssim": "0 … 1",
+    }
+
+
+def test_hashes_are_a_file_of_each_run_and_one_short_tag(store: tuple[str, Path]) -> None:
+    client, (parent, children) = MlflowClient(store[0]), runs(store[0])
+    code = parent.data.tags["mlflow.source.git.commit"]
+    assert children[2].data.tags["lineage"] == f"recipe print2, data {'d' * 12}, code {code[:12]}"
+    assert not {"data.digest", "fingerprint", "trial.params", "ray.trial_id"} & children[2].data.tags.keys()
+    lineage = mlflow.artifacts.load_dict(f"{children[2].info.artifact_uri}/lineage.json")
+    assert lineage["chosen"] == {"optim.lr": 1e-4 * 3, "loss.ssim": 0.5}
+    assert (lineage["ray_trial_id"], lineage["tags"]["data.digest"]) == ("ray_2", "d" * 64)
+    assert "lineage.json" in files(client, parent.info.run_id)
 
 
 def test_metrics_have_the_steps_and_times_of_the_journal(store: tuple[str, Path]) -> None:
@@ -207,7 +229,7 @@ def test_the_last_value_of_best_is_the_best(store: tuple[str, Path]) -> None:
 def test_files_lie_where_their_names_say(store: tuple[str, Path]) -> None:
     client, (parent, children) = MlflowClient(store[0]), runs(store[0])
     kept = {name for name in files(client, children[0].info.run_id) if not name.startswith("images/")}
-    assert kept == {"checkpoint/deep/model.safetensors", "config/recipe.yaml", "gaussians/mouse.ply"}
+    assert kept == {"checkpoint/deep/model.safetensors", "config/recipe.yaml", "gaussians/mouse.ply", "lineage.json"}
     assert {"config/recipe.yaml", "config/space.yaml", "code/packages.txt"} <= files(client, parent.info.run_id)
 
 

@@ -7,12 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline import checkpoint
+from pipeline.cameras import facelift_ring
+from pipeline.previews import Preview
+from pipeline.recipes import load_recipe
 from sweeps.errors import OutageError
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.releases import Releases
 from sweeps.space.objective import Objective
+from tests.unit.test_gaussians import random_gaussians
 
 GOAL = Objective("val/psnr_fg", "max")
 
@@ -23,7 +29,11 @@ def home(tmp_path):
 
 
 def releases(home, told):
-    return Releases(home, "s", GOAL, home.root / "released", lambda number, folder: told.append((number, folder.name)))
+    return made(home, lambda number, folder: told.append((number, folder.name)))
+
+
+def made(home, released, kept=lambda number, folder: None):
+    return Releases(home, "s", GOAL, home.root / "released", released, kept)
 
 
 def slow(seconds, monkeypatch):
@@ -82,7 +92,7 @@ def test_an_error_of_any_kind_is_raised_at_the_end_and_ends_no_other_release(hom
             raise ZeroDivisionError("a listener's own")
         told.append(number)
 
-    work = Releases(home, "s", GOAL, home.root / "released", listen)
+    work = made(home, listen)
     for number in range(3):
         work.add(number)
     with pytest.raises(ZeroDivisionError):
@@ -119,3 +129,42 @@ def test_what_a_killed_process_left_half_released_is_removed(home, monkeypatch):
     work.add(0)
     work.finish(10)
     assert not left.exists() and Path(home.root / "released" / "t0000").is_dir()
+
+
+def kept_checkpoint(home, number, step):
+    """A checkpoint in its place, with Gaussians; returns their bytes."""
+    folder = home.root / "made" / f"step-{step:06d}"
+    shown = Preview(random_gaussians(step), facelift_ring(32, 3), "scene_000020")
+    model = torch.nn.Linear(1, 1)
+    checkpoint.save(folder, model, load_recipe("gslrm_tiny"), step, {GOAL.metric: 1.0 * step}, {}, shown.writers)
+    place = Path(home.checkpoints) / "s" / f"t{number:04d}"
+    place.mkdir(parents=True, exist_ok=True)
+    Checkpoints(home.checkpoints, "s", number).keep(folder)
+    return (place / folder.name / checkpoint.PREVIEW).read_bytes()
+
+
+def test_the_gaussians_of_a_trial_that_was_pruned_are_kept_without_its_checkpoint(home):
+    bytes_of = {step: kept_checkpoint(home, 2, step) for step in (5, 7)}
+    released, kept = [], []
+    work = made(home, lambda *told: released.append(told), lambda *told: kept.append(told))
+    work.add(2, is_complete=False)
+    work.finish(10)
+    [(number, folder)] = kept
+    assert (number, released) == (2, [])
+    assert {path.name: sorted(file.name for file in path.iterdir()) for path in folder.iterdir()} == {
+        f"step-{step:06d}": ["preview.json", "preview.ply"] for step in (5, 7)
+    }
+    assert {step: (folder / f"step-{step:06d}" / "preview.ply").read_bytes() for step in (5, 7)} == bytes_of
+
+
+def test_a_store_that_gives_no_gaussians_ends_no_sweep(home, monkeypatch, caplog):
+    def fail(self, target):
+        raise OutageError("MOUSELIFT_CHECKPOINTS: expected a store that answers, got none.")
+
+    monkeypatch.setattr(Checkpoints, "previews", fail)
+    slow(0.0, monkeypatch)
+    told: list[tuple[int, str]] = []
+    work = releases(home, told)
+    work.add(0)
+    assert work.finish(10) and told == [(0, "t0000")]
+    assert "t0000: its Gaussians are not kept to be looked at: MOUSELIFT_CHECKPOINTS" in caplog.text

@@ -21,9 +21,10 @@ CAMERAS = facelift_ring(32, 4)
 
 def contents(html: str) -> tuple[dict, np.ndarray]:
     facts = re.search(r'id="facts">(.*?)</script>', html)
-    data = re.search(r'id="data">(.*?)</script>', html)
+    data = re.search(r'id="data-0">(.*?)</script>', html)
     assert facts is not None and data is not None
-    return json.loads(facts[1]), np.frombuffer(base64.b64decode(data[1]), "<u2").reshape(-1, 14) / 65535
+    said = json.loads(facts[1])
+    return said | said["steps"][0], np.frombuffer(base64.b64decode(data[1]), "<u2").reshape(-1, 14) / 65535
 
 
 def test_the_page_holds_every_gaussian_within_the_steps_of_16_bits() -> None:

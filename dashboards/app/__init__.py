@@ -1,0 +1,1 @@
+"""The live dashboard: pages over the sweeps and models of a home, which change nothing."""

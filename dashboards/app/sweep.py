@@ -1,0 +1,168 @@
+"""The values of a sweep's page and of a run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from dashboards.app.overview import summary
+from dashboards.app.progress import MAX_STEPS, share
+from sweeps.book.record import SweepRecord, TrialRecord
+from sweeps.errors import StudyError
+from sweeps.tracking.queries import Reader
+
+
+class Ref(NamedTuple):
+    """A trial of a sweep of this home, written `<sweep>/<number>`."""
+
+    sweep: str
+    number: int
+
+    @staticmethod
+    def parse(text: str) -> Ref:
+        """Raises StudyError."""
+        sweep, slash, number = text.rpartition("/")
+        if not slash or not number.isascii() or not number.isdigit():
+            raise StudyError(f"{text}: expected a run as SWEEP/NUMBER, such as demo/3 — choose one of a sweep's page.")
+        return Ref(sweep, int(number))
+
+    def __str__(self) -> str:
+        return f"{self.sweep}/{self.number}"
+
+
+def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
+    """Raises StudyError."""
+    record = reader.record(name)
+    interrupted = reader.is_interrupted(name, record)
+    waiting = [_row(name, one) for one in record.trials if not one.trial.begun]
+    tables = [
+        {"protocol": alike.protocol, "words": alike.words, "rows": [_row(name, one) for one in alike.trials]}
+        for alike in record.by_protocol
+    ]
+    return {
+        "sweep": summary(name, record, interrupted),
+        "searched": list(record.ledger.searched),
+        "fixed": record.ledger.space.get("fixed", {}),
+        "not_run": len(record.ledger.not_run),
+        "tables": [*tables, *([{"protocol": None, "words": "not begun", "rows": waiting}] if waiting else [])],
+        "curves": _curves(record),
+    }
+
+
+def _row(name: str, one: TrialRecord) -> dict[str, Any]:
+    trial = one.trial
+    return {
+        "ref": str(Ref(name, trial.number)),
+        "number": trial.number,
+        "state": trial.state.value,
+        "reason": trial.reason,
+        "best": trial.best_value,
+        "best_step": trial.best_step,
+        "last": trial.last_value,
+        "steps": max(0, trial.last_step),
+        "max_steps": one.recipe_params.get(MAX_STEPS),
+        "done": share(one),
+        "step_seconds": one.step_seconds,
+        "busy_seconds": one.busy_seconds,
+        "attempts": trial.attempt,
+        "params": trial.params,
+        "has_preview": bool(one.previews),
+    }
+
+
+def _curves(record: SweepRecord) -> dict[str, Any]:
+    """The objective over steps, of every trial that has one."""
+    objective = record.ledger.objective
+    lines = [
+        {"name": f"t{one.trial.number:04d}", "state": one.trial.state.value, "points": list(one.trial.curve)}
+        for one in record.ranked
+        if one.trial.curve
+    ]
+    return {"metric": None if objective is None else objective.metric, "lines": lines}
+
+
+def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
+    """Raises StudyError."""
+    record, one = found(reader, ref)
+    trial, ledger = one.trial, record.ledger
+    ranks = {other.trial.number: place for place, other in enumerate(record.ranked, 1)}
+    judged = [other for other in record.trials if other.trial.best_value is not None]
+    return {
+        "sweep": summary(ref.sweep, record, reader.is_interrupted(ref.sweep, record)),
+        "run": _row(ref.sweep, one)
+        | {
+            "place": ranks[trial.number] if trial.best_value is not None else None,
+            "judged": len(judged),
+            "protocol": one.protocol,
+            "words": one.measured,
+            "run_id": trial.run_id,
+            "opened": one.opened,
+            "ended": one.ended,
+            "tags": dict(sorted((ledger.tags | one.tags).items())),
+        },
+        "faults": _faults(one),
+        "settings": settings(record, one),
+        "metrics": metrics(one),
+        "previews": previews(ref, one),
+    }
+
+
+def found(reader: Reader, ref: Ref) -> tuple[SweepRecord, TrialRecord]:
+    """A run of this home. Raises StudyError where there is none."""
+    record = reader.record(ref.sweep)
+    try:
+        return record, record.trial(ref.number)
+    except KeyError:
+        raise StudyError(
+            f"{ref}: expected a trial of {ref.sweep}, got none of this number — choose one of the sweep's page."
+        ) from None
+
+
+def settings(record: SweepRecord, one: TrialRecord) -> list[dict[str, Any]]:
+    """Every value of a run's recipe, the searched ones first."""
+    values = one.recipe_params or record.ledger.params | one.trial.params
+    searched, fixed = set(record.ledger.searched), record.ledger.space.get("fixed", {})
+    rows = [
+        {"path": path, "value": value, "why": "searched" if path in searched else "fixed" if path in fixed else ""}
+        for path, value in values.items()
+    ]
+    return sorted(rows, key=lambda row: (row["why"] != "searched", row["why"] != "fixed"))
+
+
+def metrics(one: TrialRecord) -> dict[str, list[list[float]]]:
+    """By name: step, value and unix seconds of each report."""
+    return {name: [list(point) for point in points] for name, points in sorted(one.metrics.items())}
+
+
+def previews(ref: Ref, one: TrialRecord) -> list[dict[str, Any]]:
+    """The pictures that a run reported, by name and step, and where they are read."""
+    rows = sorted(one.previews, key=lambda preview: (preview.name, preview.step))
+    return [
+        {
+            "name": row.name,
+            "step": row.step,
+            "url": "preview?" + urlencode({"run": str(ref), "name": row.name, "step": row.step}),
+        }
+        for row in rows
+    ]
+
+
+def _faults(one: TrialRecord) -> list[dict[str, Any]]:
+    """How its attempts broke, and what was done about it."""
+    return [
+        {"attempt": fault.attempt, "cause": fault.cause, "action": fault.action, "reason": fault.reason}
+        for fault in one.faults
+    ]
+
+
+def preview_file(reader: Reader, ref: Ref, name: str, step: str | None) -> Path:
+    """The file of a picture; no step: of the last. Raises StudyError where there is none in the sweep's own folder."""
+    _, one = found(reader, ref)
+    pictures = [one for one in one.previews if one.name == name and step in (None, str(one.step))]
+    if not pictures:
+        raise StudyError(f"{ref}: expected a picture {name} at step {step}, got none — choose one of the run's page.")
+    path = pictures[-1].path.resolve()
+    if not path.is_relative_to(reader.folder(ref.sweep)) or path.suffix.lower() != ".png":
+        raise StudyError(f"{ref}: expected a picture beside the journal, got {path.name} — the journal is damaged.")
+    return path

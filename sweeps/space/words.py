@@ -1,0 +1,66 @@
+"""A search space in words, by its plain values as the journal keeps them: what is searched, and how.
+
+Values that an older version did not write are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def searched(space: Mapping[str, Any]) -> dict[str, str]:
+    """Each searched path with what the sampler may choose: `log 0.0001 … 0.01`, `3, 4 or 5`."""
+    return {path: _range(plain) for path, plain in space.get("space", {}).items()}
+
+
+def fixed(space: Mapping[str, Any]) -> dict[str, str]:
+    """Each fixed path with its value."""
+    return {path: value(plain) for path, plain in space.get("fixed", {}).items()}
+
+
+def plan(space: Mapping[str, Any]) -> dict[str, str]:
+    """Objective, sampler, scheduler, rules of pruning, trials and gates."""
+    ways = {
+        "objective": lambda plain: f"{plain['mode']} {plain['metric']}",
+        "sampler": _sampler,
+        "scheduler": _scheduler,
+        "pruning": lambda plain: ", ".join(name for name, rule in plain.items() if rule is not None) or "none",
+        "trials": _trials,
+        "gates": lambda plain: ", ".join(f"{metric} {gate}" for metric, gate in plain.items()) or "none",
+    }
+    return {key: say(space[key]) for key, say in ways.items() if key in space}
+
+
+def value(plain: Any) -> str:
+    """A value as a person writes it: text as it is, anything else as JSON has it."""
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _range(plain: Mapping[str, Any]) -> str:
+    if "choice" in plain:
+        *others, last = map(value, plain["choice"])
+        words = f"{', '.join(others)} or {last}" if others else last
+    else:
+        low, high = plain["float"] if "float" in plain else plain["int"]
+        words = f"{'log ' if plain.get('log') else ''}{low:g} … {high:g}"
+        words += f" in steps of {plain['step']:g}" if plain.get("step") else ""
+    conditions = [f"{path} is {' or '.join(map(value, values))}" for path, values in plain.get("when", {}).items()]
+    return f"{words}, where {' and '.join(conditions)}" if conditions else words
+
+
+def _sampler(plain: Mapping[str, Any]) -> str:
+    begins = f", the first {plain['startup_trials']} at random" if plain["kind"] in ("tpe", "gp") else ""
+    return f"{plain['kind']}, seed {plain['seed']}{begins}"
+
+
+def _scheduler(plain: Mapping[str, Any]) -> str:
+    if plain["kind"] == "none":
+        return "none"
+    return f"{plain['kind']}, from step {plain['grace_steps']} on, one in {plain['reduction_factor']} goes on"
+
+
+def _trials(plain: Mapping[str, Any]) -> str:
+    at_once = plain.get("concurrent")
+    return str(plain["count"]) if at_once is None else f"{plain['count']}, {at_once} at once"
