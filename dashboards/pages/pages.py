@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dashboards.pages.notes import sweep_note
 from dashboards.pages.report import report_page
-from dashboards.pages.saved_view import saved_view
+from dashboards.pages.saved_view import experiment_note, saved_view
 from dashboards.pages.splat import splat_page
 from dashboards.pages.table_tags import trial_tags
 from dashboards.pages.trial_notes import trial_note
@@ -26,6 +26,10 @@ class MlflowPages:
     def saved_view(self, record: SweepRecord) -> str:
         """The saved view of the runs table."""
         return saved_view(record)
+
+    def experiment_note(self, record: SweepRecord, links: Links) -> str:
+        """The description of the sweep's experiment."""
+        return experiment_note(record, links)
 
     def trial_tags(self, record: SweepRecord) -> dict[int, dict[str, str]]:
         """The tags that the saved view shows as columns."""

@@ -34,7 +34,7 @@ from sweeps.registry.versions import (
     Version,
     stored_as,
 )
-from sweeps.tracking.mlflow_layout import ui_path
+from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.mlflow_pages import is_ours, signed
 from sweeps.tracking.pages import Links, Pages
 from sweeps.tracking.pages import Shown as Moment
@@ -170,7 +170,7 @@ class Describer:
         return Origin(
             Links(experiment),
             run.info.run_name or "",
-            ui_path(experiment, sweep) if sweep else "",
+            Links(experiment).sweep(view_key(sweep)) if sweep else "",
             next((f"{one.name}/{one.version}" for one in began), ""),
         )
 

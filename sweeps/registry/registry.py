@@ -117,7 +117,10 @@ class Registry:
         """
         self._ensure_model(name)
         with self._turn(name):
-            return self._find(name, verification) or self._create(name, run_id, verification, dict(tags or {}))
+            known = self._find(name, verification)
+            if known is not None:  # it may be of a release that made no pictures
+                self._describer.illustrate(known.run_id, name, verification)
+            return known or self._create(name, run_id, verification, dict(tags or {}))
 
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
