@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dashboards.pages.markdown import code, link, plain, table
 from dashboards.research.conclusions import Conclusions, Target, by_reason
+from dashboards.research.registered import Registered, registered_tables
 from dashboards.research.report import day, point, targets_table
 from dashboards.research.texts import Texts
 from dashboards.words import trial_name
@@ -67,13 +68,18 @@ def _protocol(alike: Measured) -> tuple[str, str]:
     return alike.protocol or "", f"{alike.words}, data {data}" if data else alike.words
 
 
-def research_index(entries: Iterable[Entry], place: str, date: str, told: Texts) -> str:
-    """The index, the newest first. place: whose sweeps these are."""
+def research_index(
+    entries: Iterable[Entry], place: str, date: str, told: Texts, tested: Sequence[Registered], untold: str = ""
+) -> str:
+    """The index, the newest first. place: whose sweeps these are. tested: registered versions, and untold: why they are
+    missing.
+    """
     rows = sorted(entries, key=lambda one: (one.date, one.name), reverse=True)
     facts = told("index_facts", home=code(place), date=date, n=told.sweeps(len(rows)))
     titles = [told(key) for key in ("index", "map", "issues", "targets_index")]
     parts = [f"# {titles[0]}", facts, f"## {titles[1]}", _map(rows, told), f"## {titles[2]}", _issue_table(rows, told)]
-    return "\n\n".join([*parts, f"## {titles[3]}", *_targets(rows, told)]) + "\n"
+    parts += [f"## {titles[3]}", *registered_tables(tested, told), *([untold] if untold else []), *_targets(rows, told)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _map(rows: Sequence[Entry], told: Texts) -> str:
