@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dashboards.pages.markdown import code, link, plain, table
-from dashboards.research.conclusions import Conclusions, Target, by_reason
+from dashboards.research.conclusions import Conclusions, Target, by_reason, measured_by
 from dashboards.research.registered import Registered, registered_tables
 from dashboards.research.report import day, point, targets_table
 from dashboards.research.texts import Texts
@@ -65,7 +65,8 @@ def _protocol(alike: Measured) -> tuple[str, str]:
     """What tells ways of measuring apart: the protocol's id and words; without an id the data, too."""
     tags = alike.trials[0].tags
     data = f"{tags.get('data.name', '')} {tags.get('data.digest', '')[:12]}".strip()
-    return alike.protocol or "", f"{alike.words}, data {data}" if data else alike.words
+    words = measured_by(alike)
+    return alike.protocol or "", f"{words}, data {data}" if data else words
 
 
 def research_index(

@@ -260,7 +260,7 @@ _KO = {
     "over_scenes": "장면 간 표준편차",
     "registry_away": "등록된 버전은 여기에 없습니다: {reason}",
     "do_retry": "마지막 체크포인트에서 다시 시도함",
-    "do_halve": "각 배치를 두 배로 나누어 다시 시도함",
+    "do_halve": "각 배치를 두 배 더 잘게 나누어 다시 시도함",
     "do_prune": "PRUNED로 끝났고, 탐색이 이를 학습함",
     "do_fail": "FAIL로 끝남; MLflow의 트레이스백 참조",
     "do_skip_rate": "중지: 건너뛴 업데이트가 너무 많음; optim.lr 값을 낮추면 줄어듦",
