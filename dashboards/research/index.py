@@ -17,7 +17,7 @@ from sweeps.book.journal import AttemptFailed, State
 from sweeps.book.record import Measured, SweepRecord
 
 _WEAKER = "asha"  # ends weak trials as it should: no issue
-_REASON = 200  # characters
+_REASON = 250  # characters
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _targets(rows: Sequence[Entry], told: Texts) -> Iterable[str]:
     yield told("targets_rule" if groups else "no_targets")
     for (protocol, words), found in groups.items():
         name = code(protocol) if protocol else told("untold_protocol")
-        yield f"### {told('alike', protocol=name, words=plain(words, _REASON))}"
+        yield f"### {told('alike', protocol=name, words=code(words, _REASON))}"
         best = [_best([(one.targets[place], one.by) for one in found]) for place in range(len(found[0].targets))]
         yield targets_table(best, told)
 
