@@ -159,7 +159,7 @@ def writes_of(writes: Iterable[tuple[str, str | None]], stored: Mapping[str, str
 def misplaced(stored: Mapping[str, str]) -> list[tuple[str, str | None]]:
     """Tags that an earlier release kept under names that are shown."""
     known = from_store(stored)
-    return [(key, known[key]) for key in stored if stored_as(key) != key]
+    return [(key, known[key]) for key in stored if not key.startswith(ASIDE) and stored_as(key) != key]
 
 
 def lineage(verification: Verification) -> dict[str, str]:
