@@ -1,4 +1,4 @@
-"""The page of a trial's Gaussians in headless Chromium: steps, input cameras, opacity, hands, small and dark screens."""
+"""The page of Gaussians in headless Chromium: steps, input cameras, opacity, hands, small and dark screens."""
 
 import base64
 import io
