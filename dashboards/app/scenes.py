@@ -60,11 +60,12 @@ def input_views(reader: Reader, ref: Ref) -> bytes:
     Raises StudyError where there is none.
     """
     _, one = found(reader, ref)
-    views = one.recipe_params.get("data.num_views")
+    counts = [one.recipe_params.get(f"data.num_{kind}_views") for kind in ("input", "held_out")]
+    views = sum(count for count in counts if isinstance(count, int))
     with Image.open(preview_file(reader, ref, PREVIEW, None)) as picture:
-        rows = picture.width // views if isinstance(views, int) and views > 0 else picture.height
+        side = picture.width // views if views else picture.height
         buffer = io.BytesIO()
-        picture.crop((0, 0, picture.width, min(rows, picture.height))).save(buffer, "PNG")
+        picture.crop((0, 0, picture.width, min(side, picture.height))).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Lines over steps, drawn as SVG: the first six have a colour each where the page names runs, else the best has.
+// Lines over steps of a few runs, drawn as SVG, a colour a run.
 window.mouselift = {};
 (() => {
   const NS = "http://www.w3.org/2000/svg", HEIGHT = 300, LEFT = 62, RIGHT = 14, TOP = 10, BOTTOM = 34;
