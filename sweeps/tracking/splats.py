@@ -19,7 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 def splat_of(pages: Pages, folder: Path, title: str, best: int | None = None) -> str:
-    """The page of the Gaussians in `folder`. best: the step that is the trial's best. Raises DataError where there are none that can be read."""
+    """The page of the Gaussians in `folder`. best: the step that is the trial's best.
+
+    Raises DataError where there are none that can be read.
+    """
     found = list(_steps(folder))
     if not found:
         raise DataError(f"{folder}: expected Gaussians of kept checkpoints, got none that can be read.")
