@@ -145,8 +145,10 @@ def metrics(one: TrialRecord) -> dict[str, list[list[float]]]:
 
 
 def previews(ref: Ref, one: TrialRecord) -> list[dict[str, Any]]:
-    """The pictures that a run reported, by name and step, and where they are read."""
-    rows = sorted(one.previews, key=lambda preview: (preview.name, preview.step))
+    """The pictures that a run reported, by name and step, and where they are read; none that lies elsewhere."""
+    rows = sorted(
+        (row for row in one.previews if ".." not in row.path.parts), key=lambda preview: (preview.name, preview.step)
+    )
     return [
         {
             "name": row.name,
