@@ -6,12 +6,15 @@ import json
 import os
 import socket
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from dashboards.research.texts import Language
 from pipeline.data.cli import AsJson, DataRoot, data
 from pipeline.machine.outputs import require_file
 
@@ -33,6 +36,7 @@ def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(ui)
     app.command()(dashboard)
+    app.command()(report)
     data.command("check")(check)  # not at import: the order of the commands is that of the mounts
 
 
@@ -108,6 +112,30 @@ def dashboard(
 
     typer.echo(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     serve(home, host, port)
+
+
+def report(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="SWEEP", help="A sweep of this home (default: the latest).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of reports (default: in the home).")
+    ] = None,
+    lang: Annotated[Language, typer.Option(help="Language of the report: English or Korean.")] = Language.EN,
+    as_json: AsJson = False,
+) -> None:
+    """Write what came of a sweep: a dated report, its charts, and the index of all reports in the folder."""
+    from dashboards.research.folder import write_report
+    from sweeps.home import Home
+    from sweeps.tracking import queries
+
+    home = Home.from_environment(os.environ)
+    written = write_report(home, sweep or queries.latest(home), out or home.root / "reports", lang, time.time())
+    if as_json:
+        typer.echo(json.dumps({name: str(path) for name, path in asdict(written).items()}))
+        return
+    for path in (written.report, written.charts, written.index):
+        typer.echo(path)
 
 
 class Windows:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from dashboards.app.overview import summary
 from dashboards.app.progress import MAX_STEPS, share
 from dashboards.charts.settings import settings_of
-from dashboards.pages.report_charts import charts_of
+from dashboards.report.charts import charts_of
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
 from sweeps.tracking.queries import Reader

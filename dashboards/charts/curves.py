@@ -112,7 +112,13 @@ class Rung:
     others: tuple[tuple[TrialRecord, float], ...]  # failed, killed, or running and not beyond it yet
 
     @property
+    def verb(self) -> str:
+        """What those did that were not stopped."""
+        return "finished" if all(one.trial.last_step <= self.step for one, _ in self.went_on) else "went on"
+
+    @property
     def reached(self) -> int:
+        """How many trials reported there."""
         return len(self.went_on) + len(self.stopped) + len(self.others)
 
 
@@ -149,7 +155,7 @@ def rungs(found: Sequence[Rung], objective: Objective) -> Figure | None:
     if not found:
         return None
     kinds = [
-        ("went on", [rung.went_on for rung in found], "@complete", "circle"),
+        ("went on or finished", [rung.went_on for rung in found], "@complete", "circle"),
         ("stopped here", [rung.stopped for rung in found], "@pruned", "circle-open"),
         ("ended otherwise or not yet", [rung.others for rung in found], "@fail", "x"),
     ]
@@ -162,7 +168,7 @@ def rungs(found: Sequence[Rung], objective: Objective) -> Figure | None:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": f"{name} ({len(pairs)})",
+                "name": name,
                 "x": [plotted(place + _EDGE * aside(one.trial.number)) for place, one, _ in pairs],
                 "y": [plotted(value) for _, _, value in pairs],
                 "customdata": [[name_of(one), short(value)] for _, one, value in pairs],
@@ -170,6 +176,6 @@ def rungs(found: Sequence[Rung], objective: Objective) -> Figure | None:
                 "marker": {"color": colour, "symbol": symbol, "size": 7, "line": {"width": 1.5, "color": colour}},
             }
         )
-    texts = [f"step {rung.step}<br>{len(rung.went_on)} of {rung.reached} went on" for rung in found]
+    texts = [f"step {rung.step}<br>{len(rung.went_on)} of {rung.reached} {rung.verb}" for rung in found]
     axis = {"tickvals": list(range(len(found))), "ticktext": texts, "range": [-0.5, len(found) - 0.5]}
     return figure(traces, axis | {"showgrid": False}, {"title": title(objective.metric)})

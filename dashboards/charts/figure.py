@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from dashboards.words import trial_name
 from sweeps.book.record import TrialRecord
 
 Figure = dict[str, Any]  # {"data": traces, "layout": layout}, as plotly.js takes it
@@ -74,8 +75,8 @@ def short(value: object) -> str:
 
 
 def name_of(record: TrialRecord) -> str:
-    """`t0007`."""
-    return f"t{record.trial.number:04d}"
+    """The name of a trial."""
+    return trial_name(record.trial.number)
 
 
 def plotted(value: float | None) -> float | None:

@@ -21,15 +21,19 @@ from dashboards.charts.figure import (
     short,
     title,
 )
+from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
 
+Span = tuple[float, float]  # low and high
 _TICKS = 5  # of an axis of the parallel coordinates
 _BELOW = 0.15  # of the height of such an axis: how far above those without a value the least value stands
 _LEVEL_NAMES = 110  # characters of all their names that stand level beside each other
 # Which trials the figures of parallel coordinates hold; each is a band of its own colour, from the best on.
 _SHARES = {"best 5 %": 0.05, "best 20 %": 0.2, "best 50 %": 0.5, "all": 1.0}
-_WIDTHS = (2.2, 1.6, 1.0, 0.8)  # px of the lines of a band
+_MANY = 150  # lines, from which on they are drawn thin
+# Of the lines of each band: width in px and opacity; where they are many, the second.
+_LINES = (((2.4, 0.95), (1.4, 0.7)), ((1.8, 0.9), (0.9, 0.5)), ((1.2, 0.9), (0.7, 0.4)), ((1.0, 0.9), (0.6, 0.4)))
 _UNUSED = "not used"  # where a setting's condition did not hold
 _SPREAD = 0.3  # of the distance between two choices: how far trials of the same choice stand apart
 
@@ -99,7 +103,7 @@ def parallel(records: Sequence[TrialRecord], settings: Sequence[Setting], object
     traces = [_band(band, i, judged, axes) for i, band in enumerate(bands)]
     layout = _parallel_layout(axes)
     shown = {name: i + 1 for i, name in enumerate(_SHARES) if bands[i]}
-    return {name: {"data": [_labels(axes), *traces[:count][::-1]], "layout": layout} for name, count in shown.items()}
+    return {name: {"data": [*traces[:count][::-1], _labels(axes)], "layout": layout} for name, count in shown.items()}
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def _scaled(name: str, values: Sequence[float | None], is_log: bool) -> _Axis:
 def _band(band: list[int], rank: int, records: Sequence[TrialRecord], axes: Sequence[_Axis]) -> dict[str, Any]:
     """The lines of some trials, with a gap between two."""
     stops = [*range(len(axes)), None]
+    width, opacity = _LINES[rank][len(records) >= _MANY]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -153,8 +158,8 @@ def _band(band: list[int], rank: int, records: Sequence[TrialRecord], axes: Sequ
         "y": [place for i in band for place in (*(plotted(axis.places[i]) for axis in axes), None)],
         "customdata": [f"{name_of(records[i])} · {short(records[i].trial.best_value)}" for i in band for _ in stops],
         "hovertemplate": "%{customdata}<extra></extra>",
-        "line": {"color": f"@rank-{rank + 1}", "width": _WIDTHS[rank]},
-        "opacity": 0.9 if rank < 2 else 0.6,
+        "line": {"color": f"@rank-{rank + 1}", "width": width},
+        "opacity": opacity,
     }
 
 
@@ -236,22 +241,40 @@ def aside(number: int) -> float:
     return 2 * (number * 0.6180339887 % 1) - 1
 
 
-def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, float]]) -> Figure:
-    """Shares of the settings, largest on top, each with its interval."""
-    paths = list(shares)[::-1]
-    ends = [spread.get(path, (shares[path], shares[path])) for path in paths]
-    trace = {
+def importance(found: Importance) -> Figure:
+    """Shares of the settings, largest on top, each with its interval, over what chance gives one without effect."""
+    paths = list(found.shares)[::-1]
+    names = [label(path) for path in paths]
+    shares = [plotted(found.shares[path]) for path in paths]
+    ends = [found.spread[path] for path in paths]
+    chance = {
         "type": "bar",
         "orientation": "h",
-        "y": [label(path) for path in paths],
-        "x": [plotted(shares[path]) for path in paths],
-        "marker": {"color": "@complete"},
-        "width": 0.55,
+        "name": "by chance",
+        "y": names,
+        "base": [plotted(found.chance[path][0]) for path in paths],
+        "x": [plotted(found.chance[path][1] - found.chance[path][0]) for path in paths],
+        "marker": {"color": "@muted", "opacity": 0.28},
+        "width": 0.9,
+        "hoverinfo": "skip",
+    }
+    own = {
+        "type": "bar",
+        "orientation": "h",
+        "name": "share",
+        "y": names,
+        "x": shares,
+        "marker": {"color": ["@complete" if found.is_told(path) else "@pruned" for path in paths]},
+        "width": 0.5,
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [plotted(max(0.0, high - shares[path])) for path, (_, high) in zip(paths, ends, strict=True)],
-            "arrayminus": [plotted(max(0.0, shares[path] - low)) for path, (low, _) in zip(paths, ends, strict=True)],
+            "array": [
+                plotted(max(0.0, high - found.shares[path])) for path, (_, high) in zip(paths, ends, strict=True)
+            ],
+            "arrayminus": [
+                plotted(max(0.0, found.shares[path] - low)) for path, (low, _) in zip(paths, ends, strict=True)
+            ],
             "color": "@ink",
             "thickness": 1.2,
             "width": 4,
@@ -259,8 +282,9 @@ def importance(shares: Mapping[str, float], spread: Mapping[str, tuple[float, fl
         "customdata": [[f"{low:.0%}", f"{high:.0%}"] for low, high in ends],
         "hovertemplate": "%{y}: %{x:.1%}<br>%{customdata[0]} to %{customdata[1]}<extra></extra>",
     }
-    axis = {"title": title("share of the objective's variation"), "tickformat": ".0%", "rangemode": "tozero"}
-    return figure([trace], axis, {"showgrid": False}, showlegend=False, height=80 + 34 * max(2, len(paths)))
+    axis = {"title": title("share of the objective's variance"), "tickformat": ".0%", "rangemode": "tozero"}
+    layout: dict[str, Any] = {"barmode": "overlay", "showlegend": False, "height": 80 + 34 * max(2, len(paths))}
+    return figure([chance, own], axis, {"showgrid": False}, **layout)
 
 
 def _is_number(value: Any) -> bool:

@@ -30,13 +30,13 @@ def link(words: str, address: str) -> str:
     return f"[{plain(words)}]({address})"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), gap: str = _GAP) -> str:
     """A table of Markdown cells. numbers: the columns that are aligned to the right.
 
-    MLflow takes every style away, so that cells touch: a gap is part of each.
+    gap: MLflow takes every style away, so that cells touch: it is part of each.
     """
     ruler = ["--:" if place in numbers else ":--" for place in range(len(columns))]
-    apart = [f"{_GAP} | ".join(cells) for cells in (columns, *rows)]
+    apart = [f"{gap} | ".join(cells) for cells in (columns, *rows)]
     return "\n".join(f"| {cells} |" for cells in (apart[0], " | ".join(ruler), *apart[1:]))
 
 

@@ -32,13 +32,14 @@ from sweeps.book.importance import importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
-from sweeps.errors import StudyError, counted
+from sweeps.errors import counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
 
 ROWS = (10, 5, 3)  # of the leaderboard: the first number for which there is room
 _REASONS, _SETTINGS = 8, 12  # shown at most
+_WHY = 400  # characters of a note on importance
 _FIGURE = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
 
 
@@ -216,21 +217,27 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
 
 
 def _mattered(record: SweepRecord) -> str:
+    """Settings that were shown to matter, and those that were not, beside what chance gives."""
     if record.ended is None:
         return "Told when the sweep has ended."
-    try:
-        found = importance_of(record.ledger)
-    except StudyError as error:  # a sweep of another version
-        return plain(str(error), 400)
-    lines = [plain(found.note, 400)] if found.note else []
-    for path, share in found.shares.items():
-        low, high = found.spread[path]
-        chance = "" if found.is_told(path) else ", not told from chance"
-        lines.append(f"- {code(path)} {share:.0%} ({low:.0%} … {high:.0%}){chance}")
+    found = importance_of(record.ledger)
+    lines = []
     if found.shares:
-        n = f"n = {found.trials}, at step {found.step}"
-        lines.append(f"\nShares of the variance of the objective (fANOVA), with their 5th to 95th percentile; {n}.")
-    return "\n".join(lines)
+        lines += [
+            f"Share of the objective's variance that a setting decides by itself, at step {found.step}, of n = "
+            f"{counted(found.trials, 'trial')}; 5th to 95th percentile over the trees of fANOVA:",
+            "",
+        ]
+    for path, share in found.shares.items():
+        (low, high), chance = found.spread[path], found.chance[path][1]
+        verdict = "matters" if found.is_told(path) else "not shown to matter"
+        some = f", of the {found.partial[path]} that have it" if path in found.partial else ""
+        figures = f"{share:.0%} ({low:.0%} … {high:.0%}){some}; chance alone gives up to {chance:.0%}"
+        lines.append(f"- {code(path)} **{verdict}**: {figures}")
+    if found.shares and len(record.by_protocol) > 1:
+        lines += ["", "The trials were not measured alike: part of a share may be the measure's."]
+    lines += ["", plain(found.note, _WHY)] if found.note else []
+    return "\n".join(lines).strip()
 
 
 def _ended_early(record: SweepRecord, links: Links) -> str:

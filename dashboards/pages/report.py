@@ -15,10 +15,10 @@ import jinja2
 
 from dashboards.charts import settings
 from dashboards.charts.figure import name_of
-from dashboards.pages.packing import packed_json, packed_plotly, pooled
-from dashboards.pages.report_charts import Chart, charts_of, importance_chart
-from dashboards.pages.report_table import Cell, columns, number, row, state_badge
-from dashboards.pages.report_words import best_settings, facts, moment, result, told, told_apart
+from dashboards.report.charts import Chart, charts_of, importance_chart
+from dashboards.report.packing import packed_json, packed_plotly, pooled
+from dashboards.report.table import Cell, columns, number, row, state_badge
+from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
 from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
@@ -74,12 +74,12 @@ def report_page(
         importance=importance,
         mattered=mattered,
         pictures=shown,
-        gallery=_gallery(record, shown),
+        gallery=_gallery(record, shown, sections),
         previews=packed_json(_previews(shown)),
         rows_at_first=ROWS_AT_FIRST,
         most_charted=MOST_CHARTED,
         has_gates=bool(_gates(record)),
-        told=told(importance),
+        told=told(importance, len(sections)),
         made=moment(record.now),
         data=data,
         plotly=plotly,
@@ -137,8 +137,9 @@ def _gates(record: SweepRecord) -> tuple[Gate, ...]:
 # ---------------------------------------------------------------- previews
 
 
-def _gallery(record: SweepRecord, pictures: Thumbnails) -> list[dict[str, Any]]:
+def _gallery(record: SweepRecord, pictures: Thumbnails, sections: Sequence[Section]) -> list[dict[str, Any]]:
     """The trials with pictures, best first, and a line about each."""
+    differs = {one.trial.number: section.differs for section in sections for one in section.measured.trials}
     shown = [record.trial(trial_number) for trial_number in pictures.trials]
     return [
         {
@@ -146,7 +147,7 @@ def _gallery(record: SweepRecord, pictures: Thumbnails) -> list[dict[str, Any]]:
             "name": name_of(one),
             "badge": state_badge(one.trial.state),
             "best": number(one.trial.best_value),
-            "measured": one.measured,
+            "measured": differs.get(one.trial.number, ""),
         }
         for one in shown
     ]

@@ -16,6 +16,7 @@ under conditions is judged among the trials that have it.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
@@ -27,11 +28,12 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
+from pydantic import TypeAdapter, ValidationError
 
+from pipeline.config import one_line
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger, Trial
-from sweeps.book.study import began_with
-from sweeps.errors import StudyError, counted
+from sweeps.errors import counted
 from sweeps.space.distributions import Choice, Distribution, Scalar
 
 LEAST_TRIALS = 10  # with a figure at the common step, or nothing is told
@@ -39,6 +41,8 @@ LOW, HIGH = 5, 95  # percentiles of a spread
 _DEALS, _TREES_OF_A_DEAL = 8, 4  # twins are dealt anew so often; trees grown with each
 _DEPTH = 6  # of a tree: 64 leaves tell main effects, and 1,000 trials take seconds
 _TWIN = "twin of "
+_SPACE = TypeAdapter(dict[str, Distribution])
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 _UNIT = FloatDistribution(0.0, 1.0)
 
 
@@ -70,9 +74,9 @@ def importance_of(ledger: Ledger) -> Importance:
     if not ledger.searched:
         return Importance(0, note="nothing was searched")
     try:
-        space = began_with(ledger).space
-    except StudyError as error:
-        return Importance(0, note=str(error))
+        space = _SPACE.validate_json(json.dumps(ledger.space["space"]), strict=True)
+    except ValidationError as error:
+        return Importance(0, note=f"expected ranges and choices of this version, got {one_line(error)[:200]}")
     judged = [trial for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED)]
     step, values = common_step(judged)
     found = Importance(len(values), step)
@@ -156,7 +160,8 @@ def _figures(places: Mapping[str, Mapping[int, float]], values: Mapping[int, flo
     for deal in range(_DEALS):
         study = _study(places, values, np.random.default_rng(deal))
         seeds = range(deal * _TREES_OF_A_DEAL, (deal + 1) * _TREES_OF_A_DEAL)
-        trees += [tree for seed in seeds if (tree := _tree(study, seed)) is not None]
+        names = [*places, *(_TWIN + path for path in places)]
+        trees += [tree for seed in seeds if (tree := _tree(study, names, seed)) is not None]
     return {
         path: (statistics.fmean(tree[path] for tree in trees), _ends(trees, path), _ends(trees, _TWIN + path))
         for path in places
@@ -178,10 +183,10 @@ def _study(
     return study
 
 
-def _tree(study: optuna.Study, seed: int) -> dict[str, float] | None:
+def _tree(study: optuna.Study, names: list[str], seed: int) -> dict[str, float] | None:
     """The shares by one tree. None where the trials that were drawn for it all have one value."""
     try:
-        return FanovaImportanceEvaluator(n_trees=1, max_depth=_DEPTH, seed=seed).evaluate(study)
+        return FanovaImportanceEvaluator(n_trees=1, max_depth=_DEPTH, seed=seed).evaluate(study, names)
     except RuntimeError:  # Optuna's word for a tree without variance
         return None
 

@@ -103,7 +103,13 @@ class PageWriter:
         def set_view(text: str) -> None:
             self._client.set_experiment_tag(links.experiment_id, tag, text)
 
+        def set_note(text: str) -> None:
+            known = self._client.get_experiment(links.experiment_id).tags.get(NOTE, "")
+            if known != signed(text) and is_ours(known):
+                self._client.set_experiment_tag(links.experiment_id, NOTE, signed(text))
+
         self._write(tag, lambda: self._pages.saved_view(record), set_view)
+        self._write(f"{tag} {NOTE}", lambda: self._pages.experiment_note(record, links), set_note)
         self._describe(self._runs[None], lambda: self._pages.sweep_note(record, links))
 
     def _trials(self, record: SweepRecord, links: Links, numbers: Iterable[int], seconds: float) -> int:

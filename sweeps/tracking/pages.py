@@ -63,6 +63,9 @@ class Pages(Protocol):
     def saved_view(self, record: SweepRecord) -> str:
         """The JSON of a saved view of the runs table: columns, order and charts."""
 
+    def experiment_note(self, record: SweepRecord, links: Links) -> str:
+        """The description of the sweep's experiment, of which MLflow's list shows the beginning, as plain text."""
+
     def trial_tags(self, record: SweepRecord) -> Mapping[int, Mapping[str, str]]:
         """Tags of each trial's run, by its number, that the saved view shows as columns."""
 

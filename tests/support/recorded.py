@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.recipes import load_recipe
 from sweeps.book.journal import (
     Event,
     Reported,
@@ -34,8 +35,6 @@ SPACE = {
     "loss.ssim": {"choice": [0.0, 0.1, 0.2], "when": {}},
     "model.num_layers": {"int": [2, 12], "log": False, "step": None, "when": {}},
 }
-BASE = {"model.kind": "gslrm", "optim.lr": 5e-4, "optim.weight_decay": 0.05, "loss.masked": False, "loss.ssim": 0.0}
-BASE |= {"loss.background": 0.0, "model.num_layers": 6, "train.max_steps": MAX_STEPS, "data.image_size": 256}
 
 
 def recorded(trials: int = 1000, reports: int = 20, name: str = "recorded", **changed: Any) -> SweepRecord:
@@ -61,17 +60,20 @@ def events(
 ) -> Iterator[Event]:
     """Events in time. Each trial reports `reports` times. image_sizes: two or more give as many protocols."""
     chance, clock = np.random.default_rng(0), OPENED
+    base = dict(load_recipe("gslrm_tiny").params) | {"train.max_steps": MAX_STEPS, "train.validate_every": 100}
     scheduler = {"kind": "asha", "grace_steps": RUNGS[0], "reduction_factor": FACTOR}
     space = {
         "recipe": "gslrm_tiny", "fixed": {}, "space": SPACE, "objective": {"metric": METRIC, "mode": "max"},
         "sampler": {"kind": "tpe", "seed": 1, "startup_trials": 10}, "scheduler": scheduler,
         "trials": {"count": trials, "concurrent": 4, "gpus": 1.0}, "gates": {"test/psnr_fg": ">= 20"},
     }  # fmt: skip
-    yield SweepOpened(name, "gslrm_tiny", space, {"data.name": "mice", "data.geometry": "exact"}, BASE, time=clock)
+    yield SweepOpened(name, "gslrm_tiny", space, {"data.name": "mice", "data.geometry": "exact"}, base, time=clock)
     yield RunOpened(None, f"{0:032x}", time=clock)
     rungs: dict[int, list[float]] = {step: [] for step in RUNGS}
     for number in range(trials):
-        for event in _trial(number, reports, image_sizes[number % len(image_sizes)], rungs, chance):
+        for event in _trial(
+            number, reports, base | {"data.image_size": image_sizes[number % len(image_sizes)]}, rungs, chance
+        ):
             clock += 1.0
             yield replace(event, time=clock)
     if is_closed:
@@ -79,14 +81,12 @@ def events(
 
 
 def _trial(
-    number: int, reports: int, size: int, rungs: dict[int, list[float]], chance: np.random.Generator
+    number: int, reports: int, base: dict[str, Any], rungs: dict[int, list[float]], chance: np.random.Generator
 ) -> Iterator[Event]:
     params = _params(chance)
-    tags = {PROTOCOL: f"{size:012x}"}
+    tags = {PROTOCOL: f"{base['data.image_size']:012x}"}
     yield TrialProposed(number, params, f"print{number}")
-    yield TrialOpened(
-        number, f"ray{number}", 1, params, BASE | params | {"data.image_size": size}, f"print{number}", tags
-    )
+    yield TrialOpened(number, f"ray{number}", 1, params, base | params, f"print{number}", tags)
     yield RunOpened(number, f"{number + 1:032x}")
     height = _height(params) + chance.normal(0, 0.15)
     end, state, reason = _end(number, height, rungs)
@@ -110,7 +110,9 @@ def _params(chance: np.random.Generator) -> dict[str, Any]:
 def _height(params: dict[str, Any]) -> float:
     """The objective that a trial would come to: the learning rate decides most, the weight decay nothing."""
     rate = math.log10(params["optim.lr"]) + 3.4
-    return 22 - 3 * rate**2 + 0.8 * params["loss.masked"] + 0.12 * params["model.num_layers"] - 2 * params["loss.ssim"]
+    return (
+        22 - 1.2 * rate**2 + 1.6 * params["loss.masked"] + 0.12 * params["model.num_layers"] - 2 * params["loss.ssim"]
+    )
 
 
 def _end(number: int, height: float, rungs: dict[int, list[float]]) -> tuple[int, State, str]:

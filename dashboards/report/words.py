@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from dashboards.charts.figure import name_of, short
-from dashboards.pages.report_table import duration
+from dashboards.words import duration
 from pipeline.errors import counted
 from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
@@ -115,16 +115,28 @@ def best_settings(record: SweepRecord, trials: Sequence[TrialRecord]) -> list[tu
     ]
 
 
-def told(importance: Importance | None) -> list[str]:
-    """What is known of the importance, its n and its doubts."""
-    if importance is None:
+def told(found: Importance | None, protocols: int) -> list[str]:
+    """What is known of the importance, by how many trials, and how far to believe it. protocols: of the sweep."""
+    if found is None:
         return []
-    if not importance.shares:
-        return [f"Not told: {importance.note}."]
-    largest = next(iter(importance.shares))
-    low, high = importance.spread.get(largest, (importance.shares[largest],) * 2)
-    said = [
-        f"By {importance.trials} trials, {largest} has the largest share of the objective's variation: "
-        f"{importance.shares[largest]:.0%} ({low:.0%} to {high:.0%})."
+    if not found.shares:
+        return [f"Not told: {found.note}."]
+    shown = [path for path in found.shares if found.is_told(path)]
+    hidden = [path for path in found.shares if not found.is_told(path)]
+    shares = [
+        f"{path} {found.shares[path]:.0%} ({low:.0%} to {high:.0%})"
+        for path in shown
+        for low, high in [found.spread[path]]
     ]
-    return [*said, importance.note] if importance.note else said
+    said = [f"It mattered: {', '.join(shares)}." if shown else "No setting was shown to matter."]
+    if hidden:
+        said.append(f"Not told from chance: {', '.join(hidden)}.")
+    said.append(
+        f"Shares of the objective's variance by fANOVA, over {counted(found.trials, 'trial')} at step {found.step}, "
+        "COMPLETE and PRUNED. The line on a bar goes from the 5th to the 95th percentile over the trees; the grey band "
+        "is what a setting without effect gets by chance."
+    )
+    said += [f"{path} is judged by the {n} trials that have it." for path, n in found.partial.items()]
+    if protocols > 1:
+        said.append("All protocols are counted together here, so a setting that changes the protocol may look strong.")
+    return [*said, found.note] if found.note else said

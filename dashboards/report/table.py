@@ -9,6 +9,7 @@ from typing import Any
 
 from dashboards.charts.figure import name_of, short
 from dashboards.charts.settings import Setting, choice
+from dashboards.words import duration
 from sweeps.book.record import TrialRecord
 from sweeps.space.gates import Gate, judge
 
@@ -56,7 +57,7 @@ def columns(settings: Sequence[Setting], gates: Sequence[Gate], metric: str) -> 
         Column("s/step", "Median seconds of a training step, over its reports.", True),
         Column("worked", "From its opening to its last report, over all attempts; waiting is left out.", True),
     ]
-    gated = [Column("gates", "Targets of a champion, by validation figures: the test decides at promotion.", True)]
+    gated = [Column("gates", "Targets of a champion, by validation figures: the test decides at promotion.", False)]
     searched = [Column(setting.path, "A searched setting.", setting.choices is None) for setting in settings]
     return [*before, *(gated if gates else []), *searched, Column("reason", "Why it ended so.", False)]
 
@@ -90,16 +91,6 @@ def number(value: float | None) -> Cell:
     """A figure in four digits, every digit beside it."""
     key = value if value is not None and math.isfinite(value) else None
     return Cell("number", short(value), key, "" if value is None else repr(value))
-
-
-def duration(seconds: float) -> str:
-    """`2 min 05 s`, `3 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _gates(one: TrialRecord, gates: Sequence[Gate]) -> Cell:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dashboards.charts import curves, history, settings
 from dashboards.charts.figure import Figure
 from dashboards.charts.settings import Setting
-from dashboards.pages.report_words import best_of
+from dashboards.report.words import best_of
 from pipeline.errors import counted
 from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
@@ -104,5 +104,5 @@ def importance_chart(found: Importance | None) -> list[Chart]:
     """The shares of the settings, where there are any."""
     if found is None or not found.shares:
         return []
-    figure = settings.importance(found.shares, found.spread)
+    figure = settings.importance(found)
     return [Chart("importance", "Importance", "", {"": figure}, int(figure["layout"]["height"]), "wide")]
