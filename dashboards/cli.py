@@ -6,11 +6,15 @@ import json
 import os
 import socket
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from dashboards.research.texts import Language
 from pipeline.data.cli import AsJson, DataRoot, data
 from pipeline.machine.outputs import require_file
 
@@ -20,38 +24,48 @@ if TYPE_CHECKING:
     from pipeline.data.gate.quality import Quality
     from pipeline.gaussians import Gaussians
     from sweeps.tracking.pages import Pages
+    from sweeps.tracking.queries import Sweep
 
 _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lifespan` makes a fuss at Ctrl-C
 
 _LAST_PORT = 65535
+_SWEEPS_SAID = 20  # by `ui`
 
 
 def mount(app: typer.Typer) -> None:
     """Add these commands to the front door."""
     app.command()(ui)
     app.command()(dashboard)
+    app.command()(report)
     data.command("check")(check)  # not at import: the order of the commands is that of the mounts
 
 
 def ui(
     port: Annotated[int, typer.Option(help="Port of the page.")] = 5000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    browser: Annotated[
+        bool | None,
+        typer.Option(help="Open the page in a browser (default: from a terminal on a desktop).", show_default=False),
+    ] = None,
 ) -> None:
-    """Open MLflow's UI on the store of this home, and say where each sweep is found in it."""
+    """Open MLflow's UI on the store of this home, and say where each sweep is found in it, the newest first."""
+    from dashboards.browser import has_browser, open_later
     from sweeps.home import Home, is_served
     from sweeps.tracking import queries
     from sweeps.tracking.mlflow_client import prepare_store
+    from sweeps.tracking.pages import EXPERIMENTS_PATH
 
     home = Home.from_environment(os.environ)
     served = is_served(home.tracking_uri)
     if not served:
         _require_port(host, port)
     prepare_store(home.tracking_uri)
-    address = home.tracking_uri if served else f"http://{host}:{port}"
-    sweeps = queries.sweeps(home.tracking_uri)
-    typer.echo(address)
-    for sweep in sweeps:
-        typer.echo(f"  {sweep.name}  {sweep.state}  {address}/{sweep.ui_path}", err=True)
+    address = _without_user(home.tracking_uri) if served else f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    page = f"{address}/{EXPERIMENTS_PATH}"
+    typer.echo(page)
+    _say_sweeps(queries.sweeps(home.tracking_uri), address)
+    if browser or (browser is None and not served and has_browser(os.environ, sys.platform, sys.stderr.isatty())):
+        open_later(f"{address}/health", page)
     if served:
         return
     # One worker and no job runner: a store for one person needs neither, and starts in seconds.
@@ -61,6 +75,28 @@ def ui(
     place = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", _QUIET]
     os.dup2(2, 1)  # what the server says is no result
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
+
+
+def _say_sweeps(sweeps: list[Sweep], address: str) -> None:
+    """A line for each of the newest with the link of its trials, under the first one the link of its charts."""
+    for sweep in sweeps[:_SWEEPS_SAID]:
+        name, state = (_printable(text) for text in (sweep.name, sweep.state))
+        typer.echo(f"  {name}  {state}  {address}/{sweep.ui_path}", err=True)
+        if sweep is sweeps[0]:
+            typer.echo(f"    its charts  {address}/{sweep.charts_path}", err=True)
+    if len(sweeps) > _SWEEPS_SAID:
+        typer.echo(f"  and {len(sweeps) - _SWEEPS_SAID} older ones: mouselift sweep list", err=True)
+
+
+def _printable(text: str) -> str:
+    """Another home's text in one line of a terminal, which takes some characters for commands."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _without_user(address: str) -> str:
+    """A server's address without a user's name and password, and without a slash at its end."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def dashboard(
@@ -76,6 +112,30 @@ def dashboard(
 
     typer.echo(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     serve(home, host, port)
+
+
+def report(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="SWEEP", help="A sweep of this home (default: the latest).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of reports (default: in the home).")
+    ] = None,
+    lang: Annotated[Language, typer.Option(help="Language of the report: English or Korean.")] = Language.EN,
+    as_json: AsJson = False,
+) -> None:
+    """Write what came of a sweep: a dated report, its charts, and the index of all reports in the folder."""
+    from dashboards.research.folder import write_report
+    from sweeps.home import Home
+    from sweeps.tracking import queries
+
+    home = Home.from_environment(os.environ)
+    written = write_report(home, sweep or queries.latest(home), out or home.root / "reports", lang, time.time())
+    if as_json:
+        typer.echo(json.dumps({name: str(path) for name, path in asdict(written).items()}))
+        return
+    for path in (written.report, written.charts, written.index):
+        typer.echo(path)
 
 
 class Windows:

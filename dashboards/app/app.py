@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from starlette.datastructures import QueryParams
 
 from dashboards.app import figures
 from dashboards.app.compare import compare_values
+from dashboards.app.models import diff_values, model_values, models_values
 from dashboards.app.overview import overview
-from dashboards.app.shield import Shield
-from dashboards.app.sweep import Ref, preview_file, run_values, sweep_values
+from dashboards.app.scenes import gaussians_page, input_views, scenes_values
+from dashboards.app.shield import APART, CHARTS, POLICY, Shield
+from dashboards.app.sweep import Ref, charted, preview_file, run_values, sweep_values
 from pipeline.config import one_line
 from pipeline.errors import PipelineError
 from sweeps.errors import DamagedError, OutageError, StudyError, SweepError
@@ -25,7 +29,13 @@ from sweeps.tracking.queries import Reader
 
 Values = Callable[[QueryParams], dict[str, Any]]
 TEMPLATES = Path(__file__).parents[1] / "templates" / "app"
-STATIC = {"app.css": "text/css", "app.js": "text/javascript", "chart.js": "text/javascript"}
+STATIC = {  # name -> the folder where it lies
+    "style.css": TEMPLATES.parent,
+    "charts.js": TEMPLATES.parent,
+    **dict.fromkeys(("app.css", "app.js", "lines.js"), TEMPLATES),
+}
+TYPES = {".css": "text/css", ".js": "text/javascript"}
+KEEP = {"Cache-Control": "max-age=600"}
 FOUND, NOT_FOUND, AWAY = 200, 404, 503
 
 
@@ -34,7 +44,7 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     reader, environment = Reader(home, clock), _environment()
 
-    def page(path: str, name: str, values: Values) -> None:
+    def page(path: str, name: str, values: Values, policy: str = POLICY) -> None:
         """Serve what `values` makes of an address's parameters: by the template of this name, and as JSON."""
 
         def html(request: Request) -> Response:
@@ -43,7 +53,7 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
             text = environment.get_template(f"{template}.html").render(
                 found, page=name, home=str(home.root), now=clock(), asked=request.query_params
             )
-            return HTMLResponse(text, status)
+            return HTMLResponse(text, status, {"Content-Security-Policy": policy})
 
         def twin(request: Request) -> Response:
             status, found = answer(values, request.query_params)
@@ -52,24 +62,57 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
         app.add_api_route(path, html, methods=["GET", "HEAD"])
         app.add_api_route("/index.json" if path == "/" else f"{path}.json", twin, methods=["GET", "HEAD"])
 
+    def runs(asked: QueryParams, name: str = "run") -> list[str]:
+        return [one for one in asked.getlist(name) if one]
+
     page("/", "overview", lambda _: overview(home, reader))
-    page("/sweep", "sweep", lambda asked: sweep_values(reader, named(asked, "name")))
+    page("/sweep", "sweep", lambda asked: sweep_values(reader, named(asked, "name")), CHARTS)
     page("/run", "run", lambda asked: run_values(reader, Ref.parse(named(asked, "run"))))
-    page("/compare", "compare", lambda asked: compare_values(reader, [one for one in asked.getlist("run") if one]))
+    page("/compare", "compare", lambda asked: compare_values(reader, runs(asked)))
+    page("/models", "models", lambda _: models_values(home))
+    page("/model", "model", lambda asked: model_values(home, reader, named(asked, "name")))
+    page("/diff", "diff", lambda asked: diff_values(home, reader, named(asked, "a"), named(asked, "b")))
+    page("/3d", "scenes", lambda asked: scenes_values(home, reader, runs(asked), runs(asked, "version")))
+
+    @app.get("/gaussians")
+    def gaussians(request: Request) -> Response:
+        """A page of its own, with its own script in it, that stands apart from these."""
+        asked = request.query_params
+        status, found = answer(
+            lambda _: {"page": gaussians_page(home, reader, asked.get("run"), asked.get("version"))}, asked
+        )
+        text = found["page"] if status == FOUND else f"<!doctype html><p>{escape(found['problem'])}"
+        return HTMLResponse(text, status, {"Content-Security-Policy": APART})
 
     @app.get("/preview")
     def preview(request: Request) -> Response:
         """A picture that a run reported."""
         asked = request.query_params
-        return _file(
-            lambda: preview_file(reader, Ref.parse(named(asked, "run")), named(asked, "name"), asked.get("step"))
+        wanted = (asked.get("name", ""), asked.get("step"))
+        return _picture(lambda: preview_file(reader, Ref.parse(named(asked, "run")), *wanted).read_bytes())
+
+    @app.get("/inputs")
+    def inputs(request: Request) -> Response:
+        """The views that a run's last preview was made of."""
+        return _picture(lambda: input_views(reader, Ref.parse(named(request.query_params, "run"))))
+
+    @app.get("/charts")
+    def charts(request: Request) -> Response:
+        """The charts of a sweep's page, which asks for them when there is news."""
+        status, found = answer(
+            lambda asked: charted(reader, named(asked, "name"), asked.get("group", "0")), request.query_params
         )
+        return JSONResponse(figures.plain(found), status)
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
+        if name == "plotly.js":
+            return Response(plotly_script(), media_type=TYPES[".js"], headers=KEEP)
         if name not in STATIC:
             return Response(status_code=NOT_FOUND)
-        return FileResponse(TEMPLATES / name, media_type=STATIC[name])
+        return FileResponse(
+            STATIC[name] / name, media_type=TYPES[Path(name).suffix], headers={"Cache-Control": "no-cache"}
+        )
 
     return Shield(app, host)
 
@@ -91,9 +134,17 @@ def named(asked: QueryParams, name: str) -> str:
     return asked[name]
 
 
-def _file(find: Callable[[], Path]) -> Response:
+@cache
+def plotly_script() -> str:
+    """Plotly's script as its Python package brings it."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def _picture(read: Callable[[], bytes]) -> Response:
     try:
-        return FileResponse(find(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        return Response(read(), media_type="image/png", headers=KEEP)
     except (SweepError, OSError):
         return Response(status_code=NOT_FOUND)
 

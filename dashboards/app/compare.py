@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
+from dashboards.app.figures import in_order
 from dashboards.app.sweep import Ref, found, metrics, previews, settings
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
@@ -23,6 +25,8 @@ def compare_values(reader: Reader, asked: Sequence[str]) -> dict[str, Any]:
     read = [(ref, *found(reader, ref)) for ref in refs]
     runs = [_run(series, *one) for series, one in enumerate(read)]
     keys = list(dict.fromkeys(map(_measured, runs)))
+    for run in runs:
+        run["way"] = string.ascii_uppercase[keys.index(_measured(run))]
     differing, same = differences([_values(record, one) for _, record, one in read])
     return {
         "runs": runs,
@@ -34,10 +38,11 @@ def compare_values(reader: Reader, asked: Sequence[str]) -> dict[str, Any]:
 
 
 def differences(columns: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows in which columns of settings differ, and those in which they do not."""
+    """The rows in which columns of settings differ, those that all have first; and the rows in which they do not."""
     paths = dict.fromkeys(path for column in columns for path in column)
     rows = [{"path": path, "values": [column.get(path, _ABSENT) for column in columns]} for path in paths]
     differing = [row for row in rows if any(value != row["values"][0] for value in row["values"])]
+    differing.sort(key=lambda row: _ABSENT in row["values"])
     return differing, [row for row in rows if row not in differing]
 
 
@@ -96,7 +101,7 @@ def _measured(run: dict[str, Any]) -> tuple[str, str]:
 
 def _group(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Runs that were measured alike, and the figures that any of them has: the last, and the best of the objective."""
-    names = sorted({name for run in runs for name in run["metrics"] if name.startswith(("val/", "test/"))})
+    names = in_order({name for run in runs for name in run["metrics"] if name.startswith(("val/", "test/"))})
     rows = [{"name": name, "cells": [_last(run, name) for run in runs]} for name in names]
     objectives = {(run["objective"], run["mode"]) for run in runs if run["objective"]}
     best = []
@@ -111,13 +116,14 @@ def _group(runs: list[dict[str, Any]]) -> dict[str, Any]:
         top = (max if mode == "max" else min)(values, default=None)
         best.append({"name": metric, "cells": [cell and cell | {"top": cell["value"] == top} for cell in cells]})
     return {
+        "way": runs[0]["way"],
         "protocol": runs[0]["protocol"],
         "words": runs[0]["words"],
         "digest": runs[0]["digest"],
         "data": runs[0]["data"],
         "refs": [run["ref"] for run in runs],
         "best": best,
-        "rows": sorted(rows, key=lambda row: row["name"].startswith("val/input/")),
+        "rows": rows,
     }
 
 

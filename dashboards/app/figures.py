@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 NONE = "–"
+_FIRST = ("psnr_fg", "psnr", "ssim", "lpips", "mask_iou", "consistent_psnr_fg", "hull_iou")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -23,6 +24,16 @@ def figure(value: float | None, digits: int = 4) -> str:
         return "not a number" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     text = f"{value:.{digits}g}"
     return text.replace("-", "−") if "e" not in text else text.replace("e-0", "e-").replace("e+0", "e")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Metrics with those first that a reader looks for first, and those of the given views and of single slots last."""
+
+    def place(name: str) -> tuple[bool, bool, int, str]:
+        measure = name.rpartition("/")[2]
+        return "/slot_" in name, "/input/" in name, _FIRST.index(measure) if measure in _FIRST else len(_FIRST), name
+
+    return sorted(names, key=place)
 
 
 def setting(value: Any) -> str:
@@ -51,9 +62,9 @@ def duration(seconds: float | None) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    if whole < 2 * _MINUTE:
+    if whole < 1.5 * _MINUTE:
         return f"{whole} s"
-    if whole < 2 * _HOUR:
+    if whole < 1.5 * _HOUR:
         return f"{round(whole / _MINUTE)} min"
     if whole < 2 * _DAY:
         return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"

@@ -27,7 +27,7 @@ def _row(reader: Reader, name: str) -> dict[str, Any]:
 
 def summary(name: str, record: SweepRecord, interrupted: bool) -> dict[str, Any]:
     """What one line says of a sweep."""
-    ledger, best = record.ledger, record.ledger.best
+    ledger, best, alike = record.ledger, record.ledger.best, record.by_protocol[:1]
     ended = record.ended or (ledger.last_event_time if interrupted else record.now)
     return {
         "name": name,
@@ -45,6 +45,6 @@ def summary(name: str, record: SweepRecord, interrupted: bool) -> dict[str, Any]
         "best": None
         if best is None
         else {"trial": best.number, "value": best.best_value, "step": best.best_step, "state": best.state.value},
-        "judged": sum(trial.best_value is not None for trial in ledger.trials.values()),
+        "judged": sum(one.trial.best_value is not None for group in alike for one in group.trials),
         **progress(record, interrupted),
     }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from dashboards.app.overview import summary
 from dashboards.app.progress import MAX_STEPS, share
+from dashboards.charts.settings import settings_of
+from dashboards.report.charts import charts_of
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
 from sweeps.tracking.queries import Reader
+
+_TOPICS = ("history", "curves", "rungs", "settings")  # in the order of the page
 
 
 class Ref(NamedTuple):
@@ -46,7 +51,8 @@ def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
         "fixed": record.ledger.space.get("fixed", {}),
         "not_run": len(record.ledger.not_run),
         "tables": [*tables, *([{"protocol": None, "words": "not begun", "rows": waiting}] if waiting else [])],
-        "curves": _curves(record),
+        "charted": [{"protocol": alike.protocol, "words": alike.words} for alike in record.by_protocol],
+        "news": reader.news(name),
     }
 
 
@@ -71,15 +77,19 @@ def _row(name: str, one: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _curves(record: SweepRecord) -> dict[str, Any]:
-    """The objective over steps, of every trial that has one."""
-    objective = record.ledger.objective
-    lines = [
-        {"name": f"t{one.trial.number:04d}", "state": one.trial.state.value, "points": list(one.trial.curve)}
-        for one in record.ranked
-        if one.trial.curve
-    ]
-    return {"metric": None if objective is None else objective.metric, "lines": lines}
+def charted(reader: Reader, name: str, group: str) -> dict[str, Any]:
+    """The charts of the trials of a sweep that were measured alike. group: their place among all such groups.
+
+    Raises StudyError.
+    """
+    record = reader.record(name)
+    groups, objective = record.by_protocol, record.ledger.objective
+    if not group.isascii() or not group.isdigit() or int(group) >= len(groups):
+        raise StudyError(f"{name}: expected the place of a group of trials, got {group} — load the page again.")
+    if objective is None:
+        return {"charts": []}
+    topics = charts_of(f"g{group}", record, groups[int(group)].trials, settings_of(record), objective)
+    return {"charts": [asdict(chart) for topic in _TOPICS for chart in topics.get(topic, [])]}
 
 
 def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.charts.figure import Figure, figure, label, name_of, plotted, short, title
+from dashboards.charts.figure import Figure, figure, label, logarithmic, name_of, plotted, short, title
 from dashboards.charts.settings import aside
 from sweeps.book.record import Point, SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
@@ -16,23 +16,30 @@ MOST_POINTS = 24_000  # of one chart of curves; beyond them every k-th report of
 _EDGE = 0.3  # of the distance of two rungs
 
 
-def curves(records: Sequence[TrialRecord], metric: str, best: int | None = None) -> Figure | None:
+def curves(
+    records: Sequence[TrialRecord], metric: str, best: int | None = None, most_points: int = MOST_POINTS
+) -> Figure | None:
     """One metric over the steps of all trials, that of number `best` drawn stronger. None where nobody reported it."""
     drawn = [one for one in records if one.metrics.get(metric)]
     if not drawn:
         return None
-    every = thinning(drawn, metric)
+    every = thinning(drawn, metric, most_points)
     ended = [one for one in drawn if one.trial.number != best and one.trial.state == "COMPLETE"]
     others = [one for one in drawn if one.trial.number != best and one.trial.state != "COMPLETE"]
-    kinds = [(others, "not finished", "@pruned", 1.0, 0.45), (ended, "COMPLETE", "@complete", 1.0, 0.55)]
     traces = [
-        _lines([(name_of(one), one) for one in group], metric, every, name=f"{name} ({len(group)})", **_line(*look))
-        for group, name, *look in kinds
+        _lines(
+            [(name_of(one), one) for one in group],
+            metric,
+            every,
+            name=f"{name} ({len(group)})",
+            **_line(colour, 1, 0.5),
+        )
+        for group, name, colour in ((others, "not finished", "@pruned"), (ended, "COMPLETE", "@complete"))
         if group
     ]
     strongest = [one for one in drawn if one.trial.number == best]
     traces += [
-        _lines([(name_of(one), one)], metric, 1, name=f"best ({name_of(one)})", **_line("@accent", 2.5, 1.0))
+        _lines([(name_of(one), one)], metric, 1, name=f"best ({name_of(one)})", **_line("@best", 2.5, 1.0))
         for one in strongest
     ]
     return _over_steps(traces, drawn, metric)
@@ -43,7 +50,7 @@ def compared(named: Sequence[tuple[str, TrialRecord]], metric: str) -> Figure | 
     drawn = [(name, one) for name, one in named if one.metrics.get(metric)]
     if not drawn:
         return None
-    every = thinning([one for _, one in drawn], metric)
+    every = thinning([one for _, one in drawn], metric, MOST_POINTS)
     traces = [
         _lines([pair], metric, every, name=label(pair[0]), line={"width": 2, "color": f"@series-{i % 8 + 1}"})
         for i, pair in enumerate(drawn)
@@ -51,17 +58,22 @@ def compared(named: Sequence[tuple[str, TrialRecord]], metric: str) -> Figure | 
     return _over_steps(traces, [one for _, one in drawn], metric)
 
 
-def thinning(records: Sequence[TrialRecord], metric: str) -> int:
+def thinning(records: Sequence[TrialRecord], metric: str, most_points: int) -> int:
     """Every how many-th report of a trial is drawn."""
     total = sum(len(one.metrics.get(metric, ())) for one in records)
-    return math.ceil(total / MOST_POINTS)
+    return math.ceil(total / most_points)
+
+
+def not_finite(records: Sequence[TrialRecord], metric: str) -> int:
+    """How many values of a metric are not finite; they are gaps of the lines."""
+    return sum(not math.isfinite(point.value) for one in records for point in one.metrics.get(metric, ()))
 
 
 def _over_steps(traces: list[dict[str, Any]], records: Sequence[TrialRecord], metric: str) -> Figure:
     values = [point.value for one in records for point in one.metrics[metric] if math.isfinite(point.value)]
     axis: dict[str, Any] = {"title": title(metric)}
     if metric.startswith("train/") and values and min(values) > 0 and max(values) > 20 * min(values):
-        axis |= {"type": "log"}
+        axis |= logarithmic(min(values), max(values))
     return figure(traces, {"title": title("step"), "rangemode": "tozero"}, axis)
 
 
@@ -75,13 +87,10 @@ def _lines(named: Sequence[tuple[str, TrialRecord]], metric: str, every: int, **
     ys: list[float | None] = []
     names: list[str] = []
     for name, one in named:
-        for point in _thinned(one.metrics[metric], every):
-            xs.append(point.step)
-            ys.append(plotted(point.value))
-            names.append(label(name))
-        xs.append(None)
-        ys.append(None)
-        names.append("")
+        points = list(_thinned(one.metrics[metric], every))
+        xs += [*(point.step for point in points), None]
+        ys += [*(plotted(point.value) for point in points), None]
+        names += [label(name)] * (len(points) + 1)
     hover = "%{customdata}<br>%{y} at step %{x}<extra></extra>"
     marks = {"mode": "lines+markers", "marker": {"size": 4}} if len(xs) < 40 else {"mode": "lines"}
     return {"type": "scatter", "x": xs, "y": ys, "customdata": names, "hovertemplate": hover, **marks, **look}
@@ -103,7 +112,13 @@ class Rung:
     others: tuple[tuple[TrialRecord, float], ...]  # failed, killed, or running and not beyond it yet
 
     @property
+    def verb(self) -> str:
+        """What those did that were not stopped."""
+        return "finished" if all(one.trial.last_step <= self.step for one, _ in self.went_on) else "went on"
+
+    @property
     def reached(self) -> int:
+        """How many trials reported there."""
         return len(self.went_on) + len(self.stopped) + len(self.others)
 
 
@@ -140,7 +155,7 @@ def rungs(found: Sequence[Rung], objective: Objective) -> Figure | None:
     if not found:
         return None
     kinds = [
-        ("went on", [rung.went_on for rung in found], "@complete", "circle"),
+        ("went on or finished", [rung.went_on for rung in found], "@complete", "circle"),
         ("stopped here", [rung.stopped for rung in found], "@pruned", "circle-open"),
         ("ended otherwise or not yet", [rung.others for rung in found], "@fail", "x"),
     ]
@@ -153,7 +168,7 @@ def rungs(found: Sequence[Rung], objective: Objective) -> Figure | None:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": f"{name} ({len(pairs)})",
+                "name": name,
                 "x": [plotted(place + _EDGE * aside(one.trial.number)) for place, one, _ in pairs],
                 "y": [plotted(value) for _, _, value in pairs],
                 "customdata": [[name_of(one), short(value)] for _, one, value in pairs],
@@ -161,6 +176,6 @@ def rungs(found: Sequence[Rung], objective: Objective) -> Figure | None:
                 "marker": {"color": colour, "symbol": symbol, "size": 7, "line": {"width": 1.5, "color": colour}},
             }
         )
-    texts = [f"step {rung.step}<br>{len(rung.went_on)} of {rung.reached} went on" for rung in found]
+    texts = [f"step {rung.step}<br>{len(rung.went_on)} of {rung.reached} {rung.verb}" for rung in found]
     axis = {"tickvals": list(range(len(found))), "ticktext": texts, "range": [-0.5, len(found) - 0.5]}
     return figure(traces, axis | {"showgrid": False}, {"title": title(objective.metric)})

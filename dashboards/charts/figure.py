@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from dashboards.words import trial_name
 from sweeps.book.record import TrialRecord
 
 Figure = dict[str, Any]  # {"data": traces, "layout": layout}, as plotly.js takes it
-DIGITS = 6  # of a number in a chart, significant ones: more than a screen can tell apart
+DIGITS = 5  # of a number in a chart, significant ones: more than a screen can tell apart
 _LONGEST = 48  # characters of a text in a chart
+_DECADES = 2.5  # beyond so many, only decades are labelled
 # State -> colour and marker. The marker tells states apart where colours do not.
 STATES = {
     "COMPLETE": ("@complete", "circle"),
@@ -73,8 +75,8 @@ def short(value: object) -> str:
 
 
 def name_of(record: TrialRecord) -> str:
-    """`t0007`."""
-    return f"t{record.trial.number:04d}"
+    """The name of a trial."""
+    return trial_name(record.trial.number)
 
 
 def plotted(value: float | None) -> float | None:
@@ -91,6 +93,13 @@ def by_state(records: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
 def title(text: str) -> dict[str, str]:
     """The title of an axis, a text from outside."""
     return {"text": label(text)}
+
+
+def logarithmic(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis for values above 0, with few enough labels: decades, or 1, 2 and 5 of each."""
+    decades = math.log10(high / low)
+    ticks = 1 if decades > _DECADES else "D2"
+    return {"type": "log", "dtick": ticks, "tickformat": "~g", "minorloglabels": "complete"}
 
 
 def _under(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

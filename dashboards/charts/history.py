@@ -21,7 +21,7 @@ def history(records: Sequence[TrialRecord], objective: Objective) -> dict[str, F
     ended = sorted(records, key=lambda one: (one.ended or one.trial.last_event_time, one.trial.number))
     has_gpus = any(one.gpus for one in records)
     hours = [(one.gpus if has_gpus else 1.0) * one.busy_seconds / 3600 for one in ended]
-    spent = {
+    spent: dict[str, tuple[Sequence[TrialRecord], Sequence[float]]] = {
         TRIALS: (records, [one.trial.number for one in records]),
         STEPS: (ended, _summed([max(0, one.trial.last_step) for one in ended])),
         GPU_HOURS if has_gpus else HOURS: (ended, _summed(hours)),
@@ -29,7 +29,7 @@ def history(records: Sequence[TrialRecord], objective: Objective) -> dict[str, F
     return {measure: _over(measure, list(order), places, objective) for measure, (order, places) in spent.items()}
 
 
-def _over(measure: str, order: list[TrialRecord], places: list[float], objective: Objective) -> Figure:
+def _over(measure: str, order: list[TrialRecord], places: Sequence[float], objective: Objective) -> Figure:
     place = {one.trial.number: where for one, where in zip(order, places, strict=True)}
     judged = [one for one in order if one.trial.best_value is not None]
     traces = [_dots(state, group, place) for state, group in by_state(judged).items()]
@@ -74,7 +74,7 @@ def _best(order: list[TrialRecord], place: dict[int, float], objective: Objectiv
         "y": ys,
         "customdata": names,
         "hovertemplate": "best so far %{y} by %{customdata}<extra></extra>",
-        "line": {"shape": "hv", "width": 2.5, "color": "@accent"},
+        "line": {"shape": "hv", "width": 2.5, "color": "@best"},
     }
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dashboards.pages.notes import sweep_note, trial_note
+from dashboards.pages.notes import sweep_note
 from dashboards.pages.report import report_page
-from dashboards.pages.saved_view import saved_view
+from dashboards.pages.saved_view import experiment_note, saved_view
 from dashboards.pages.splat import splat_page
 from dashboards.pages.table_tags import trial_tags
+from dashboards.pages.trial_notes import trial_note
+from dashboards.thumbnails import thumbnails
 from pipeline.cameras import Cameras, facelift_ring
+from sweeps.book.importance import importance_of
 from sweeps.book.record import SweepRecord
 from sweeps.tracking.pages import Links, Shown
 
@@ -23,6 +26,10 @@ class MlflowPages:
     def saved_view(self, record: SweepRecord) -> str:
         """The saved view of the runs table."""
         return saved_view(record)
+
+    def experiment_note(self, record: SweepRecord, links: Links) -> str:
+        """The description of the sweep's experiment."""
+        return experiment_note(record, links)
 
     def trial_tags(self, record: SweepRecord) -> dict[int, dict[str, str]]:
         """The tags that the saved view shows as columns."""
@@ -38,7 +45,7 @@ class MlflowPages:
 
     def report(self, record: SweepRecord, links: Links) -> str:
         """The report on the sweep."""
-        return report_page(record, links)
+        return report_page(record, links, importance_of(record.ledger), thumbnails(record))
 
     def splat(self, title: str, shown: Sequence[Shown], inputs: Cameras | None, note: str = "") -> str:
         """A scene to orbit. Where its cameras are not known, it is seen as FaceLift's first camera would see it."""

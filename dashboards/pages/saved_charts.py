@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from sweeps.book.record import SweepRecord
+from sweeps.book.record import SweepRecord, TrialRecord
 
 _MOST_PICTURES = 10  # runs of which MLflow's image grid shows one
-_A_ROW = 3  # pictures, on a screen 1,280 pixels wide
-_PICTURE_PX, _FRAME_PX = 300, 130  # height of a picture with its name, and of what is around all of them
+_CARD_PX = 950  # within a card, on a screen 1,280 pixels wide
+_PICTURE_PX, _LETTER_PX, _FRAME_PX = 300, 8, 130  # a picture with its name, a letter of it, and what is around all
 _MOST_AXES = 10
 _CURVES = {"train": ("train/loss", "train/grad_norm"), "val": ("val/psnr", "val/psnr_fg", "val/ssim", "val/mask_iou")}
 
@@ -63,14 +63,21 @@ def _of_curves(record: SweepRecord) -> list[dict[str, Any]]:
 
 def _pictures(record: SweepRecord) -> Iterator[tuple[str, str, int]]:
     """Image grids: section, name and step. Those of the last step that all trials reached, then those of the last."""
-    for name in sorted({preview.name for trial in record.trials for preview in trial.previews}):
-        steps = [{one.step for one in trial.previews if one.name == name} for trial in record.trials]
+    shown = _pictured(record)
+    whose = "all trials" if len(shown) == len(record.trials) else f"the best {len(shown)} trials that have one"
+    for name in sorted({preview.name for trial in shown for preview in trial.previews}):
+        steps = [{one.step for one in trial.previews if one.name == name} for trial in shown]
         steps = [some for some in steps if some]
         last, common = max(set.union(*steps)), max(set.intersection(*steps), default=None)
         if common is not None:
-            yield f"{name} of all trials at step {common}", name, common
+            yield f"{name} of {whose} at step {common}", name, common
         if common != last:
             yield f"{name} of those that reached step {last}", name, last
+
+
+def _pictured(record: SweepRecord) -> list[TrialRecord]:
+    """The trials whose pictures MLflow shows: the first of the table that have any."""
+    return [trial for trial in record.ranked if trial.previews][:_MOST_PICTURES]
 
 
 def _grid(section: str, name: str, step: int) -> dict[str, Any]:
@@ -78,8 +85,9 @@ def _grid(section: str, name: str, step: int) -> dict[str, Any]:
 
 
 def _sections(record: SweepRecord, grids: list[str]) -> list[dict[str, Any]]:
-    pictured = sum(bool(trial.previews) for trial in record.trials)
-    height = _FRAME_PX + math.ceil(min(pictured, _MOST_PICTURES) / _A_ROW) * _PICTURE_PX
+    name_px = _LETTER_PX * len(f"{record.ledger.name} · t0000")  # the name of a run stands above its picture, unbroken
+    in_a_row = max(1, _CARD_PX // max(_PICTURE_PX, name_px))
+    height = _FRAME_PX + math.ceil(len(_pictured(record)) / in_a_row) * _PICTURE_PX
     return [
         _section("Objective") | {"columns": 2, "cardHeight": 400},
         *(_section(name) | {"columns": 1, "cardHeight": height} for name in grids),

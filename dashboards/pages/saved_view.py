@@ -15,6 +15,8 @@ from typing import Any
 from dashboards.pages.saved_charts import charts_of
 from dashboards.pages.table_tags import OUTCOME, STEPS, setting_tags
 from sweeps.book.record import STEP_SECONDS, SweepRecord
+from sweeps.tracking.mlflow_layout import view_key
+from sweeps.tracking.pages import Links
 
 FIGURES = ("val/psnr", "val/psnr_fg", "val/ssim", "val/mask_iou")  # beside the objective, those that were reported
 _RUN_NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"  # always shown by MLflow
@@ -31,12 +33,26 @@ def saved_view(record: SweepRecord) -> str:
     return json.dumps({"name": ledger.name, "createdAt": stamp, "updatedAt": stamp, "state": packed})
 
 
+def experiment_note(record: SweepRecord, links: Links) -> str:
+    """What MLflow's list of experiments says of a recipe: its sweep. The list shows no Markdown, so links come last."""
+    ledger, best = record.ledger, record.ledger.best
+    ended = sum(trial.state.is_final for trial in ledger.trials.values())
+    found = ""
+    if best is not None and best.best_value is not None and ledger.objective is not None:
+        found = f", {ledger.objective.metric} {best.best_value:.4g} by t{best.number:04d}"
+    key, name = view_key(ledger.name), " ".join(ledger.name.split())
+    return (
+        f"{ended} of {ledger.planned} trials{found} in {name}, the latest sweep: "
+        f"[trials]({links.sweep(key)}), [charts]({links.charts(key)})."
+    )
+
+
 def view_state(record: SweepRecord) -> dict[str, Any]:
     """What MLflow's UI takes over from the view: the trials, the best first, their columns and their charts."""
     columns = _columns(record)
     shown = [column for column in columns if column != _DURATION]  # which MLflow always shows
     state: dict[str, Any] = {
-        "searchFilter": f"tags.`sweep.name` = {_quoted(record.ledger.name)} AND tags.`trial.number` != ''",
+        "searchFilter": f"tags.`sweep.name` = '{record.ledger.name}' AND tags.`trial.number` != ''",
         "selectedColumns": shown,
         "columnOrder": [_RUN_NAME, _CREATED, *columns],
         "columnWidths": {_RUN_NAME: 140, _CREATED: 104} | columns,
@@ -71,9 +87,3 @@ def _width(column: str) -> int:
 
 def _metric(name: str) -> str:
     return f"metrics.`{name}`"
-
-
-def _quoted(text: str) -> str:
-    """A text for a filter of MLflow, which knows no escape but takes either quote."""
-    quote = '"' if "'" in text else "'"
-    return f"{quote}{text}{quote}"

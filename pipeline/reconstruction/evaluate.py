@@ -20,7 +20,9 @@ from pipeline.gslrm.evaluate import lpips_network, means_over_scenes, scene_metr
 from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.views import Rig, ViewSets
 from pipeline.precision import evaluated_in
+from pipeline.previews import Preview
 from pipeline.progress import Tell, silent, told
+from pipeline.pruning import PRUNINGS
 from pipeline.recipe import DataConfig
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.splatting.rendering import render
@@ -34,9 +36,12 @@ _REACH = 0.5  # half the edge, in world units, of the box about the origin whose
 
 @dataclass(frozen=True)
 class PairEvaluation(Evaluation):
-    """The same with the first scene: what stage 1 drew, what the Gaussians show, and the photographs, slot by slot."""
+    """The same with the first scene: what stage 1 drew, what the Gaussians show, and the photographs, slot by slot; and
+    these Gaussians with the cameras of what was drawn.
+    """
 
     picture: Pixels
+    preview: Preview
 
 
 def evaluate_pair(
@@ -61,6 +66,7 @@ def evaluate_pair(
     lpips = lpips_network(pair.device)
     rows: list[dict[str, float | str]] = []
     shown: list[Tensor] = []
+    preview = None
     for index, scene in enumerate(told(loader.scenes[:count], f"{split} scenes", count, tell)):
         batch = loader.evaluation_batch(index).to(pair.device)
         _require_rig(str(scene.folder), rig, batch.cameras[0])
@@ -71,6 +77,7 @@ def evaluate_pair(
             rendering = render(made.gaussians[None], batch.cameras)
         if not shown and made.views is not None:
             shown = [_small(images) for images in (made.views, rendering.images[0], batch.images[0])]
+            preview = Preview(PRUNINGS["default"](made.gaussians).to("cpu"), rig.cameras, scene.name)
         rows.append({"scene": scene.name, **scene_metrics(batch, rendering, lpips)})
     protocol = Protocol(
         resolution=data.image_size,
@@ -79,7 +86,8 @@ def evaluate_pair(
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
         precision=evaluated_in(pair.gaussians.recipe.train.precision, pair.device),
     )
-    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.stack(shown)))
+    assert preview is not None, "a split has a scene"
+    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.stack(shown)), preview)
 
 
 def _small(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 3 size size"]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
@@ -35,8 +34,6 @@ RAY_TRIAL, FINGERPRINT, REASON, REPEATS = "ray_trial_id", "fingerprint", "reason
 _STATES = dict.fromkeys((State.WAITING, State.RUNNING, State.KILLED), TrialState.RUNNING) | {
     state: TrialState[state] for state in (State.COMPLETE, State.PRUNED, State.FAIL)
 }
-LEAST_TRIALS = 10  # that a sweep must have finished before the importance of its params is told
-_RESAMPLES, _RESAMPLING_SEED = 40, 0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -143,49 +140,6 @@ def verdict(step: int | None, value: float | None, metric: str, max_steps: int) 
     if value is None:
         return State.FAIL, f"{metric} was not reported at step {step}"
     return State.COMPLETE, ""
-
-
-@dataclass(frozen=True)
-class Importance:
-    """How much each param decides the objective, by the COMPLETE trials of a sweep.
-
-    trials: how many. shares: of each param, largest first; they sum to 1. spread: the 5th and 95th percentile of each
-    share when trials are drawn anew with replacement. note: why there is none, or what Optuna doubts.
-    """
-
-    trials: int
-    shares: dict[str, float] = field(default_factory=dict)
-    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
-    note: str = ""
-
-
-def importance_of(ledger: Ledger) -> Importance:
-    """By PED-ANOVA, which compares the best tenth of the trials with all: there must be a tenth."""
-    study = study_of(ledger, began_with(ledger))
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(done) < LEAST_TRIALS:
-        return Importance(len(done), note=f"too few trials ({len(done)} COMPLETE; from {LEAST_TRIALS} on)")
-    if len({trial.value for trial in done}) == 1:
-        return Importance(len(done), note="every trial has the same objective")
-    shares, doubts = _shares(study, done)
-    chance = np.random.default_rng(_RESAMPLING_SEED)
-    drawn = [[done[i] for i in chance.integers(len(done), size=len(done))] for _ in range(_RESAMPLES)]
-    again = [_shares(study, some)[0] for some in drawn if len({trial.value for trial in some}) > 1]
-    spread = {}
-    for path in shares:
-        low, high = np.percentile([found.get(path, 0.0) for found in again], (5, 95))
-        spread[path] = float(low), float(high)
-    return Importance(len(done), shares, spread, doubts)
-
-
-def _shares(like: optuna.Study, trials: list[FrozenTrial]) -> tuple[dict[str, float], str]:
-    """The importances by these trials, and Optuna's warnings."""
-    study = optuna.create_study(direction=like.direction.name.lower())
-    study.add_trials(trials)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        shares = optuna.importance.get_param_importances(study)
-    return shares, " ".join(dict.fromkeys(str(warning.message) for warning in caught))
 
 
 def _frozen(trial: Trial, space: SearchSpace, attributes: dict[str, Any]) -> FrozenTrial:

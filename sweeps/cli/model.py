@@ -36,7 +36,7 @@ def model_promote(
     chosen = device_of(device)
     require_tracking(terminal.home())
     with progress.shown() as tell:
-        verdict = promote_best(terminal.home(), sweep, chosen, trial, tell)
+        verdict = promote_best(terminal.home(), sweep, chosen, trial, tell, terminal.pages())
     if as_json:
         found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
         typer.echo(json.dumps(verdict.version.as_plain() | found))
@@ -70,7 +70,7 @@ def model_pair(
     require_tracking(terminal.home())
     root = None if data is None else terminal.dataset(data)
     with progress.shown() as tell:
-        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell)
+        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, terminal.pages())
     for note in found.notes:
         typer.echo(note, err=True)
     verdict = found.verdict

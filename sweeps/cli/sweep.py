@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +22,8 @@ from sweeps.launch import Audience, Launch
 from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
+    from sweeps.book.importance import Importance
     from sweeps.book.ledger import Ledger
-    from sweeps.book.study import Importance
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
@@ -234,15 +234,13 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
-    from sweeps.book.study import Importance, importance_of
+    from sweeps.book.importance import Importance, importance_of
     from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
     importance = importance_of(ledger) if ended else Importance(0)
     if as_json:
-        status = queries.status(home, ledger.name)
-        found = {"importance": importance.shares, "importance_spread": importance.spread}
-        typer.echo(json.dumps(status | found | {"importance_note": importance.note}))
+        typer.echo(json.dumps(queries.status(home, ledger.name) | _plain(importance)))
         return
     _show_trials(home, ledger.name, every=False)
     if ended:
@@ -253,12 +251,21 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
 
 
+def _plain(found: Importance) -> dict[str, Any]:
+    """An importance as `--json` prints it, beside the status."""
+    named = {"importance": found.shares, "importance_spread": found.spread, "importance_chance": found.chance}
+    of = {"importance_trials": found.trials, "importance_step": found.step, "importance_partial": found.partial}
+    return named | of | {"importance_note": found.note}
+
+
 def _show_importance(found: Importance) -> None:
     rows = [
-        [path, f"{value:.2f}", "{:.2f} to {:.2f}".format(*found.spread[path])] for path, value in found.shares.items()
+        [path, f"{share:.2f}", _span(found.spread[path]), _span(found.chance[path]), _judged(found, path)]
+        for path, share in found.shares.items()
     ]
     if rows:
-        terminal.table(["setting", "importance", f"by chance of the {counted(found.trials, 'trial')}"], rows)
+        n = f"{counted(found.trials, 'trial')}, step {found.step}"
+        terminal.table(["setting", "importance", f"spread of {n}", "by chance", ""], rows)
     if found.note:
         typer.echo(f"importance: {found.note}", err=True)
 
@@ -295,3 +302,12 @@ def _row_of(found: Sweep) -> list[str]:
     return [
         found.name, found.state, began, f"{done}/{planned}", best, found.metric, found.data, found.recipe, found.home,
     ]  # fmt: skip
+
+
+def _span(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}"
+
+
+def _judged(found: Importance, path: str) -> str:
+    among = f", of {counted(found.partial[path], 'trial')} that have it" if path in found.partial else ""
+    return f"{'matters' if found.is_told(path) else 'not told from chance'}{among}"

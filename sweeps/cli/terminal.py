@@ -94,7 +94,7 @@ def registry(tell: Tell = silent) -> Any:
     """The model registry of that home. tell: hears of what takes long."""
     from sweeps.registry.registry import Registry
 
-    return Registry(home(), tell=tell)
+    return Registry(home(), tell=tell, pages=pages())
 
 
 def _place(metric: str) -> tuple[bool, int, str]:

@@ -6,7 +6,8 @@ kill falls, `champion` is the old version or the new one, and the last entry of 
 writes are due: the next change makes them before it begins its own.
 
 The history holds every change of `champion`, and every version that became challenger instead. Entries are tags of the
-registered model, `history.000007.<token>`. Each is written once under a key of its own: no writer replaces another's.
+registered model, `mlflow.mouselift.history.000007.<token>`, which MLflow's pages do not show
+(those of earlier releases are `history.…`). Each is written once under a key of its own: no writer replaces another's.
 An entry is written *before* the alias it tells of. A process that was killed between the two leaves an entry that did
 not take place; the next change finds that and says so in an entry of its own. Entries about `champion` therefore form
 a chain: each begins where the one before it ended.
@@ -33,7 +34,8 @@ from sweeps.registry.lock import Turn
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 PROMOTE, ROLLBACK, FOUND = "promote", "rollback", "found"
 SEE_LIST = " — see `mouselift model list`."
-_PREFIX = "history."
+_PREFIX = "mlflow.mouselift.history."  # MLflow's pages show no tag whose name begins with `mlflow.`
+_PLAIN_PREFIX = "history."  # of earlier releases
 _REASON_LENGTH = 2000  # MLflow keeps 5,000 characters of a registered model's tag
 # How MLflow says that there is nothing of a name.
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -198,7 +200,14 @@ class Aliases:
 
 def read_history(tags: Mapping[str, str]) -> list[Move]:
     """The entries among the tags of a registered model, oldest first."""
-    return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(_PREFIX)]
+    entries = {
+        key.removeprefix(_PREFIX).removeprefix(_PLAIN_PREFIX): text for key, text in tags.items() if _is_entry(key)
+    }
+    return [Move(**json.loads(entries[key])) for key in sorted(entries)]
+
+
+def _is_entry(key: str) -> bool:
+    return key.startswith((_PREFIX, _PLAIN_PREFIX))
 
 
 def championships(history: Iterable[Move]) -> list[Move]:

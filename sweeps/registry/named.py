@@ -145,7 +145,7 @@ def located(name: str, home: Home) -> Iterator[Named]:
 
     registry = Registry(home)
     version = registry.resolve(name)
-    folder = _here(version)
+    folder = folder_here(version)
     if folder is not None:
         yield Named(folder, version.ref, version)
         return
@@ -190,7 +190,7 @@ def champion(name: str, home: Home) -> Version | None:
     return None
 
 
-def _here(version: Version) -> Path | None:
+def folder_here(version: Version) -> Path | None:
     """The folder of a version's checkpoint on this machine, if it is there whole enough to be read."""
     from pipeline import checkpoint
     from pipeline.reconstruction.models import PAIR_FILE

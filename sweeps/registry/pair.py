@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from pipeline.data.gate.checks import require_geometry
-from pipeline.data.pictures import png_bytes
 from pipeline.data.rings import covering, reach
 from pipeline.data.variants import prepared
 from pipeline.kinds import kind_of
@@ -22,15 +19,19 @@ from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
 from pipeline.reconstruction.reconstructor import MAX_REACH
 from sweeps.errors import RegistryError
 from sweeps.home import Home
-from sweeps.registry.cards import ABOUT, PICTURE, card, example_picture
+from sweeps.registry.cards import example_picture
 from sweeps.registry.held import PairInfo, inspect, score_pair
 from sweeps.registry.named import PAIR as PAIR_NAME
 from sweeps.registry.registry import Registry, Verdict
-from sweeps.registry.verification import SCENES, Verification
+from sweeps.registry.verification import Scene, Verification, facts_of, png_of
 from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
-from sweeps.tracking.mlflow_client import mlflow_client
+from sweeps.tracking.pages import Pages
 
+_SCORED_SCENE = (
+    "the first scene, from the top: six views drawn of one photo (the first of the lowest row), the Gaussians made of "
+    "them, the photographs"
+)
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
 
 
@@ -50,14 +51,15 @@ def register_pair(
     data: str | Path | None = None,
     device: str = "cpu",
     tell: Tell = silent,
+    pages: Pages | None = None,
 ) -> Registered:
     """Make two registered versions, named as `Registry.resolve` takes them, one version of `mouse-facelift`.
 
     data: the dataset on whose `test` the pair is scored; with it the pair may become champion, without it never. tell:
-    hears how far this is. Raises RegistryError where the two do not fit, and CheckpointError for versions of other
-    kinds of model.
+    hears how far this is. pages: makes the page of its Gaussians. Raises RegistryError where the two do not fit, and
+    CheckpointError for versions of other kinds of model.
     """
-    registry = Registry(home, tell=tell)
+    registry = Registry(home, tell=tell, pages=pages)
     first, second = registry.resolve(views), registry.resolve(gaussians)
     with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
         folders = [
@@ -68,16 +70,11 @@ def register_pair(
         info = inspect(Path(temporary) / PAIR_NAME)
         assert isinstance(info, PairInfo)
         notes = tuple(fit(info, first, second))
-        verification, picture, root = _scored(info, data, home, device, tell)
+        verification, root = _scored(info, data, home, device, tell)
         version = registry.import_checkpoint(PAIR_NAME, verification, {"source": "pair"})
+        if root is None:  # figures of before keep their picture
+            verification = replace(verification, scene=None)
         version = registry.refresh(version, verification)
-        client = mlflow_client(home.tracking_uri)
-        if root is not None or not version.metrics:  # figures of before keep their picture
-            (Path(temporary) / PICTURE).write_bytes(picture)
-            client.log_artifact(version.run_id, str(Path(temporary) / PICTURE))
-        client.update_model_version(version.name, str(version.version), card(version, info))
-        if not client.get_registered_model(version.name).description:  # people may have written their own
-            client.update_registered_model(version.name, ABOUT)
         verdict = None if root is None else registry.promote(version, (), OBJECTIVE, root, device)
     return Registered(registry.resolve(version.ref), notes, verdict)
 
@@ -114,13 +111,13 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
 
 def _scored(
     info: PairInfo, root: str | Path | None, home: Home, device: str, tell: Tell
-) -> tuple[Verification, bytes, Path | None]:
-    """A pair with its figures on `test`, their picture, and the folder of the dataset that was made ready for it; or
-    without figures, the input example, and None.
+) -> tuple[Verification, Path | None]:
+    """A pair with its figures on `test`, and the folder of the dataset that was made ready for it; or without figures,
+    the input example as its picture, and None.
     """
     facts = kind_of(info.views.recipe).facts(info.views)
     if root is None:
-        return Verification(info, {}, facts=facts), example_picture(), None
+        return Verification(info, {}, facts=facts, scene=Scene(example_picture(), "the input example")), None
     data = replace(info.scored, root=str(root))
     dataset = prepared(data, home.cache, verify=True)
     require_geometry(dataset, home.cache, info.gaussians.recipe.allows_inconsistent_geometry)
@@ -132,10 +129,11 @@ def _scored(
         protocol=protocol.id,
         data_name=dataset.name,
         data_digest=dataset.digest,
-        facts=facts | {SCENES: str(len(found.scenes))},
+        facts=facts | facts_of(found),
         precision=protocol.precision,
+        scene=Scene(png_of(found.picture), _SCORED_SCENE, found.preview),
     )
-    return verification, png_bytes(torch.from_numpy(found.picture).movedim(-1, 0) / 255), dataset.root
+    return verification, dataset.root
 
 
 def _data(version: Version) -> str:

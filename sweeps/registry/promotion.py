@@ -13,6 +13,7 @@ from sweeps.home import Home
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import verify
 from sweeps.space.gates import parse_gates
+from sweeps.tracking.pages import Pages
 
 _LINEAGE_TAGS = ("mlflow.source.git.commit", "mlflow.user")
 
@@ -22,7 +23,14 @@ def registered_name(recipe: Recipe) -> str:
     return f"mouse-{recipe.model.kind}"
 
 
-def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None = None, tell: Tell = silent) -> Verdict:
+def promote_best(
+    home: Home,
+    sweep: str,
+    device: str = "cpu",
+    trial: int | None = None,
+    tell: Tell = silent,
+    pages: Pages | None = None,
+) -> Verdict:
     """Verify, register and promote a sweep's best trial, or the one given. tell: hears how far this is.
 
     Raises StudyError for an unknown sweep, RegistryError when nothing finished or the figures do not come out again.
@@ -32,7 +40,7 @@ def promote_best(home: Home, sweep: str, device: str = "cpu", trial: int | None 
     info = checkpoint.inspect(str(chosen.released))
     root = str(prepared(info.recipe.data, home.cache, verify=True).root)
     verification = verify(info, root, _logged(home, sweep, chosen.number, info.step), home.cache, device, tell)
-    registry = Registry(home, tell=tell)
+    registry = Registry(home, tell=tell, pages=pages)
     tags = {key: ledger.tags[key] for key in _LINEAGE_TAGS if key in ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(chosen.number)}
     version = registry.register(registered_name(info.recipe), str(chosen.run_id), verification, tags)

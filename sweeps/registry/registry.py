@@ -11,21 +11,20 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import PipelineError
 from pipeline.progress import Tell, silent
 from sweeps.errors import RegistryError
-from sweeps.home import Home, is_served
+from sweeps.home import Home
 from sweeps.registry.aliases import (
     CHALLENGER,
     CHAMPION,
@@ -38,18 +37,37 @@ from sweeps.registry.aliases import (
     signature,
     unknown,
 )
-from sweeps.registry.cards import brief
+from sweeps.registry.cards import Describer
 from sweeps.registry.held import Held, kind_name
 from sweeps.registry.lock import Turn, take_turn
-from sweeps.registry.release import bind, download, log_model, pull, taken_up
+from sweeps.registry.release import (
+    IMPORTED,
+    bind,
+    download,
+    imported_run,
+    log_model,
+    pull,
+    taken_up,
+    unless_it_exists,
+)
 from sweeps.registry.verification import Verification, score_like
-from sweeps.registry.versions import MODEL_ID, SHA256, Version, described, judged, lineage, replacing
+from sweeps.registry.versions import (
+    MODEL_ID,
+    Version,
+    described,
+    from_store,
+    judged,
+    lineage,
+    replacing,
+    shortfall,
+    test_metric,
+    to_store,
+    writes_of,
+)
 from sweeps.space.gates import NOT_AVAILABLE, Gate, GateResult, apart, judge
 from sweeps.space.objective import Objective
 from sweeps.tracking.mlflow_client import mlflow_client, prepare_store
-
-IMPORTED = "imported"
-_EXISTS = "RESOURCE_ALREADY_EXISTS"
+from sweeps.tracking.pages import Pages
 
 
 @dataclass(frozen=True)
@@ -78,8 +96,14 @@ class Registry:
     Methods raise RegistryError for names, versions and aliases that do not exist.
     """
 
-    def __init__(self, home: Home, clock: Callable[[], float] = time.time, tell: Tell = silent) -> None:
-        self._home, self._clock, self._tell = home, clock, tell
+    def __init__(
+        self,
+        home: Home,
+        clock: Callable[[], float] = time.time,
+        tell: Tell = silent,
+        pages: Pages | None = None,
+    ) -> None:
+        self._home, self._clock, self._tell, self._pages = home, clock, tell, pages
         # What those versions hold whose hashes this object compared, or whose files it copied from a proven folder.
         self._whole: dict[str, Held] = {}
 
@@ -93,7 +117,10 @@ class Registry:
         """
         self._ensure_model(name)
         with self._turn(name):
-            return self._find(name, verification) or self._create(name, run_id, verification, dict(tags or {}))
+            known = self._find(name, verification)
+            if known is not None:  # it may be of a release that made no pictures
+                self._describer.illustrate(known.run_id, name, verification)
+            return known or self._create(name, run_id, verification, dict(tags or {}))
 
     def import_checkpoint(
         self, name: str, verification: Verification, tags: Mapping[str, str] | None = None
@@ -107,7 +134,7 @@ class Registry:
             known = self._find(name, verification, described(lineage(verification)))
             if known is not None:
                 return known
-            run_id = self._imported_run(name, verification.checkpoint.folder.name)
+            run_id = imported_run(self._client, self._home, name, verification.checkpoint.folder.name)
             return self._create(name, run_id, verification, {"source": IMPORTED} | dict(tags or {}))
 
     def refresh(self, version: Version, verification: Verification) -> Version:
@@ -116,7 +143,9 @@ class Registry:
         In a turn, so that nobody compares a part of them.
         """
         with self._turn(version.name):
+            self._describer.illustrate(version.run_id, version.name, verification)
             self._write(version, replacing(self.resolve(version.ref).tags, lineage(verification)))
+            self._describe(self.resolve(version.ref))
         return self.resolve(version.ref)
 
     def promote(
@@ -140,8 +169,9 @@ class Registry:
             version = self.resolve(version.ref)
             results = judge(gates, version.metrics)
             if standing.champion == version.version:
+                self._describe(version)
                 return Verdict(version, CHAMPION, results, "it is the champion already")
-            reason, won = _shortfall(version, results, objective), False
+            reason, won = shortfall(version, results, objective), False
             if not reason:
                 self._require_files(version)
                 won, reason = self._compare(version, standing, objective, dataset_root, device)
@@ -150,6 +180,7 @@ class Registry:
             self._write(version, judged(version.tags, results, alias, reason))
             change = aliases.crown if won else aliases.challenge
             change(turn, standing, version.version, reason)
+            self._describe(self.resolve(version.ref))
         before = standing.aliases.get(alias)
         displaced = None if before == version.version else before
         return Verdict(self.resolve(version.ref), alias, results, reason, displaced)
@@ -168,6 +199,7 @@ class Registry:
             restored = self.resolve(f"{name}/{standing.previous}")
             self._require_files(restored)
             aliases.restore(turn, standing, restored.version, reason or "asked for")
+            self._describe(self.resolve(restored.ref))
         return self.resolve(restored.ref)
 
     def history(self, name: str) -> list[Move]:
@@ -221,6 +253,15 @@ class Registry:
         prepare_store(self._home.tracking_uri)
         return mlflow_client(self._home.tracking_uri)
 
+    @cached_property
+    def _describer(self) -> Describer:
+        return Describer(self._client, self._pages)
+
+    def _describe(self, version: Version) -> None:
+        """Say on MLflow's pages what a version is, and what its registered model is."""
+        self._describer.version(version)
+        self._describer.model(version.name, self.list_versions(version.name), self.history(version.name))
+
     def _aliases(self, name: str) -> Aliases:
         if not self._home.has_store:
             raise unknown(name, [])
@@ -234,13 +275,13 @@ class Registry:
 
     def _ensure_model(self, name: str) -> None:
         if not self._client.search_registered_models(f"name='{name}'"):
-            with _unless_it_exists():
+            with unless_it_exists():
                 self._client.create_registered_model(name)
 
     def _find(self, name: str, verification: Verification, content: Mapping[str, str] | None = None) -> Version | None:
         """The newest version of `name` that has these weights, and their files; this content, where it is given."""
         sha256 = verification.checkpoint.sha256
-        same = self._client.search_model_versions(f"name='{name}' and tags.`{SHA256}` = '{sha256}'")
+        same = self._describer.with_weights(sha256, name)
         for item in sorted(same, key=lambda item: -int(item.version)):
             version = self.resolve(f"{name}/{item.version}")
             if content not in (None, described(version.tags)):
@@ -255,12 +296,14 @@ class Registry:
         left = taken_up(self._client, name, run_id, verification.checkpoint.sha256)
         model = left or log_model(self._client, name, run_id, verification, self._clock, self._tell)
         facts = lineage(verification) | tags | {MODEL_ID: model.model_id}
-        said = {"description": brief(name, verification.checkpoint, facts), "model_id": model.model_id}
-        created = self._client.create_model_version(name, model.artifact_location, run_id, facts, **said)
+        self._describer.illustrate(run_id, name, verification)
+        said = {"model_id": model.model_id}
+        created = self._client.create_model_version(name, model.artifact_location, run_id, to_store(facts), **said)
         bind(self._client, created)
         version = _version(created, {})
         if left is None:
             self._whole[version.ref] = verification.checkpoint
+        self._describe(version)
         return version
 
     def _require_files(self, version: Version) -> Held:
@@ -276,27 +319,6 @@ class Registry:
                 )
         return self._whole[version.ref]
 
-    def _imported_run(self, name: str, folder: str) -> str:
-        """A new finished run for an import; one that a killed import left running is closed."""
-        experiment_id = self._imports()
-        mine = f"tags.`{IMPORTED}.as` = '{name}' and attributes.status = 'RUNNING'"
-        for left in self._client.search_runs([experiment_id], mine):
-            self._client.set_terminated(left.info.run_id, "KILLED")
-        tags = {"source": IMPORTED, f"{IMPORTED}.as": name}
-        run = self._client.create_run(experiment_id, run_name=folder, tags=tags)
-        self._client.set_terminated(run.info.run_id, "FINISHED")
-        return run.info.run_id
-
-    def _imports(self) -> str:
-        """The id of the experiment that holds the runs of imported checkpoints."""
-        experiment = self._client.get_experiment_by_name(IMPORTED)
-        if experiment is None:
-            folder = None if is_served(self._home.tracking_uri) else (self._home.artifacts / IMPORTED).as_uri()
-            with _unless_it_exists():
-                self._client.create_experiment(IMPORTED, folder)
-            experiment = self._client.get_experiment_by_name(IMPORTED)
-        return experiment.experiment_id
-
     def _compare(
         self, version: Version, standing: Standing, objective: Objective, root: str | Path | None, device: str
     ) -> tuple[bool, str]:
@@ -305,7 +327,7 @@ class Registry:
         if number in (None, version.version):
             return True, "it passed its gates"
         rival = self.resolve(f"{version.name}/{number}")
-        metric = _test_metric(objective)
+        metric = test_metric(objective)
         figure = self._figure(rival, version, metric, root, device)
         value, role = version.metrics[metric], CHAMPION if standing.champion is not None else PREVIOUS
         won = objective.better(value, than=figure)
@@ -358,23 +380,11 @@ class Registry:
 
     def _write(self, version: Version, tags: Iterable[tuple[str, str | None]]) -> None:
         """Set tags of a version one by one, in this order; None: remove it."""
-        for key, value in tags:
+        for key, value in writes_of(tags):
             if value is None:
                 self._client.delete_model_version_tag(version.name, str(version.version), key)
             else:
                 self._client.set_model_version_tag(version.name, str(version.version), key, value)
-
-
-def _test_metric(objective: Objective) -> str:
-    """The `test/` figure that answers for the sweep's objective."""
-    return f"test/{objective.metric.partition('/')[2]}"
-
-
-def _shortfall(version: Version, results: list[GateResult], objective: Objective) -> str:
-    """Why a version cannot be champion on its own account, or nothing."""
-    failed = "; ".join(result.reason for result in results if not result.passed)
-    available = math.isfinite(version.metrics.get(_test_metric(objective), math.nan))
-    return failed or ("" if available else f"{_test_metric(objective)} {NOT_AVAILABLE}")
 
 
 def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
@@ -383,17 +393,7 @@ def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
         version=int(item.version),
         run_id=item.run_id or "",
         aliases=tuple(sorted(alias for alias, version in aliases.items() if version == int(item.version))),
-        tags=dict(item.tags),
+        tags=from_store(item.tags),
         source=item.source or "",
         created=item.creation_timestamp / 1000,
     )
-
-
-@contextlib.contextmanager
-def _unless_it_exists() -> Iterator[None]:
-    """Make something that another process may be making at this moment."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != _EXISTS:
-            raise

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -38,6 +38,7 @@ from pipeline.machine.outputs import require_folder
 from pipeline.progress import Tell, filling, silent
 from pipeline.text.json_file import read_json
 from sweeps.errors import RegistryError, counted
+from sweeps.home import Home, is_served
 from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
 from sweeps.registry.cards import example_picture
 from sweeps.registry.held import Held, inspect, kind_name
@@ -45,6 +46,8 @@ from sweeps.registry.verification import Verification
 from sweeps.registry.versions import MODEL_ID, SHA256, Version, described
 
 LINEAGE_FILE = "lineage.json"
+IMPORTED = "imported"  # the experiment of imported checkpoints, and their tag `source`
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 _UNFINISHED = "release.unfinished"
 _AGAIN = " — register it again."
 _MAY_NOT = " — its owner must let this user read the file."
@@ -270,3 +273,36 @@ def _settle(folder: Path, out: Path, version: Version) -> bool:
             raise
         return False
     return True
+
+
+def imported_run(client: MlflowClient, home: Home, name: str, folder: str) -> str:
+    """A new finished run for an import as `name`; one that a killed import left running is closed."""
+    experiment_id = _imports(client, home)
+    mine = f"tags.`{IMPORTED}.as` = '{name}' and attributes.status = 'RUNNING'"
+    for left in client.search_runs([experiment_id], mine):
+        client.set_terminated(left.info.run_id, "KILLED")
+    tags = {"source": IMPORTED, f"{IMPORTED}.as": name}
+    run = client.create_run(experiment_id, run_name=folder, tags=tags)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return run.info.run_id
+
+
+def _imports(client: MlflowClient, home: Home) -> str:
+    """The id of the experiment that holds the runs of imported checkpoints."""
+    experiment = client.get_experiment_by_name(IMPORTED)
+    if experiment is None:
+        folder = None if is_served(home.tracking_uri) else (home.artifacts / IMPORTED).as_uri()
+        with unless_it_exists():
+            client.create_experiment(IMPORTED, folder)
+        experiment = client.get_experiment_by_name(IMPORTED)
+    return experiment.experiment_id
+
+
+@contextlib.contextmanager
+def unless_it_exists() -> Iterator[None]:
+    """Make something that another process may be making at this moment."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != _EXISTS:
+            raise

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import os
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from pipeline import checkpoint, kinds
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.gate.checks import require_geometry
+from pipeline.data.pictures import Pixels
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
 from pipeline.kinds import LoadedCheckpoint, kind_of
 from pipeline.licence import licence_of
+from pipeline.previews import Preview
 from pipeline.progress import Tell, silent
+from pipeline.pruning import PRUNINGS
 from pipeline.recipe import DataConfig, Precision
 from pipeline.stages import Evaluation
 from pipeline.weights.known import LPIPS, require_weights
@@ -27,7 +36,23 @@ from sweeps.space.gates import NOT_AVAILABLE
 # The same weights on another device or kernel differ by less than this; those of another step seldom do.
 RELATIVE_TOLERANCE = 2e-3
 ABSOLUTE_TOLERANCE = 2e-3
-LICENCE, SCENES = "licence", "eval.scenes"  # tags of a version
+LICENCE, SCENES, SPREAD = "licence", "eval.scenes", "eval.spread"  # tags of a version
+_GSLRM = (
+    "the first scene, from the top: photographs, rendered views, their difference, masks, rendered opacity; views that "
+    "were given are underlined"
+)
+_MVDIFFUSION = "the first scenes: photographs, and below each row the views that were drawn"
+# What a reader looks for first, with its unit.
+SHOWN = (("psnr_fg", "dB, foreground"), ("psnr", "dB"), ("ssim", ""), ("lpips", ""), ("mask_iou", ""))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The first scene that a version was scored on, to be looked at. picture: PNG; about: what it shows."""
+
+    picture: bytes
+    about: str
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,7 @@ class Verification:
     parent: str | None = None  # sha256 of the weights that training started from
     facts: dict[str, str] = field(default_factory=dict)  # what its kind of model is told apart by, such as a rig
     precision: str | None = None  # of the network when the figures were taken
+    scene: Scene | None = None
 
 
 def verify(
@@ -69,13 +95,44 @@ def verify(
     known = unverified(loaded.info)
     return replace(
         known,
-        facts=known.facts | {SCENES: str(len(test.scenes))},
+        facts=known.facts | facts_of(test),
         metrics=test.metrics,
         protocol=test.protocol.id,
         precision=test.protocol.precision,
         data_name=dataset.name,
         data_digest=dataset.digest,
+        scene=scene_of(test),
     )
+
+
+def facts_of(found: Evaluation) -> dict[str, str]:
+    """How many scenes figures are means of, and the standard deviation over them, as tags."""
+    values = {name: [v for row in found.scenes if isinstance(v := row.get(name), float)] for name, _ in SHOWN}
+    spread = {
+        name: statistics.stdev(some) for name, some in values.items() if len(some) > 1 and all(map(math.isfinite, some))
+    }
+    return {SCENES: str(len(found.scenes)), SPREAD: json.dumps(spread)}
+
+
+def scene_of(found: Evaluation) -> Scene | None:
+    """What an evaluation shows of its first scene; None where its kind shows nothing."""
+    from pipeline.gslrm.evaluate import RenderedEvaluation  # what draws is needed here alone
+    from pipeline.gslrm.stage import preview as preview_of
+
+    if isinstance(found, RenderedEvaluation):
+        batch = found.batch
+        kept = PRUNINGS["default"](found.gaussians[0]).to("cpu")
+        preview = Preview(kept, batch.input_cameras[0].to("cpu"), batch.scenes[0])
+        return Scene(png_of(preview_of(batch, found.rendering)), _GSLRM, preview)
+    picture = getattr(found, "picture", None)
+    return None if picture is None else Scene(png_of(picture), _MVDIFFUSION)
+
+
+def png_of(picture: Pixels) -> bytes:
+    """A picture as the content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def unverified(source: Path | CheckpointInfo) -> Verification:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.recipe import PRECISIONS, Precision
@@ -13,14 +14,19 @@ from pipeline.reconstruction.models import Member, Pair
 from sweeps.book.record import PROTOCOL
 from sweeps.errors import RegistryError
 from sweeps.registry.held import Held
-from sweeps.registry.verification import LICENCE, Verification
-from sweeps.space.gates import GateResult
+from sweeps.registry.verification import LICENCE, SHOWN, SPREAD, Verification
+from sweeps.space.gates import NOT_AVAILABLE, GateResult
+from sweeps.space.objective import Objective
 
 SHA256, STEP, DIGEST = "checkpoint.sha256", "checkpoint.step", "data.digest"
-PRECISION = "eval.precision"
+PRECISION, PARENT = "eval.precision", "checkpoint.parent"
+RECIPE, FINGERPRINT = "recipe.name", "recipe.fingerprint"
 MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
 _DESCRIBED = ("recipe.", "rig.", "prompts.", "framing.", "views.", "gaussians.")
 GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
+# MLflow's pages show no tag whose name begins with `mlflow.`: what no reader looks for is kept under such a name.
+ASIDE = "mlflow.mouselift."
+_ASIDE = (SHA256, PARENT, FINGERPRINT, DIGEST, MODEL_ID, GATES, SPREAD)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,20 @@ class Version:
         return f"{self.name}/{self.version}"
 
     @property
+    def kind(self) -> Literal["gslrm", "mvdiffusion", "pair", ""]:
+        """Of its model, by what its tags tell; empty of a version that someone made without mouselift."""
+        if SHA256 not in self.tags:
+            return ""
+        if "views.version" in self.tags:
+            return "pair"
+        return "mvdiffusion" if "rig.name" in self.tags else "gslrm"
+
+    @property
+    def members(self) -> tuple[str, str]:
+        """The versions of a pair that draw views and make Gaussians."""
+        return self.tags["views.version"], self.tags["gaussians.version"]
+
+    @property
     def sha256(self) -> str:
         """Of the weights. Raises RegistryError for a version that someone made without mouselift."""
         if SHA256 not in self.tags:
@@ -52,6 +72,11 @@ class Version:
     def metrics(self) -> dict[str, float]:
         """The verified `test/*` figures."""
         return {name: float(value) for name, value in self.tags.items() if name.startswith("test/")}
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """The standard deviations over scenes of some figures, by plain name; empty of versions from before."""
+        return json.loads(self.tags[SPREAD]) if SPREAD in self.tags else {}
 
     @property
     def gates(self) -> list[dict[str, Any]]:
@@ -82,17 +107,49 @@ class Version:
 
     def as_plain(self) -> dict[str, Any]:
         """The form of `mouselift model list --json`; tags hold the lineage."""
-        known = (*self.metrics, GATES)
+        known = (*self.metrics, GATES, SPREAD)
         return {
             "name": self.name,
             "version": self.version,
             "aliases": list(self.aliases),
             "metrics": self.metrics,
+            "spread": self.spread,
             "gates": self.gates,
             "run_id": self.run_id,
             "created": self.created,
             "tags": {key: value for key, value in self.tags.items() if key not in known},
         }
+
+
+def stored_as(key: str) -> str:
+    """The name under which MLflow keeps a version's tag: another one for hashes, JSON, and figures of less interest."""
+    is_figure = key.startswith("test/") and key.removeprefix("test/") not in dict(SHOWN)
+    return ASIDE + key if key in _ASIDE or key.endswith(".sha256") or is_figure else key
+
+
+def from_store(tags: Mapping[str, str]) -> dict[str, str]:
+    """A version's tags by their own names. Versions from before have all of them under these."""
+    plain = {key: value for key, value in tags.items() if not key.startswith(ASIDE)}
+    return plain | {key.removeprefix(ASIDE): value for key, value in tags.items() if key.startswith(ASIDE)}
+
+
+def to_store(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a new version as MLflow keeps them."""
+    return {stored_as(key): value for key, value in tags.items()}
+
+
+def writes_of(writes: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    """Writes of tags as those that the store needs, in order.
+
+    What an earlier release kept under the plain name goes after the new value is there, and before it is removed: a
+    kill between the two brings no old value back.
+    """
+    done: list[tuple[str, str | None]] = []
+    for key, value in writes:
+        aside = stored_as(key)
+        pair = [(aside, value), (key, None)] if value is not None else [(key, None), (aside, None)]
+        done += [(aside, value)] if aside == key else pair
+    return done
 
 
 def lineage(verification: Verification) -> dict[str, str]:
@@ -101,7 +158,7 @@ def lineage(verification: Verification) -> dict[str, str]:
     facts = {
         SHA256: info.sha256,
         STEP: str(info.step),
-        "checkpoint.parent": verification.parent,
+        PARENT: verification.parent,
         **_contents(info),
         "data.name": verification.data_name,
         DIGEST: verification.data_digest,
@@ -142,10 +199,22 @@ def judged(tags: Mapping[str, str], results: list[GateResult], alias: str, reaso
     return [*((key, None) for key in gone), *{GATES: gates, **lines, VERDICT: alias, REASON: reason}.items()]
 
 
+def test_metric(objective: Objective) -> str:
+    """The `test/` figure that answers for the sweep's objective."""
+    return f"test/{objective.metric.partition('/')[2]}"
+
+
+def shortfall(version: Version, results: list[GateResult], objective: Objective) -> str:
+    """Why a version cannot be champion on its own account, or nothing."""
+    failed = "; ".join(result.reason for result in results if not result.passed)
+    available = math.isfinite(version.metrics.get(test_metric(objective), math.nan))
+    return failed or ("" if available else f"{test_metric(objective)} {NOT_AVAILABLE}")
+
+
 def _contents(held: Held) -> dict[str, str | None]:
     """What a version's checkpoint or pair says of itself."""
     if isinstance(held, CheckpointInfo):
-        return {"recipe.name": held.recipe.name, "recipe.fingerprint": held.recipe.fingerprint}
+        return {RECIPE: held.recipe.name, FINGERPRINT: held.recipe.fingerprint}
     pair = held.pair
     said = {f"{name}.{key}": value for name, one in _members(pair) for key, value in _member(one).items()}
     return said | {"rig.name": pair.rig, LICENCE: pair.licence}

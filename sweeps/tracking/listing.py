@@ -89,6 +89,7 @@ def _of_journal(home: Home, journal: Journal, book: Ledger, known: Sweep | None)
         recipe=book.recipe,
         state=state_of(journal, book),
         ui_path="" if known is None else known.ui_path,
+        charts_path="" if known is None else known.charts_path,
         home=home_text(home.root),
         began=book.opened,
         done=book.ended,

@@ -20,6 +20,7 @@ from sweeps.book.delivery import RefusedError, UnansweredError
 from sweeps.errors import StudyError, cause
 from sweeps.home import is_made, sqlite_uri, store_file
 
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # what asking a store raises that is away or not whole
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _TAG = "mouselift.checked"
 _PAGE = 500  # runs

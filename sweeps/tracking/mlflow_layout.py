@@ -42,7 +42,6 @@ from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.space import words
-from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
@@ -77,24 +76,23 @@ def view_tag(ledger: Ledger) -> str:
     return _VIEW_TAG + view_key(ledger.name)
 
 
-def ui_path(experiment_id: str, sweep: str) -> str:
-    """The part behind the UI's address that shows a sweep's trials in model-training mode."""
-    return Links(experiment_id).sweep(view_key(sweep))
-
-
 def home_text(root: Path) -> str:
     """A home as those of other machines are told of it."""
     return f"{platform.node()}:{root}"
 
 
-def sweep_tags(ledger: Ledger, root: Path) -> dict[str, str]:
-    """Tags of a sweep's own run. root: of its home."""
-    tags = _read_first(ledger.tags) | {"sweep.name": ledger.name, LINEAGE: _lineage_tag(ledger.tags)}
-    tags |= {"mlflow.runName": ledger.name, "sweep.key": run_key(ledger), "sweep.state": "RUNNING"}
+def sweep_tags(ledger: Ledger, root: Path, again: bool = False) -> dict[str, str]:
+    """Tags of a sweep's own run, those that a reader looks for first.
+
+    root: of its home. again: it was interrupted, and goes on.
+    """
+    tags = {"mlflow.runName": ledger.name, "sweep.state": "RUNNING", "sweep.name": ledger.name}
+    if again:
+        tags["sweep.reason"] = ""
     tags |= {HOME_TAG: home_text(root), PLANNED_TAG: str(ledger.planned)}
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
-    return tags
+    return tags | _read_first(ledger.tags) | {LINEAGE: _lineage_tag(ledger.tags), "sweep.key": run_key(ledger)}
 
 
 def sweep_params(ledger: Ledger) -> dict[str, str]:
@@ -108,16 +106,18 @@ def sweep_params(ledger: Ledger) -> dict[str, str]:
 
 
 def trial_tags(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
-    """Tags of a trial's run."""
+    """Tags of a trial's run, those that a reader looks for first."""
     known = _of_trial(ledger, event)
-    return _read_first(known) | {
-        LINEAGE: _lineage_tag(known),
+    tags = {
         "mlflow.runName": run_name(ledger.name, event.trial),
-        "sweep.name": ledger.name,
+        "trial.state": "RUNNING",
         "trial.number": str(event.trial),
         "trial.attempt": str(event.attempt),
-        "trial.state": "RUNNING",
+        "sweep.name": ledger.name,
     }
+    if event.attempt > 1:
+        tags["trial.reason"] = ""  # of the interruption before
+    return tags | _read_first(known) | {LINEAGE: _lineage_tag(known)}
 
 
 def sweep_lineage(ledger: Ledger) -> dict[str, Any]:

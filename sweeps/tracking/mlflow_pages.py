@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
@@ -29,6 +30,7 @@ NOTE, REPORT = "mlflow.note.content", "report.html"
 _SECONDS_A_ROUND, _SECONDS_AT_THE_END = 2.0, 8.0  # for descriptions of trials; `reap` gives a whole delivery 30 s
 _SIGNATURE = "\n\n[//]: # (mouselift {})"  # MLflow's Markdown shows nothing of it
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class PageWriter:
@@ -101,17 +103,19 @@ class PageWriter:
         def set_view(text: str) -> None:
             self._client.set_experiment_tag(links.experiment_id, tag, text)
 
+        def set_note(text: str) -> None:
+            known = self._client.get_experiment(links.experiment_id).tags.get(NOTE, "")
+            if known != signed(text) and is_ours(known):
+                self._client.set_experiment_tag(links.experiment_id, NOTE, signed(text))
+
         self._write(tag, lambda: self._pages.saved_view(record), set_view)
+        self._write(f"{tag} {NOTE}", lambda: self._pages.experiment_note(record, links), set_note)
         self._describe(self._runs[None], lambda: self._pages.sweep_note(record, links))
 
     def _trials(self, record: SweepRecord, links: Links, numbers: Iterable[int], seconds: float) -> int:
         """Describe trials in this order until the time is over. Returns how many are left."""
         until, left = time.monotonic() + seconds, 0
-        columns: Mapping[int, Mapping[str, str]] = {}
-        try:
-            columns = self._pages.trial_tags(record)
-        except Exception as error:  # noqa: BLE001 - as in `_write`
-            self._left_out("the columns of trials", error)
+        columns = self._made("the columns of trials", lambda: self._pages.trial_tags(record)) or {}
         for number in numbers:
             if time.monotonic() > until:
                 left += 1
@@ -142,12 +146,8 @@ class PageWriter:
 
     def _write(self, place: str, make: Callable[[], str], write: Callable[[str], None]) -> None:
         """Make a text, and write it unless it reads as it did."""
-        try:
-            text = make()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the figures are to arrive
-            self._left_out(place, error)
-            return
-        if self._shown.get(place) == (digest := _digest(text)):
+        text = self._made(place, make)
+        if text is None or self._shown.get(place) == (digest := _digest(text)):
             return
         try:
             with delivery_errors():
@@ -155,6 +155,14 @@ class PageWriter:
         except RefusedError as error:
             self._left_out(place, error)
         self._shown[place] = digest
+
+    def _made(self, place: str, make: Callable[[], T]) -> T | None:
+        """What a page's function makes; None where it breaks."""
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the figures are to arrive
+            self._left_out(place, error)
+            return None
 
     def _left_out(self, place: str, error: Exception) -> None:
         """Once for each place: the next minute is likely to bring the same."""

@@ -161,11 +161,12 @@ class _Writer:
         return ledger
 
     def _open_sweep(self, ledger: Ledger, event: events.SweepOpened) -> None:
-        run_id = self._run(ledger, None, event.time)
+        tags = layout.sweep_tags(ledger, self._journal.folder.parents[1], again=event.time != ledger.opened)
+        run_id = self._run(ledger, None, event.time, tags)
         known = self._client.get_run(run_id).data.params  # of `mlflow run`, or of an earlier session or version
         new = layout.sweep_params(ledger) if event.time == ledger.opened else {}
         params = {key: value for key, value in new.items() if key not in known}
-        self._open_run(run_id, params, layout.sweep_tags(ledger, self._journal.folder.parents[1]))
+        self._open_run(run_id, params, tags)
         self._client.log_dict(run_id, layout.sweep_lineage(ledger), layout.LINEAGE_FILE)
         for path, blob in event.artifacts.items():
             self._upload(run_id, path, self._journal.blob(blob))
@@ -180,9 +181,10 @@ class _Writer:
             self._pages.opened(self._experiment(ledger), event.time)
 
     def _open_trial(self, ledger: Ledger, event: events.TrialOpened) -> None:
-        run_id = self._run(ledger, event.trial, event.time)
+        tags = layout.trial_tags(ledger, event)
+        run_id = self._run(ledger, event.trial, event.time, tags)
         params = event.recipe_params if event.attempt == 1 else {}
-        self._open_run(run_id, params, layout.trial_tags(ledger, event))
+        self._open_run(run_id, params, tags)
         self._client.log_dict(run_id, layout.trial_lineage(ledger, event), layout.LINEAGE_FILE)
         self._describe(run_id, ledger.tags | event.tags, event.recipe_params)
 
@@ -259,25 +261,31 @@ class _Writer:
 
     def _end_trial(self, trial: Trial, when: float) -> None:
         reason = "trial.fail_reason" if trial.state == "FAIL" else "trial.reason"
-        self._log(self._runs[trial.number], tags={"trial.state": trial.state, reason: trial.reason})
+        run_id = self._runs[trial.number]
+        self._log(run_id, tags={"trial.state": trial.state, **self._reason(run_id, reason, trial.reason)})
         self._client.set_terminated(self._runs[trial.number], layout.STATUS[trial.state], _milliseconds(when))
+
+    def _reason(self, run_id: str, key: str, reason: str) -> dict[str, str]:
+        """The tag of a reason; none without one, unless an earlier one is to go: of a sweep that was taken for dead."""
+        return {key: reason} if reason or key in self._client.get_run(run_id).data.tags else {}
 
     def _close_sweep(self, before: Ledger, ledger: Ledger, event: events.SweepClosed) -> None:
         for number in sorted(before.open & self._runs.keys()):  # a trial without a run has not begun
             self._end_trial(ledger.trials[number], event.time)
         stamp = _milliseconds(event.time)
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
-        tags = {**event.tags, "sweep.state": event.state, "sweep.reason": event.reason}
+        reason = self._reason(self._runs[None], "sweep.reason", event.reason)
+        tags = {**event.tags, "sweep.state": event.state, **reason}
         self._log(self._runs[None], metrics=metrics, tags=tags)
         self._client.set_terminated(self._runs[None], layout.STATUS[event.state], stamp)
         if self._pages is not None:
             self._pages.ended(self._experiment(ledger), event.time)
 
-    def _run(self, ledger: Ledger, trial: int | None, when: float) -> str:
-        """The run of a trial, or of the sweep (None): known, adopted, found by its key, or new."""
+    def _run(self, ledger: Ledger, trial: int | None, when: float, tags: Mapping[str, str]) -> str:
+        """The run of a trial, or of the sweep (None): known, adopted, found by its key, or new, with these tags."""
         if trial not in self._runs:
             adopted = self._adopted if trial is None else None
-            run_id = adopted or self._find_run(ledger, trial) or self._create_run(ledger, trial, when)
+            run_id = adopted or self._find_run(ledger, trial) or self._create_run(ledger, trial, when, tags)
             self._runs[trial] = self._journal.append(events.RunOpened(trial, run_id)).run_id
         return self._runs[trial]
 
@@ -286,8 +294,9 @@ class _Writer:
         found = self._client.search_runs([self._experiment(ledger)], filter_string=where, max_results=1)
         return found[0].info.run_id if found else None
 
-    def _create_run(self, ledger: Ledger, trial: int | None, when: float) -> str:
-        tags = {"sweep.key": layout.run_key(ledger, trial)}
+    def _create_run(self, ledger: Ledger, trial: int | None, when: float, tags: Mapping[str, str]) -> str:
+        """The UI shows tags in the order in which they came: the key, which nobody reads, is the last of the first."""
+        tags = {**tags, "sweep.key": layout.run_key(ledger, trial)}
         if trial is not None:
             tags["mlflow.parentRunId"] = self._runs[None]
         name = layout.run_name(ledger.name, trial)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST_NOTE = 7900  # characters of a description: MLflow keeps 8,000 of a tag, and cuts the others off unsaid
 _MODE = "workflowType=machine_learning"  # MLflow's UI takes its mode from the address alone
+EXPERIMENTS_PATH = f"#/experiments?{_MODE}"  # the list of experiments, behind the address of MLflow's UI
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,19 @@ class Links:
 
     def run(self, run_id: str) -> str:
         """A run's page."""
-        return f"#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"#/experiments/{self.experiment_id}/runs/{run_id}?{_MODE}"
 
     def artifact(self, run_id: str, path: str) -> str:
         """A file of a run, in the run's page."""
-        return f"{self.run(run_id)}/artifacts/{quote(path)}"
+        return f"#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/{quote(path)}?{_MODE}"
 
     def sweep(self, view_key: str) -> str:
         """The saved view of a sweep. view_key: of `mlflow_layout.view_key`."""
         return f"#/experiments/{self.experiment_id}/runs?{_MODE}&viewStateShareKey={view_key}"
+
+    def charts(self, view_key: str) -> str:
+        """The charts of a saved view."""
+        return f"{self.sweep(view_key)}&compareRunsMode=CHART"
 
     def model(self, name: str, version: str | None = None) -> str:
         """A registered model, or one version of it."""
@@ -57,6 +62,9 @@ class Pages(Protocol):
 
     def saved_view(self, record: SweepRecord) -> str:
         """The JSON of a saved view of the runs table: columns, order and charts."""
+
+    def experiment_note(self, record: SweepRecord, links: Links) -> str:
+        """The description of the sweep's experiment, of which MLflow's list shows the beginning, as plain text."""
 
     def trial_tags(self, record: SweepRecord) -> Mapping[int, Mapping[str, str]]:
         """Tags of each trial's run, by its number, that the saved view shows as columns."""

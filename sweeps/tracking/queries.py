@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.record import Recorder, SweepRecord, record_of
 from sweeps.book.remaining import seconds_left_of
-from sweeps.errors import StudyError
+from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
-from sweeps.tracking.mlflow_client import mlflow_client, runs_of
-from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, ui_path
+from sweeps.tracking.mlflow_client import STORE_ERRORS, mlflow_client, runs_of, shown
+from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, view_key
+from sweeps.tracking.pages import Links
 
 INTERRUPTED = "INTERRUPTED"
 _QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
@@ -36,7 +38,8 @@ class Sweep:
     name: str
     recipe: str
     state: str
-    ui_path: str  # goes behind the address of `mouselift ui`; empty where MLflow has no run of it
+    ui_path: str  # of its trials, behind the address of MLflow's UI; empty where MLflow has no run of it
+    charts_path: str  # of their charts
     home: str = ""  # machine:folder; empty where its run does not say
     began: float = 0.0  # unix seconds
     done: int | None = None  # trials that ended for good; None where MLflow does not say
@@ -57,7 +60,7 @@ def sweeps(uri: str) -> list[Sweep]:
         return []
     client = mlflow_client(uri)
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    found = runs_of(client, list(names), "tags.`sweep.state` != ''")
+    found = runs_of(client, list(names), "tags.`sweep.state` != '' AND tags.`sweep.name` != ''")
     return [_of_run(run, names[run.info.experiment_id]) for run in found]
 
 
@@ -89,6 +92,10 @@ class Reader:
             kept = self._kept.setdefault(name, _Kept(journal))
         return kept.record(self._clock())
 
+    def news(self, name: str) -> int:
+        """A number that is another one when there is news of a sweep whose record was read."""
+        return self._kept[name].offset
+
     def is_interrupted(self, name: str, record: SweepRecord) -> bool:
         """Whether a sweep whose record was read, and that is not closed, has lost its driver."""
         if record.ledger.state != State.RUNNING:
@@ -104,7 +111,7 @@ class _Kept:
         self._journal = journal
         self._lock = threading.Lock()
         self._file = -1  # its inode
-        self._offset = 0
+        self.offset = 0
         self._recorder = Recorder(journal.folder)
         self._record: SweepRecord | None = None
         self._written, self._asked = True, 0.0
@@ -126,14 +133,25 @@ class _Kept:
 
     def _read(self) -> None:
         found = self._journal.path.stat()
-        if found.st_ino != self._file or found.st_size < self._offset:
-            self._file, self._offset, self._record = found.st_ino, 0, None
+        if found.st_ino != self._file or found.st_size < self.offset:
+            self._file, self.offset, self._record = found.st_ino, 0, None
             self._recorder = Recorder(self._journal.folder)
-        if found.st_size == self._offset:
+        if found.st_size == self.offset:
             return
-        for end, event in self._journal.events(self._offset):
+        for end, event in self._journal.events(self.offset):
             self._recorder.add([event])
-            self._offset, self._record = end, None
+            self.offset, self._record = end, None
+
+
+@contextlib.contextmanager
+def answers(uri: str) -> Iterator[None]:
+    """For questions to MLflow: errors of the store and of the way to it are an OutageError."""
+    try:
+        yield
+    except (*STORE_ERRORS, StudyError) as error:
+        raise OutageError(
+            f"{shown(uri)}: expected an answer of MLflow's store, got {cause(error)} — see that it runs."
+        ) from None
 
 
 def latest(home: Home) -> str:
@@ -177,13 +195,15 @@ def state_of(journal: Journal, book: Ledger) -> str:
 
 def _of_run(run: Run, recipe: str) -> Sweep:
     tags, experiment = run.data.tags, run.info.experiment_id
+    links, key = Links(experiment), view_key(tags["sweep.name"])
     metric = tags.get("objective.metric", "")
     planned = tags.get(PLANNED_TAG)
     return Sweep(
         name=tags["sweep.name"],
         recipe=recipe,
         state=tags["sweep.state"],
-        ui_path=ui_path(experiment, tags["sweep.name"]),
+        ui_path=links.sweep(key),
+        charts_path=links.charts(key),
         home=tags.get(HOME_TAG, ""),
         began=run.info.start_time / 1000,
         planned=None if planned is None else int(planned),

@@ -18,11 +18,11 @@ _MOST_STEPS = 8
 _log = logging.getLogger(__name__)
 
 
-def splat_of(pages: Pages, folder: Path, title: str) -> str | None:
-    """The page of the Gaussians in `folder`; None, with a warning, where there are none that can be read."""
+def splat_of(pages: Pages, folder: Path, title: str) -> str:
+    """The page of the Gaussians in `folder`. Raises DataError where there are none that can be read."""
     found = list(_steps(folder))
     if not found:
-        return None
+        raise DataError(f"{folder}: expected Gaussians of kept checkpoints, got none that can be read.")
     shown = [Shown(f"{step:,}", preview.gaussians) for step, preview in found]
     inputs = next((preview.inputs for _, preview in reversed(found) if preview.inputs is not None), None)
     return pages.splat(title, shown, inputs, note_of(found[-1][1].scene, inputs))

@@ -34,6 +34,7 @@ from sweeps.home import Home
 from sweeps.tracking import listing, mlflow_layout, queries
 from sweeps.tracking.mlflow_client import prepare_store
 from sweeps.tracking.mlflow_writer import MLflowDelivery
+from sweeps.tracking.pages import Links
 
 RECIPE = load_recipe("gslrm_tiny")
 SPACE = {
@@ -299,7 +300,8 @@ def test_queries_tell_the_sweeps_of_a_store(store: tuple[str, Path]) -> None:
     (sweep,) = queries.sweeps(store[0])
     assert (sweep.name, sweep.recipe, sweep.state) == ("mice", "gslrm_tiny", "COMPLETE")
     experiment = MlflowClient(store[0]).get_experiment_by_name("gslrm_tiny")
-    assert sweep.ui_path == mlflow_layout.ui_path(experiment.experiment_id, "mice")
+    assert sweep.ui_path == Links(experiment.experiment_id).sweep("mice")
+    assert sweep.charts_path == f"{sweep.ui_path}&compareRunsMode=CHART"
 
 
 def test_a_sweep_of_another_home_is_listed_with_what_mlflow_knows(store: tuple[str, Path], tmp_path: Path) -> None:

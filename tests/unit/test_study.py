@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from pipeline.recipes import override
 from sweeps.book.journal import Event, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger, fold
-from sweeps.book.study import LEAST_TRIALS, Proposals, began_with, importance_of, is_spent, study_of, suggest, verdict
+from sweeps.book.study import Proposals, began_with, is_spent, study_of, suggest, verdict
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
 from sweeps.space.resources import Resources
@@ -359,39 +359,6 @@ def test_the_space_of_a_ledger_is_the_one_it_began_with():
     again = began_with(Book(space).ledger)
     assert again.base == space.base
     assert replace(again, fixed={}) == replace(space, fixed={})
-
-
-def test_importance_names_the_param_that_decides_and_how_sure_it_is():
-    book = Book(space_for(SPACES["mixed"], kind="random", count=20))
-    book.run_all()
-    found = importance_of(book.ledger)
-    first = next(iter(found.shares))
-    assert (first, found.trials) == ("optim.lr", len(book.study.trials))
-    low, high = found.spread[first]
-    assert low <= found.shares[first] <= high and low < high
-    assert importance_of(book.ledger) == found
-
-
-def test_importance_is_not_told_by_too_few_trials():
-    book = Book(space_for(SPACES["mixed"], kind="random", count=2))
-    book.run_all()
-    found = importance_of(book.ledger)
-    assert (found.shares, found.note) == ({}, f"too few trials (2 COMPLETE; from {LEAST_TRIALS} on)")
-
-
-def test_importance_is_not_told_where_all_trials_are_equal():
-    book = Book(space_for(SPACES["mixed"], kind="random", count=12))
-    book.run_all()
-    equal = {n: replace(trial, last_value=1.0, state=State.COMPLETE) for n, trial in book.ledger.trials.items()}
-    found = importance_of(replace(book.ledger, trials=equal, not_run={}))
-    assert (found.shares, found.note) == ({}, "every trial has the same objective")
-
-
-def test_importance_of_a_conditional_param_comes_with_what_optuna_doubts():
-    book = Book(space_for(SPACES["conditional"], kind="random", count=16))
-    book.run_all()
-    found = importance_of(book.ledger)
-    assert sum(found.shares.values()) == pytest.approx(1) or found.note
 
 
 def test_every_state_of_a_trial_has_one_in_the_study():

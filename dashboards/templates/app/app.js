@@ -13,21 +13,66 @@
   };
 
   // ---------------------------------------------------------------- charts
-  const charts = new Map();  // figure -> what draws it anew
+  const kept = new Map();  // place -> what draws it anew
   function keep(figure, make) {
     const again = () => draw(figure, make());
-    charts.set(figure, again);
+    kept.set(figure, again);
     again();
   }
-  function redraw() { for (const [figure, again] of charts) if (figure.isConnected) again(); }
+  function redraw() { for (const [figure, again] of kept) if (figure.isConnected) again(); }
   let width = window.innerWidth;
   window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; redraw(); } });
 
-  function sweepChart(figure) {
-    keep(figure, () => {
-      const {metric, lines} = read(figure.dataset.chart);
-      return {metric, lines: lines.map((line, i) => ({...line, series: i ? null : 0, name: i ? line.name : `${line.name}, the best`}))};
-    });
+  // The charts of a sweep: plotly's, asked for anew when there is news of the sweep.
+  async function sweepCharts(place) {
+    let shown = "";
+    async function again() {
+      const news = place.previousElementSibling.textContent;
+      if (news === shown) return;
+      let topics;
+      try {
+        const answer = await fetch(place.dataset.charts);
+        if (!answer.ok) return;
+        topics = (await answer.json()).charts;
+      } catch (error) {
+        if (error instanceof TypeError) return;  // the server is away, which the page says
+        throw error;
+      }
+      shown = news;
+      const known = new Map([...place.children].map(figure => [figure.dataset.key, figure]));
+      for (const one of topics) {
+        const figure = known.get(one.key) || chartFigure(one);
+        known.delete(one.key);
+        place.append(figure);
+        figure.give(one);
+      }
+      for (const gone of known.values()) gone.remove();
+    }
+    kept.set(place, again);
+    await again();
+  }
+  function chartFigure(one) {
+    const caption = element("p"), chart = element("div", {class: "chart"}), names = Object.keys(one.figures);
+    const figure = element("figure", {"data-key": one.key, class: one.kind}, element("figcaption", {}, element("h3", {}, one.title)), chart);
+    let current = names[0], last = one;
+    chart.style.height = `${one.height}px`;
+    const show = () => {
+      const drawn = last.figures[current];
+      charts.draw(chart, {...drawn, layout: {...drawn.layout, uirevision: current || "kept"}});
+    };
+    if (names.length > 1) {
+      const choice = element("div", {class: "switch", role: "radiogroup", "aria-label": `Axis of ${one.title}`});
+      for (const name of names) {
+        const input = element("input", {type: "radio", name: one.key, value: name});
+        input.checked = name === current;
+        input.addEventListener("change", () => { current = name; show(); });
+        choice.append(element("label", {}, input, name));
+      }
+      figure.firstChild.append(choice);
+    }
+    figure.firstChild.append(caption);
+    figure.give = fresh => { last = fresh; caption.textContent = fresh.caption; show(); };
+    return figure;
   }
 
   function metricCharts(place) {
@@ -37,7 +82,7 @@
       const weight = name => (name === first ? 0 : name.startsWith("val/") && !name.startsWith("val/input/") ? 1 : name === "train/loss" ? 2 : name.startsWith("train/") ? 3 : 4);
       return [...found].sort((a, b) => weight(a) - weight(b) || a.localeCompare(b));
     };
-    const select = element("select", {"aria-label": "Figure"}), figure = element("figure", {class: "chart"});
+    const select = element("select", {"aria-label": "Figure"}), figure = element("figure", {class: "plot"});
     const log = element("button", {type: "button", "aria-pressed": "false"}, "Logarithmic");
     const axis = element("select", {"aria-label": "Over"}, element("option", {value: "steps"}, "over steps"), element("option", {value: "minutes"}, "over minutes"));
     for (const name of names()) select.append(element("option", {value: name}, name));
@@ -52,8 +97,8 @@
       return {metric: select.value, lines, log: log.getAttribute("aria-pressed") === "true", x: minutes ? "minutes" : "steps"};
     };
     keep(figure, make);
-    for (const one of [select, axis]) one.addEventListener("change", () => charts.get(figure)());
-    log.addEventListener("click", () => { log.setAttribute("aria-pressed", String(log.getAttribute("aria-pressed") !== "true")); charts.get(figure)(); });
+    for (const one of [select, axis]) one.addEventListener("change", () => kept.get(figure)());
+    log.addEventListener("click", () => { log.setAttribute("aria-pressed", String(log.getAttribute("aria-pressed") !== "true")); kept.get(figure)(); });
   }
 
   // ---------------------------------------------------------------- pictures by step, with one zoom for all
@@ -153,7 +198,7 @@
     }
     slider.addEventListener("input", show);
     select.addEventListener("change", show);
-    charts.set(place, show);
+    kept.set(place, show);
     show();
   }
 
@@ -191,6 +236,27 @@
     document.querySelectorAll("#trials button[type=submit]").forEach(button => { button.disabled = !many; });
   }
   document.addEventListener("change", event => { if (event.target.name === "run") counted(); });
+
+  // ---------------------------------------------------------------- Gaussians that turn together
+  const frames = () => [...document.querySelectorAll(".scene iframe")];
+  let eye = null;  // where the cameras are that are locked together
+  window.addEventListener("message", ({data, source}) => {
+    const lock = document.getElementById("lock");
+    if (!data || data.mouselift !== "camera" || !frames().some(frame => frame.contentWindow === source)) return;
+    eye = data.eye;
+    if (lock && lock.getAttribute("aria-pressed") === "true") spread(source);
+  });
+  function spread(source) {
+    for (const frame of frames()) if (frame.contentWindow !== source) frame.contentWindow.postMessage({mouselift: "camera", eye}, "*");
+  }
+  function lockable(lock) {
+    lock.addEventListener("click", () => {
+      const locked = lock.getAttribute("aria-pressed") !== "true";
+      lock.setAttribute("aria-pressed", String(locked));
+      lock.textContent = locked ? "Cameras locked together" : "Each camera alone";
+      if (locked && eye) spread(null);
+    });
+  }
 
   // ---------------------------------------------------------------- the page asked for again
   const held = new Map();  // id -> the part as the server last gave it
@@ -277,13 +343,14 @@
   }
 
   function begin() {
-    charts.clear();
+    kept.clear();
     remember();
     for (const body of document.querySelectorAll("tbody[data-live]")) for (const row of body.rows) row.dataset.given = row.innerHTML;
-    document.querySelectorAll("[data-chart]").forEach(sweepChart);
+    document.querySelectorAll("[data-charts]").forEach(sweepCharts);
     document.querySelectorAll("[data-metrics]").forEach(metricCharts);
     document.querySelectorAll("[data-gallery]").forEach(gallery);
     document.querySelectorAll("table.sortable").forEach(sortable);
+    document.querySelectorAll("#lock").forEach(lockable);
     counted();
   }
   begin();

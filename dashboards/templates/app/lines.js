@@ -1,5 +1,5 @@
 "use strict";
-// Lines over steps, drawn as SVG: the first six have a colour each where the page names runs, else the best has.
+// Lines over steps of a few runs, drawn as SVG, a colour a run.
 window.mouselift = {};
 (() => {
   const NS = "http://www.w3.org/2000/svg", HEIGHT = 300, LEFT = 62, RIGHT = 14, TOP = 10, BOTTOM = 34;
@@ -67,7 +67,7 @@ window.mouselift = {};
       const d = line.points.map(([a, b], i) => `${i ? "L" : "M"}${px(a).toFixed(1)} ${py(b).toFixed(1)}`).join("");
       const path = node("path", {class: `line${mark}`, d});
       svg.append(path);
-      if (line.points.length === 1) svg.append(node("circle", {class: mark.trim(), cx: px(line.points[0][0]), cy: py(line.points[0][1]), r: 3}));
+      if (line.points.length === 1) svg.append(node("circle", {class: `lone${mark}`, cx: px(line.points[0][0]), cy: py(line.points[0][1]), r: 3}));
       drawn.push({line, path});
     }
     const dot = node("circle", {r: 4, visibility: "hidden"}), tip = document.createElement("div");

@@ -1,0 +1,301 @@
+"""The pages of the dashboard and their JSON: what they show, what they refuse, and what happens without their store."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from dashboards.app.app import make_app
+from dashboards.app.progress import progress
+from dashboards.app.shield import is_loopback
+from dashboards.cli import dashboard
+from sweeps.book.journal import Journal, TrialClosed
+from sweeps.book.record import record_of
+from sweeps.errors import SweepError
+from sweeps.home import Home
+from tests.support import dashboards, recorded
+
+HERE = "http://127.0.0.1:8710"
+PAGES = [
+    ("/", "/index.json"),
+    ("/sweep?name=alpha", "/sweep.json?name=alpha"),
+    ("/run?run=live/1", "/run.json?run=live/1"),
+    ("/compare?run=live/0&run=live/1&run=alpha/2", "/compare.json?run=live/0&run=live/1&run=alpha/2"),
+    ("/compare", "/compare.json"),
+    ("/models", "/models.json"),
+    ("/model?name=mouse-gslrm", "/model.json?name=mouse-gslrm"),
+    ("/diff?a=mouse-gslrm/1&b=mouse-gslrm/2", "/diff.json?a=mouse-gslrm/1&b=mouse-gslrm/2"),
+    ("/3d?run=live/0&version=mouse-gslrm/2", "/3d.json?run=live/0&version=mouse-gslrm/2"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = dashboards.whole_home(tmp_path_factory.mktemp("dashboard"))
+    dashboards.register(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def client(whole: Home) -> TestClient:
+    return TestClient(make_app(whole), base_url=HERE)
+
+
+@pytest.fixture
+def home(whole: Home, tmp_path: Path) -> Home:
+    """A copy of the sweeps, which a test may hurt."""
+    shutil.copytree(whole.journals, tmp_path / "journal")
+    return dashboards.home_at(tmp_path)
+
+
+def opened(home: Home, **options: object) -> TestClient:
+    return TestClient(make_app(home, **options), base_url=HERE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("page", "twin"), PAGES)
+def test_every_page_and_its_twin_answer(client: TestClient, page: str, twin: str) -> None:
+    shown, told = client.get(page), client.get(twin)
+    assert (shown.status_code, told.status_code) == (200, 200)
+    assert 'id="main"' in shown.text
+    assert isinstance(told.json(), dict)
+    named = re.search(r'<a href="([^"]+)">this page as JSON', shown.text)
+    assert named is not None
+    assert client.get("/" + named[1].replace("&amp;", "&")).json().keys() == told.json().keys()
+
+
+def test_the_overview_counts_trials_and_names_the_best(client: TestClient) -> None:
+    rows = {row["name"]: row for row in client.get("/index.json").json()["sweeps"]}
+    assert rows.keys() == {"alpha", "live", "odd"}
+    assert rows["live"]["best"] == {"trial": 1, "value": 23.0, "step": 20, "state": "RUNNING"}
+    assert (rows["live"]["counts"]["RUNNING"], rows["live"]["counts"]["WAITING"]) == (2, 2)
+    assert rows["alpha"]["done"] == 1.0
+    assert rows["alpha"]["judged"] == 6  # those of the best one's protocol
+
+
+def test_trials_of_two_protocols_are_never_in_one_table(client: TestClient) -> None:
+    tables = client.get("/sweep.json?name=alpha").json()["tables"]
+    assert [len(table["rows"]) for table in tables] == [6, 6]
+    assert len({table["protocol"] for table in tables}) == 2
+    groups = client.get("/compare.json?run=alpha/0&run=alpha/1&run=alpha/2").json()["groups"]
+    assert sorted(group["refs"] for group in groups) == [["alpha/0", "alpha/2"], ["alpha/1"]]
+    assert client.get("/compare?run=alpha/0&run=alpha/1").text.count('aria-label="Figures"') == 2
+
+
+def test_charts_are_those_of_the_report(client: TestClient) -> None:
+    charts = client.get("/charts?name=alpha&group=1").json()["charts"]
+    assert {"Best so far", "Parallel coordinates"} <= {chart["title"] for chart in charts}
+    assert client.get("/charts?name=alpha&group=2").status_code == 404
+
+
+def test_a_run_has_its_figures_settings_and_pictures(client: TestClient) -> None:
+    told = client.get("/run.json?run=live/1").json()
+    assert [point[:2] for point in told["metrics"]["val/psnr"]] == [[10, 22.0], [20, 23.0]]
+    assert told["settings"][0] == {"path": "optim.lr", "value": 2e-4, "why": "searched"}
+    assert [picture["step"] for picture in told["previews"]] == [10, 20]
+    for picture in told["previews"]:
+        assert client.get("/" + picture["url"]).content.startswith(b"\x89PNG")
+
+
+def test_settings_that_differ_are_told_from_those_that_do_not(client: TestClient) -> None:
+    told = client.get("/compare.json?run=live/0&run=live/1").json()
+    assert told["differing"] == [{"path": "optim.lr", "values": [1e-4, 2e-4]}]
+    assert {row["path"] for row in told["same"]} == {"train.max_steps", *dashboards.VIEWS}
+
+
+def test_a_model_has_gates_lineage_and_differences(client: TestClient) -> None:
+    (table,) = client.get("/model.json?name=mouse-gslrm").json()["tables"]
+    assert [(one["version"], one["aliases"], one["run"]) for one in table["versions"]] == [
+        (2, ["champion"], "live/1"),
+        (1, [], "live/0"),
+    ]
+    assert [one["gates"][0]["passed"] for one in table["versions"]] == [True, False]
+    told = client.get("/diff.json?a=mouse-gslrm/1&b=mouse-gslrm/2").json()
+    assert told["figures"] == [{"name": "test/psnr", "values": [21.0, 22.0]}]
+    assert told["settings"] == [{"path": "optim.lr", "values": [1e-4, 2e-4]}]
+
+
+def test_gaussians_stand_apart_from_the_pages(client: TestClient) -> None:
+    page = client.get("/gaussians?run=live/1")
+    assert page.status_code == 200
+    assert page.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
+    missing = client.get("/gaussians?run=alpha/1")
+    assert (missing.status_code, "expected Gaussians on this machine" in missing.text) == (404, True)
+
+
+def test_the_views_of_a_run_are_the_first_row_of_its_preview(client: TestClient) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    with Image.open(BytesIO(client.get("/inputs?run=live/0").content)) as picture:
+        assert picture.size == (3 * dashboards.SIDE, dashboards.SIDE)
+
+
+@pytest.mark.parametrize("page", ["/", "/sweep?name=odd", "/run?run=odd/0", "/compare?run=odd/0&run=live/0", "/models"])
+def test_hostile_texts_are_text(client: TestClient, page: str) -> None:
+    shown = client.get(page).text
+    assert "<script>document" not in shown
+    assert "</script><script>" not in shown
+    assert "<b>쥐" not in shown
+
+
+def test_what_the_scripts_of_a_page_read_is_what_its_json_says(client: TestClient) -> None:
+    shown = client.get("/run?run=odd/0").text
+    (inside,) = re.findall(r'<script type="application/json" id="metrics" data-live>(.*?)</script>', shown)
+    assert json.loads(inside)["runs"][0]["metrics"] == client.get("/run.json?run=odd/0").json()["metrics"]
+    assert client.get("/run.json?run=odd/0").json()["metrics"]["train/loss"][0][1] == "nan"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/preview?run=odd/0&name=%3C%2Fscript%3E&step=1",
+        "/preview?run=live/0&name=../../journal.jsonl&step=10",
+        "/preview?run=..%2F..%2Fetc/0&name=x",
+        "/inputs?run=alpha/0",
+        "/static/..%2Fsplat.html",
+        "/static/base.html",
+        "/sweep?name=..%2Flive",
+        "/sweep?name=none",
+        "/sweep",
+        "/run?run=live/99",
+        "/run?run=live/%D9%A3",
+        "/run?run=live",
+        "/model?name=none",
+        "/diff?a=mouse-gslrm/1&b=mouse-gslrm/9",
+        "/compare?" + "&".join(f"run=alpha/{number}" for number in range(7)),
+        "/docs",
+    ],
+)
+def test_what_is_not_there_is_not_found(client: TestClient, address: str) -> None:
+    assert client.get(address).status_code == 404
+
+
+def test_a_picture_outside_the_folder_of_its_sweep_is_not_read(client: TestClient, whole: Home) -> None:
+    (whole.journals.parent / "secret.png").write_bytes(dashboards.png(1))
+    told = client.get("/run.json?run=odd/0").json()["previews"][0]
+    assert client.get("/" + told["url"]).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_is_taken_but_questions(client: TestClient, method: str) -> None:
+    assert client.request(method, "/").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("127.0.0.1:8710", 200), ("localhost:8710", 200), ("[::1]:8710", 200), ("evil.example", 421), ("", 421)],
+)
+def test_a_loopback_server_answers_to_its_own_names_alone(client: TestClient, name: str, status: int) -> None:
+    assert client.get("/static/app.css", headers={"Host": name}).status_code == status
+
+
+def test_a_server_for_others_answers_to_any_name(whole: Home) -> None:
+    client = TestClient(make_app(whole, "0.0.0.0"), base_url="http://lab.example:8710")
+    assert client.get("/static/app.css").status_code == 200
+    assert not is_loopback("0.0.0.0")
+
+
+def test_pages_let_the_browser_run_their_own_scripts_alone(client: TestClient) -> None:
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self';" in policy
+    assert client.get("/").headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_damaged_journal_is_told_beside_the_others_and_comes_back(home: Home) -> None:
+    client, path = opened(home), Journal(home.journal("live")).path
+    content = path.read_bytes()
+    path.write_bytes(b"{}\n" + content)
+    rows = {row["name"]: row["problem"] for row in client.get("/index.json").json()["sweeps"]}
+    assert "expected an event of a sweep" in rows["live"]
+    assert rows["alpha"] == ""
+    page = client.get("/sweep?name=live")
+    assert (page.status_code, "Not readable now" in page.text) == (503, True)
+    path.write_bytes(content)
+    assert client.get("/sweep?name=live").status_code == 200
+
+
+def test_only_the_news_of_a_sweep_is_read(home: Home) -> None:
+    client, journal = opened(home), Journal(home.journal("live"))
+    assert client.get("/index.json").status_code == 200
+    content = journal.path.read_bytes()
+    with journal.path.open("r+b") as file:  # what was read once cannot be read again
+        file.write(b"x" * content.index(b"\n"))
+    with journal:
+        dashboards.report(journal, 0, 30, 30.0)
+    row = client.get("/sweep.json?name=live").json()
+    assert (row["sweep"]["best"]["value"], row["sweep"]["best"]["step"]) == (30.0, 30)
+
+
+def test_a_journal_that_another_one_replaced_is_read_anew(home: Home) -> None:
+    client, folder = opened(home), home.journal("live")
+    assert client.get("/sweep.json?name=live").json()["sweep"]["planned"] == 4
+    shutil.rmtree(folder)
+    recorded.write(folder, 3, 2, "live")
+    assert client.get("/sweep.json?name=live").json()["sweep"]["planned"] == 3
+
+
+def test_a_sweep_whose_driver_is_gone_is_interrupted(home: Home) -> None:
+    last = record_of(Journal(home.journal("live")), 0.0).ledger.last_event_time
+    client = opened(home, clock=lambda: last + 60)
+    assert client.get("/index.json").json()["sweeps"][0]["state"] in ("INTERRUPTED", "COMPLETE")
+    assert client.get("/sweep.json?name=live").json()["sweep"]["state"] == "INTERRUPTED"
+    with Journal(home.journal("live")).claim():
+        again = opened(home, clock=lambda: last + 60)
+        assert again.get("/sweep.json?name=live").json()["sweep"]["state"] == "RUNNING"
+
+
+def test_a_store_that_is_away_takes_its_pages_alone(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    client = opened(dashboards.home_at(tmp_path, f"http://127.0.0.1:{port}"))
+    page = client.get("/models")
+    assert (page.status_code, "expected an answer of MLflow" in page.text) == (503, True)
+    assert client.get("/models.json").json()["away"] is True
+    assert client.get("/").status_code == 200
+
+
+def test_a_home_without_anything_says_how_to_begin(tmp_path: Path) -> None:
+    client = opened(dashboards.home_at(tmp_path / "new"))
+    assert "mouselift sweep run" in client.get("/").text
+    assert "mouselift model promote" in client.get("/models").text
+    assert not (tmp_path / "new").exists()
+
+
+def test_time_that_is_left_rests_on_trials_that_ended(tmp_path: Path) -> None:
+    """Two trials run, each for 10 s at 20 of 100 steps: 40 s left for each, and two of 50 s wait."""
+    now = [0.0]
+    with Journal(tmp_path / "live", clock=lambda: now[0]) as journal:
+        dashboards.live(journal, tmp_path / "kept")
+        now[0] = 10.0
+        for number in (0, 1):
+            dashboards.report(journal, number, 20 + number, 1.0)
+        told = progress(record_of(journal, 10.0), interrupted=False)
+        assert told["rests_on"] == "the pace of 2 running trials"
+        assert told["seconds_left"] == pytest.approx((10 / 0.20 + 10 / 0.21) / 2 * 2 - 10, rel=1e-6)
+        journal.append(TrialClosed(0, "COMPLETE"))  # type: ignore[arg-type]
+        told = progress(record_of(journal, 10.0), interrupted=False)
+    assert told["rests_on"] == "the mean of 1 trial that ended"
+    assert told["seconds_left"] == pytest.approx(0.0 + 2 * 10.0)
+    assert progress(record_of(journal, 10.0), interrupted=True)["seconds_left"] is None
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOUSELIFT_HOME", str(tmp_path / "home"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SweepError, match=f"expected 127.0.0.1:{port} to be free for this user"):
+            dashboard(port, "127.0.0.1")
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "home").exists()
