@@ -4,6 +4,7 @@ BIN := .venv/bin
 HOME_DIR ?= runs
 DEMO := MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift
 SWEEP := demo-$(shell date +%Y%m%d-%H%M%S)
+OUT := $(CURDIR)/out/$(SWEEP)
 
 .PHONY: setup demo test faults browser gpu gpu-folder lint bench clean
 
@@ -26,9 +27,12 @@ demo: setup
 	$(DEMO) model pull mouse-mvdiffusion@champion --out out/$(SWEEP)/views-model
 	$(DEMO) reconstruct $(HOME_DIR)/mice/scene_000239/images/cam_000.png --views out/$(SWEEP)/views-model \
 		--gaussians out/$(SWEEP)/model --out out/$(SWEEP)/photo
-	@echo "Pictures and Gaussians: out/$(SWEEP)/comparison.png, turntable.mp4, gaussians.ply"
-	@echo "One photo, its six views, their Gaussians: out/$(SWEEP)/photo/views.png, turntable.mp4, gaussians.ply"
-	@echo "Curves, trials, the registered model: MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift ui"
+	@echo "Open:"
+	@printf '  %s\n' $(addprefix "$(OUT)/,$(addsuffix ",comparison.png view.html turntable.mp4 gaussians.ply))
+	@echo "One photo, its six views, their Gaussians:"
+	@printf '  %s\n' $(addprefix "$(OUT)/photo/,$(addsuffix ",views.png view.html turntable.mp4 gaussians.ply))
+	@echo "Curves, trials, the registered models:"
+	@echo "  MOUSELIFT_HOME='$(abspath $(HOME_DIR))' '$(abspath $(BIN))/mouselift' ui"
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not faults"

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ import pipeline.cli
 import sweeps.cli
 from pipeline.errors import PipelineError
 from pipeline.machine import account, outputs
+from pipeline.machine.version import VERSION
 from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
 from sweeps.own_process import Interrupted, ignore_signals, interrupt, set_handler, set_up
 
@@ -28,6 +30,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Photos of mice to 3D Gaussians: train, sweep, compare, promote, pull.",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mouselift {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Photos of mice to 3D Gaussians: train, sweep, compare, promote, pull."""
+
+
 for package in (pipeline.cli, sweeps.cli, dashboards.cli):
     package.mount(app)
 

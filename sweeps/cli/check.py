@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import progress
 from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
@@ -16,9 +18,6 @@ from sweeps.cli.terminal import Data
 from sweeps.launch import asks_cluster, nodes_of, with_registered_start
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
-
     from pipeline.recipe import Recipe
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
@@ -46,29 +45,20 @@ def check(
     if not (_is_space(name) if as_space is None else as_space):
         show_recipe(_checked_recipe(name, split_overrides(overrides) + root, home), as_json)
         return
-    from rich.console import Console
-
     from sweeps.preflight.checks import preflight
     from sweeps.space.space import load_space
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])
-    console = Console(stderr=True)
-    with contextlib.ExitStack() as stack, console.status(f"checking {space.name}") as status:
+    with contextlib.ExitStack() as stack:
+        tell = stack.enter_context(progress.shown())
         nodes = None
         if asks_cluster(space, home):
             from sweeps.run.ray_session import Ray
 
             nodes = nodes_of(stack.enter_context(Ray(home)))
         located = with_registered_start(space, home).located()
-        ready = preflight(located, home, nodes=nodes, say=lambda line: _begins(line, console, status))
+        ready = preflight(located, home, nodes=nodes, say=terminal.say, tell=tell, paced=True)
     _show(space.name, ready, as_json)
-
-
-def _begins(line: str, console: Console, status: Status) -> None:
-    """Say what takes a minute: beside the spinner, and for good where the standard error is no terminal."""
-    status.update(line)
-    if not console.is_terminal:
-        typer.echo(line, err=True)
 
 
 def _checked_recipe(name: str, overrides: list[str], home: Home) -> Recipe:
@@ -122,20 +112,25 @@ def _show(name: str, ready: Readiness, as_json: bool) -> None:
     if as_json:
         checks = [{"check": row.check, "found": row.found, "seconds": round(row.seconds, 3)} for row in ready.rows]
         verdict = {"space": name, "passed": True, "checks": checks, "tags": ready.tags, "notes": ready.notes}
-        typer.echo(json.dumps(verdict | {key: dict(params) for key, params in ready.configurations.items()}))
+        cost = None if ready.cost is None else asdict(ready.cost)
+        configurations = {key: dict(params) for key, params in ready.configurations.items()}
+        typer.echo(json.dumps(verdict | configurations | {"cost": cost}))
         return
     for line in ready.notes:
         typer.echo(line, err=True)
     from rich.table import Table
+    from rich.text import Text
 
     from sweeps.errors import counted
 
     table = Table("", "check", "found", "seconds", box=None, pad_edge=False)
     table.columns[3].justify = "right"
     for row in ready.rows:
-        table.add_row("✓", row.check, row.found, f"{row.seconds:.1f}")
-    terminal.console().print(table, highlight=False, markup=False)
+        table.add_row("✓", row.check, Text(row.found), f"{row.seconds:.1f}")
+    terminal.console().print(table)
     largest = ", ".join(f"{path} {value}" for path, value in ready.configurations["largest"].items())
     typer.echo(f"{name} can be swept: {counted(len(ready.rows), 'check')} in {ready.seconds:.1f} s")
+    if ready.cost is not None:
+        typer.echo(f"it takes {ready.cost}")
     if largest:
         typer.echo(f"largest configuration: {largest}", err=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sweeps.book.record import SweepRecord, TrialRecord
 
+WIDE = 100  # columns of a terminal
 ROWS_SHOWN = 20  # of a sweep with more trials, unless all are asked for
 _COLUMNS = ("trial", "state", "step", "best", "at", "last", "took", "params")
 
@@ -38,20 +39,22 @@ class Leaderboard:
         return first + [found for found in ranked[len(first) :] if found.trial.state == "RUNNING"]
 
     @property
-    def caption(self) -> str:
-        """Which figure is compared, and how many trials are left out."""
-        objective = self.record.ledger.objective
-        figure = "" if objective is None else f"{objective.metric} ({objective.mode})"
-        left_out = len(self.record.trials) - len(self.shown)
-        more = f"{left_out} more trials: --all" if left_out else ""
-        return ", ".join(part for part in (figure, more) if part)
+    def left_out(self) -> int:
+        """How many trials are not shown."""
+        return len(self.record.trials) - len(self.shown)
 
-    def table(self) -> Table:
-        """A row for each shown trial: best and last objective, the step of the best, and the time that it was busy."""
+    def table(self, is_wide: bool = True) -> Table:
+        """A row for each shown trial: best and last objective, the step of the best, and the time that it was busy.
+
+        is_wide: there is room for the objective's name in one line.
+        """
+        objective = self.record.ledger.objective
+        metric = "" if objective is None else f"{' ' if is_wide else chr(10)}{objective.metric}"
         table = Table(box=None, pad_edge=False)
         for column in _COLUMNS:
             justify = "right" if column in ("step", "best", "at", "last", "took") else "left"
-            table.add_column(column, justify=justify, no_wrap=column != "params", overflow="fold")  # type: ignore[arg-type]
+            head = f"best{metric}" if column == "best" else column
+            table.add_column(head, justify=justify, no_wrap=column != "params", overflow="fold")  # type: ignore[arg-type]
         for found in self.shown:
             table.add_row(*self._row(found))
         return table

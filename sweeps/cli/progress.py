@@ -94,7 +94,7 @@ class Progress:
             case Reported():
                 return self._report_line(event)
             case TrialClosed():
-                return f"t{event.trial:04d} {event.state}{': ' + event.reason if event.reason else ''}"
+                return self._closed_line(event)
             case SweepClosed():
                 return f"sweep {event.state}{': ' + event.reason if event.reason else ''}"
         return ""
@@ -112,6 +112,14 @@ class Progress:
         if objective is not None and best is not None and best.best_value is not None:
             parts.append(f"best {objective.metric} {best.best_value:.3f} (t{best.number:04d}, step {best.best_step})")
         return "; ".join([*parts, self._so_far()])
+
+    def _closed_line(self, event: TrialClosed) -> str:
+        """How a trial ended, with the best that it reached, and how far the sweep is."""
+        said = f"t{event.trial:04d} {event.state}{': ' + event.reason if event.reason else ''}"
+        trial, objective = self._ledger.trials[event.trial], self._ledger.objective
+        if objective is not None and trial.best_value is not None:
+            said += f"; {objective.metric} {trial.best_value:.3f} at step {trial.best_step}"
+        return f"{said}; {self._so_far()}" if self._ledger.planned > 1 else said
 
     def _so_far(self) -> str:
         """`3 of 12 trials ended, about 4 min left`."""

@@ -155,9 +155,9 @@ def sweep_stop(name: SweepName) -> None:
 @sweep.command("list")
 def sweep_list(as_json: AsJson = False) -> None:
     """List the sweeps of this home and of its MLflow, newest first: of those of other homes, what MLflow knows."""
-    from sweeps.tracking import queries
+    from sweeps.tracking import listing
 
-    found, trouble = queries.known_sweeps(terminal.home())
+    found, trouble = listing.known_sweeps(terminal.home())
     if trouble:
         typer.echo(f"the sweeps of other homes are not listed: {trouble}", err=True)
     if as_json:
@@ -274,15 +274,17 @@ def _show_trials(home: Home, name: str, every: bool) -> None:
     """The leaderboard on the standard output, and where MLflow shows it beside it."""
     from sweeps.book.journal import Journal
     from sweeps.book.record import record_of
-    from sweeps.cli.leaderboard import ROWS_SHOWN, Leaderboard
-    from sweeps.tracking import queries
+    from sweeps.cli.leaderboard import ROWS_SHOWN, WIDE, Leaderboard
+    from sweeps.tracking import listing
 
     record = record_of(Journal(home.journal(name)), time.time())
-    place = queries.place_of(home, record.ledger)
+    place = listing.place_of(home, record.ledger)
     board = Leaderboard(record, None if place is None else place.run, None if every else ROWS_SHOWN)
     if record.trials:
-        typer.echo(board.caption)
-        terminal.console().print(board.table())
+        on = terminal.console()
+        on.print(board.table(is_wide=on.width >= WIDE))
+    if board.left_out:
+        typer.echo(f"and {counted(board.left_out, 'trial')} more: --all", err=True)
     if place is None:
         return
     begin = "" if place.is_up else "mouselift ui, then "

@@ -27,6 +27,7 @@ from sweeps import datasets
 from sweeps.errors import counted
 from sweeps.home import Home
 from sweeps.preflight.artefacts import Artefact, artefacts_of, require_lpips
+from sweeps.preflight.cost import Cost, cost_of
 from sweeps.preflight.disk_and_memory import (
     available_bytes,
     disk_needs,
@@ -43,7 +44,7 @@ from sweeps.space.space import Scalar, SearchSpace
 
 _log = logging.getLogger(__name__)
 # Of the checks that take longest, for the bar alone: on two cores, of `gslrm_tiny`, with the home's own stores.
-_TYPICAL_SECONDS = {"space": 0.5, "geometry": 1.0, "tracking store": 3.0, "study storage": 1.0, "two steps": 10.0}
+_TYPICAL_SECONDS = {"space": 0.5, "dataset": 1.0, "images": 1.0, "checkpoint store": 2.0, "two steps": 9.0}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Readiness:
     rows: tuple[Row, ...] = ()
     configurations: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)  # the first and the largest
     notes: tuple[str, ...] = ()
+    cost: Cost | None = None  # None where no step could be made here
 
     @property
     def seconds(self) -> float:
@@ -84,6 +86,7 @@ def preflight(
     nodes: Sequence[Node] | None = None,
     say: Callable[[str], None] = _log.warning,
     tell: Tell = silent,
+    paced: bool = False,
 ) -> Readiness:
     """Do every check, in the order of the rows.
 
@@ -91,7 +94,8 @@ def preflight(
     each trial that is not done, by name; MLflow is then not asked, because the journal keeps what it does not take.
     meanwhile: called while the two steps run in their process, once all files are known to be good. process: that
     process, if the caller has started it already; it ends here. nodes: of the cluster, where they are known. say: is
-    called with a line before something that takes a minute. tell: hears how far the checks are.
+    called with a line before something that takes a minute. tell: hears how far the checks are. paced: a few more steps
+    are made, so that the verdict can say how long the sweep will take.
     Raises PipelineError or SweepError for the first check that fails; folders that were made for the checks are then
     removed.
     """
@@ -103,7 +107,7 @@ def preflight(
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally(tell)
     variants = [recipe, *(override(space.base, params) for params in space.extremes())]
     with _unmade_on_refusal(cache), process or DryRunProcess() as process:
-        dry_run = DryRun(space, cache, _threads(space, home), process)
+        dry_run = DryRun(space, cache, _threads(space, home), process, paced)
         dry_run.begin()
         tally.note("space", _described(space))
         tally.note("GPUs", share.said)
@@ -134,7 +138,8 @@ def preflight(
     tags |= hashes | {"fingerprint": recipe.fingerprint}
     notes = [f"GPUs: {share.said}"] if share.surprising else []
     notes += [lpips.note] if lpips.note else []
-    return Readiness(space, recipe, tags, tally.rows, dry_run.configurations, tuple(notes))
+    cost = None if measured is None else cost_of(space, recipe, home, measured)
+    return Readiness(space, recipe, tags, tally.rows, dry_run.configurations, tuple(notes), cost)
 
 
 def check_recipe(recipe: Recipe, cache: Path) -> None:

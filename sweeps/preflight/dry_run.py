@@ -41,17 +41,20 @@ class DryRun:
 
     Call in this order: `begin`, as early as possible, because the process imports for seconds; `ask`, once the files
     are known to be good; `outcome`; and `remember`, if the sweep can run. Where the trials need a GPU and this machine
-    has none, as the driver of a cluster may, no step is taken.
+    has none, as the driver of a cluster may, no step is taken. paced: more steps are made, if they are short, to know
+    how long one takes.
     """
 
-    def __init__(self, space: SearchSpace, cache: Path, threads: int, process: DryRunProcess) -> None:
+    def __init__(
+        self, space: SearchSpace, cache: Path, threads: int, process: DryRunProcess, paced: bool = False
+    ) -> None:
         self.first, self.largest = first_of(space), largest_of(space)
         self._space, self._cache, self._process = space, cache, process
         named = {"first": self.first} | ({"largest": self.largest} if self.largest != self.first else {})
         self._recipes = {name: override(space.base, params) for name, params in named.items()}
         self._gpu = bool(space.trials.taken_gpus)
         self._possible = torch.cuda.is_available() or not self._gpu
-        self._threads = threads
+        self._threads, self._paced = threads, paced
         self._prefix = f"dry-run-{_hash([*self._circumstances()])}"
         self._file: Path | None = None
         self._remembered: dict[str, Measured] | None = None
@@ -72,7 +75,7 @@ class DryRun:
         data = [digest_of(recipe) for recipe in self._recipes.values()]
         files = [f"{one.setting} {one.sha256}" for one in artefacts]
         self._file = self._cache / f"{self._prefix}-{_hash(data + files)}.json"
-        self._remembered = _read(self._file)
+        self._remembered = _read(self._file, self._paced)
         if self._remembered is None:
             self._process.send([self._job(recipe) for recipe in self._recipes.values()])
 
@@ -100,6 +103,7 @@ class DryRun:
             memory=max(found.memory for found in every),
             checkpoint=max(found.checkpoint for found in every),
             release=max(found.release for found in every),
+            pace=None if any(found.pace is None for found in every) else max(found.pace or 0.0 for found in every),
         )
 
     @property
@@ -122,7 +126,7 @@ class DryRun:
             write_whole(self._file, json.dumps(verdict, indent=1))
 
     def _job(self, recipe: Recipe) -> Job:
-        return Job(recipe, str(self._cache), self._threads, self._gpu)
+        return Job(recipe, str(self._cache), self._threads, self._gpu, self._paced)
 
     def _where(self, name: str) -> str:
         params = self.configurations[name]
@@ -188,12 +192,13 @@ def _costliest(candidates: Candidates) -> Scalar:
     return candidates[max(range(len(costs)), key=lambda index: (costs[index], index))][0]
 
 
-def _read(file: Path) -> dict[str, Measured] | None:
-    """A verdict, or None for one that is not there or was damaged."""
+def _read(file: Path, paced: bool) -> dict[str, Measured] | None:
+    """A verdict, or None for one that is not there, was damaged, or does not say what is asked for."""
     try:
-        return TypeAdapter(dict[str, Measured]).validate_json(file.read_text(encoding="utf-8"))
+        found = TypeAdapter(dict[str, Measured]).validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
+    return None if paced and any(one.pace is None for one in found.values()) else found
 
 
 def _hash(parts: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ class Job:
     cache: str
     threads: int
     gpu: bool
+    paced: bool = False  # whether more steps are made, to know how long one takes
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Measured:
     checkpoint: int
     release: int  # of the checkpoint without its training state
     figures: tuple[str, ...]  # names of what the validation reports
+    pace: float | None = None  # seconds of a step once the first ones are made; None where that was not asked for
 
 
 @dataclass(frozen=True)

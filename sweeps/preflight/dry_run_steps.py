@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import shutil
+import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +28,8 @@ from pipeline.training.loop import train
 from pipeline.training.saving import Report
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
 
+_LONG_STEP_SECONDS = 3.0  # beside which what is done once counts little
+_PACED = 9  # steps, of which the first two and the last, with its validation, do not count
 # What keeps fewest activations, by the kind of model.
 _SAVING = {"gslrm": "model.checkpoint=layers", "mvdiffusion": "model.gradient_checkpointing=true"}
 
@@ -76,7 +80,21 @@ def measure(job: Job, folder: Path) -> Measured:
         checkpoint=whole,
         release=whole - state,
         figures=tuple(sorted(name for name in last.metrics if name.startswith("val/"))),
+        pace=_pace(job, folder, device, last.metrics["time/step_seconds"]) if job.paced else None,
     )
+
+
+def _pace(job: Job, folder: Path, device: torch.device, second: float) -> float:
+    """Seconds of a step when what is done once is done: the median of a few steps, that of the second step, in
+    seconds, where that is long enough to be one.
+    """
+    if second > _LONG_STEP_SECONDS:
+        return second
+    longer = {"train.max_steps": _PACED, "train.validate_every": _PACED, "train.checkpoint_every": _PACED}
+    recipe = override(shortened(job.recipe), longer | {"train.accumulate": job.recipe.train.accumulate})
+    with contextlib.closing(train(recipe, folder / "pace", device=device, cache=Path(job.cache))) as reports:
+        seconds = [report.metrics["time/step_seconds"] for report in itertools.islice(reports, _PACED - 1)]
+    return statistics.median(seconds[STEPS:])
 
 
 def attempt(job: Job, folder: Path) -> Measured | Fault:

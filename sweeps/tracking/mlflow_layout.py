@@ -42,7 +42,6 @@ from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.space import words
-from sweeps.tracking.pages import Links
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
 LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
@@ -80,11 +79,6 @@ def view_tag(ledger: Ledger) -> str:
 def home_text(root: Path) -> str:
     """A home as those of other machines are told of it."""
     return f"{platform.node()}:{root}"
-
-
-def ui_path(experiment_id: str, sweep: str) -> str:
-    """The part behind the UI's address that shows a sweep's trials in model-training mode."""
-    return Links(experiment_id).sweep(view_key(sweep))
 
 
 def sweep_tags(ledger: Ledger, root: Path, again: bool = False) -> dict[str, str]:

@@ -23,7 +23,7 @@ from sweeps.book.optuna_copy import open_storage
 from sweeps.tracking.mlflow_layout import STATUS
 from tests.e2e.conftest import SMALL
 
-STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered"]
+STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """
 import json, sys
@@ -68,7 +68,8 @@ def test_the_sweep_ends_well_with_completed_and_pruned_trials(spine, trials):
 
 def test_stdout_holds_the_leaderboard_and_nothing_else(spine, trials):
     lines = spine.done.stdout.splitlines()
-    assert lines[0].split() == ["trial", "state", "step", "best", "val/psnr_fg", "params"]
+    columns = ["trial", "state", "step", "best", "val/psnr_fg", "at", "last", "took", "params"]
+    assert lines[0].split() == columns
     assert [line.split()[0] for line in lines[1:5]] == [f"t{t.number:04d}" for t in spine.seat.ledger("spine").ranked]
     assert lines[5:] == []
 
@@ -77,7 +78,9 @@ def test_stderr_is_one_short_line_for_each_event(spine):
     strange = [
         line
         for line in spine.done.stderr.splitlines()
-        if not re.match(r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |see it: ", line)
+        if not re.match(
+            r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |best trial: |see it: ", line
+        )
     ]
     assert strange == []
 

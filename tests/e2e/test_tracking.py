@@ -28,8 +28,10 @@ from PIL import Image
 from pipeline.recipes import load_recipe
 from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.ledger import read
 from sweeps.book.provenance import provenance
-from sweeps.tracking import queries
+from sweeps.home import Home
+from sweeps.tracking import listing, mlflow_layout, queries
 from sweeps.tracking.mlflow_client import prepare_store
 from sweeps.tracking.mlflow_writer import MLflowDelivery
 from sweeps.tracking.pages import Links
@@ -300,6 +302,15 @@ def test_queries_tell_the_sweeps_of_a_store(store: tuple[str, Path]) -> None:
     experiment = MlflowClient(store[0]).get_experiment_by_name("gslrm_tiny")
     assert sweep.ui_path == Links(experiment.experiment_id).sweep("mice")
     assert sweep.charts_path == f"{sweep.ui_path}&compareRunsMode=CHART"
+
+
+def test_a_sweep_of_another_home_is_listed_with_what_mlflow_knows(store: tuple[str, Path], tmp_path: Path) -> None:
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": store[0]})
+    (sweep,), trouble = listing.known_sweeps(home)
+    book = read(Journal(store[1] / "journal"))
+    assert trouble == "" and sweep.home == mlflow_layout.home_text((store[1] / "journal").parents[1])
+    assert (sweep.name, sweep.done, sweep.planned) == ("mice", book.ended, book.planned)
+    assert sweep.best == book.best.best_value
 
 
 def test_a_retried_trial_keeps_its_run_and_repeats_no_step(uri: str, tmp_path: Path) -> None:
