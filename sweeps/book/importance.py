@@ -33,6 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config import one_line
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.record import MEASURE
 from sweeps.errors import counted
 from sweeps.space.distributions import Choice, Distribution, Scalar
 
@@ -53,7 +54,8 @@ class Importance:
     trials: how many have a figure at `step`, the optimizer step at which they are compared; None where there is none.
     shares: of the variance, by dotted path, largest first; they sum to 1 or less. spread: 5th and 95th percentile of
     each share over the trees. chance: the same two of its twin without effect. partial: how many trials have a setting
-    that is only searched under conditions; its share is among these. note: why a figure is missing.
+    that is only searched under conditions; its share is among these. note: why a figure is missing, or what
+    else to know.
     """
 
     trials: int
@@ -124,6 +126,7 @@ def _by_fanova(
         among = {other: {n: places[other][n] for n in having} for other in whole} | {path: having}
         some = _figures(among, {number: values[number] for number in having})
         figures |= {path: some[path]} if path in some else {}
+    notes += [f"{path}: it also decides how trials are measured." for path in figures if path in MEASURE]
     largest = sorted(figures, key=lambda path: -figures[path][0])
     return replace(
         found,
