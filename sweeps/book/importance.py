@@ -40,7 +40,8 @@ from sweeps.space.distributions import Choice, Distribution, Scalar
 LEAST_TRIALS = 10  # with a figure at the common step, or nothing is told
 LOW, HIGH = 5, 95  # percentiles of a spread
 _DEALS, _TREES_OF_A_DEAL = 8, 4  # twins are dealt anew so often; trees grown with each
-_DEPTH = 6  # of a tree: 64 leaves tell main effects, and 1,000 trials take seconds
+_MOST = 300  # trials of a deal, drawn of all: 64 leaves need no more, and a page is not waited for
+_DEPTH = 6  # of a tree: 64 leaves tell main effects
 _TWIN = "twin of "
 _SPACE = TypeAdapter(dict[str, Distribution])
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -176,7 +177,9 @@ def _study(
     places: Mapping[str, Mapping[int, float]], values: Mapping[int, float], chance: np.random.Generator
 ) -> optuna.Study:
     """Trials that all ended, each with its settings and their twins."""
-    numbers = list(values)
+    numbers = sorted(values)
+    if len(numbers) > _MOST:
+        numbers = chance.choice(numbers, _MOST, replace=False).tolist()
     columns = {path: [place[number] for number in numbers] for path, place in places.items()}
     columns |= {_TWIN + path: chance.permutation(column).tolist() for path, column in columns.items()}
     study = optuna.create_study()
