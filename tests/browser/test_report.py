@@ -79,7 +79,9 @@ def page(chromium, report):
 
 
 def first_cells(page, column: int) -> list[str]:
-    return page.eval_on_selector_all("[data-table] tbody tr", f"rows => rows.map(row => row.cells[{column}].innerText.trim())")
+    return page.eval_on_selector_all(
+        "[data-table] tbody tr", f"rows => rows.map(row => row.cells[{column}].innerText.trim())"
+    )
 
 
 def test_every_chart_is_drawn(page):
