@@ -48,7 +48,6 @@ class ViewGenerator(nn.Module):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__()
-        pipe.set_progress_bar_config(disable=True)
         self.pipe, self.prompts, self.sampling, self.rig = pipe, prompts, sampling, rig
         self.precision: Precision = precision
         needed = ("unet", "vae", "image_encoder", "image_normalizer")  # the texts are embedded already

@@ -187,7 +187,7 @@ class MVDiffusionPipeline(DiffusionPipeline):
         latents = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(steps, device=text.device)
         times = self.scheduler.timesteps
-        for t in told(self.progress_bar(times), "views", len(times), tell):
+        for t in told(times, "views", len(times), tell):  # not diffusers' bar, whose lock may outlive a kill
             doubled = torch.cat([latents] * (2 if guided else 1))
             seen = self.scheduler.scale_model_input(torch.cat([doubled, reference], dim=1), t)
             seen = seen.to(self.unet.dtype)

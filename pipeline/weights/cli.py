@@ -45,27 +45,14 @@ def fetch_weights(
 
     A download that was cut off is gone on with. Nothing else in mouselift downloads anything.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from pipeline import progress
     from pipeline.weights.fetch import fetch
     from pipeline.weights.known import weights_named
 
     wanted = weights_named(name, os.environ)
     wanted = wanted if source is None else replace(wanted, source=source)
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
-    task = progress.add_task(name, total=None)
-
-    def shown(here: int, total: int | None) -> None:
-        progress.start()
-        progress.update(task, completed=here, total=total)
-
-    try:
-        path = fetch(wanted, out, shown)
-    finally:
-        if progress.live.is_started:  # before the first byte there is nothing to draw
-            progress.stop()
+    with progress.shown() as tell:
+        path = fetch(wanted, out, lambda here, total: tell(name, here, total or 0))
     typer.echo(path)
     if wanted.then:
         typer.echo(wanted.then.format(file=path), err=True)

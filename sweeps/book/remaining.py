@@ -6,6 +6,8 @@ from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord
 
+_TELLING = 0.05  # of a trial's steps: before, the time is that of its beginning
+
 
 def seconds_left_of(record: SweepRecord) -> float | None:
     """`seconds_left` of all that a record has."""
@@ -14,13 +16,13 @@ def seconds_left_of(record: SweepRecord) -> float | None:
 
 
 def seconds_left(ledger: Ledger, busy: float, steps: int) -> float | None:
-    """Seconds until the sweep ends, about; None where it does not run, or before the first report.
+    """Seconds until the sweep ends, about; None where it does not run, and before its pace is known.
 
     busy: seconds from the opening of each trial to its last report, summed over trials that together made `steps`.
     Trials that run are taken to run to their end; those that are not proposed yet, to run as long as those that ended.
     """
-    left = steps_left(ledger)
-    if ledger.state != State.RUNNING or left is None or not steps or busy <= 0:
+    left, longest = steps_left(ledger), max_steps(ledger)
+    if ledger.state != State.RUNNING or not left or longest is None or steps < _TELLING * longest or busy <= 0:
         return None
     trials = len(ledger.open) + _unproposed(ledger)
     concurrent = ledger.space.get("trials", {}).get("concurrent", 1)

@@ -144,11 +144,13 @@ def sweep_stop(name: SweepName) -> None:
         return
     (journal.folder / STOP_FILE).touch()
     deadline = time.monotonic() + _STOP_SECONDS
-    while journal.is_being_written:
-        if time.monotonic() > deadline:
-            typer.echo(f"{name}: asked to stop, and still running after {_STOP_SECONDS:.0f} s", err=True)
-            raise typer.Exit(1)
-        time.sleep(0.2)
+    with progress.shown() as tell:
+        while journal.is_being_written:
+            if time.monotonic() > deadline:
+                typer.echo(f"{name}: asked to stop, and still running after {_STOP_SECONDS:.0f} s", err=True)
+                raise typer.Exit(1)
+            tell("stopping", 0, 0)
+            time.sleep(0.2)
     typer.echo(f"{name}: {ledger_of(home, name).state}")
 
 

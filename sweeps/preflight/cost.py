@@ -38,7 +38,7 @@ class Cost:
         low, high = self.seconds / _FACTOR, self.seconds * _FACTOR
         return (
             f"{about} {duration(_rounded(self.seconds))} on this machine ({duration(_rounded(low))} to "
-            f"{duration(_rounded(high))}, by the pace of a few steps), at most {room}"
+            f"{duration(_rounded(high))} or so, by the pace of a few steps), at most {room}"
         )
 
 

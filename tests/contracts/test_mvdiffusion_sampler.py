@@ -24,7 +24,6 @@ VIEWS, SIZE, WIDTH = 6, 64, 32
 
 
 def quiet(pipe: MVDiffusionPipeline) -> MVDiffusionPipeline:
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

@@ -118,7 +118,6 @@ def test_a_photo_becomes_the_gaussians_of_both_models_called_by_hand(
     photo = Image.fromarray(animal())
     on_white = Image.fromarray(np.where(animal()[..., 3:] == 255, animal()[..., :3], 255).astype(np.uint8))
     pipe = MVDiffusionPipeline.from_pretrained(pipeckpts)
-    pipe.set_progress_bar_config(disable=True)
     seeds = np.random.SeedSequence((4, 0)).generate_state(6, np.uint64)
     chance = [torch.Generator().manual_seed(int(seed >> 1)) for seed in seeds]
     text = torch.load(release / PROMPTS_FILE).float()

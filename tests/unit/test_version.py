@@ -43,3 +43,11 @@ def test_a_scene_is_opened_where_nothing_of_ours_is_installed(tmp_path, mice_fol
     found = json.loads(done.stdout)
     assert found.pop("from").startswith(str(tmp_path))
     assert found == {"torch": True, "ours": False, "is": f"mouselift {VERSION}"}
+
+
+def test_the_command_says_its_version_where_the_code_is_on_the_path_alone(tmp_path):
+    """Far from the checkout, whose folder Python would look into first."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "mouselift", "--version"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"mouselift {VERSION}\n", "")

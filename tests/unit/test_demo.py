@@ -1,0 +1,25 @@
+"""What `make demo` says at its end: files that it made, by paths that can be opened from anywhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_demo_ends_with_paths_of_what_reconstruct_writes():
+    """Another name of a file there, and the last lines would name none."""
+    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = [
+        Path(path) for line in said.splitlines() if line.startswith("printf") for path in re.findall(r'"(.+?)"', line)
+    ]
+    (folder,) = {path.parent for path in named if path.parent.name != "photo"}
+    assert folder.is_absolute() and folder.parent == ROOT / "out"
+    assert {path.parent for path in named} == {folder, folder / "photo"}
+    outputs = (ROOT / "pipeline/reconstruction/outputs.py").read_text(encoding="utf-8")
+    assert all(f'"{path.name}"' in outputs or path.name == "gaussians.ply" for path in named)
+    assert f"--out out/{folder.name}\n" in said and "--out out/$(SWEEP)/photo" not in said
+    last = said.splitlines()[-1]
+    assert str(ROOT / "runs") in last and "mouselift' ui" in last
