@@ -10,7 +10,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
@@ -24,12 +23,10 @@ if TYPE_CHECKING:
     from pipeline.data.gate.quality import Quality
     from pipeline.gaussians import Gaussians
     from sweeps.tracking.pages import Pages
-    from sweeps.tracking.queries import Sweep
 
 _QUIET = "--log-level warning --no-access-log --lifespan off"  # uvicorn's; `lifespan` makes a fuss at Ctrl-C
 
 _LAST_PORT = 65535
-_SWEEPS_SAID = 20  # by `ui`
 
 
 def mount(app: typer.Typer) -> None:
@@ -50,6 +47,7 @@ def ui(
 ) -> None:
     """Open MLflow's UI on the store of this home, and say where each sweep is found in it, the newest first."""
     from dashboards.browser import has_browser, open_later
+    from dashboards.ui_links import sweep_lines, without_user
     from sweeps.home import Home, is_served
     from sweeps.tracking import queries
     from sweeps.tracking.mlflow_client import prepare_store
@@ -60,10 +58,11 @@ def ui(
     if not served:
         _require_port(host, port)
     prepare_store(home.tracking_uri)
-    address = _without_user(home.tracking_uri) if served else f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = without_user(home.tracking_uri) if served else f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"{address}/{EXPERIMENTS_PATH}"
     typer.echo(page)
-    _say_sweeps(queries.sweeps(home.tracking_uri), address)
+    for line in sweep_lines(queries.sweeps(home.tracking_uri), address):
+        typer.echo(f"  {line}", err=True)
     if browser or (browser is None and not served and has_browser(os.environ, sys.platform, sys.stderr.isatty())):
         open_later(f"{address}/health", page)
     if served:
@@ -75,28 +74,6 @@ def ui(
     place = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", _QUIET]
     os.dup2(2, 1)  # what the server says is no result
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *place])
-
-
-def _say_sweeps(sweeps: list[Sweep], address: str) -> None:
-    """A line for each of the newest with the link of its trials, under the first one the link of its charts."""
-    for sweep in sweeps[:_SWEEPS_SAID]:
-        name, state = (_printable(text) for text in (sweep.name, sweep.state))
-        typer.echo(f"  {name}  {state}  {address}/{sweep.ui_path}", err=True)
-        if sweep is sweeps[0]:
-            typer.echo(f"    its charts  {address}/{sweep.charts_path}", err=True)
-    if len(sweeps) > _SWEEPS_SAID:
-        typer.echo(f"  and {len(sweeps) - _SWEEPS_SAID} older ones: mouselift sweep list", err=True)
-
-
-def _printable(text: str) -> str:
-    """Another home's text in one line of a terminal, which takes some characters for commands."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _without_user(address: str) -> str:
-    """A server's address without a user's name and password, and without a slash at its end."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def dashboard(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import cache
 from html import escape
@@ -39,10 +38,10 @@ KEEP = {"Cache-Control": "max-age=600"}
 FOUND, NOT_FOUND, AWAY = 200, 404, 503
 
 
-def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = time.time) -> Shield:
-    """The pages of a home. host: the address on which they are served."""
+def make_app(home: Home, host: str = "127.0.0.1", reader: Reader | None = None) -> Shield:
+    """The pages of a home. host: the address on which they are served; reader: of that home, a new one if None."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    reader, environment = Reader(home, clock), _environment()
+    reader, environment = reader or Reader(home), _environment()
 
     def page(path: str, name: str, values: Values, policy: str = POLICY) -> None:
         """Serve what `values` makes of an address's parameters: by the template of this name, and as JSON."""
@@ -51,7 +50,7 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
             status, found = answer(values, request.query_params)
             template = name if status == FOUND else "problem"
             text = environment.get_template(f"{template}.html").render(
-                found, page=name, home=str(home.root), now=clock(), asked=request.query_params
+                found, page=name, home=str(home.root), asked=request.query_params
             )
             return HTMLResponse(text, status, {"Content-Security-Policy": policy})
 
@@ -99,10 +98,9 @@ def make_app(home: Home, host: str = "127.0.0.1", clock: Callable[[], float] = t
     @app.get("/charts")
     def charts(request: Request) -> Response:
         """The charts of a sweep's page, which asks for them when there is news."""
-        status, found = answer(
-            lambda asked: charted(reader, named(asked, "name"), asked.get("group", "0")), request.query_params
-        )
-        return JSONResponse(figures.plain(found), status)
+        asked = request.query_params
+        status, found = answer(lambda _: charted(reader, named(asked, "name"), asked.get("group", "0")), asked)
+        return JSONResponse(found, status)
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -89,7 +88,7 @@ def charted(reader: Reader, name: str, group: str) -> dict[str, Any]:
     if objective is None:
         return {"charts": []}
     topics = charts_of(f"g{group}", record, groups[int(group)].trials, settings_of(record), objective)
-    return {"charts": [asdict(chart) for topic in _TOPICS for chart in topics.get(topic, [])]}
+    return {"charts": [vars(chart) for topic in _TOPICS for chart in topics.get(topic, [])]}
 
 
 def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
@@ -146,8 +145,10 @@ def metrics(one: TrialRecord) -> dict[str, list[list[float]]]:
 
 
 def previews(ref: Ref, one: TrialRecord) -> list[dict[str, Any]]:
-    """The pictures that a run reported, by name and step, and where they are read."""
-    rows = sorted(one.previews, key=lambda preview: (preview.name, preview.step))
+    """The pictures that a run reported, by name and step, and where they are read; none that lies elsewhere."""
+    rows = sorted(
+        (row for row in one.previews if ".." not in row.path.parts), key=lambda preview: (preview.name, preview.step)
+    )
     return [
         {
             "name": row.name,

@@ -25,7 +25,6 @@ from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
 
-Span = tuple[float, float]  # low and high
 _TICKS = 5  # of an axis of the parallel coordinates
 _BELOW = 0.15  # of the height of such an axis: how far above those without a value the least value stands
 _LEVEL_NAMES = 110  # characters of all their names that stand level beside each other

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from html import escape
 from typing import Any
 
 from dashboards.pages.saved_charts import charts_of
@@ -40,7 +41,7 @@ def experiment_note(record: SweepRecord, links: Links) -> str:
     found = ""
     if best is not None and best.best_value is not None and ledger.objective is not None:
         found = f", {ledger.objective.metric} {best.best_value:.4g} by t{best.number:04d}"
-    key, name = view_key(ledger.name), " ".join(ledger.name.split())
+    key, name = view_key(ledger.name), escape(" ".join(ledger.name.split()))  # Markdown may hold HTML
     return (
         f"{ended} of {ledger.planned} trials{found} in {name}, the latest sweep: "
         f"[trials]({links.sweep(key)}), [charts]({links.charts(key)})."

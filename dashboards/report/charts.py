@@ -83,11 +83,11 @@ def _curves(
 ) -> list[Chart]:
     """The objective's curves and others. share: of the points that all protocols together may draw."""
     charts, most_points = [], math.ceil(curves.MOST_POINTS * share)
-    for metric in dict.fromkeys((objective.metric, *_CURVES)):
+    for i, metric in enumerate(dict.fromkeys((objective.metric, *_CURVES))):
         figure = curves.curves(trials, metric, best.trial.number if best else None, most_points)
         if figure is not None:
             said = _said(trials, metric, most_points)
-            charts.append(Chart(f"{key}-{metric}", metric, said, {"": figure}, 320, "wide"))
+            charts.append(Chart(f"{key}-curve-{i}", metric, said, {"": figure}, 320, "wide"))
     return charts
 
 

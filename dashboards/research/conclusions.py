@@ -11,9 +11,10 @@ from typing import Any
 
 from scipy import stats
 
+from dashboards.words import setting
 from sweeps.book.importance import Importance
 from sweeps.book.journal import State
-from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.book.record import MEASURE, Measured, SweepRecord, TrialRecord
 from sweeps.space.gates import GateResult, judge, parse_gates
 
 TARGETS = {"psnr": "> 25", "ssim": "> 0.9", "lpips": "< 0.15", "mask_iou": "> 0.9"}  # of held-out views
@@ -188,6 +189,12 @@ def is_seed(path: str) -> bool:
 def at(one: TrialRecord, metric: str, step: int | None) -> float | None:
     """The value of a metric as it was reported at a step."""
     return next((point.value for point in one.metrics.get(metric, ()) if point.step == step), None)
+
+
+def measured_by(group: Measured) -> str:
+    """The settings that decide how trials were measured, by their paths: the same in every language."""
+    params = group.trials[0].recipe_params
+    return ", ".join(f"{path} {setting(params[path])}" for path in MEASURE if path in params)
 
 
 def by_reason(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from dashboards.pages.markdown import plain
 from dashboards.pages.report import report_page
 from dashboards.research.index import Entry, entry_of, research_index
+from dashboards.research.registered import Registered, registered_of
 from dashboards.research.report import day, research_report
 from dashboards.research.texts import Language, Texts
 from dashboards.thumbnails import thumbnails
@@ -25,7 +26,7 @@ from sweeps.book.importance import importance_of
 from sweeps.book.journal import AttemptFailed, Journal
 from sweeps.book.ledger import ledger_of
 from sweeps.book.record import Recorder, SweepRecord
-from sweeps.errors import DamagedError
+from sweeps.errors import DamagedError, OutageError
 from sweeps.home import Home
 
 _MARK = "\n<!-- mouselift report sha256 {} -->\n"  # of all before it
@@ -68,7 +69,8 @@ def write_report(home: Home, sweep: str, folder: Path, language: Language, now: 
     entries = list(_entries(home, folder, now, told))
     known = {one.file for one in entries}
     by_hand = [one for one in _by_hand(folder, told) if one.file not in known]
-    _write(written.index, research_index([*entries, *by_hand], str(home.root), day(now), told))
+    tested, untold = _tested(home, told)
+    _write(written.index, research_index([*entries, *by_hand], str(home.root), day(now), told, tested, untold))
     return written
 
 
@@ -126,6 +128,14 @@ def _entries(home: Home, folder: Path, now: float, told: Texts) -> Iterator[Entr
         if record.ledger.name:
             file = f"{stem_of(journal.name, record.ledger.opened)}.md"
             yield entry_of(record, faults, file if (folder / file).is_file() else None, told)
+
+
+def _tested(home: Home, told: Texts) -> tuple[list[Registered], str]:
+    """Registered versions, or why they are not told: a report does not wait for MLflow."""
+    try:
+        return registered_of(home), ""
+    except OutageError as error:
+        return [], told("registry_away", reason=plain(str(error), 200))
 
 
 def _by_hand(folder: Path, told: Texts) -> Iterator[Entry]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dashboards.pages.markdown import code, link, plain, table
-from dashboards.research.conclusions import Conclusions, Target, by_reason
+from dashboards.research.conclusions import Conclusions, Target, by_reason, measured_by
+from dashboards.research.registered import Registered, registered_tables
 from dashboards.research.report import day, point, targets_table
 from dashboards.research.texts import Texts
 from dashboards.words import trial_name
@@ -16,7 +17,7 @@ from sweeps.book.journal import AttemptFailed, State
 from sweeps.book.record import Measured, SweepRecord
 
 _WEAKER = "asha"  # ends weak trials as it should: no issue
-_REASON = 200  # characters
+_REASON = 250  # characters
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,22 @@ def _protocol(alike: Measured) -> tuple[str, str]:
     """What tells ways of measuring apart: the protocol's id and words; without an id the data, too."""
     tags = alike.trials[0].tags
     data = f"{tags.get('data.name', '')} {tags.get('data.digest', '')[:12]}".strip()
-    return alike.protocol or "", f"{alike.words}, data {data}" if data else alike.words
+    words = measured_by(alike)
+    return alike.protocol or "", f"{words}, data {data}" if data else words
 
 
-def research_index(entries: Iterable[Entry], place: str, date: str, told: Texts) -> str:
-    """The index, the newest first. place: whose sweeps these are."""
+def research_index(
+    entries: Iterable[Entry], place: str, date: str, told: Texts, tested: Sequence[Registered], untold: str = ""
+) -> str:
+    """The index, the newest first. place: whose sweeps these are. tested: registered versions, and untold: why they are
+    missing.
+    """
     rows = sorted(entries, key=lambda one: (one.date, one.name), reverse=True)
     facts = told("index_facts", home=code(place), date=date, n=told.sweeps(len(rows)))
     titles = [told(key) for key in ("index", "map", "issues", "targets_index")]
     parts = [f"# {titles[0]}", facts, f"## {titles[1]}", _map(rows, told), f"## {titles[2]}", _issue_table(rows, told)]
-    return "\n\n".join([*parts, f"## {titles[3]}", *_targets(rows, told)]) + "\n"
+    parts += [f"## {titles[3]}", *registered_tables(tested, told), *([untold] if untold else []), *_targets(rows, told)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _map(rows: Sequence[Entry], told: Texts) -> str:
@@ -100,7 +107,7 @@ def _targets(rows: Sequence[Entry], told: Texts) -> Iterable[str]:
     yield told("targets_rule" if groups else "no_targets")
     for (protocol, words), found in groups.items():
         name = code(protocol) if protocol else told("untold_protocol")
-        yield f"### {told('alike', protocol=name, words=plain(words, _REASON))}"
+        yield f"### {told('alike', protocol=name, words=code(words, _REASON))}"
         best = [_best([(one.targets[place], one.by) for one in found]) for place in range(len(found[0].targets))]
         yield targets_table(best, told)
 

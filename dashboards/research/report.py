@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dashboards.pages.markdown import code, fence, plain, table
-from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason, is_seed
+from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason, is_seed, measured_by
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.importance import LEAST_TRIALS, Importance
@@ -20,7 +20,7 @@ from sweeps.book.journal import State
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 
 ROWS, NAMES = 20, 8  # trials of a table; names in a sentence
-_REASON = 200  # characters
+_REASON = 250  # characters
 _SEEDS = [1, 2, 3, 4]  # that the best setting is repeated with
 
 
@@ -181,7 +181,7 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
     metric = found.record.ledger.objective.metric if found.record.ledger.objective else ""
     for group in found.record.by_protocol:
         protocol = code(group.protocol) if group.protocol else told("untold_protocol")
-        yield f"### {told('alike', protocol=protocol, words=plain(group.words, _REASON))}"
+        yield f"### {told('alike', protocol=protocol, words=code(measured_by(group), _REASON))}"
         yield _trials(group, metric, told)
         if len(group.trials) > ROWS:
             yield told("more", n=len(group.trials) - ROWS, file=f"[{plain(charts)}]({charts})")

@@ -22,7 +22,6 @@ function isSeen(element) {
 const pause = () => new Promise((done) => setTimeout(done));
 
 async function begin() {
-  const started = performance.now();
   const [text, plotly] = await Promise.all([unpack(PACKED.data), PACKED.plotly && unpack(PACKED.plotly)]);
   const { data: shared, pool } = JSON.parse(text), data = restored(shared, pool);
   for (const name in data.tables) table(name, data.tables[name]);
@@ -34,12 +33,11 @@ async function begin() {
     for (const waiting = all("[data-chart]"); waiting.length; await pause()) {  // those that are seen go first
       const [element] = waiting.splice(Math.max(0, waiting.findIndex(isSeen)), 1);
       await charts.draw(element, Object.values(data.figures[element.dataset.chart])[0]);
-      page.dataset.first ??= Math.round(performance.now());
+      page.dataset.firstMs ??= Math.round(performance.now());
     }
     all("[data-switch]").forEach((one) => axis(one, data.figures[one.dataset.switch]));
   }
-  page.dataset.all = Math.round(performance.now());
-  page.dataset.worked = Math.round(performance.now() - started);
+  page.dataset.allMs = Math.round(performance.now());
   page.dataset.state = "drawn";
 }
 

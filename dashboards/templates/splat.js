@@ -348,12 +348,17 @@
     event.preventDefault();
     zoom(Math.exp(Math.sign(event.deltaY) * Math.min(Math.abs(event.deltaY), 100) * 0.0015));
   }, {passive: false});
+  let among = null;  // where one stood before the input cameras were shown
   const actions = {
     ground: () => { ground = (ground + 1) % GROUNDS.length; mark(); },
     opacity: () => { opacity = !opacity; mark(); },
     cameras: () => {  // they stand around the scene: from among them most are out of sight
       frusta = facts.cameras.length > 0 && !frusta;
-      eye.distance = frusta ? Math.max(eye.distance, 2 * begin().distance) : Math.min(eye.distance, begin().distance);
+      if (frusta) {
+        among = eye;
+        const aside = {azimuth: eye.azimuth + 25, elevation: Math.max(eye.elevation, 35)};
+        eye = {...eye, ...aside, distance: Math.max(eye.distance, 2.4 * begin().distance)};
+      } else if (among) eye = among;
       mark();
       tell();
     },

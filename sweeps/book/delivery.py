@@ -81,19 +81,27 @@ class Delivery:
         self._thread.start()
         return self
 
-    def close(self, timeout: float = 60.0) -> bool:
+    def close(self, timeout: float = 60.0, patience: float | None = None) -> bool:
         """Deliver what the journal holds, for at most `timeout` seconds. Returns whether everything arrived.
 
+        patience: seconds for a receiver that does not take the news; as long as it takes them, it has `timeout`.
         The next delivery of this journal sends what did not arrive.
         Raises StudyError when the journal is damaged.
         """
         self._closing.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout)
+            self._join(timeout, timeout if patience is None else patience)
         self._abandoned.set()
         if self._damage is not None:
             raise self._damage
         return self._arrived
+
+    def _join(self, timeout: float, patience: float) -> None:
+        began = time.monotonic()
+        while self._thread.is_alive() and (left := began + timeout - time.monotonic()) > 0:
+            self._thread.join(min(left, _POLL_SECONDS))
+            if self.trouble and time.monotonic() - began >= patience:
+                return
 
     def idle(self) -> None:
         """Called about twice a second, between batches, from the delivery's thread."""

@@ -33,13 +33,15 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config import one_line
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.record import MEASURE
 from sweeps.errors import counted
 from sweeps.space.distributions import Choice, Distribution, Scalar
 
 LEAST_TRIALS = 10  # with a figure at the common step, or nothing is told
 LOW, HIGH = 5, 95  # percentiles of a spread
 _DEALS, _TREES_OF_A_DEAL = 8, 4  # twins are dealt anew so often; trees grown with each
-_DEPTH = 6  # of a tree: 64 leaves tell main effects, and 1,000 trials take seconds
+_MOST = 300  # trials of a deal, drawn of all: 64 leaves need no more, and a page is not waited for
+_DEPTH = 6  # of a tree: 64 leaves tell main effects
 _TWIN = "twin of "
 _SPACE = TypeAdapter(dict[str, Distribution])
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -53,7 +55,8 @@ class Importance:
     trials: how many have a figure at `step`, the optimizer step at which they are compared; None where there is none.
     shares: of the variance, by dotted path, largest first; they sum to 1 or less. spread: 5th and 95th percentile of
     each share over the trees. chance: the same two of its twin without effect. partial: how many trials have a setting
-    that is only searched under conditions; its share is among these. note: why a figure is missing.
+    that is only searched under conditions; its share is among these. note: why a figure is missing, or what
+    else to know.
     """
 
     trials: int
@@ -124,6 +127,7 @@ def _by_fanova(
         among = {other: {n: places[other][n] for n in having} for other in whole} | {path: having}
         some = _figures(among, {number: values[number] for number in having})
         figures |= {path: some[path]} if path in some else {}
+    notes += [f"{path}: it also decides how trials are measured." for path in figures if path in MEASURE]
     largest = sorted(figures, key=lambda path: -figures[path][0])
     return replace(
         found,
@@ -173,7 +177,9 @@ def _study(
     places: Mapping[str, Mapping[int, float]], values: Mapping[int, float], chance: np.random.Generator
 ) -> optuna.Study:
     """Trials that all ended, each with its settings and their twins."""
-    numbers = list(values)
+    numbers = sorted(values)
+    if len(numbers) > _MOST:
+        numbers = chance.choice(numbers, _MOST, replace=False).tolist()
     columns = {path: [place[number] for number in numbers] for path, place in places.items()}
     columns |= {_TWIN + path: chance.permutation(column).tolist() for path, column in columns.items()}
     study = optuna.create_study()

@@ -257,19 +257,22 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
 
 
 def _reported(trial: Trial, event: events.Reported, objective: Objective | None) -> Trial:
-    trial = replace(trial, last_event_time=event.time)
-    if event.step <= trial.resumed_at:  # an earlier attempt reported this step, and its report stands
-        return trial
-    trial = replace(trial, last_step=max(trial.last_step, event.step))
-    if objective is None or objective.metric not in event.metrics:
-        return trial
-    value = event.metrics[objective.metric]
-    trial = replace(trial, last_value=value)
-    if math.isfinite(value) and event.step not in dict(trial.curve):
-        trial = replace(trial, curve=(*trial.curve, (event.step, value)))
+    changes: dict[str, Any] = {"last_event_time": event.time}
+    if event.step > trial.resumed_at:  # else an earlier attempt reported this step, and its report stands
+        changes["last_step"] = max(trial.last_step, event.step)
+        if objective is not None and objective.metric in event.metrics:
+            changes |= _judged(trial, event.step, event.metrics[objective.metric], objective)
+    return replace(trial, **changes)  # once: a sweep has many reports
+
+
+def _judged(trial: Trial, step: int, value: float, objective: Objective) -> dict[str, Any]:
+    """What a report of the objective changes."""
+    changes: dict[str, Any] = {"last_value": value}
+    if math.isfinite(value) and step not in dict(trial.curve):
+        changes["curve"] = (*trial.curve, (step, value))
     if objective.better(value, than=trial.best_value):
-        return replace(trial, best_value=value, best_step=event.step)
-    return trial
+        changes |= {"best_value": value, "best_step": step}
+    return changes
 
 
 def _closed(ledger: Ledger, event: events.TrialClosed) -> Ledger:

@@ -19,7 +19,7 @@ from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 
 PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
-_MEASURE = {
+MEASURE = {
     "data.image_size": "image size",
     "data.num_input_views": "input views",
     "data.num_held_out_views": "held-out views",
@@ -70,7 +70,7 @@ class TrialRecord:
     @property
     def measured(self) -> str:
         """The settings of its recipe that decide how its validations measure, in words; empty before it began."""
-        words = (f"{name} {self.recipe_params[path]}" for path, name in _MEASURE.items() if path in self.recipe_params)
+        words = (f"{name} {self.recipe_params[path]}" for path, name in MEASURE.items() if path in self.recipe_params)
         return ", ".join(words)
 
     @property

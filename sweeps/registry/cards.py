@@ -63,7 +63,7 @@ _CALLS = {
 _OLD_PAIR = "One photo of a mouse to 3D Gaussians: `"
 _LONGEST = 4800  # characters; MLflow keeps 5,000 of a description
 _MOVES = 10  # of the history in a description; `mouselift model history` has all
-_GAP = "\u2003"  # MLflow's tables have no space between their columns
+_GAP = "&emsp;"  # MLflow's tables have no space between their columns
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def version_card(version: Version, shown: Shown, origin: Origin) -> str:
     """The description of a version."""
     ref = f"{version.name}/{version.version}"
     parts = [
-        f"{_what(version)}",
+        _what(version),
         _looked_at(version, shown, origin),
         _figures(version),
         _gates(version),
@@ -233,7 +233,7 @@ def _looked_at(version: Version, shown: Shown, origin: Origin) -> str:
     parts = []
     if shown.picture is not None:
         about = shown.about[:1].upper() + shown.about[1:]
-        parts.append(f"![{about}](get-artifact?path={shown.picture}&run_uuid={version.run_id})\n\n{about}.")
+        parts.append(f"![a test scene](get-artifact?path={shown.picture}&run_uuid={version.run_id})\n\n{about}.")
     if shown.splat is not None and origin.links is not None:
         parts.append(f"**[Turn its Gaussians]({origin.links.artifact(version.run_id, shown.splat)})**")
     return "\n\n".join(parts)

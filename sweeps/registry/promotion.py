@@ -11,7 +11,7 @@ from sweeps.book.ledger import Ledger, Trial, ledger_of
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry, Verdict
-from sweeps.registry.verification import verify
+from sweeps.registry.verification import SPREAD, verify
 from sweeps.space.gates import parse_gates
 from sweeps.tracking.pages import Pages
 
@@ -44,7 +44,8 @@ def promote_best(
     tags = {key: ledger.tags[key] for key in _LINEAGE_TAGS if key in ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(chosen.number)}
     version = registry.register(registered_name(info.recipe), str(chosen.run_id), verification, tags)
-    if verification.metrics.keys() > version.metrics.keys():  # LPIPS's weights came after its registration
+    # LPIPS's weights came after its registration, or it was registered before the spread was kept
+    if verification.metrics.keys() > version.metrics.keys() or SPREAD not in version.tags:
         version = registry.refresh(version, verification)
     assert ledger.objective is not None
     return registry.promote(version, parse_gates(ledger.space["gates"]), ledger.objective, root, device)

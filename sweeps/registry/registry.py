@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.config import did_you_mean
 from pipeline.data.scenes import open_dataset
@@ -49,6 +48,7 @@ from sweeps.registry.release import (
     pull,
     taken_up,
     unless_it_exists,
+    version_of,
 )
 from sweeps.registry.verification import Verification, score_like
 from sweeps.registry.versions import (
@@ -58,6 +58,7 @@ from sweeps.registry.versions import (
     from_store,
     judged,
     lineage,
+    misplaced,
     replacing,
     shortfall,
     test_metric,
@@ -144,7 +145,8 @@ class Registry:
         """
         with self._turn(version.name):
             self._describer.illustrate(version.run_id, version.name, verification)
-            self._write(version, replacing(self.resolve(version.ref).tags, lineage(verification)))
+            stored = self._client.get_model_version(version.name, str(version.version)).tags
+            self._write(version, [*misplaced(stored), *replacing(from_store(stored), lineage(verification))])
             self._describe(self.resolve(version.ref))
         return self.resolve(version.ref)
 
@@ -228,7 +230,7 @@ class Registry:
         if not found:
             known = ", ".join(map(str, sorted(standing.versions, reverse=True))) or "none"
             raise RegistryError(f"{ref}: expected a version of {name} ({known}), got {wanted}{SEE_LIST}")
-        return _version(found[0], aliases)
+        return version_of(found[0], aliases)
 
     def pull(self, ref: str, out: Path) -> Path:
         """Download a version's checkpoint folder to `out`, with `lineage.json`; every hash is compared.
@@ -245,7 +247,7 @@ class Registry:
             return []
         found = self._client.search_model_versions(f"name='{name}'" if known else None)
         known |= {other: self._standing(other).aliases for other in {item.name for item in found} - known.keys()}
-        versions = [_version(item, known[item.name]) for item in found]
+        versions = [version_of(item, known[item.name]) for item in found]
         return sorted(versions, key=lambda version: (version.name, -version.version))
 
     @cached_property
@@ -300,7 +302,7 @@ class Registry:
         said = {"model_id": model.model_id}
         created = self._client.create_model_version(name, model.artifact_location, run_id, to_store(facts), **said)
         bind(self._client, created)
-        version = _version(created, {})
+        version = version_of(created, {})
         if left is None:
             self._whole[version.ref] = verification.checkpoint
         self._describe(version)
@@ -380,20 +382,9 @@ class Registry:
 
     def _write(self, version: Version, tags: Iterable[tuple[str, str | None]]) -> None:
         """Set tags of a version one by one, in this order; None: remove it."""
-        for key, value in writes_of(tags):
+        stored = self._client.get_model_version(version.name, str(version.version)).tags
+        for key, value in writes_of(tags, stored):
             if value is None:
                 self._client.delete_model_version_tag(version.name, str(version.version), key)
             else:
                 self._client.set_model_version_tag(version.name, str(version.version), key, value)
-
-
-def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
-    return Version(
-        name=item.name,
-        version=int(item.version),
-        run_id=item.run_id or "",
-        aliases=tuple(sorted(alias for alias, version in aliases.items() if version == int(item.version))),
-        tags=from_store(item.tags),
-        source=item.source or "",
-        created=item.creation_timestamp / 1000,
-    )

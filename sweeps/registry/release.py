@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -43,7 +43,7 @@ from sweeps.pyfuncs import pyfunc_gslrm, pyfunc_pair, pyfunc_views
 from sweeps.registry.cards import example_picture
 from sweeps.registry.held import Held, inspect, kind_name
 from sweeps.registry.verification import Verification
-from sweeps.registry.versions import MODEL_ID, SHA256, Version, described
+from sweeps.registry.versions import MODEL_ID, SHA256, Version, described, from_store
 
 LINEAGE_FILE = "lineage.json"
 IMPORTED = "imported"  # the experiment of imported checkpoints, and their tag `source`
@@ -118,7 +118,7 @@ def log_model(
 
 def bind(client: MlflowClient, version: ModelVersion) -> None:
     """Write on a version's logged model, and so on MLflow's pages, which version it is."""
-    model_id = version.tags.get(MODEL_ID)
+    model_id = from_store(version.tags).get(MODEL_ID)
     if model_id is None:  # registered before versions said so
         return
     tags = client.get_logged_model(model_id).tags
@@ -306,3 +306,16 @@ def unless_it_exists() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != _EXISTS:
             raise
+
+
+def version_of(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
+    """A version as MLflow has it, with the aliases of its registered model."""
+    return Version(
+        name=item.name,
+        version=int(item.version),
+        run_id=item.run_id or "",
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if version == int(item.version))),
+        tags=from_store(item.tags),
+        source=item.source or "",
+        created=item.creation_timestamp / 1000,
+    )

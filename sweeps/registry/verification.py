@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pipeline import checkpoint, kinds
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.gate.checks import require_geometry
-from pipeline.data.pictures import Pixels
+from pipeline.data.pictures import Pixels, sheet
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.data.variants import prepared
 from pipeline.files import sha256_of
@@ -37,11 +38,9 @@ from sweeps.space.gates import NOT_AVAILABLE
 RELATIVE_TOLERANCE = 2e-3
 ABSOLUTE_TOLERANCE = 2e-3
 LICENCE, SCENES, SPREAD = "licence", "eval.scenes", "eval.spread"  # tags of a version
-_GSLRM = (
-    "the first scene, from the top: photographs, rendered views, their difference, masks, rendered opacity; views that "
-    "were given are underlined"
-)
+_GSLRM = "the first scene: photographs, below them the rendered views; of the first {} the photographs were given"
 _MVDIFFUSION = "the first scenes: photographs, and below each row the views that were drawn"
+_VIEWS = 8  # of a scene, in a picture
 # What a reader looks for first, with its unit.
 SHOWN = (("psnr_fg", "dB, foreground"), ("psnr", "dB"), ("ssim", ""), ("lpips", ""), ("mask_iou", ""))
 
@@ -117,13 +116,13 @@ def facts_of(found: Evaluation) -> dict[str, str]:
 def scene_of(found: Evaluation) -> Scene | None:
     """What an evaluation shows of its first scene; None where its kind shows nothing."""
     from pipeline.gslrm.evaluate import RenderedEvaluation  # what draws is needed here alone
-    from pipeline.gslrm.stage import preview as preview_of
 
     if isinstance(found, RenderedEvaluation):
         batch = found.batch
         kept = PRUNINGS["default"](found.gaussians[0]).to("cpu")
         preview = Preview(kept, batch.input_cameras[0].to("cpu"), batch.scenes[0])
-        return Scene(png_of(preview_of(batch, found.rendering)), _GSLRM, preview)
+        rows = torch.stack([batch.images[0], found.rendering.images[0].clamp(0, 1)])[:, :_VIEWS]
+        return Scene(png_of(sheet(rows.cpu())), _GSLRM.format(min(batch.num_input_views, _VIEWS)), preview)
     picture = getattr(found, "picture", None)
     return None if picture is None else Scene(png_of(picture), _MVDIFFUSION)
 

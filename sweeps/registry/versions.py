@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ RECIPE, FINGERPRINT = "recipe.name", "recipe.fingerprint"
 MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
 _DESCRIBED = ("recipe.", "rig.", "prompts.", "framing.", "views.", "gaussians.")
 GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
-# MLflow's pages show no tag whose name begins with `mlflow.`: what no reader looks for is kept under such a name.
+# A page of MLflow's that shows one version or model leaves out tags whose name begins with `mlflow.`, and the table of
+# versions shows them in the order in which they were written: what no reader looks for is kept under such a name, last.
 ASIDE = "mlflow.mouselift."
 _ASIDE = (SHA256, PARENT, FINGERPRINT, DIGEST, MODEL_ID, GATES, SPREAD)
 
@@ -134,22 +135,31 @@ def from_store(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def to_store(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a new version as MLflow keeps them."""
-    return {stored_as(key): value for key, value in tags.items()}
+    """The tags of a new version as MLflow keeps them, those first that a reader looks for."""
+    shown = {key: value for key, value in tags.items() if stored_as(key) == key}
+    return shown | {stored_as(key): value for key, value in tags.items()}
 
 
-def writes_of(writes: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
-    """Writes of tags as those that the store needs, in order.
+def writes_of(writes: Iterable[tuple[str, str | None]], stored: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """Writes of a version's tags as those that the store needs, in order, where it has the tags `stored`.
 
     What an earlier release kept under the plain name goes after the new value is there, and before it is removed: a
     kill between the two brings no old value back.
     """
-    done: list[tuple[str, str | None]] = []
     for key, value in writes:
         aside = stored_as(key)
-        pair = [(aside, value), (key, None)] if value is not None else [(key, None), (aside, None)]
-        done += [(aside, value)] if aside == key else pair
-    return done
+        if value is not None:
+            yield aside, value
+        if aside != key and key in stored:
+            yield key, None
+        if value is None and aside in stored:
+            yield aside, None
+
+
+def misplaced(stored: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Tags that an earlier release kept under names that are shown."""
+    known = from_store(stored)
+    return [(key, known[key]) for key in stored if not key.startswith(ASIDE) and stored_as(key) != key]
 
 
 def lineage(verification: Verification) -> dict[str, str]:

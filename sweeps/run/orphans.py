@@ -16,7 +16,8 @@ from sweeps.tracking.mlflow_heartbeats import close_silent
 from sweeps.tracking.mlflow_writer import MLflowDelivery, utc
 from sweeps.tracking.pages import Pages
 
-_DELIVERY_SECONDS, _COPY_SECONDS = 30.0, 2.0
+_DELIVERY_SECONDS, _COPY_SECONDS = 30.0, 10.0
+_COPY_PATIENCE = 2.0  # seconds for a storage of Optuna that is away: nothing needs its copy
 
 
 def reap(home: Home, pages: Pages | None = None) -> list[str]:
@@ -58,5 +59,5 @@ def _close(journal: Journal, home: Home, pages: Pages | None) -> list[str]:
     optuna = OptunaDelivery(journal, home).start()
     if not mlflow.close(_DELIVERY_SECONDS):
         done.append(f"{ledger.name}: MLflow at {home.tracking_uri} does not answer; the journal keeps what it lacks")
-    optuna.close(_COPY_SECONDS)
+    optuna.close(_COPY_SECONDS, patience=_COPY_PATIENCE)
     return done

@@ -92,7 +92,7 @@ def sweep_tags(ledger: Ledger, root: Path, again: bool = False) -> dict[str, str
     tags |= {HOME_TAG: home_text(root), PLANNED_TAG: str(ledger.planned)}
     if ledger.objective is not None:
         tags |= {"objective.metric": ledger.objective.metric, "objective.mode": ledger.objective.mode}
-    return tags | _read_first(ledger.tags) | {LINEAGE: _lineage_tag(ledger.tags), "sweep.key": run_key(ledger)}
+    return tags | _read_first(ledger.tags) | _lineage_tag(ledger.tags) | {"sweep.key": run_key(ledger)}
 
 
 def sweep_params(ledger: Ledger) -> dict[str, str]:
@@ -117,7 +117,7 @@ def trial_tags(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
     }
     if event.attempt > 1:
         tags["trial.reason"] = ""  # of the interruption before
-    return tags | _read_first(known) | {LINEAGE: _lineage_tag(known)}
+    return tags | _read_first(known) | _lineage_tag(known)
 
 
 def sweep_lineage(ledger: Ledger) -> dict[str, Any]:
@@ -146,10 +146,10 @@ def _read_first(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key not in _NOT_SHOWN and not key.startswith(_HASHES)}
 
 
-def _lineage_tag(tags: Mapping[str, str]) -> str:
-    """Recipe, data and code in a few words."""
+def _lineage_tag(tags: Mapping[str, str]) -> dict[str, str]:
+    """Recipe, data and code in a few words, where any of it is known."""
     known = {word: tags[key][:_HASH_SHOWN] for word, key in _LINEAGE.items() if key in tags}
-    return ", ".join(f"{word} {value}" for word, value in known.items())
+    return {LINEAGE: ", ".join(f"{word} {value}" for word, value in known.items())} if known else {}
 
 
 def best_metrics(ledger: Ledger, event: Reported) -> dict[str, float]:

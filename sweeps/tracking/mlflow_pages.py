@@ -60,15 +60,14 @@ class PageWriter:
         numbers = sorted(self._with_runs(record), key=lambda n: (n not in self._touched, self._rounds.get(n, 0), n))
         self._trials(record, links, numbers, _SECONDS_A_ROUND)
 
-    def gaussians_kept(self, number: int, folder: Path, title: str) -> None:
-        """The page of the Gaussians of a trial, whose kept checkpoints left them in `folder`."""
+    def gaussians_kept(self, number: int, folder: Path, title: str, best: int | None) -> None:
+        """The page of the Gaussians of a trial, whose kept checkpoints left them in `folder`. best: its best step."""
         run_id = self._runs[number]
 
         def log(text: str) -> None:
-            if text:
-                self._client.log_text(run_id, text, SPLAT)
+            self._client.log_text(run_id, text, SPLAT)
 
-        self._write(f"{run_id} {SPLAT}", lambda: splat_of(self._pages, folder, title) or "", log)
+        self._write(f"{run_id} {SPLAT}", lambda: splat_of(self._pages, folder, title, best), log)
 
     def trial_ended(self, experiment: str, number: int, now: float) -> None:
         """The description of a trial that has ended."""

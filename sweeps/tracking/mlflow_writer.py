@@ -237,7 +237,8 @@ class _Writer:
 
     def _show_gaussians(self, ledger: Ledger, event: events.GaussiansKept) -> None:
         if self._pages is not None:
-            self._pages.gaussians_kept(event.trial, Path(event.path), layout.run_name(ledger.name, event.trial))
+            title, best = layout.run_name(ledger.name, event.trial), ledger.trials[event.trial].best_step
+            self._pages.gaussians_kept(event.trial, Path(event.path), title, best)
 
     def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():

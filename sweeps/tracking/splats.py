@@ -18,12 +18,15 @@ _MOST_STEPS = 8
 _log = logging.getLogger(__name__)
 
 
-def splat_of(pages: Pages, folder: Path, title: str) -> str:
-    """The page of the Gaussians in `folder`. Raises DataError where there are none that can be read."""
+def splat_of(pages: Pages, folder: Path, title: str, best: int | None = None) -> str:
+    """The page of the Gaussians in `folder`. best: the step that is the trial's best.
+
+    Raises DataError where there are none that can be read.
+    """
     found = list(_steps(folder))
     if not found:
         raise DataError(f"{folder}: expected Gaussians of kept checkpoints, got none that can be read.")
-    shown = [Shown(f"{step:,}", preview.gaussians) for step, preview in found]
+    shown = [Shown(f"{step:,}{' (best)' if step == best else ''}", preview.gaussians) for step, preview in found]
     inputs = next((preview.inputs for _, preview in reversed(found) if preview.inputs is not None), None)
     return pages.splat(title, shown, inputs, note_of(found[-1][1].scene, inputs))
 

@@ -21,6 +21,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from dashboards.pages.pages import MlflowPages
 from pipeline import GSLRM, Gaussians, checkpoint, kinds, metrics
 from pipeline.data.photo.photo import read_photo
 from pipeline.data.pictures import prepare_view, view_on_white
@@ -71,7 +72,11 @@ def world(tiny_recipe, views_recipe, mice, mice_folder, tmp_path_factory) -> Wor
     for folder, name in zip(folders, ("mouse-mvdiffusion", "mouse-gslrm", "mouse-gslrm"), strict=True):
         registry.import_checkpoint(name, unverified(folder))
     without = register_pair(home, "mouse-mvdiffusion/1", "mouse-gslrm/1")
-    return World(home, without, register_pair(home, "mouse-mvdiffusion/1", "mouse-gslrm/1", mice_folder))
+    return World(
+        home,
+        without,
+        register_pair(home, "mouse-mvdiffusion/1", "mouse-gslrm/1", mice_folder, pages=MlflowPages()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +173,18 @@ def test_the_card_names_models_figures_licence_and_a_picture_that_is_there(world
     for words in ("mouse-mvdiffusion/1", "mouse-gslrm/1", "n = 1 scenes", "**Licence**", version.measured[0]):
         assert words in text
     assert f"{version.metrics['test/psnr_fg']:.4g}" in text and len(text) < 5000
-    assert f"get-artifact?path=card.png&run_uuid={version.run_id}" in text
-    assert [item.path for item in client.list_artifacts(version.run_id)] == ["card.png"]
+    place = f"registered/{version.sha256[:12]}"
+    assert f"get-artifact?path={place}/card.png&run_uuid={version.run_id}" in text
+    files = [item.path for item in client.list_artifacts(version.run_id, place)]
+    assert files == [f"{place}/{name}" for name in ("card.png", "card.txt", "splat.html")]
+    assert f"/runs/{version.run_id}/artifacts/{place}/splat.html" in text
 
 
 def test_the_versions_it_was_made_of_have_cards_too(world) -> None:
     client = MlflowClient(world.home.tracking_uri, registry_uri=world.home.tracking_uri)
     text = client.get_model_version("mouse-mvdiffusion", "1").description
     assert text.startswith("MVDiffusion: one picture of a mouse to six views") and "**No figures**" in text
-    assert 'load_model("models:/mouse-mvdiffusion@champion")' in text
+    assert 'load_model("models:/mouse-mvdiffusion/1")' in text
 
 
 # What does not fit

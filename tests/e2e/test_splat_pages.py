@@ -42,4 +42,4 @@ def test_a_trial_has_the_page_of_the_gaussians_that_its_checkpoints_kept(uri: st
     facts = json.loads(re.findall(r'id="facts">(.*?)</script>', page)[0])
     assert [(step["label"], step["count"]) for step in facts["steps"]] == [("5", 5), ("40", 40)]
     assert len(facts["cameras"]) == 3 and "scene_000020 of val, made of 3 views" in page
-    assert "a &amp; &lt;b&gt; · t0000" in page and "a & <b>" not in page
+    assert "t0000 · a &amp; &lt;b&gt;" in page and "a & <b>" not in page

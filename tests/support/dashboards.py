@@ -37,12 +37,12 @@ def whole_home(root: Path) -> Home:
     return home
 
 
-def live(journal: Journal, kept: Path, trials: int = 2) -> None:
+def live(journal: Journal, kept: Path, trials: int = 2, concurrent: int = 1) -> None:
     """Trials that run, each with pictures at two steps and Gaussians at one."""
     space = {
         "space": {"optim.lr": {"float": [1e-4, 1e-3], "log": True}},
         "objective": {"metric": "val/psnr", "mode": "max"},
-        "trials": {"count": 4, "gpus": 0.5},
+        "trials": {"count": 4, "gpus": 0.5, "concurrent": concurrent},
     }
     params = {"train.max_steps": 100, "optim.lr": 5e-4, **VIEWS}
     journal.append(SweepOpened("live", "gslrm_tiny", space, {"data.name": "mice", "data.digest": "d" * 64}, params))

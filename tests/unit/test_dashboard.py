@@ -15,10 +15,11 @@ from dashboards.app.app import make_app
 from dashboards.app.progress import progress
 from dashboards.app.shield import is_loopback
 from dashboards.cli import dashboard
-from sweeps.book.journal import Journal, TrialClosed
+from sweeps.book.journal import Journal
 from sweeps.book.record import record_of
 from sweeps.errors import SweepError
 from sweeps.home import Home
+from sweeps.tracking.queries import Reader
 from tests.support import dashboards, recorded
 
 HERE = "http://127.0.0.1:8710"
@@ -179,8 +180,9 @@ def test_what_is_not_there_is_not_found(client: TestClient, address: str) -> Non
 
 def test_a_picture_outside_the_folder_of_its_sweep_is_not_read(client: TestClient, whole: Home) -> None:
     (whole.journals.parent / "secret.png").write_bytes(dashboards.png(1))
-    told = client.get("/run.json?run=odd/0").json()["previews"][0]
-    assert client.get("/" + told["url"]).status_code == 404
+    asked = {"run": "odd/0", "name": dashboards.HOSTILE, "step": "1"}
+    assert client.get("/preview", params=asked).status_code == 404
+    assert client.get("/run.json?run=odd/0").json()["previews"] == []
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -243,11 +245,10 @@ def test_a_journal_that_another_one_replaced_is_read_anew(home: Home) -> None:
 
 def test_a_sweep_whose_driver_is_gone_is_interrupted(home: Home) -> None:
     last = record_of(Journal(home.journal("live")), 0.0).ledger.last_event_time
-    client = opened(home, clock=lambda: last + 60)
-    assert client.get("/index.json").json()["sweeps"][0]["state"] in ("INTERRUPTED", "COMPLETE")
+    client = opened(home, reader=Reader(home, lambda: last + 60))
     assert client.get("/sweep.json?name=live").json()["sweep"]["state"] == "INTERRUPTED"
     with Journal(home.journal("live")).claim():
-        again = opened(home, clock=lambda: last + 60)
+        again = opened(home, reader=Reader(home, lambda: last + 60))
         assert again.get("/sweep.json?name=live").json()["sweep"]["state"] == "RUNNING"
 
 
@@ -271,21 +272,17 @@ def test_a_home_without_anything_says_how_to_begin(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_time_that_is_left_rests_on_trials_that_ended(tmp_path: Path) -> None:
-    """Two trials run, each for 10 s at 20 of 100 steps: 40 s left for each, and two of 50 s wait."""
+def test_time_that_is_left_goes_with_the_trials_that_it_rests_on(tmp_path: Path) -> None:
+    """Two of four trials made 20 of their 100 steps in 10 s each: 160 + 200 steps at 0.5 s, two at a time."""
     now = [0.0]
     with Journal(tmp_path / "live", clock=lambda: now[0]) as journal:
-        dashboards.live(journal, tmp_path / "kept")
+        dashboards.live(journal, tmp_path / "kept", concurrent=2)
         now[0] = 10.0
         for number in (0, 1):
-            dashboards.report(journal, number, 20 + number, 1.0)
+            dashboards.report(journal, number, 20, 1.0)
         told = progress(record_of(journal, 10.0), interrupted=False)
-        assert told["rests_on"] == "the pace of 2 running trials"
-        assert told["seconds_left"] == pytest.approx((10 / 0.20 + 10 / 0.21) / 2 * 2 - 10, rel=1e-6)
-        journal.append(TrialClosed(0, "COMPLETE"))  # type: ignore[arg-type]
-        told = progress(record_of(journal, 10.0), interrupted=False)
-    assert told["rests_on"] == "the mean of 1 trial that ended"
-    assert told["seconds_left"] == pytest.approx(0.0 + 2 * 10.0)
+    assert (told["seconds_left"], told["rests_on"]) == (pytest.approx(90.0), "the pace of 2 trials")
+    assert (told["done"], told["counts"]["WAITING"]) == (pytest.approx(0.1), 2)
     assert progress(record_of(journal, 10.0), interrupted=True)["seconds_left"] is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
@@ -9,7 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from sweeps.book.delivery import DELIVERED, Delivery, RefusedError, UnansweredError, delivered
 from sweeps.book.journal import Journal, SweepClosed
-from sweeps.tracking.mlflow_writer import _as_delivery_errors
+from sweeps.book.ledger import fold_all
+from sweeps.tracking.mlflow_client import delivery_errors
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -22,6 +25,25 @@ def test_what_broke_the_thread_has_not_arrived(tmp_path):
         assert not Delivery(journal, "nobody", connect).start().close(10)
 
 
+def test_a_slow_receiver_has_the_time_that_one_that_is_away_has_not(tmp_path):
+    def slow():
+        def send(ledger, news):
+            time.sleep(1.0)
+            return fold_all(ledger, news)
+
+        return send
+
+    def away():
+        raise UnansweredError("no route to host")
+
+    with Journal(tmp_path) as journal:
+        journal.append(SweepClosed("COMPLETE"))
+        began = time.monotonic()
+        assert not Delivery(journal, "one that is away", away, file="away.json").start().close(30, patience=0.2)
+        assert time.monotonic() - began < 10
+        assert Delivery(journal, "a slow one", slow, file="slow.json").start().close(30, patience=0.2)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -31,7 +53,7 @@ def test_what_broke_the_thread_has_not_arrived(tmp_path):
     ],
 )
 def test_a_database_that_is_away_or_busy_is_asked_again(error, kind):
-    with pytest.raises(UnansweredError) as caught, _as_delivery_errors():
+    with pytest.raises(UnansweredError) as caught, delivery_errors():
         raise error
     assert type(caught.value) is kind
 

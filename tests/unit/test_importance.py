@@ -158,6 +158,12 @@ def test_a_setting_searched_under_conditions_is_judged_among_the_trials_that_hav
     assert few.note.startswith("loss.background: too few: ")
 
 
+def test_a_setting_that_decides_how_trials_are_measured_is_named():
+    rows = [(params, "COMPLETE", {10: by_lr_and_alpha(params)}) for params in drawn(SPACE, 12)]
+    note = importance_of(ledger_with(SPACE, rows)).note
+    assert note == "data.num_input_views: it also decides how trials are measured."
+
+
 @pytest.mark.parametrize(
     ("space", "curve", "note"),
     [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dashboards.cli import report
 from dashboards.research.folder import stem_of, write_report
-from dashboards.research.texts import Language
+from dashboards.research.registered import Registered, registered_tables
+from dashboards.research.texts import Language, Texts
 from pipeline.errors import OutputError
 from sweeps.book.journal import AttemptFailed, State, SweepClosed, TrialClosed, TrialOpened, TrialProposed
 from sweeps.errors import StudyError
@@ -114,6 +116,32 @@ def test_the_index_holds_targets_against_the_best_of_all_sweeps(home, tmp_path):
     best = max(max(row["curve"].values()) for row in grid.GRID["trials"])
     assert re.search(rf"`val/psnr` > 25 \| {best:.4g} \| 90 \| .* \(n = 36\) \| not reached \| better t0025 ", targets)
     assert "`val/lpips` < 0.15 | – |  |  | not measured |" in targets
+
+
+def test_registered_versions_are_held_against_the_targets_and_apart_by_protocol():
+    better = Registered(
+        "mouse/2 @champion", "p1", "d" * 64, {"test/psnr": 25.3, "test/lpips": 0.2}, {"psnr": 1.25}, "24"
+    )
+    tested = [
+        better,
+        Registered("mouse/1", "p1", "d" * 64, {"test/psnr": 24.0}),
+        Registered("m|x/1", "p2", "", {"test/ssim": 1.0}),
+    ]
+    first, table, second, other = registered_tables(tested, Texts(Language.EN))
+    assert (first, second) == (
+        "### Registered versions, on test scenes: protocol `p1`, data `dddddddddddd`",
+        "### Registered versions, on test scenes: protocol `p2`, data `unknown`",
+    )
+    assert "| `test/psnr` > 25 | 25.3 | ± 1.25 (n = 24) | reached | mouse/2 @champion |" in table
+    assert "| `test/lpips` < 0.15 | 0.2 | unknown | not reached | mouse/2 @champion |" in table
+    assert "| `test/ssim` > 0.9 | 1 | unknown | reached | m&#124;x/1 |" in other
+
+
+def test_a_report_does_not_need_mlflow(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = replace(home, tracking_uri="http://127.0.0.1:9")
+    index = written(away, tmp_path / "reports")["README.md"]
+    assert "Registered versions are missing here: http://127.0.0.1:9: expected an answer of MLflow's store" in index
 
 
 def test_the_index_is_korean_where_that_is_asked_for(home, tmp_path):

@@ -295,6 +295,25 @@
     return true;
   }
 
+  // The whole content anew, with what was chosen, sorted and scrolled.
+  function replaced(main, other) {
+    const chosen = new Set([...document.querySelectorAll("input[name=run]:checked")].map(box => box.value));
+    const orders = [...document.querySelectorAll("table.sortable")].map(table => ({...table.dataset}));
+    const top = window.scrollY;
+    main.replaceWith(document.adoptNode(other));
+    begin();
+    for (const box of document.querySelectorAll("input[name=run]")) if (chosen.has(box.value)) box.checked = true;
+    document.querySelectorAll("table.sortable").forEach((table, i) => {
+      if (!orders[i] || !orders[i].column) return;
+      Object.assign(table.dataset, orders[i]);
+      const head = table.tHead.rows[0].cells[Number(orders[i].column)];
+      if (head) head.setAttribute("aria-sort", orders[i].down === "1" ? "descending" : "ascending");
+      sort(table);
+    });
+    counted();
+    window.scrollTo({top, behavior: "instant"});
+  }
+
   const pulse = document.getElementById("pulse"), away = document.getElementById("away");
   let paused = false, seen = Date.now(), wait = EVERY;
   const button = element("button", {type: "button", "aria-pressed": "false"}, "Pause");
@@ -316,13 +335,12 @@
       else {
         problem("");
         if (broken !== showing) {
-          main.replaceWith(document.adoptNode(other));
           document.title = fresh.title;
-          begin();
+          replaced(main, other);
         } else if (!broken) {
           const ids = new Set(parts(document).map(part => part.id)), shape = parts(fresh).map(part => part.id);
           if (shape.length !== ids.size || shape.some(id => !ids.has(id))) {  // another table, the first preview
-            if (!document.querySelector("input[name=run]:checked")) { main.replaceWith(document.adoptNode(other)); begin(); }
+            replaced(main, other);
           } else if (parts(fresh).map(part => renewed(document.getElementById(part.id), part)).some(Boolean)) {
             redraw();
             counted();
