@@ -19,7 +19,7 @@ from dashboards.app.models import diff_values, model_values, models_values
 from dashboards.app.overview import overview
 from dashboards.app.scenes import gaussians_page, input_views, scenes_values
 from dashboards.app.shield import APART, CHARTS, POLICY, Shield
-from dashboards.app.sweep import Ref, charted, preview_file, run_values, sweep_values
+from dashboards.app.sweep import Ref, charted, elsewhere_values, preview_file, run_values, sweep_values
 from pipeline.config import one_line
 from pipeline.errors import PipelineError
 from sweeps.errors import DamagedError, OutageError, StudyError, SweepError
@@ -68,6 +68,7 @@ def make_app(home: Home, host: str = "127.0.0.1", reader: Reader | None = None) 
     page("/sweep", "sweep", lambda asked: sweep_values(reader, named(asked, "name")), CHARTS)
     page("/run", "run", lambda asked: run_values(reader, Ref.parse(named(asked, "run"))))
     page("/compare", "compare", lambda asked: compare_values(reader, runs(asked)))
+    page("/elsewhere", "elsewhere", lambda _: elsewhere_values(reader))
     page("/models", "models", lambda _: models_values(home))
     page("/model", "model", lambda asked: model_values(home, reader, named(asked, "name")))
     page("/diff", "diff", lambda asked: diff_values(home, reader, named(asked, "a"), named(asked, "b")))

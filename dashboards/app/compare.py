@@ -15,6 +15,7 @@ from sweeps.tracking.queries import Reader
 MOST = 6  # as many as there are colours, and as anybody looks at
 DATA = "data.digest"
 _ABSENT = "absent"
+_DIGITS = 12  # of a digest: as many as MLflow has of another home's data
 
 
 def compare_values(reader: Reader, asked: Sequence[str]) -> dict[str, Any]:
@@ -69,9 +70,9 @@ def _run(series: int, ref: Ref, record: SweepRecord, one: TrialRecord) -> dict[s
     trial, objective = one.trial, record.ledger.objective
     return {
         "ref": str(ref),
-        "name": f"t{ref.number:04d} · {ref.sweep}",
-        "sweep": ref.sweep,
-        "number": ref.number,
+        "name": f"t{trial.number:04d} · {record.ledger.name}",
+        "sweep": record.ledger.name,
+        "number": trial.number,
         "series": series,
         "state": trial.state.value,
         "reason": trial.reason,
@@ -96,7 +97,7 @@ def _measured(run: dict[str, Any]) -> tuple[str, str]:
     """What decides whether figures may be compared: by which protocol, or by which settings where none was told, and on
     which data.
     """
-    return run["protocol"] or run["words"], run["digest"]
+    return run["protocol"] or run["words"], run["digest"][:_DIGITS]
 
 
 def _group(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _of_run(home: Home, reader: Reader, ref: str) -> dict[str, Any]:
     return {
         "kind": "run",
         "ref": ref,
-        "name": f"t{parsed.number:04d} · {parsed.sweep}",
+        "name": f"t{trial.number:04d} · {record.ledger.name}",
         "link": "run?" + urlencode({"run": ref}),
         "scene": "gaussians?" + urlencode({"run": ref}) if _folders(home, parsed, one) else "",
         "inputs": "inputs?" + urlencode({"run": ref}) if any(p.name == PREVIEW for p in one.previews) else "",
@@ -120,7 +120,7 @@ def _has_preview(reader: Reader, run: str) -> bool:
 def _folders(home: Home, ref: Ref, one: TrialRecord) -> list[tuple[str, Path]]:
     """Folders that hold Gaussians of a run on this machine, with their steps: kept ones, else its checkpoints."""
     places = [one.gaussians] if one.gaussians is not None else []
-    if not home.keeps_in_store:
+    if not home.keeps_in_store and not ref.run_id:
         places.append(Path(home.checkpoints) / ref.sweep / f"t{ref.number:04d}")
     for place in places:
         steps = sorted((int(folder.name[5:]), folder) for folder in place.glob("step-*") if folder.name[5:].isdigit())

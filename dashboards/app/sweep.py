@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -16,23 +17,28 @@ from sweeps.tracking.queries import Reader
 
 _TOPICS = ("history", "curves", "rungs", "settings")  # in the order of the page
 
+_ELSEWHERE = "mlflow:"
+
 
 class Ref(NamedTuple):
-    """A trial of a sweep of this home, written `<sweep>/<number>`."""
+    """A trial of a sweep of this home, written `<sweep>/<number>`, or a run of MLflow, written `mlflow:<run id>`."""
 
     sweep: str
     number: int
+    run_id: str = ""  # of MLflow, where it is of another home
 
     @staticmethod
     def parse(text: str) -> Ref:
         """Raises StudyError."""
+        if re.fullmatch(f"{_ELSEWHERE}[0-9a-f]{{32}}", text):
+            return Ref("", -1, text.removeprefix(_ELSEWHERE))
         sweep, slash, number = text.rpartition("/")
         if not slash or not number.isascii() or not number.isdigit():
             raise StudyError(f"{text}: expected a run as SWEEP/NUMBER, such as demo/3 — choose one of a sweep's page.")
         return Ref(sweep, int(number))
 
     def __str__(self) -> str:
-        return f"{self.sweep}/{self.number}"
+        return f"{_ELSEWHERE}{self.run_id}" if self.run_id else f"{self.sweep}/{self.number}"
 
 
 def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
@@ -55,10 +61,10 @@ def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
     }
 
 
-def _row(name: str, one: TrialRecord) -> dict[str, Any]:
+def _row(name: str, one: TrialRecord, ref: Ref | None = None) -> dict[str, Any]:
     trial = one.trial
     return {
-        "ref": str(Ref(name, trial.number)),
+        "ref": str(ref or Ref(name, trial.number)),
         "number": trial.number,
         "state": trial.state.value,
         "reason": trial.reason,
@@ -98,8 +104,9 @@ def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
     ranks = {other.trial.number: place for place, other in enumerate(record.ranked, 1)}
     judged = [other for other in record.trials if other.trial.best_value is not None]
     return {
-        "sweep": summary(ref.sweep, record, reader.is_interrupted(ref.sweep, record)),
-        "run": _row(ref.sweep, one)
+        "sweep": summary(ledger.name, record, not ref.run_id and reader.is_interrupted(ref.sweep, record)),
+        "is_elsewhere": bool(ref.run_id),
+        "run": _row(ref.sweep, one, ref)
         | {
             "place": ranks[trial.number] if trial.best_value is not None else None,
             "judged": len(judged),
@@ -119,6 +126,8 @@ def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
 
 def found(reader: Reader, ref: Ref) -> tuple[SweepRecord, TrialRecord]:
     """A run of this home. Raises StudyError where there is none."""
+    if ref.run_id:
+        return reader.one_elsewhere(ref.run_id)
     record = reader.record(ref.sweep)
     try:
         return record, record.trial(ref.number)
@@ -177,3 +186,8 @@ def preview_file(reader: Reader, ref: Ref, name: str, step: str | None) -> Path:
     if not path.is_relative_to(reader.folder(ref.sweep)) or path.suffix.lower() != ".png":
         raise StudyError(f"{ref}: expected a picture beside the journal, got {path.name} — the journal is damaged.")
     return path
+
+
+def elsewhere_values(reader: Reader) -> dict[str, Any]:
+    """The trials of other homes. Raises OutageError."""
+    return {"trials": [vars(one) | {"ref": str(Ref("", -1, one.run_id))} for one in reader.elsewhere()]}

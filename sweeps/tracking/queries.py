@@ -19,10 +19,11 @@ from mlflow.entities import Run
 from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of
-from sweeps.book.record import Recorder, SweepRecord, record_of
+from sweeps.book.record import Recorder, SweepRecord, TrialRecord, record_of
 from sweeps.book.remaining import seconds_left_of
 from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
+from sweeps.tracking.elsewhere import TrialElsewhere, record_elsewhere, trials_elsewhere
 from sweeps.tracking.mlflow_client import STORE_ERRORS, mlflow_client, runs_of, shown
 from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, view_key
 from sweeps.tracking.pages import Links
@@ -74,6 +75,7 @@ class Reader:
         self._home, self._clock = home, clock
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
+        self._elsewhere: dict[str, tuple[SweepRecord, TrialRecord]] = {}  # by run id, of those that have ended
 
     def names(self) -> list[str]:
         """Every sweep of the home that has begun, the one to which something happened last first."""
@@ -91,6 +93,29 @@ class Reader:
         with self._lock:
             kept = self._kept.setdefault(name, _Kept(journal))
         return kept.record(self._clock())
+
+    def elsewhere(self) -> list[TrialElsewhere]:
+        """The newest trials of other homes that MLflow has. Raises OutageError."""
+        own = {trial.run_id for name in self.names() for trial in self._ledger(name).trials.values() if trial.run_id}
+        with answers(self._home.tracking_uri):
+            return trials_elsewhere(self._home.tracking_uri, own)
+
+    def one_elsewhere(self, run_id: str) -> tuple[SweepRecord, TrialRecord]:
+        """A trial by its run in MLflow, and its sweep as far as the trial tells. Raises StudyError, OutageError."""
+        if run_id not in self._elsewhere:
+            with answers(self._home.tracking_uri):
+                found = record_elsewhere(self._home.tracking_uri, run_id)
+            if found is None:
+                raise StudyError(f"mlflow:{run_id}: expected a trial of a sweep, got none — choose one of the list.")
+            if found[1].ended is None:
+                return found
+            self._elsewhere[run_id] = found
+        return self._elsewhere[run_id]
+
+    def _ledger(self, name: str) -> Ledger:
+        with contextlib.suppress(StudyError, OSError):  # its page says it
+            return self.record(name).ledger
+        return Ledger()
 
     def news(self, name: str) -> int:
         """A number that is another one when there is news of a sweep whose record was read."""

@@ -105,3 +105,21 @@ def register(home: Home) -> None:
         }  # fmt: skip
         client.create_model_version("mouse-gslrm", f"file:///nowhere/{number}", None, tags)
     client.set_registered_model_alias("mouse-gslrm", "champion", "2")
+
+
+def trial_elsewhere(home: Home) -> str:
+    """The run id of a trial that another home sent to this store."""
+    client = MlflowClient(home.tracking_uri)
+    experiment = client.create_experiment("gslrm_mouse")
+    tags = {"objective.metric": "val/psnr", "objective.mode": "max", "sweep.name": "far"}
+    parent = client.create_run(experiment, tags=tags).info.run_id
+    tags = {"trial.number": "7", "trial.state": "PRUNED", "trial.reason": HOSTILE, "sweep.name": "far"}
+    tags |= {"mlflow.parentRunId": parent, PROTOCOL: "p" * 12}
+    run = client.create_run(experiment, tags=tags).info.run_id
+    for step, value in ((10, 21.0), (20, 22.5)):
+        client.log_metric(run, "val/psnr", value, step=step)
+    for name, value in (("best/val/psnr", 22.5), ("best/step", 20.0)):
+        client.log_metric(run, name, value, step=20)
+    client.log_param(run, "optim.lr", "0.0003")
+    client.set_terminated(run)
+    return run

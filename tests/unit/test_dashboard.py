@@ -23,12 +23,14 @@ from sweeps.tracking.queries import Reader
 from tests.support import dashboards, recorded
 
 HERE = "http://127.0.0.1:8710"
+HOSTILE_TAG = "<script>document"
 PAGES = [
     ("/", "/index.json"),
     ("/sweep?name=alpha", "/sweep.json?name=alpha"),
     ("/run?run=live/1", "/run.json?run=live/1"),
     ("/compare?run=live/0&run=live/1&run=alpha/2", "/compare.json?run=live/0&run=live/1&run=alpha/2"),
     ("/compare", "/compare.json"),
+    ("/elsewhere", "/elsewhere.json"),
     ("/models", "/models.json"),
     ("/model?name=mouse-gslrm", "/model.json?name=mouse-gslrm"),
     ("/diff?a=mouse-gslrm/1&b=mouse-gslrm/2", "/diff.json?a=mouse-gslrm/1&b=mouse-gslrm/2"),
@@ -88,6 +90,22 @@ def test_trials_of_two_protocols_are_never_in_one_table(client: TestClient) -> N
     assert client.get("/compare?run=alpha/0&run=alpha/1").text.count('aria-label="Figures"') == 2
 
 
+def test_a_trial_of_another_home_is_compared_by_what_mlflow_has_of_it(client: TestClient, whole: Home) -> None:
+    run = f"mlflow:{dashboards.trial_elsewhere(whole)}"
+    listed = client.get("/elsewhere.json").json()["trials"]
+    assert [(one["ref"], one["sweep"], one["best"]) for one in listed] == [(run, "far", {"val/psnr": 22.5})]
+    assert HOSTILE_TAG not in client.get("/elsewhere").text
+    told = client.get("/compare.json", params={"run": [run, "live/0"]}).json()
+    far = told["runs"][0]
+    assert (far["name"], far["best"], far["best_step"], far["state"]) == ("t0007 · far", 22.5, 20, "PRUNED")
+    assert [point[:2] for point in far["metrics"]["val/psnr"]] == [[10, 21.0], [20, 22.5]]
+    assert {"path": "optim.lr", "values": [3e-4, 1e-4]} in told["differing"]
+    assert len(told["groups"]) == 2  # on other data
+    assert client.get("/run", params={"run": run}).status_code == 200
+    assert HOSTILE_TAG not in client.get("/run", params={"run": run}).text
+    assert client.get("/run?run=mlflow:" + "0" * 32).status_code == 404
+
+
 def test_charts_are_those_of_the_report(client: TestClient) -> None:
     charts = client.get("/charts?name=alpha&group=1").json()["charts"]
     assert {"Best so far", "Parallel coordinates"} <= {chart["title"] for chart in charts}
@@ -141,7 +159,7 @@ def test_the_views_of_a_run_are_the_first_row_of_its_preview(client: TestClient)
 @pytest.mark.parametrize("page", ["/", "/sweep?name=odd", "/run?run=odd/0", "/compare?run=odd/0&run=live/0", "/models"])
 def test_hostile_texts_are_text(client: TestClient, page: str) -> None:
     shown = client.get(page).text
-    assert "<script>document" not in shown
+    assert HOSTILE_TAG not in shown
     assert "</script><script>" not in shown
     assert "<b>쥐" not in shown
 
