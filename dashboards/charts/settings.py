@@ -183,6 +183,7 @@ def _parallel_layout(axes: Sequence[_Axis]) -> dict[str, Any]:
         "tickvals": list(range(len(axes))),
         "ticktext": [axis.name for axis in axes],
         "tickfont": {"color": "@ink"},
+        "ticklabeloverflow": "allow",
         "side": "top",
         "range": [-0.15, len(axes) - 0.5],
         "gridcolor": "@muted",

@@ -36,6 +36,7 @@ from sweeps.errors import counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
+from sweeps.tracking.splats import SPLAT
 
 ROWS = (10, 5, 3)  # of the leaderboard: the first number for which there is room
 _REASONS, _SETTINGS = 8, 12  # shown at most
@@ -128,8 +129,16 @@ def _links(record: SweepRecord, links: Links) -> str:
         files = {"config/recipe.yaml": "base recipe", "config/space.yaml": "space", "lineage.json": "lineage"}
         if record.ended is not None:
             found.append(link("report", links.artifact(ledger.run_id, "report.html")))
+        found += _gaussians_of_the_best(record, links)
         found += [link(name, links.artifact(ledger.run_id, path)) for path, name in files.items()]
     return " · ".join(found)
+
+
+def _gaussians_of_the_best(record: SweepRecord, links: Links) -> list[str]:
+    best = record.ledger.best
+    if best is None or best.run_id is None or record.trial(best.number).gaussians is None:
+        return []
+    return [link("Gaussians of the best, to orbit", links.artifact(best.run_id, SPLAT))]
 
 
 # ---------------------------------------------------------------- what was asked, and how it was measured

@@ -6,6 +6,7 @@ charts and a table of its own. A number is MLflow's, with four significant digit
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ def report_page(
         has_gates=bool(_gates(record)),
         told=told(importance, len(sections)),
         made=moment(record.now),
+        argument=shlex.quote(record.ledger.name),
         data=data,
         plotly=plotly,
     )

@@ -56,7 +56,7 @@ def view_state(record: SweepRecord) -> dict[str, Any]:
         "searchFilter": f"tags.`sweep.name` = '{record.ledger.name}' AND tags.`trial.number` != ''",
         "selectedColumns": shown,
         "columnOrder": [_RUN_NAME, _CREATED, *columns],
-        "columnWidths": {_RUN_NAME: 140, _CREATED: 104} | columns,
+        "columnWidths": {_RUN_NAME: 132, _CREATED: 114} | columns,
         "runsHiddenMode": "SHOW_ALL",
         **charts_of(record),
     }

@@ -22,7 +22,7 @@ from sweeps.tracking.pages import Shown
 TEMPLATES = Path(__file__).parents[1] / "templates"
 _LEAST_SCALE = 1e-12  # world units; the logarithm of 0 is no number
 _STEPS = 65535  # of a number in 16 bits
-_FRUSTUM = 0.12  # how deep a camera's pyramid is, of its distance from the origin
+_FRUSTUM = 0.2  # how deep a camera's pyramid is, of its distance from the origin
 
 
 def splat_page(

@@ -27,7 +27,8 @@ class Chart:
     caption: str
     figures: dict[str, Figure]
     height: int = 340
-    kind: str = ""  # a class: wide, small
+    kind: str = ""  # classes: wide, small, across for one that may be wider than the page
+    least_width: int = 0  # px of one that is `across`
 
 
 def charts_of(
@@ -59,7 +60,9 @@ def _settings(key: str, trials: Sequence[TrialRecord], found: Sequence[Setting],
     if lines:
         caption = f"A line is a trial. The best by {objective.metric} are the strongest in colour and width."
         shown = dict(reversed(lines.items()))
-        charts.append(Chart(f"{key}-parallel", "Parallel coordinates", caption, shown, 400, "wide across"))
+        charts.append(
+            Chart(f"{key}-parallel", "Parallel coordinates", caption, shown, 400, "wide across", 110 * (len(found) + 1))
+        )
     for i, (path, figure) in enumerate(settings.slices(trials, found, objective).items()):
         charts.append(Chart(f"{key}-slice-{i}", path, "", {"": figure}, 240, "small"))
     return charts

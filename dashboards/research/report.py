@@ -265,7 +265,9 @@ def _settings(found: Conclusions) -> Iterator[str]:
 def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
     ledger, best = found.record.ledger, found.best
     name = shlex.quote(ledger.name)
-    if ledger.state != State.COMPLETE:
+    if ledger.state == State.RUNNING:
+        yield f"{told('watch')}\n\n{fence([f'mouselift sweep status {name}'])}"
+    elif ledger.state != State.COMPLETE:
         yield f"{told('go_on')}\n\n{fence([f'mouselift sweep resume {name}'])}"
     if best is not None and found.one_seed:
         file = f"{ledger.name}-seeds.yaml"

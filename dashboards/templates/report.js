@@ -19,6 +19,30 @@ function isSeen(element) {
   return box.bottom > 0 && box.top < innerHeight;
 }
 
+const shown = new Map(), follows = new Set();  // chart -> its figure; names of trials
+const redraw = (element) => charts.draw(element, charts.followed(shown.get(element), [...follows]));
+
+function follow(button) {
+  const name = button.dataset.follow;
+  if (!follows.delete(name)) follows.add(name);
+  pressed();
+  shown.forEach((_, element) => redraw(element));
+}
+
+function pressed() {
+  const names = [...follows];
+  all("[data-follow]").forEach((one) => {
+    const place = names.indexOf(one.dataset.follow);
+    one.setAttribute("aria-pressed", String(place >= 0));
+    one.style.background = place < 0 ? "" : `var(${charts.colour(place)})`;
+  });
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-follow]");
+  if (button) follow(button);
+});
+
 const pause = () => new Promise((done) => setTimeout(done));
 
 async function begin() {
@@ -32,7 +56,8 @@ async function begin() {
     document.head.append(script);
     for (const waiting = all("[data-chart]"); waiting.length; await pause()) {  // those that are seen go first
       const [element] = waiting.splice(Math.max(0, waiting.findIndex(isSeen)), 1);
-      await charts.draw(element, Object.values(data.figures[element.dataset.chart])[0]);
+      shown.set(element, Object.values(data.figures[element.dataset.chart])[0]);
+      await redraw(element);
       page.dataset.firstMs ??= Math.round(performance.now());
     }
     all("[data-switch]").forEach((one) => axis(one, data.figures[one.dataset.switch]));
@@ -43,7 +68,10 @@ async function begin() {
 
 function axis(control, figures) {
   const element = document.getElementById(control.dataset.switch);
-  const show = () => charts.draw(element, figures[control.querySelector(":checked").value]);
+  const show = () => {
+    shown.set(element, figures[control.querySelector(":checked").value]);
+    redraw(element);
+  };
   control.addEventListener("change", show);
   if (control.querySelector(":checked").value !== Object.keys(figures)[0]) show();  // as the browser remembers it
 }
@@ -57,10 +85,11 @@ function table(name, rows) {
   const show = () => {
     const wanted = find.value.trim().toLowerCase();
     const found = wanted ? order.filter((row) => row.words.includes(wanted)) : order;
-    const shown = found.slice(0, most);
-    body.innerHTML = shown.map((row) => row.html).join("");
-    count.textContent = `${shown.length} of ${found.length} shown`;
-    if (more) more.hidden = shown.length === found.length;
+    const seen = found.slice(0, most);
+    body.innerHTML = seen.map((row) => row.html).join("");
+    pressed();
+    count.textContent = `${seen.length} of ${found.length} shown`;
+    if (more) more.hidden = seen.length === found.length;
   };
   const sort = (column) => {
     const head = heads[column], was = head.getAttribute("aria-sort");
@@ -109,7 +138,7 @@ function gallery(previews) {
   };
   picture.addEventListener("change", choose);
   slider.addEventListener("input", show);
-  const grow = () => document.querySelector(".gallery").style.setProperty("-" + "-card", `${size.value}px`);
+  const grow = () => document.querySelector(".gallery").style.setProperty("--card", `${size.value}px`);
   size.addEventListener("input", grow);
   grow();
   choose();

@@ -308,7 +308,7 @@
     moved();
   }
   function zoom(factor) {
-    eye.distance = Math.max(0.3, Math.min(20, eye.distance * factor));
+    eye.distance = Math.max(0.3, Math.min(Math.max(20, 5 * reach), eye.distance * factor));
     moved();
   }
   function move(x, y) {
@@ -348,6 +348,8 @@
     event.preventDefault();
     zoom(Math.exp(Math.sign(event.deltaY) * Math.min(Math.abs(event.deltaY), 100) * 0.0015));
   }, {passive: false});
+  const apart = ({centre}) => Math.hypot(...centre.map((value, k) => value - facts.camera.target[k]));
+  const reach = Math.max(0, ...facts.cameras.map(apart));  // of the farthest input camera
   let among = null;  // where one stood before the input cameras were shown
   const actions = {
     ground: () => { ground = (ground + 1) % GROUNDS.length; mark(); },
@@ -356,8 +358,8 @@
       frusta = facts.cameras.length > 0 && !frusta;
       if (frusta) {
         among = eye;
-        const aside = {azimuth: eye.azimuth + 25, elevation: Math.max(eye.elevation, 35)};
-        eye = {...eye, ...aside, distance: Math.max(eye.distance, 2.4 * begin().distance)};
+        const fov = Math.max(eye.fov, 50), distance = Math.max(eye.distance, 1.25 * reach / Math.tan(radians(fov) / 2));
+        eye = {...eye, azimuth: eye.azimuth + 25, elevation: Math.max(eye.elevation, 35), distance, fov};
       } else if (among) eye = among;
       mark();
       tell();

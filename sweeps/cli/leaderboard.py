@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from sweeps.book.record import SweepRecord, TrialRecord
 
-WIDE = 100  # columns of a terminal
+WIDE = 120  # columns of a terminal, from which on params stand beside the figures
 ROWS_SHOWN = 20  # of a sweep with more trials, unless all are asked for
 _COLUMNS = ("trial", "state", "step", "best", "at", "last", "took", "params")
+_FIGURES = ("step", "best", "at", "last", "took")
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,18 @@ class Leaderboard:
         """How many trials are not shown."""
         return len(self.record.trials) - len(self.shown)
 
-    def table(self, is_wide: bool = True) -> Table:
-        """A row for each shown trial: best and last objective, the step of the best, and the time that it was busy.
-
-        is_wide: there is room for the objective's name in one line.
+    def tables(self, width: int) -> list[Table]:
+        """A row for each shown trial: best and last objective, the step of the best, the time that it was busy, and its
+        params with the reason of its end; these in a table of their own where `width` leaves no room beside.
         """
         objective = self.record.ledger.objective
-        metric = "" if objective is None else f"{' ' if is_wide else chr(10)}{objective.metric}"
-        table = Table(box=None, pad_edge=False)
-        for column in _COLUMNS:
-            justify = "right" if column in ("step", "best", "at", "last", "took") else "left"
-            head = f"best{metric}" if column == "best" else column
-            table.add_column(head, justify=justify, no_wrap=column != "params", overflow="fold")  # type: ignore[arg-type]
-        for found in self.shown:
-            table.add_row(*self._row(found))
-        return table
+        is_wide = width >= WIDE
+        best = "best" if objective is None else f"best {objective.metric}"
+        rows = [self._row(found) for found in self.shown]
+        if is_wide:
+            return [_table([best if column == "best" else column for column in _COLUMNS], rows)]
+        figures = _table([best if column == "best" else column for column in _COLUMNS[:-1]], [row[:-1] for row in rows])
+        return [figures, _table([_COLUMNS[0], _COLUMNS[-1]], [[row[0], row[-1]] for row in rows])]
 
     def _row(self, found: TrialRecord) -> list[Text]:
         trial, longest = found.trial, max_steps(self.record.ledger)
@@ -70,6 +68,18 @@ class Leaderboard:
         said = " — ".join(part for part in (describe(trial.params), " ".join(trial.reason.split())) if part)
         cells = (step, figure(trial.best_value), at, figure(trial.last_value), took, said)
         return [name, Text(trial.state, style=STYLES.get(trial.state, "")), *map(Text, cells)]
+
+
+def _table(columns: list[str], rows: list[list[Text]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        is_figure = column.partition(" ")[0] in _FIGURES
+        table.add_column(
+            column, justify="right" if is_figure else "left", no_wrap=column != _COLUMNS[-1], overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def figure(value: float | None) -> str:

@@ -166,7 +166,7 @@ def sweep_list(as_json: AsJson = False) -> None:
         typer.echo(json.dumps([s.as_plain() for s in found]))
         return
     columns = ["sweep", "state", "began", "done", "best", "objective", "data", "recipe", "home"]
-    terminal.table(columns, [_row_of(s) for s in found])
+    terminal.table_or_blocks(columns, [_row_of(s) for s in found])
 
 
 @sweep.command("gc")
@@ -276,7 +276,7 @@ def _show_trials(home: Home, name: str, every: bool) -> None:
     """The leaderboard on the standard output, and where MLflow shows it beside it."""
     from sweeps.book.journal import Journal
     from sweeps.book.record import record_of
-    from sweeps.cli.leaderboard import ROWS_SHOWN, WIDE, Leaderboard
+    from sweeps.cli.leaderboard import ROWS_SHOWN, Leaderboard
     from sweeps.tracking import listing
 
     record = record_of(Journal(home.journal(name)), time.time())
@@ -284,7 +284,7 @@ def _show_trials(home: Home, name: str, every: bool) -> None:
     board = Leaderboard(record, None if place is None else place.run, None if every else ROWS_SHOWN)
     if record.trials:
         on = terminal.console()
-        on.print(board.table(is_wide=on.width >= WIDE))
+        on.print(*board.tables(on.width), sep="\n")
     if board.left_out:
         typer.echo(f"and {counted(board.left_out, 'trial')} more: --all", err=True)
     if place is None:

@@ -15,6 +15,7 @@ from sweeps.launch import home_of_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pipeline.reconstruction.outputs import Viewer
     from sweeps.home import Home
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
 _FILE_WIDTH = 200  # of a table that goes to a file or another program
+_WIDEST = 10_000  # what a table may measure
 _LONG = ("params", "home", "data", "path", "why")  # columns whose words go on in the next line where there is no room
 # What a reader looks for first; the others follow by their letters.
 _FIRST = ("psnr", "psnr_fg", "ssim", "lpips", "mask_iou")
@@ -31,15 +33,23 @@ _INPUT = "input"  # figures of input views are `test/input/psnr`, those of held-
 
 def table(columns: list[str], rows: list[list[str]], justify: Literal["left", "right"] = "left") -> None:
     """Show rows on the standard output. justify: of the columns that have a name."""
-    from rich.table import Table
+    console().print(_drawn(columns, rows, justify))
+
+
+def table_or_blocks(columns: list[str], rows: list[list[str]]) -> None:
+    """`table` where it fits the terminal; otherwise a block for each row, which begins with its first cell."""
+    from rich.measure import Measurement
+    from rich.padding import Padding
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False)
-    for column in columns:
-        shown.add_column(column, justify=justify if column else "left", no_wrap=column not in _LONG, overflow="fold")
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    console().print(shown)
+    on, drawn = console(), _drawn(columns, rows, "left")
+    if Measurement.get(on, on.options.update(max_width=_WIDEST), drawn).maximum <= on.width:
+        on.print(drawn)
+        return
+    for first, *others in rows:
+        said = [f"{name} {cell}" for name, cell in zip(columns[1:], others, strict=True) if cell]
+        typer.echo(first)
+        on.print(Padding(Text(", ".join(said)), (0, 0, 0, 2)))
 
 
 def figures(metrics: Mapping[str, float]) -> None:
@@ -95,6 +105,18 @@ def registry(tell: Tell = silent) -> Any:
     from sweeps.registry.registry import Registry
 
     return Registry(home(), tell=tell, pages=pages())
+
+
+def _drawn(columns: list[str], rows: list[list[str]], justify: Literal["left", "right"]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, justify=justify if column else "left", no_wrap=column not in _LONG, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    return shown
 
 
 def _place(metric: str) -> tuple[bool, int, str]:

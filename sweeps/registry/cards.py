@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
@@ -154,12 +153,15 @@ class Describer:
         there = {Path(item.path).name for item in self._client.list_artifacts(version.run_id, place)}
         if PICTURE not in there and PICTURE in {item.path for item in self._client.list_artifacts(version.run_id)}:
             return Shown(picture=PICTURE)  # of earlier releases
-        about = f"{self._client.get_run(version.run_id).info.artifact_uri}/{place}/{ABOUT}"
         return Shown(
             picture=f"{place}/{PICTURE}" if PICTURE in there else None,
-            about=mlflow.artifacts.load_text(about) if ABOUT in there else "",
+            about=self._text(version.run_id, f"{place}/{ABOUT}") if ABOUT in there else "",
             splat=f"{place}/{SPLAT}" if SPLAT in there else None,
         )
+
+    def _text(self, run_id: str, path: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="mouselift-") as temporary:
+            return Path(self._client.download_artifacts(run_id, path, temporary)).read_text(encoding="utf-8")
 
     def _origin(self, version: Version) -> Origin:
         if not version.run_id:
@@ -188,7 +190,6 @@ def _is_ours(known: str) -> bool:
 
 def version_card(version: Version, shown: Shown, origin: Origin) -> str:
     """The description of a version."""
-    ref = f"{version.name}/{version.version}"
     parts = [
         _what(version),
         _looked_at(version, shown, origin),
@@ -196,7 +197,7 @@ def version_card(version: Version, shown: Shown, origin: Origin) -> str:
         _gates(version),
         _lineage(version, origin),
         _licence(version),
-        _called(ref, version.kind),
+        _called(version.ref, version.kind),
     ]
     return _fitting(parts)
 
@@ -211,7 +212,8 @@ def model_card(name: str, versions: Sequence[Version], history: Sequence[Move]) 
         parts.append("**Champion**: none. Versions are listed below; a pull by `@champion` is refused.")
     else:
         parts += [f"**Champion**: [version {champion.version}]({_to(champion)}).", _figures(champion)]
-    parts += [_called(f"{name}@champion", kind), _moves(history, name)]
+    ref = f"{name}@champion" if champion is not None or newest is None else newest.ref
+    parts += [_called(ref, kind), _moves(history, name)]
     return _fitting(parts)
 
 

@@ -124,6 +124,18 @@ def test_all_trials_are_shown_and_found_when_asked_for(page):
     page.fill("[data-find]", "")
 
 
+def test_a_trial_that_is_followed_stands_out_in_every_chart(page):
+    lines = "document.querySelectorAll('#p0-curve-0 .scatterlayer .trace').length"
+    marks = "document.querySelectorAll('#p0-history .scatterlayer .trace').length"
+    before = page.evaluate(lines), page.evaluate(marks)
+    page.focus("[data-table] tbody tr:nth-child(3) [data-follow]")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{lines} === {before[0] + 1} && {marks} === {before[1] + 1}")
+    assert page.get_attribute("[data-table] tbody tr:nth-child(3) [data-follow]", "aria-pressed") == "true"
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{lines} === {before[0]} && {marks} === {before[1]}")
+
+
 def test_keys_switch_what_the_axis_counts(page):
     axis = "#p0-history .xtitle"
     assert page.text_content(axis) == "number of the trial"

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from sweeps.book.journal import Event, Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.record import SweepRecord, record_of
 from sweeps.book.remaining import seconds_left_of
-from sweeps.cli.leaderboard import WIDE, Leaderboard
+from sweeps.cli import terminal
+from sweeps.cli.leaderboard import Leaderboard
 from sweeps.cli.terminal import table
 from sweeps.home import Home
 from sweeps.tracking import listing
@@ -59,30 +61,33 @@ def two_ended(folder: Path) -> SweepRecord:
 
 def drawn(board: Leaderboard, width: int, in_terminal: bool = True) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=in_terminal, color_system=None)
-    console.print(board.table(is_wide=width >= WIDE))
+    console.print(*board.tables(width), sep="\n")
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize(("width", "in_terminal"), [(80, True), (200, True), (200, False)])
 def test_best_and_last_value_the_step_of_the_best_and_the_time_stand_in_a_row(tmp_path, width, in_terminal):
     text = drawn(Leaderboard(two_ended(tmp_path)), width, in_terminal)
-    assert re.search(r"t0000 +COMPLETE +100/100 +21\.000 +50 +20\.500 +2 min 10 s ", text)
-    assert re.search(r"t0001 +PRUNED +50/100 +19\.000 +50 +19\.000 +1 min ", text)
+    assert re.search(r"t0000 +COMPLETE +100/100 +21\.000 +50 +20\.500 +2 min 10 s", text)
+    assert re.search(r"t0001 +PRUNED +50/100 +19\.000 +50 +19\.000 +1 min", text)
+    assert "lr=0.1 — asha: val/psnr_fg 19 is among the weaker" in text
     assert "val/psnr_fg" in text.partition("t0000")[0]
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_hostile_and_wide_words_break_no_row(tmp_path, width):
+    """Words of two columns a letter, marks of rich's own, and lines."""
     lines = drawn(Leaderboard(two_ended(tmp_path)), width).splitlines()
-    assert all(Console(file=io.StringIO()).render_str(line, markup=False).cell_len <= width for line in lines)
-    assert "[/red]" in "".join(line[-30:].strip() if width == 80 else line for line in lines).replace(" ", "")
-    assert sum(line.startswith("t0") for line in lines) == 2
+    assert max(map(cell_len, lines)) <= width
+    assert sum(line.startswith("t0000") for line in lines) == (2 if width == 80 else 1)
+    words = [word.strip() for line in lines for word in line.split()]
+    assert "[/red]" in words and "<script>alert('생쥐')</script>" in words
 
 
 def test_a_trial_is_a_link_to_its_run_where_the_terminal_shows_links(tmp_path):
     record = two_ended(tmp_path)
     console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="standard")
-    console.print(Leaderboard(record, lambda run: f"http://lab:5000/#/experiments/1/runs/{run}").table())
+    console.print(Leaderboard(record, lambda run: f"http://lab:5000/#/experiments/1/runs/{run}").tables(200)[0])
     assert "http://lab:5000/#/experiments/1/runs/abc" in console.file.getvalue()
 
 
@@ -127,3 +132,12 @@ def test_a_store_that_does_not_answer_leaves_the_sweeps_of_this_home(tmp_path):
 def test_cells_are_shown_as_they_are(capsys):
     table(["name", "path"], [["[bold]생쥐[/bold]", "[/]"]])
     assert capsys.readouterr().out.splitlines()[1].split() == ["[bold]생쥐[/bold]", "[/]"]
+
+
+def test_a_table_without_room_is_a_block_for_each_row(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "console", lambda: Console(width=60))
+    terminal.table_or_blocks(["sweep", "state", "home"], [["mine", "COMPLETE", "lab:/data/" + "r" * 60]])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "mine" and others[0].startswith("  state COMPLETE, home")
+    terminal.table_or_blocks(["sweep", "state", "home"], [["mine", "COMPLETE", "lab:/data"]])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["mine", "COMPLETE", "lab:/data"]

@@ -15,6 +15,7 @@ from pipeline.recipes import load_recipe
 from sweeps.book.journal import (
     AttemptFailed,
     Event,
+    GaussiansKept,
     Reported,
     RunOpened,
     State,
@@ -141,6 +142,21 @@ def test_a_trials_description_says_what_it_tried_what_came_of_it_and_its_place()
     assert "| `optim.lr`&emsp; | `2e-05`&emsp; | `0.0005` |" in note
     assert "| `train.max_steps`&emsp; | `20`&emsp; | `1050` |" in note
     assert "Protocol `aaa`" in note
+
+
+def test_descriptions_lead_to_the_gaussians_that_a_trial_has() -> None:
+    opened = SweepOpened("s", "gslrm_tiny", SPACE, TAGS, RECIPE.params)
+    trials: list[Event] = []
+    for number in range(2):
+        trials.append(TrialOpened(number, "r", 1, {}, RECIPE.params, f"p{number}"))
+        trials.append(RunOpened(number, f"run-{number}"))
+        trials.append(Reported(number, 10, {"val/psnr": 20.0 + number}))
+        trials.append(TrialClosed(number, State.COMPLETE))
+    record = recorded([opened, RunOpened(None, "sweep-run"), *trials, GaussiansKept(1, "somewhere")])
+    place = "#/experiments/7/runs/run-1/artifacts/splat.html?workflowType=machine_learning"
+    assert place in sweep_note(record, LINKS)
+    assert place in trial_note(record, 1, LINKS)
+    assert "splat.html" not in trial_note(record, 0, LINKS)
 
 
 def test_faults_are_counted_by_cause_and_by_what_was_done() -> None:

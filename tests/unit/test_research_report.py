@@ -152,6 +152,13 @@ def test_an_interrupted_sweep_is_to_be_resumed_and_a_best_at_an_end_looked_beyon
     assert "still improving at its last step 20" in steps
 
 
+def test_a_sweep_without_an_end_is_to_be_looked_at_and_not_resumed(tmp_path):
+    events = small(({"optim.lr": 1e-4}, "COMPLETE", "", curve(20.0)))
+    steps = section(report(record_of(events[:-1], tmp_path)), "next")
+    assert "mouselift sweep status small" in steps
+    assert "resume" not in steps
+
+
 @pytest.mark.parametrize("language", Language)
 def test_hostile_texts_are_shown_as_text(language, tmp_path):
     trials = [({"optim.lr": 1e-4}, "COMPLETE", "", curve(20.0)), ({"optim.lr": 1e-4}, "FAIL", "", curve(1.0))]
