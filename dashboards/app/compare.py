@@ -124,8 +124,17 @@ def _group(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "data": runs[0]["data"],
         "refs": [run["ref"] for run in runs],
         "best": best,
+        "alike": [_alike(runs, metric) for metric, _ in sorted(objectives)] if len(runs) > 1 else [],
         "rows": rows,
     }
+
+
+def _alike(runs: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """A figure of each run at the last step at which all of them reported it; `step` is None where there is none."""
+    curves = [{int(step): value for step, value, _ in run["metrics"].get(metric, ())} for run in runs]
+    common = set.intersection(*map(set, curves))
+    step = max(common, default=None)
+    return {"name": metric, "step": step, "values": [None if step is None else curve[step] for curve in curves]}
 
 
 def _last(run: dict[str, Any], name: str) -> dict[str, float] | None:

@@ -27,6 +27,7 @@ PAGES = {
     "run": "/run?run=live/1",
     "hostile run": "/run?run=odd/0",
     "compare": "/compare?run=live/0&run=live/1&run=alpha/2",
+    "elsewhere": "/elsewhere",
     "models": "/models",
     "model": "/model?name=mouse-gslrm",
     "diff": "/diff?a=mouse-gslrm/1&b=mouse-gslrm/2",

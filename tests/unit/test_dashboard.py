@@ -127,6 +127,13 @@ def test_settings_that_differ_are_told_from_those_that_do_not(client: TestClient
     assert {row["path"] for row in told["same"]} == {"train.max_steps", *dashboards.VIEWS}
 
 
+def test_runs_are_put_beside_each_other_at_the_last_step_that_all_have(home: Home) -> None:
+    with Journal(home.journal("live")) as journal:
+        dashboards.report(journal, 0, 30, 30.0)  # the other one is still at step 20
+    (group,) = opened(home).get("/compare.json?run=live/0&run=live/1").json()["groups"]
+    assert group["alike"] == [{"name": "val/psnr", "step": 20, "values": [22.0, 23.0]}]
+
+
 def test_a_model_has_gates_lineage_and_differences(client: TestClient) -> None:
     (table,) = client.get("/model.json?name=mouse-gslrm").json()["tables"]
     assert [(one["version"], one["aliases"], one["run"]) for one in table["versions"]] == [
