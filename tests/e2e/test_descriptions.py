@@ -192,3 +192,19 @@ def test_a_signed_description_is_ours_until_it_is_changed(text: str) -> None:
     assert is_ours(note + "\n")
     assert not is_ours("mine\n" + note)
     assert not is_ours(note + "\nmine")
+
+
+def test_an_experiment_tells_of_its_latest_sweep_though_an_older_one_is_closed_after_it(store: Path) -> None:
+    """And a reason that no database encodes, of a file whose name is no text, keeps no figure away."""
+    with Journal(store / "older", clock=itertools.count(1.71e9).__next__) as older:
+        open_sweep(older, reason="asha: mouse\udcff.png")
+        delivered(older, store)
+        with Journal(store / "newer", clock=itertools.count(1.72e9).__next__) as newer:
+            open_sweep(newer)
+            experiment = delivered(newer, store)[None].info.experiment_id
+        end_sweep(older)
+        runs = delivered(older, store)
+    assert runs[1].data.tags["trial.reason"] == "asha: mouse?.png"
+    assert runs[None].info.status == "FINISHED"
+    tags = MlflowClient(f"sqlite:///{store / 'mlflow.db'}").get_experiment(experiment).tags
+    assert " in newer, the latest sweep: " in tags[NOTE]
