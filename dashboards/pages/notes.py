@@ -81,7 +81,7 @@ def _result(record: SweepRecord, links: Links) -> str:
     )
     alike = next(group for group in record.by_protocol if any(other is one for other in group.trials))
     said = f"{said}; n = {_judged(record, alike)}."
-    return " ".join(filter(None, [head, said, _spread(alike), _stronger(record, links), _one_seed(record)]))
+    return " ".join(filter(None, [head, said, _spread(alike), _stronger(record, alike, links), _one_seed(record)]))
 
 
 def _as_of(record: SweepRecord) -> str:
@@ -104,15 +104,14 @@ def _spread(group: Measured) -> str:
     return f"The {len(values)} of these that are COMPLETE span {low} … {high}, median {middle}."
 
 
-def _stronger(record: SweepRecord, links: Links) -> str:
-    """A trial that did not come to its end, and reached more than the best that did."""
-    first, best = record.ledger.ranked[0], record.ledger.best
-    if best is None or first.number == best.number or first.best_value is None:
+def _stronger(record: SweepRecord, alike: Measured, links: Links) -> str:
+    """A trial that did not come to its end, and reached more than the best that did; both were measured alike."""
+    first, best = alike.trials[0].trial, record.ledger.best
+    if best is None or first.number == best.number:
         return ""
-    name = run(record.trial(first.number), links)
     return (
-        f"{name} reached {figure(first.best_value)} at step {first.best_step} and is {first.state}: the best is chosen "
-        "among COMPLETE trials."
+        f"{run(alike.trials[0], links)} reached {figure(first.best_value)} at step {first.best_step} and is "
+        f"{first.state}: the best is chosen among COMPLETE trials."
     )
 
 
