@@ -28,7 +28,7 @@ from dashboards.pages.note_parts import (
     settings,
 )
 from dashboards.words import figure, trial_name
-from sweeps.book.importance import importance_of
+from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
@@ -44,8 +44,11 @@ _WHY = 400  # characters of a note on importance
 _FIGURE = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
 
 
-def sweep_note(record: SweepRecord, links: Links) -> str:
-    """The sweep: result, question, data and protocol, leaderboard, what mattered, what ended early, what to do next."""
+def sweep_note(record: SweepRecord, links: Links, importance: Importance | None = None) -> str:
+    """The sweep: result, question, data and protocol, leaderboard, what mattered, what ended early, what to do next.
+
+    importance: of what it searched, where it is known already; it is told of a sweep that has ended.
+    """
     return fitted(
         [
             Section("", _result(record, links)),
@@ -53,7 +56,7 @@ def sweep_note(record: SweepRecord, links: Links) -> str:
             Section("Question", _question(record.ledger), urgency=3),
             Section("Data and protocol", _measured(record), urgency=2),
             Section("Leaderboard", *(_leaderboard(record, links, rows) for rows in ROWS), urgency=1),
-            Section("What mattered", _mattered(record), urgency=4),
+            Section("What mattered", _mattered(record, importance), urgency=4),
             Section("Ended early", _ended_early(record, links), urgency=5),
             Section("Faults survived", faults_of(record.trials, links), urgency=6),
             Section("Go on", _go_on(record)),
@@ -224,11 +227,11 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
     return table(columns, rows, numbers=range(3, 5 + len(beside)))
 
 
-def _mattered(record: SweepRecord) -> str:
+def _mattered(record: SweepRecord, known: Importance | None) -> str:
     """Settings that were shown to matter, and those that were not, beside what chance gives."""
     if record.ended is None:
         return "Told when the sweep has ended."
-    found = importance_of(record.ledger)
+    found = known or importance_of(record.ledger)
     lines = []
     if found.shares:
         lines += [

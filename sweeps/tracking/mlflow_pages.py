@@ -49,8 +49,10 @@ class PageWriter:
         self._round = 0
 
     def opened(self, experiment: str, now: float) -> None:
-        """Texts of a sweep that begins, or goes on."""
-        self._sweep(self._record(now), Links(experiment))
+        """Texts of a sweep that begins, or goes on; of one that has ended meanwhile they are written at its end."""
+        record = self._record(now)
+        if record.ended is None:
+            self._sweep(record, Links(experiment))
 
     def running(self, experiment: str, now: float) -> None:
         """Texts of a sweep that runs: its own, and those of its trials as far as the time goes, news first."""

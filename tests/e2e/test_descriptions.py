@@ -16,7 +16,9 @@ from dashboards.pages.notes import sweep_note
 from dashboards.pages.pages import MlflowPages
 from dashboards.pages.trial_notes import trial_note
 from pipeline.recipes import load_recipe
+from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import Journal, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import PROTOCOL, SweepRecord, record_of
 from sweeps.tracking import mlflow_pages
 from sweeps.tracking.mlflow_client import prepare_store
@@ -208,3 +210,21 @@ def test_an_experiment_tells_of_its_latest_sweep_though_an_older_one_is_closed_a
     assert runs[None].info.status == "FINISHED"
     tags = MlflowClient(f"sqlite:///{store / 'mlflow.db'}").get_experiment(experiment).tags
     assert " in newer, the latest sweep: " in tags[NOTE]
+
+
+def test_what_takes_seconds_is_computed_once_for_all_pages_of_a_sweep_that_is_delivered_late(
+    journal: Journal, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Ledger] = []
+
+    def counted(ledger: Ledger) -> Importance:
+        computed.append(ledger)
+        return importance_of(ledger)
+
+    for module in ("dashboards.pages.notes", "dashboards.pages.pages"):
+        monkeypatch.setattr(f"{module}.importance_of", counted)
+    open_sweep(journal)
+    end_sweep(journal)
+    runs = delivered(journal, store)
+    assert "### What mattered" in runs[None].data.tags[NOTE]
+    assert len(computed) == 1
