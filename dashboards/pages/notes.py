@@ -28,7 +28,7 @@ from dashboards.pages.note_parts import (
     settings,
 )
 from dashboards.words import figure, trial_name
-from sweeps.book.importance import importance_of
+from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
@@ -44,8 +44,11 @@ _WHY = 400  # characters of a note on importance
 _FIGURE = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
 
 
-def sweep_note(record: SweepRecord, links: Links) -> str:
-    """The sweep: result, question, data and protocol, leaderboard, what mattered, what ended early, what to do next."""
+def sweep_note(record: SweepRecord, links: Links, importance: Importance | None = None) -> str:
+    """The sweep: result, question, data and protocol, leaderboard, what mattered, what ended early, what to do next.
+
+    importance: of what it searched, where it is known already; it is told of a sweep that has ended.
+    """
     return fitted(
         [
             Section("", _result(record, links)),
@@ -53,7 +56,7 @@ def sweep_note(record: SweepRecord, links: Links) -> str:
             Section("Question", _question(record.ledger), urgency=3),
             Section("Data and protocol", _measured(record), urgency=2),
             Section("Leaderboard", *(_leaderboard(record, links, rows) for rows in ROWS), urgency=1),
-            Section("What mattered", _mattered(record), urgency=4),
+            Section("What mattered", _mattered(record, importance), urgency=4),
             Section("Ended early", _ended_early(record, links), urgency=5),
             Section("Faults survived", faults_of(record.trials, links), urgency=6),
             Section("Go on", _go_on(record)),
@@ -81,7 +84,7 @@ def _result(record: SweepRecord, links: Links) -> str:
     )
     alike = next(group for group in record.by_protocol if any(other is one for other in group.trials))
     said = f"{said}; n = {_judged(record, alike)}."
-    return " ".join(filter(None, [head, said, _spread(alike), _stronger(record, links), _one_seed(record)]))
+    return " ".join(filter(None, [head, said, _spread(alike), _stronger(record, alike, links), _one_seed(record)]))
 
 
 def _as_of(record: SweepRecord) -> str:
@@ -104,15 +107,14 @@ def _spread(group: Measured) -> str:
     return f"The {len(values)} of these that are COMPLETE span {low} … {high}, median {middle}."
 
 
-def _stronger(record: SweepRecord, links: Links) -> str:
-    """A trial that did not come to its end, and reached more than the best that did."""
-    first, best = record.ledger.ranked[0], record.ledger.best
-    if best is None or first.number == best.number or first.best_value is None:
+def _stronger(record: SweepRecord, alike: Measured, links: Links) -> str:
+    """A trial that did not come to its end, and reached more than the best that did; both were measured alike."""
+    first, best = alike.trials[0].trial, record.ledger.best
+    if best is None or first.number == best.number:
         return ""
-    name = run(record.trial(first.number), links)
     return (
-        f"{name} reached {figure(first.best_value)} at step {first.best_step} and is {first.state}: the best is chosen "
-        "among COMPLETE trials."
+        f"{run(alike.trials[0], links)} reached {figure(first.best_value)} at step {first.best_step} and is "
+        f"{first.state}: the best is chosen among COMPLETE trials."
     )
 
 
@@ -225,11 +227,11 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
     return table(columns, rows, numbers=range(3, 5 + len(beside)))
 
 
-def _mattered(record: SweepRecord) -> str:
+def _mattered(record: SweepRecord, known: Importance | None) -> str:
     """Settings that were shown to matter, and those that were not, beside what chance gives."""
     if record.ended is None:
         return "Told when the sweep has ended."
-    found = importance_of(record.ledger)
+    found = known or importance_of(record.ledger)
     lines = []
     if found.shares:
         lines += [

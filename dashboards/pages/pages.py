@@ -12,7 +12,8 @@ from dashboards.pages.table_tags import trial_tags
 from dashboards.pages.trial_notes import trial_note
 from dashboards.thumbnails import thumbnails
 from pipeline.cameras import Cameras, facelift_ring
-from sweeps.book.importance import importance_of
+from sweeps.book.importance import Importance, importance_of
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord
 from sweeps.tracking.pages import Links, Shown
 
@@ -21,7 +22,10 @@ _FACELIFT_PX = 64  # any size: the angle of view is the rig's
 
 
 class MlflowPages:
-    """Each page is a function of the record of a sweep."""
+    """Each page is a function of the record of a sweep. What takes seconds to compute is kept for the next page."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Ledger, Importance] | None = None
 
     def saved_view(self, record: SweepRecord) -> str:
         """The saved view of the runs table."""
@@ -37,7 +41,7 @@ class MlflowPages:
 
     def sweep_note(self, record: SweepRecord, links: Links) -> str:
         """The description of the sweep's own run."""
-        return sweep_note(record, links)
+        return sweep_note(record, links, self._importance(record) if record.ended is not None else None)
 
     def trial_note(self, record: SweepRecord, number: int, links: Links) -> str:
         """The description of a trial's run."""
@@ -45,9 +49,14 @@ class MlflowPages:
 
     def report(self, record: SweepRecord, links: Links) -> str:
         """The report on the sweep."""
-        return report_page(record, links, importance_of(record.ledger), thumbnails(record))
+        return report_page(record, links, self._importance(record), thumbnails(record))
 
     def splat(self, title: str, shown: Sequence[Shown], inputs: Cameras | None, note: str = "") -> str:
         """A scene to orbit. Where its cameras are not known, it is seen as FaceLift's first camera would see it."""
         begin = facelift_ring(_FACELIFT_PX, 1) if inputs is None else inputs
         return splat_page(shown, begin, title, inputs, _MOST_GAUSSIANS, note)
+
+    def _importance(self, record: SweepRecord) -> Importance:
+        if self._known is None or self._known[0] is not record.ledger:
+            self._known = record.ledger, importance_of(record.ledger)
+        return self._known[1]

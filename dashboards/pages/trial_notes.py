@@ -36,7 +36,8 @@ def _outcome(record: SweepRecord, one: TrialRecord, links: Links) -> str:
     reason = f": {plain(trial.reason, _WHY)}" if trial.reason else ""
     head = f"**{trial.state}**{reason}."
     if objective is None or trial.best_value is None:
-        return f"{head} It has not reported the objective."
+        reported = objective is not None and trial.last_value is not None
+        return f"{head} It has reported no {'finite value of the ' if reported else ''}objective."
     best = f"**{code(objective.metric)} {figure(trial.best_value)} at step {trial.best_step}**{of_steps(one)}"
     last = one.metrics[objective.metric][-1]
     return f"{head} {best}, last {figure(last.value)} at step {last.step}. {_place(record, one, links)}"
@@ -52,7 +53,8 @@ def _place(record: SweepRecord, one: TrialRecord, links: Links) -> str:
     best = record.ledger.best
     if best is None or best.number == one.trial.number:
         return f"{said} It is the sweep's best{so_far}."
-    return f"{said} The sweep's best{so_far} is {run(record.trial(best.number), links)} with {figure(best.best_value)}."
+    value = f"with {figure(best.best_value)}" if best.number in judged else "and was measured differently"
+    return f"{said} The sweep's best{so_far} is {run(record.trial(best.number), links)} {value}."
 
 
 def _links(record: SweepRecord, one: TrialRecord, links: Links) -> str:

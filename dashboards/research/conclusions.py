@@ -89,6 +89,12 @@ class Conclusions:
         return [one for one in trials if one.trial.state == State.COMPLETE and one.trial.best_value is not None]
 
     @property
+    def stronger(self) -> TrialRecord | None:
+        """A trial that was measured alike and reached more than the best one, but did not come to its end."""
+        first = None if self.alike is None else self.alike.trials[0]
+        return None if first is None or self.best is None or first.trial.number == self.best.trial.number else first
+
+    @property
     def values(self) -> list[float]:
         """The best value of each of these."""
         return [one.trial.best_value for one in self.complete if one.trial.best_value is not None]
@@ -218,6 +224,8 @@ def _at_an_end(searched: Mapping[str, Any], value: Any) -> bool:
         numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in choices)
         return numbers and len(choices) > 2 and value in (min(choices), max(choices))
     low, high = searched["float"] if "float" in searched else searched["int"]
+    if low == high:  # a range of one value has nothing beyond its ends that was left out
+        return False
     if "int" in searched:
         return bool(value in (low, high))
     if searched.get("log"):

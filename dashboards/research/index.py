@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from dashboards.pages.markdown import code, link, plain, table
 from dashboards.research.conclusions import Conclusions, Target, by_reason, measured_by
@@ -89,7 +90,7 @@ def _map(rows: Sequence[Entry], told: Texts) -> str:
 
 
 def _file(one: Entry, told: Texts) -> str:
-    return link(one.file, one.file) if one.file else told("no_report", sweep=one.name)
+    return link(one.file, quote(one.file)) if one.file else told("no_report", sweep=one.name)
 
 
 def _issue_table(rows: Sequence[Entry], told: Texts) -> str:

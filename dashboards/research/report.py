@@ -94,6 +94,10 @@ def _conclusions(found: Conclusions, told: Texts) -> Iterator[str]:
             last=figure(trial.last_value),
             last_step=trial.last_step,
         )
+        if found.stronger is not None:
+            first = found.stronger.trial
+            reached = {"value": figure(first.best_value), "step": first.best_step}
+            yield told("stronger", trial=trial_name(first.number), state=str(first.state), **reached)
         yield from _how_sure(found, told, "chosen" if objective.mode == "max" else "chosen_min")
     yield from _mattered(found, told)
     if early := found.ended_early:

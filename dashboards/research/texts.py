@@ -28,6 +28,7 @@ _EN = {
     "best": (
         "Best: {trial} (run {run}) reached {metric} {value} at step {step}, and {last} at its last step {last_step}."
     ),
+    "stronger": "{trial} ({state}) had reached {value} at step {step}; the best is chosen among COMPLETE trials.",
     "chosen": (
         "It was chosen among {n} trials by this same figure, so a new measurement is more likely lower than higher."
     ),
@@ -160,6 +161,7 @@ _KO = {
     "next": "다음 단계",
     "point": "{metric} {value} ({trial}, {n} 중 최고)",
     "best": "최고: {trial} (run {run}). {metric} {value} (스텝 {step}), 마지막 스텝 {last_step}에서는 {last}.",
+    "stronger": "{trial}({state})은 스텝 {step}에서 {value}에 이르렀으나, 최고는 COMPLETE 시행 중에서 고릅니다.",
     "chosen": "시행 {n}개 가운데 바로 이 수치로 고른 결과이므로, 다시 측정하면 더 높기보다 더 낮을 가능성이 큽니다.",
     "chosen_min": (
         "시행 {n}개 가운데 바로 이 수치로 고른 결과이므로, 다시 측정하면 더 낮기보다 더 높을 가능성이 큽니다."

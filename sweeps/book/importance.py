@@ -149,6 +149,8 @@ def _place(one: Distribution, value: Scalar) -> float | None:
     if isinstance(one, Choice):
         return (one.ends.index(value) + 0.5) / len(one.ends) if value in one.ends else None
     low, high, at = one.ends[0], one.ends[1], value
+    if low == high:
+        return 0.5
     if one.log:
         low, high, at = math.log(low), math.log(high), math.log(value)
     return min(1.0, max(0.0, (at - low) / (high - low)))

@@ -51,14 +51,17 @@ def _range(plain: Mapping[str, Any]) -> str:
 
 
 def _sampler(plain: Mapping[str, Any]) -> str:
-    begins = f", the first {plain['startup_trials']} at random" if plain["kind"] in ("tpe", "gp") else ""
-    return f"{plain['kind']}, seed {plain['seed']}{begins}"
+    said = [plain["kind"], *([f"seed {plain['seed']}"] if "seed" in plain else [])]
+    if plain["kind"] in ("tpe", "gp") and "startup_trials" in plain:
+        said.append(f"the first {plain['startup_trials']} at random")
+    return ", ".join(said)
 
 
 def _scheduler(plain: Mapping[str, Any]) -> str:
     if plain["kind"] == "none":
         return "none"
-    return f"{plain['kind']}, from step {plain['grace_steps']} on, one in {plain['reduction_factor']} goes on"
+    said = [plain["kind"], *([f"from step {plain['grace_steps']} on"] if "grace_steps" in plain else [])]
+    return ", ".join(said + ([f"one in {plain['reduction_factor']} goes on"] if "reduction_factor" in plain else []))
 
 
 def _trials(plain: Mapping[str, Any]) -> str:

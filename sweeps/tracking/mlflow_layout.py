@@ -179,6 +179,11 @@ def stage_image(blob: Path, folder: Path, name: str, step: int, milliseconds: in
         image.save(folder / f"{stem}+compressed.webp")
 
 
+def tag_text(value: str) -> str:
+    """A text as a store can take it: names of files may hold bytes that are no text, which no database encodes."""
+    return value.encode(errors="replace").decode()
+
+
 def param_text(value: Any) -> str:
     """A value as MLflow shows it: text as it is, anything else as JSON writes it."""
     return value if isinstance(value, str) else json.dumps(value)

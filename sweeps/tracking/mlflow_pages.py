@@ -49,8 +49,10 @@ class PageWriter:
         self._round = 0
 
     def opened(self, experiment: str, now: float) -> None:
-        """Texts of a sweep that begins, or goes on."""
-        self._sweep(self._record(now), Links(experiment))
+        """Texts of a sweep that begins, or goes on; of one that has ended meanwhile they are written at its end."""
+        record = self._record(now)
+        if record.ended is None:
+            self._sweep(record, Links(experiment))
 
     def running(self, experiment: str, now: float) -> None:
         """Texts of a sweep that runs: its own, and those of its trials as far as the time goes, news first."""
@@ -104,12 +106,18 @@ class PageWriter:
 
         def set_note(text: str) -> None:
             known = self._client.get_experiment(links.experiment_id).tags.get(NOTE, "")
-            if known != signed(text) and is_ours(known):
+            if known != signed(text) and is_ours(known) and self._is_latest(links.experiment_id, record):
                 self._client.set_experiment_tag(links.experiment_id, NOTE, signed(text))
 
         self._write(tag, lambda: self._pages.saved_view(record), set_view)
         self._write(f"{tag} {NOTE}", lambda: self._pages.experiment_note(record, links), set_note)
         self._describe(self._runs[None], lambda: self._pages.sweep_note(record, links))
+
+    def _is_latest(self, experiment: str, record: SweepRecord) -> bool:
+        """Whether no sweep of the experiment began after this one, which may have been resumed or closed late."""
+        later = f"tags.`{layout.PLANNED_TAG}` != '' AND attributes.start_time > {int(record.ledger.opened * 1000)}"
+        found = self._client.search_runs([experiment], later, max_results=2)
+        return all(run.info.run_id == self._runs[None] for run in found)
 
     def _trials(self, record: SweepRecord, links: Links, numbers: Iterable[int], seconds: float) -> int:
         """Describe trials in this order until the time is over. Returns how many are left."""
@@ -127,7 +135,7 @@ class PageWriter:
 
     def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         def write(_: str) -> None:
-            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            self._client.log_batch(run_id, tags=[RunTag(key, layout.tag_text(value)) for key, value in tags.items()])
 
         if tags:
             self._write(f"{run_id} columns", lambda: json.dumps(dict(tags)), write)

@@ -351,7 +351,7 @@ class _Writer:
         for some in _chunks(metrics, _METRICS_A_CALL):
             self._client.log_batch(run_id, metrics=some)
         if tags:
-            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            self._client.log_batch(run_id, tags=[RunTag(key, layout.tag_text(value)) for key, value in tags.items()])
 
 
 def utc(seconds: float) -> str:

@@ -16,7 +16,9 @@ from dashboards.pages.notes import sweep_note
 from dashboards.pages.pages import MlflowPages
 from dashboards.pages.trial_notes import trial_note
 from pipeline.recipes import load_recipe
+from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import Journal, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import PROTOCOL, SweepRecord, record_of
 from sweeps.tracking import mlflow_pages
 from sweeps.tracking.mlflow_client import prepare_store
@@ -192,3 +194,37 @@ def test_a_signed_description_is_ours_until_it_is_changed(text: str) -> None:
     assert is_ours(note + "\n")
     assert not is_ours("mine\n" + note)
     assert not is_ours(note + "\nmine")
+
+
+def test_an_experiment_tells_of_its_latest_sweep_though_an_older_one_is_closed_after_it(store: Path) -> None:
+    """And a reason that no database encodes, of a file whose name is no text, keeps no figure away."""
+    with Journal(store / "older", clock=itertools.count(1.71e9).__next__) as older:
+        open_sweep(older, reason="asha: mouse\udcff.png")
+        delivered(older, store)
+        with Journal(store / "newer", clock=itertools.count(1.72e9).__next__) as newer:
+            open_sweep(newer)
+            experiment = delivered(newer, store)[None].info.experiment_id
+        end_sweep(older)
+        runs = delivered(older, store)
+    assert runs[1].data.tags["trial.reason"] == "asha: mouse?.png"
+    assert runs[None].info.status == "FINISHED"
+    tags = MlflowClient(f"sqlite:///{store / 'mlflow.db'}").get_experiment(experiment).tags
+    assert " in newer, the latest sweep: " in tags[NOTE]
+
+
+def test_what_takes_seconds_is_computed_once_for_all_pages_of_a_sweep_that_is_delivered_late(
+    journal: Journal, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Ledger] = []
+
+    def counted(ledger: Ledger) -> Importance:
+        computed.append(ledger)
+        return importance_of(ledger)
+
+    for module in ("dashboards.pages.notes", "dashboards.pages.pages"):
+        monkeypatch.setattr(f"{module}.importance_of", counted)
+    open_sweep(journal)
+    end_sweep(journal)
+    runs = delivered(journal, store)
+    assert "### What mattered" in runs[None].data.tags[NOTE]
+    assert len(computed) == 1

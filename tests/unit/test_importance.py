@@ -182,3 +182,12 @@ def test_a_space_that_this_version_does_not_know_is_no_error():
     ledger = ledger_with(SPACE, rows)
     found = importance_of(replace(ledger, space={"space": {"optim.lr": {"gaussian": [0.0, 1.0]}}}))
     assert found.note.startswith("expected ranges and choices of this version, got ")
+
+
+def test_a_range_of_one_value_has_no_share_and_hides_no_other():
+    space = SPACE | {"optim.weight_decay": FloatRange(ends=(0.1, 0.1))}
+    rows = [(params, "COMPLETE", {10: by_lr_and_alpha(params)}) for params in drawn(space, 20)]
+    found = importance_of(ledger_with(space, rows))
+    assert found.shares["optim.weight_decay"] == 0.0
+    assert found.is_told("optim.lr")
+    assert not found.is_told("optim.weight_decay")

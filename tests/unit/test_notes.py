@@ -25,6 +25,7 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.record import PROTOCOL, Recorder, SweepRecord
+from sweeps.space import words
 from sweeps.tracking.pages import LONGEST_NOTE, Links
 
 RECIPE = load_recipe("gslrm_tiny")
@@ -207,3 +208,21 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(note) <= 2500
     assert re.search(r"Left out, as MLflow keeps 8,000 characters: .*question", note)
     assert "mouselift model promote mice" in note
+
+
+def test_a_stronger_trial_that_was_measured_differently_is_not_compared() -> None:
+    alike, differently = swept([21.0, 25.0]), swept([21.0, 25.0], protocols=("aaa", "bbb"))
+    assert "reached 25 at step 10 and is PRUNED" in sweep_note(alike, LINKS)
+    assert "reached 25" not in sweep_note(differently, LINKS)
+    assert "with 21." in trial_note(alike, 1, LINKS)
+    assert "and was measured differently." in trial_note(differently, 1, LINKS)
+
+
+def test_a_trial_that_reported_no_finite_value_is_not_said_to_have_reported_nothing() -> None:
+    assert "It has reported no finite value of the objective." in trial_note(swept([float("nan")]), 0, LINKS)
+
+
+def test_a_space_of_an_older_version_is_told_as_far_as_it_is_known() -> None:
+    """A KeyError here would keep every figure of its sweep from MLflow, for a sweep's params are made of it."""
+    old = {"sampler": {"kind": "tpe"}, "scheduler": {"kind": "asha"}}
+    assert words.plan(old) == {"sampler": "tpe", "scheduler": "asha"}

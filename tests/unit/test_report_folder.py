@@ -6,8 +6,10 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from markdown_it import MarkdownIt
 
 from dashboards.cli import report
 from dashboards.research.folder import stem_of, write_report
@@ -164,3 +166,14 @@ def test_a_sweep_that_is_not_there_is_refused_before_a_folder_is_made(home, tmp_
 
 def test_names_of_files_are_fit_for_a_file_system():
     assert re.fullmatch(r"\d{6}_한국어_a_b_", stem_of("한국어/a b\n<", grid.OPENED))
+
+
+def test_the_link_to_a_file_of_any_name_leads_to_it_and_nowhere_else(home, tmp_path):
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    name = "260101_a b) [x](javascript:alert(1)).md"
+    (folder / name).write_text("# By hand")
+    found = re.search(r"\| 2026-01-01 \| (.*?) \|", written(home, folder)["README.md"])
+    assert found is not None
+    (link,) = [token for token in MarkdownIt().parseInline(found[1])[0].children or [] if token.type == "link_open"]
+    assert unquote(str(link.attrs["href"])) == name

@@ -192,3 +192,19 @@ def test_a_korean_report_has_no_english_sentence(whole):
     english = [line for line in TEXTS[Language.EN].values() if " " in line and not fields(line)]
     assert [line for line in english if line in text] == []
     assert Texts(Language.KO).trials(3) == "시행 3개"
+
+
+def test_a_pruned_trial_that_reached_more_than_the_best_is_told(tmp_path):
+    weaker = ({"optim.lr": 1e-4}, "COMPLETE", "p", curve(20.0, 21.0))
+    record = record_of(small(weaker, ({"optim.lr": 2e-4}, "PRUNED", "p", curve(22.5))), tmp_path)
+    assert "- t0001 (PRUNED) had reached 22.5 at step 10; the best is chosen among COMPLETE" in report(record)
+    assert "t0001(PRUNED)은 스텝 10에서 22.5" in report(record, Language.KO)
+    other = record_of(small(weaker, ({"optim.lr": 2e-4}, "PRUNED", "q", curve(22.5))), tmp_path)
+    assert "had reached" not in report(other)
+
+
+def test_the_only_value_of_a_range_is_not_at_an_edge_of_what_was_searched(tmp_path):
+    events = small(({"optim.lr": 1e-4}, "COMPLETE", "p", curve(20.0, 21.0)))
+    events[0].space["space"]["optim.lr"]["float"] = [1e-4, 1e-4]
+    record = record_of(events, tmp_path)
+    assert Conclusions(record, importance_of(record.ledger)).edges == []
