@@ -19,7 +19,8 @@ from sweeps.book.journal import Journal, Reported
 from sweeps.book.record import record_of
 from sweeps.errors import SweepError
 from sweeps.home import Home
-from sweeps.tracking.queries import Reader
+from sweeps.tracking.mlflow_layout import PLANNED_TAG
+from sweeps.tracking.queries import Reader, sweeps
 from tests.support import dashboards, recorded
 
 HERE = "http://127.0.0.1:8710"
@@ -340,6 +341,9 @@ def test_what_anybody_wrote_in_a_registry_is_told_and_no_mistake_of_the_page(tmp
     assert client.get("/3d?version=mouse-gslrm/1").status_code == 200
     run = dashboards.trial_elsewhere(home)
     store.set_tag(run, "trial.number", "²")
+    tags = {"sweep.name": "far", "sweep.state": "COMPLETE", PLANNED_TAG: "many"}
+    store.create_run("0", tags=tags)
+    assert [found.planned for found in sweeps(home.tracking_uri)] == [None]
     assert client.get("/elsewhere.json").json() == {"trials": []}
     assert client.get(f"/run?run=mlflow:{run}").status_code == 404
 
