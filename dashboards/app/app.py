@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from PIL import Image
 from starlette.datastructures import QueryParams
 
 from dashboards.app import figures
@@ -35,13 +36,15 @@ STATIC = {  # name -> the folder where it lies
 }
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 KEEP = {"Cache-Control": "max-age=600"}
-FOUND, NOT_FOUND, AWAY = 200, 404, 503
+FOUND, NOT_FOUND, BROKEN, AWAY = 200, 404, 500, 503
+_BROKE = "This page could not be made: {}. That is a mistake of the dashboard; its terminal has the whole of it."
 
 
 def make_app(home: Home, host: str = "127.0.0.1", reader: Reader | None = None) -> Shield:
     """The pages of a home. host: the address on which they are served; reader: of that home, a new one if None."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     reader, environment = reader or Reader(home), _environment()
+    _tell_mistakes(app, environment, home)
 
     def page(path: str, name: str, values: Values, policy: str = POLICY) -> None:
         """Serve what `values` makes of an address's parameters: by the template of this name, and as JSON."""
@@ -141,10 +144,22 @@ def plotly_script() -> str:
     return get_plotlyjs()
 
 
+def _tell_mistakes(app: FastAPI, environment: jinja2.Environment, home: Home) -> None:
+    """Say what no page expects in the form in which each of them says what it cannot show; the server logs it whole."""
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        found = {"problem": _BROKE.format(type(error).__name__), "away": True}
+        if request.url.path.endswith((".json", "/charts")):
+            return JSONResponse(found, BROKEN)
+        text = environment.get_template("problem.html").render(found, page="problem", home=str(home.root), asked="")
+        return HTMLResponse(text, BROKEN)
+
+
 def _picture(read: Callable[[], bytes]) -> Response:
     try:
         return Response(read(), media_type="image/png", headers=KEEP)
-    except (SweepError, OSError):
+    except (SweepError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, of damaged files
         return Response(status_code=NOT_FOUND)
 
 

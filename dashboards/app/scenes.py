@@ -16,6 +16,7 @@ from dashboards.app.sweep import Ref, found, preview_file
 from sweeps.book.record import TrialRecord
 from sweeps.errors import StudyError, SweepError
 from sweeps.home import Home
+from sweeps.tracking.elsewhere import is_number
 from sweeps.tracking.queries import Reader, answers
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _of_version(home: Home, reader: Reader, ref: str) -> dict[str, Any]:
         "inputs": "inputs?" + urlencode({"run": run}) if _has_preview(reader, run) else "",
         "figure": named,
         "value": None if named is None else version.metrics[named],
-        "step": int(version.tags["checkpoint.step"]) if version.tags.get("checkpoint.step", "").isdigit() else None,
+        "step": int(step) if is_number(step := version.tags.get("checkpoint.step", "")) else None,
         "protocol": version.tags.get(PROTOCOL),
         "words": "",
     }
@@ -123,7 +124,7 @@ def _folders(home: Home, ref: Ref, one: TrialRecord) -> list[tuple[str, Path]]:
     if not home.keeps_in_store and not ref.run_id:
         places.append(Path(home.checkpoints) / ref.sweep / f"t{ref.number:04d}")
     for place in places:
-        steps = sorted((int(folder.name[5:]), folder) for folder in place.glob("step-*") if folder.name[5:].isdigit())
+        steps = sorted((int(folder.name[5:]), folder) for folder in place.glob("step-*") if is_number(folder.name[5:]))
         if kept := [(f"{step:,}", folder) for step, folder in steps if _holds(folder)]:
             return kept
     released = Path(one.trial.released) if one.trial.released else None

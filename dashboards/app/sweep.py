@@ -13,6 +13,7 @@ from dashboards.charts.settings import settings_of
 from dashboards.report.charts import charts_of
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
+from sweeps.tracking.elsewhere import is_number
 from sweeps.tracking.queries import Reader
 
 _TOPICS = ("history", "curves", "rungs", "settings")  # in the order of the page
@@ -33,7 +34,7 @@ class Ref(NamedTuple):
         if re.fullmatch(f"{_ELSEWHERE}[0-9a-f]{{32}}", text):
             return Ref("", -1, text.removeprefix(_ELSEWHERE))
         sweep, slash, number = text.rpartition("/")
-        if not slash or not number.isascii() or not number.isdigit():
+        if not slash or not is_number(number):
             raise StudyError(f"{text}: expected a run as SWEEP/NUMBER, such as demo/3 — choose one of a sweep's page.")
         return Ref(sweep, int(number))
 
@@ -89,7 +90,7 @@ def charted(reader: Reader, name: str, group: str) -> dict[str, Any]:
     """
     record = reader.record(name)
     groups, objective = record.by_protocol, record.ledger.objective
-    if not group.isascii() or not group.isdigit() or int(group) >= len(groups):
+    if not is_number(group) or int(group) >= len(groups):
         raise StudyError(f"{name}: expected the place of a group of trials, got {group} — load the page again.")
     if objective is None:
         return {"charts": []}

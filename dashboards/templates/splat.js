@@ -294,8 +294,8 @@
   function tell() {
     if (window.parent !== window) window.parent.postMessage({mouselift: "camera", eye}, "*");
   }
-  window.addEventListener("message", ({data}) => {
-    if (!data || data.mouselift !== "camera" || !data.eye) return;
+  window.addEventListener("message", ({data, source}) => {
+    if (source !== window.parent || !data || data.mouselift !== "camera" || !data.eye) return;
     const {target, distance, azimuth, elevation, fov} = data.eye;
     if (![distance, azimuth, elevation, fov, ...(target || [NaN])].every(Number.isFinite) || target.length !== 3) return;
     eye = {target: [...target], distance, azimuth, elevation, fov};

@@ -12,6 +12,7 @@ from rich.text import Text
 from pipeline.progress import duration
 from sweeps.book.remaining import max_steps
 from sweeps.cli.progress import STYLES, describe
+from sweeps.cli.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,7 @@ class Leaderboard:
         took = duration(found.busy_seconds) if found.busy_seconds else ""
         said = " — ".join(part for part in (describe(trial.params), " ".join(trial.reason.split())) if part)
         cells = (step, figure(trial.best_value), at, figure(trial.last_value), took, said)
-        return [name, Text(trial.state, style=STYLES.get(trial.state, "")), *map(Text, cells)]
+        return [name, Text(trial.state, style=STYLES.get(trial.state, "")), *(Text(printable(cell)) for cell in cells)]
 
 
 def _table(columns: list[str], rows: list[list[Text]]) -> Table:

@@ -114,7 +114,7 @@ def sweep_status(
         typer.echo(json.dumps(found))
         return
     counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
-    reason = f" ({found['reason']})" if found["reason"] else ""
+    reason = f" ({terminal.printable(found['reason'])})" if found["reason"] else ""
     left = "" if found["seconds_left"] is None else f"; about {duration(found['seconds_left'])} left"
     typer.echo(f"{found['name']}: {found['state']}{reason}; {counts or 'no trials'}{left}")
     if found["best"]:

@@ -48,8 +48,8 @@ def table_or_blocks(columns: list[str], rows: list[list[str]]) -> None:
         return
     for first, *others in rows:
         said = [f"{name} {cell}" for name, cell in zip(columns[1:], others, strict=True) if cell]
-        typer.echo(first)
-        on.print(Padding(Text(", ".join(said)), (0, 0, 0, 2)))
+        typer.echo(printable(first))
+        on.print(Padding(Text(printable(", ".join(said))), (0, 0, 0, 2)))
 
 
 def figures(metrics: Mapping[str, float]) -> None:
@@ -60,6 +60,11 @@ def figures(metrics: Mapping[str, float]) -> None:
 def say(line: str) -> None:
     """A line on the standard error, for whoever still reads it."""
     LastingError().write(f"{line}\n")
+
+
+def printable(text: str) -> str:
+    """Anybody's text in one line of a terminal, which takes some characters for commands."""
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
 
 
 def console() -> Console:
@@ -115,7 +120,7 @@ def _drawn(columns: list[str], rows: list[list[str]], justify: Literal["left", "
     for column in columns:
         shown.add_column(column, justify=justify if column else "left", no_wrap=column not in _LONG, overflow="fold")
     for row in rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     return shown
 
 

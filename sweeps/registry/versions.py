@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.recipe import PRECISIONS, Precision
@@ -27,7 +27,11 @@ GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
 # A page of MLflow's that shows one version or model leaves out tags whose name begins with `mlflow.`, and the table of
 # versions shows them in the order in which they were written: what no reader looks for is kept under such a name, last.
 ASIDE = "mlflow.mouselift."
+_SAID = 60  # characters of a tag in a message
 _ASIDE = (SHA256, PARENT, FINGERPRINT, DIGEST, MODEL_ID, GATES, SPREAD)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,21 @@ class Version:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The verified `test/*` figures."""
-        return {name: float(value) for name, value in self.tags.items() if name.startswith("test/")}
+        """The verified `test/*` figures. Raises RegistryError for one that is no number."""
+        return {name: self._read(name, float, "a number") for name in self.tags if name.startswith("test/")}
 
     @property
     def spread(self) -> dict[str, float]:
-        """The standard deviations over scenes of some figures, by plain name; empty of versions from before."""
-        return json.loads(self.tags[SPREAD]) if SPREAD in self.tags else {}
+        """The standard deviations over scenes of some figures, by plain name; empty of versions from before.
+
+        Raises RegistryError where they cannot be read.
+        """
+        return self._read(SPREAD, _spread, "JSON of numbers by name") if SPREAD in self.tags else {}
 
     @property
     def gates(self) -> list[dict[str, Any]]:
-        """What each gate found when promotion was last asked for."""
-        return json.loads(self.tags[GATES]) if GATES in self.tags else []
+        """What each gate found when promotion was last asked for. Raises RegistryError where it cannot be read."""
+        return self._read(GATES, _gates, "JSON of a promotion's gates") if GATES in self.tags else []
 
     @property
     def measured(self) -> tuple[str | None, str | None]:
@@ -106,6 +113,15 @@ class Version:
             f"{self.ref}: expected {PRECISION} {' or '.join(PRECISIONS)}, got {named} — correct the tag."
         )
 
+    def _read(self, tag: str, read: Callable[[str], T], wanted: str) -> T:
+        """What a tag says; anybody with access to the store can write one. Raises RegistryError."""
+        try:
+            return read(self.tags[tag])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise RegistryError(
+                f"{self.ref}: expected {wanted} in the tag {tag}, got {self.tags[tag][:_SAID]!r} — correct the tag."
+            ) from None
+
     def as_plain(self) -> dict[str, Any]:
         """The form of `mouselift model list --json`; tags hold the lineage."""
         known = (*self.metrics, GATES, SPREAD)
@@ -120,6 +136,19 @@ class Version:
             "created": self.created,
             "tags": {key: value for key, value in self.tags.items() if key not in known},
         }
+
+
+def _spread(text: str) -> dict[str, float]:
+    return {str(name): float(value) for name, value in json.loads(text).items()}
+
+
+def _gates(text: str) -> list[dict[str, Any]]:
+    """As `GateResult.as_plain` writes them."""
+    rows = json.loads(text)
+    for row in rows:
+        if not isinstance(row["passed"], bool) or not isinstance(row["value"], int | float | None):
+            raise TypeError
+    return [dict(row, metric=str(row["metric"]), target=str(row["target"])) for row in rows]
 
 
 def stored_as(key: str) -> str:

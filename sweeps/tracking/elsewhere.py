@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,11 @@ class TrialElsewhere:
     opened: float
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number of a trial, of a step or of a place, as an address or a tag may give it."""
+    return re.fullmatch("[0-9]{1,12}", text) is not None
+
+
 def trials_elsewhere(uri: str, own: Collection[str]) -> list[TrialElsewhere]:
     """The newest trials in the store, less those whose run ids are `own`."""
     if (file := store_file(uri)) is not None and not is_made(file):
@@ -47,7 +53,7 @@ def trials_elsewhere(uri: str, own: Collection[str]) -> list[TrialElsewhere]:
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
     found: list[TrialElsewhere] = []
     for run in runs_of(client, list(names), "tags.`trial.number` != '' AND tags.`sweep.name` != ''"):
-        if run.info.run_id not in own and run.data.tags["trial.number"].isdigit():
+        if run.info.run_id not in own and is_number(run.data.tags["trial.number"]):
             found.append(_listed(run, names[run.info.experiment_id]))
         if len(found) == MOST:
             break
@@ -59,7 +65,7 @@ def record_elsewhere(uri: str, run_id: str) -> tuple[SweepRecord, TrialRecord] |
     client = mlflow_client(uri)
     run = _run(client, run_id)
     tags = {} if run is None else run.data.tags
-    if run is None or not tags.get("trial.number", "").isdigit() or tags.get("trial.state") not in list(State):
+    if run is None or not is_number(tags.get("trial.number", "")) or tags.get("trial.state") not in list(State):
         return None
     objective = _objective(client, tags.get(_PARENT))
     metrics = {
@@ -123,7 +129,7 @@ def _trial(run: Run, objective: Objective | None, metrics: dict[str, tuple[Point
     best = figures.get(f"best/{objective.metric}") if objective is not None else None
     return Trial(
         int(tags["trial.number"]),
-        attempt=int(tags["trial.attempt"]) if tags.get("trial.attempt", "").isdigit() else 1,
+        attempt=int(tags["trial.attempt"]) if is_number(tags.get("trial.attempt", "")) else 1,
         state=State(tags["trial.state"]),
         reason=tags.get("trial.reason", "") or tags.get("trial.fail_reason", ""),
         run_id=run.info.run_id,

@@ -23,12 +23,13 @@ from sweeps.book.record import Recorder, SweepRecord, TrialRecord, record_of
 from sweeps.book.remaining import seconds_left_of
 from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
-from sweeps.tracking.elsewhere import TrialElsewhere, record_elsewhere, trials_elsewhere
+from sweeps.tracking.elsewhere import TrialElsewhere, is_number, record_elsewhere, trials_elsewhere
 from sweeps.tracking.mlflow_client import STORE_ERRORS, mlflow_client, runs_of, shown
 from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, view_key
 from sweeps.tracking.pages import Links
 
 INTERRUPTED = "INTERRUPTED"
+_ENDING = 1024  # bytes of a journal by which it is known again
 _QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
 
 
@@ -130,12 +131,13 @@ class Reader:
 
 
 class _Kept:
-    """What was read of one journal. A journal that another one has replaced is read anew."""
+    """What was read of one journal. A journal that another one has replaced is read anew, in the same inode or not."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.Lock()
-        self._file = -1  # its inode
+        self._file = (-1, 0, 0)  # its inode, size and time of change
+        self._ending = b""  # what stood before `offset`
         self.offset = 0
         self._recorder = Recorder(journal.folder)
         self._record: SweepRecord | None = None
@@ -158,14 +160,24 @@ class _Kept:
 
     def _read(self) -> None:
         found = self._journal.path.stat()
-        if found.st_ino != self._file or found.st_size < self.offset:
-            self._file, self.offset, self._record = found.st_ino, 0, None
-            self._recorder = Recorder(self._journal.folder)
-        if found.st_size == self.offset:
+        file = found.st_ino, found.st_size, found.st_mtime_ns
+        if file == self._file and found.st_size == self.offset:
             return
-        for end, event in self._journal.events(self.offset):
-            self._recorder.add([event])
-            self.offset, self._record = end, None
+        if found.st_ino != self._file[0] or self._before(self.offset) != self._ending:
+            self.offset, self._record = 0, None
+            self._recorder = Recorder(self._journal.folder)
+        try:
+            for end, event in self._journal.events(self.offset):
+                self._recorder.add([event])
+                self.offset, self._record = end, None
+        finally:
+            self._file, self._ending = file, self._before(self.offset)
+
+    def _before(self, offset: int) -> bytes:
+        """The last bytes before `offset`: each event has its time, so that those of two journals differ."""
+        with self._journal.path.open("rb") as file:
+            file.seek(max(0, offset - _ENDING))
+            return file.read(min(offset, _ENDING))
 
 
 @contextlib.contextmanager
@@ -222,7 +234,7 @@ def _of_run(run: Run, recipe: str) -> Sweep:
     tags, experiment = run.data.tags, run.info.experiment_id
     links, key = Links(experiment), view_key(tags["sweep.name"])
     metric = tags.get("objective.metric", "")
-    planned = tags.get(PLANNED_TAG)
+    planned = tags.get(PLANNED_TAG, "")
     return Sweep(
         name=tags["sweep.name"],
         recipe=recipe,
@@ -231,7 +243,7 @@ def _of_run(run: Run, recipe: str) -> Sweep:
         charts_path=links.charts(key),
         home=tags.get(HOME_TAG, ""),
         began=run.info.start_time / 1000,
-        planned=None if planned is None else int(planned),
+        planned=int(planned) if is_number(planned) else None,
         metric=metric,
         best=run.data.metrics.get(f"best/{metric}"),
         data=tags.get("data.name", ""),

@@ -200,6 +200,15 @@ def test_gaussians_are_seen_and_turn_together_while_they_are_locked(page):
     assert (together[0] != alone[0], together[1] == alone[1]) == (True, True)
 
 
+def test_gaussians_are_turned_by_the_page_around_them_alone(page):
+    page.goto("/3d?run=live/0&run=live/1")
+    playwright.expect(page.locator("iframe")).to_have_count(2)
+    before = eyes(page)
+    eye = "{target: [0, 0, 0], distance: 9, azimuth: 77, elevation: 10, fov: 50}"
+    page.frames[2].evaluate(f"parent.frames[0].postMessage({{mouselift: 'camera', eye: {eye}}}, '*')")
+    assert eyes(page)[0] == before[0]
+
+
 def test_news_arrive_and_what_is_chosen_sorted_and_scrolled_stays(page, home):
     page.goto("/sweep?name=live")
     settle(page)

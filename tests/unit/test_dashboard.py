@@ -15,11 +15,12 @@ from dashboards.app.app import make_app
 from dashboards.app.progress import progress
 from dashboards.app.shield import is_loopback
 from dashboards.cli import dashboard
-from sweeps.book.journal import Journal
+from sweeps.book.journal import Journal, Reported
 from sweeps.book.record import record_of
 from sweeps.errors import SweepError
 from sweeps.home import Home
-from sweeps.tracking.queries import Reader
+from sweeps.tracking.mlflow_layout import PLANNED_TAG
+from sweeps.tracking.queries import Reader, sweeps
 from tests.support import dashboards, recorded
 
 HERE = "http://127.0.0.1:8710"
@@ -321,3 +322,66 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_said(
             dashboard(port, "127.0.0.1")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("page", ["/run", "/preview", "/gaussians", "/3d", "/charts?name=alpha"])
+def test_a_number_of_thousands_of_digits_is_no_trial(client: TestClient, page: str) -> None:
+    """Python refuses to read it as an int."""
+    assert (
+        client.get(page, params={"run": "live/" + "9" * 5000, "name": "alpha", "group": "9" * 5000}).status_code == 404
+    )
+
+
+def test_what_anybody_wrote_in_a_registry_is_told_and_no_mistake_of_the_page(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    home = dashboards.home_at(tmp_path)
+    dashboards.register(home)
+    client, store = opened(home), MlflowClient(home.tracking_uri, registry_uri=home.tracking_uri)
+    for tag, text in (("gates", "[1]"), ("gates", "{"), ("test/psnr", "abc")):
+        store.set_model_version_tag("mouse-gslrm", "1", tag, text)
+        told = client.get("/model.json?name=mouse-gslrm")
+        assert (told.status_code, f"in the tag {tag}, got" in told.json()["problem"]) == (404, True)
+    store.set_model_version_tag("mouse-gslrm", "1", "test/psnr", "21.0")
+    store.set_model_version_tag("mouse-gslrm", "1", "gates", "[]")
+    store.set_model_version_tag("mouse-gslrm", "1", "checkpoint.step", "²")  # str.isdigit takes it for a number
+    assert client.get("/3d?version=mouse-gslrm/1").status_code == 200
+    run = dashboards.trial_elsewhere(home)
+    store.set_tag(run, "trial.number", "²")
+    tags = {"sweep.name": "far", "sweep.state": "COMPLETE", PLANNED_TAG: "many"}
+    store.create_run("0", tags=tags)
+    assert [found.planned for found in sweeps(home.tracking_uri)] == [None]
+    assert client.get("/elsewhere.json").json() == {"trials": []}
+    assert client.get(f"/run?run=mlflow:{run}").status_code == 404
+
+
+def test_a_damaged_picture_is_not_found(home: Home) -> None:
+    with Journal(home.journal("live")) as journal:
+        journal.keep("x.png", b"")
+        journal.append(Reported(0, 30, {}, {"val/preview": "blobs/\0.png"}))
+        journal.append(Reported(1, 30, {}, {"val/preview": journal.keep("y.png", dashboards.png(1)[:60])}))
+    client = opened(home)
+    for address in ("/inputs?run=live/0", "/inputs?run=live/1", "/preview?run=live/0&name=val/preview&step=30"):
+        assert client.get(address).status_code == 404
+
+
+def test_a_journal_that_was_written_over_in_its_place_is_read_anew(home: Home, tmp_path: Path) -> None:
+    """A file system gives the inode of a deleted journal to the next one, which may have grown longer."""
+    client, path = opened(home), Journal(home.journal("live")).path
+    assert client.get("/sweep.json?name=live").json()["sweep"]["planned"] == 4
+    path.write_bytes((recorded.write(tmp_path / "other", 30, 5, "live") / path.name).read_bytes())
+    assert client.get("/sweep.json?name=live").json()["sweep"]["planned"] == 30
+
+
+def test_a_mistake_of_a_page_is_told_in_the_page(home: Home) -> None:
+    class Broken(Reader):
+        def names(self) -> list[str]:
+            raise RuntimeError("a secret")
+
+    client = TestClient(make_app(home, reader=Broken(home)), base_url=HERE, raise_server_exceptions=False)
+    page, twin = client.get("/"), client.get("/index.json")
+    assert (page.status_code, twin.status_code) == (500, 500)
+    assert 'id="problem"' in page.text  # by which the page that polls knows it
+    assert "RuntimeError" in twin.json()["problem"]
+    assert "secret" not in page.text + twin.text
+    assert page.headers["content-security-policy"]

@@ -22,3 +22,13 @@ def test_a_folder_of_any_name_is_the_data_of_a_recipe(tmp_path, name):
     (tmp_path / name).mkdir()
     recipe = load_recipe("gslrm_tiny", terminal.root(str(tmp_path / name)))
     assert str(recipe.data.root) == str(tmp_path / name)
+
+
+def test_a_text_from_a_shared_store_commands_no_terminal(capsys, monkeypatch):
+    hostile = "\x1b]0;owned\x07 쥐\nline"
+    terminal.table(["sweep", "home"], [[hostile, hostile]])
+    monkeypatch.setattr(terminal, "_FILE_WIDTH", 30)
+    terminal.table_or_blocks(["sweep", "home"], [[hostile, hostile]])
+    said = capsys.readouterr().out
+    assert said.count("?]0;owned? 쥐 line") == 4
+    assert {sign for sign in said if not sign.isprintable()} == {"\n"}
