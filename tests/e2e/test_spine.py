@@ -79,7 +79,8 @@ def test_stderr_is_one_short_line_for_each_event(spine):
         line
         for line in spine.done.stderr.splitlines()
         if not re.match(
-            r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |best trial: |see it: ", line
+            r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |best trial: |see it: |two steps: ",
+            line,
         )
     ]
     assert strange == []
