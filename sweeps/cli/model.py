@@ -24,6 +24,7 @@ Ref = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, or NAME for 
 
 @model.command("promote")
 def model_promote(
+    context: typer.Context,
     sweep: Annotated[str, typer.Argument(help="A finished sweep.")],
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
     device: Device = None,
@@ -36,7 +37,7 @@ def model_promote(
     chosen = device_of(device)
     require_tracking(terminal.home())
     with progress.shown() as tell:
-        verdict = promote_best(terminal.home(), sweep, chosen, trial, tell, terminal.pages())
+        verdict = promote_best(terminal.home(), sweep, chosen, trial, tell, terminal.pages(context))
     if as_json:
         found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
         typer.echo(json.dumps(verdict.version.as_plain() | found))
@@ -52,6 +53,7 @@ def model_promote(
 
 @model.command("pair")
 def model_pair(
+    context: typer.Context,
     views: Annotated[str, typer.Option(help="MVDiffusion: NAME@ALIAS, NAME/VERSION, or NAME for its champion.")] = (
         "mouse-mvdiffusion"
     ),
@@ -70,7 +72,7 @@ def model_pair(
     require_tracking(terminal.home())
     root = None if data is None else terminal.dataset(data)
     with progress.shown() as tell:
-        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, terminal.pages())
+        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, terminal.pages(context))
     for note in found.notes:
         typer.echo(note, err=True)
     verdict = found.verdict
@@ -86,10 +88,12 @@ def model_pair(
 
 @model.command("list")
 def model_list(
-    name: Annotated[str | None, typer.Argument(help="One registered model.")] = None, as_json: AsJson = False
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One registered model.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List registered versions with their aliases and verified figures."""
-    registry = terminal.registry()
+    registry = terminal.registry(context)
     versions = registry.list_versions(name)
     for vacancy in registry.vacancies(name):
         typer.echo(vacancy, err=True)
@@ -105,30 +109,34 @@ def model_list(
 
 @model.command("pull")
 def model_pull(
+    context: typer.Context,
     ref: Ref,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the checkpoint.")],
     as_json: AsJson = False,
 ) -> None:
     """Download a registered checkpoint; every file's hash is compared."""
     with progress.shown() as tell:
-        folder = terminal.registry(tell).pull(ref, out)
+        folder = terminal.registry(context, tell).pull(ref, out)
     typer.echo(json.dumps({"folder": str(folder)}) if as_json else folder)
 
 
 @model.command("rollback")
 def model_rollback(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="A registered model.")],
     reason: Annotated[str, typer.Option(help="For the history.")] = "",
 ) -> None:
     """Make the previous champion champion again."""
-    version = terminal.registry().rollback(name, reason)
+    version = terminal.registry(context).rollback(name, reason)
     typer.echo(f"{version.ref} is champion")
 
 
 @model.command("history")
-def model_history(name: Annotated[str, typer.Argument(help="A registered model.")], as_json: AsJson = False) -> None:
+def model_history(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A registered model.")], as_json: AsJson = False
+) -> None:
     """Show every change of a registered model's aliases: when, who, from, to, why."""
-    moves = terminal.registry().history(name)
+    moves = terminal.registry(context).history(name)
     if as_json:
         typer.echo(json.dumps([asdict(move) for move in moves]))
         return
@@ -167,6 +175,7 @@ def model_evaluate(
 
 @model.command("import")
 def model_import(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A checkpoint folder, FaceLift's pipeckpts, or its .pt.")],
     recipe: Annotated[str | None, typer.Option(help="Recipe for what FaceLift's files do not say.")] = None,
     overrides: Overrides = None,
@@ -187,7 +196,7 @@ def model_import(
         verification = unverified(made)
         name = registered_name(verification.checkpoint.recipe)
         tags = {"source.name": called.name, "source.sha256": digest_of(source)}
-        version = terminal.registry(tell).import_checkpoint(name, verification, tags)
+        version = terminal.registry(context, tell).import_checkpoint(name, verification, tags)
     typer.echo(version.ref)
     if not version.metrics:
         typer.echo(

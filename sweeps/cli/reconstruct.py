@@ -69,6 +69,7 @@ Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures,
 
 
 def reconstruct(
+    context: typer.Context,
     inputs: Inputs,
     out: Out = Path("out"),
     model: Model = None,
@@ -116,7 +117,7 @@ def reconstruct(
     from pipeline.pruning import pruning_of
 
     rules = pruning_of(prune, opacity, max_scale, floater, None if box is None else _box(box))
-    wanted = _wanted(rules, formats, ply_sh_degree, size, terminal.view_page())
+    wanted = _wanted(rules, formats, ply_sh_degree, size, terminal.view_page(context))
     sequences = [one for one in given if one.kind == "sequence"]
     frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
     work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)

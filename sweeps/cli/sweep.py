@@ -40,6 +40,7 @@ _STOP_SECONDS = 180.0
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
     overrides: Overrides = None,
     data: Data = None,
@@ -49,7 +50,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
-    with _launch() as launch:
+    with _launch(context) as launch:
         from pipeline.recipes import load_recipe
         from sweeps.space.resources import Resources
         from sweeps.space.space import SearchSpace
@@ -66,6 +67,7 @@ def train(
 
 @sweep.command("run")
 def sweep_run(
+    context: typer.Context,
     space: Annotated[str, typer.Argument(help="A search space's name or YAML file.")],
     overrides: Overrides = None,
     data: Data = None,
@@ -74,7 +76,7 @@ def sweep_run(
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
-    with _launch() as launch:
+    with _launch(context) as launch:
         from sweeps.space.space import load_space
 
         loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
@@ -84,18 +86,20 @@ def sweep_run(
 
 @sweep.command("resume")
 def sweep_resume(
+    context: typer.Context,
     name: SweepName,
     trials: Annotated[int | None, typer.Option(help="Trials in all, if more than at first.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs."""
-    with _launch() as launch:
+    with _launch(context) as launch:
         ledger = launch.resume(name, trials)
     _end(ledger, as_json)
 
 
 @sweep.command("status")
 def sweep_status(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="A sweep of this home (default: the latest to change).")] = None,
     every: All = False,
     as_json: AsJson = False,
@@ -108,7 +112,7 @@ def sweep_status(
     home = terminal.home()
     name = name or queries.latest(home)  # before dead sweeps are closed
     ledger_of(home, name)  # one that cannot be read is refused before others are looked at
-    _Terminal().closed(reap(home, terminal.pages()))
+    _Terminal().closed(reap(home, terminal.pages(context)))
     found = queries.status(home, name)
     if as_json:
         typer.echo(json.dumps(found))
@@ -128,7 +132,7 @@ def sweep_status(
 
 
 @sweep.command("stop")
-def sweep_stop(name: SweepName) -> None:
+def sweep_stop(context: typer.Context, name: SweepName) -> None:
     """End a running sweep in good order, wherever its driver runs; `resume` goes on with it."""
     from sweeps.book.journal import Journal
     from sweeps.book.ledger import ledger_of
@@ -139,7 +143,7 @@ def sweep_stop(name: SweepName) -> None:
     journal = Journal(home.journal(name))
     ledger_of(home, name)
     if not journal.is_being_written:
-        _Terminal().closed(reap(home, terminal.pages()))
+        _Terminal().closed(reap(home, terminal.pages(context)))
         typer.echo(f"{name}: it is not running", err=True)
         return
     (journal.folder / STOP_FILE).touch()
@@ -214,8 +218,8 @@ class _Terminal(Audience):
         return Progress(Screen(), ready.recipe.train.max_steps, earlier).shown()
 
 
-def _launch() -> Launch:
-    return Launch(terminal.home(), _Terminal(pages=terminal.pages()))
+def _launch(context: typer.Context) -> Launch:
+    return Launch(terminal.home(), _Terminal(pages=terminal.pages(context)))
 
 
 def _end(ledger: Ledger, as_json: bool) -> None:

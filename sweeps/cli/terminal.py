@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 from pipeline.progress import LastingError, Tell, silent
@@ -74,16 +73,14 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
 
 
-def pages() -> Pages | None:
+def pages(context: typer.Context) -> Pages | None:
     """What makes the pages that MLflow shows, as the front door hands it to the commands; None without a front door."""
-    context = click.get_current_context(silent=True)
-    return None if context is None or context.obj is None else context.obj.pages()
+    return None if context.obj is None else context.obj.pages()
 
 
-def view_page() -> Viewer | None:
+def view_page(context: typer.Context) -> Viewer | None:
     """What makes the page that orbits Gaussians, as the front door hands it to the commands; None without one."""
-    context = click.get_current_context(silent=True)
-    return None if context is None or context.obj is None else context.obj.view_page
+    return None if context.obj is None else context.obj.view_page
 
 
 def root(data: str | None) -> list[str]:
@@ -105,11 +102,11 @@ def home() -> Home:
     return home_of_environment()
 
 
-def registry(tell: Tell = silent) -> Any:
+def registry(context: typer.Context, tell: Tell = silent) -> Any:
     """The model registry of that home. tell: hears of what takes long."""
     from sweeps.registry.registry import Registry
 
-    return Registry(home(), tell=tell, pages=pages())
+    return Registry(home(), tell=tell, pages=pages(context))
 
 
 def _drawn(columns: list[str], rows: list[list[str]], justify: Literal["left", "right"]) -> Table:

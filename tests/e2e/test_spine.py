@@ -79,7 +79,7 @@ def test_stderr_is_one_short_line_for_each_event(spine):
         line
         for line in spine.done.stderr.splitlines()
         if not re.match(
-            r"\[ *\d+\.\d s\] (sweep|t\d{4}) |preflight: |importance: |promote the best: |best trial: |see it: |two steps: ",
+            r"\[ *\d+\.\d s\] (sweep|t\d{4}) |(preflight|importance|promote the best|best trial|see it|two steps): ",
             line,
         )
     ]
@@ -121,6 +121,14 @@ def test_the_sweep_is_a_parent_run_in_the_experiment_of_its_recipe(runs, client)
     assert parent.data.tags["sweep.state"] == "COMPLETE"
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert {child.info.run_id for child in children} == {run.info.run_id for n, run in runs.items() if n is not None}
+
+
+def test_the_command_gives_every_run_the_pages_of_the_windows(runs, trials, client):
+    assert "Leaderboard" in runs[None].data.tags["mlflow.note.content"]
+    assert "report.html" in {file.path for file in client.list_artifacts(runs[None].info.run_id)}
+    for number in trials:
+        assert "Tried" in runs[number].data.tags["mlflow.note.content"]
+        assert "splat.html" in {file.path for file in client.list_artifacts(runs[number].info.run_id)}
 
 
 def test_a_trial_run_tells_how_the_trial_ended(runs, trials):
