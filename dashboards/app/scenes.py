@@ -120,7 +120,7 @@ def _has_preview(reader: Reader, run: str) -> bool:
 
 def _folders(home: Home, ref: Ref, one: TrialRecord) -> list[tuple[str, Path]]:
     """Folders that hold Gaussians of a run on this machine, with their steps: kept ones, else its checkpoints."""
-    places = [one.gaussians] if one.gaussians is not None else []
+    places = [Path(one.trial.gaussians)] if one.trial.gaussians is not None else []
     if not home.keeps_in_store and not ref.run_id:
         places.append(Path(home.checkpoints) / ref.sweep / f"t{ref.number:04d}")
     for place in places:

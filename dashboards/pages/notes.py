@@ -138,7 +138,7 @@ def _links(record: SweepRecord, links: Links) -> str:
 
 def _gaussians_of_the_best(record: SweepRecord, links: Links) -> list[str]:
     best = record.ledger.best
-    if best is None or best.run_id is None or record.trial(best.number).gaussians is None:
+    if best is None or best.run_id is None or best.gaussians is None:
         return []
     return [link("Gaussians of the best, to orbit", links.artifact(best.run_id, SPLAT))]
 

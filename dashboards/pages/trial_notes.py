@@ -68,7 +68,7 @@ def _links(record: SweepRecord, one: TrialRecord, links: Links) -> str:
         found.append(link("recipe", links.artifact(run_id, "config/recipe.yaml")))
         if one.trial.released is not None:
             found.append(link("checkpoint", links.artifact(run_id, "checkpoint")))
-        if one.gaussians is not None:
+        if one.trial.gaussians is not None:
             found.append(link("its Gaussians, to orbit", links.artifact(run_id, SPLAT)))
     return " · ".join(found)
 

@@ -43,6 +43,7 @@ class Trial:
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
     fault: events.AttemptFailed | None = None  # of the last attempt, until another one starts
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
+    gaussians: str | None = None  # the folder of its Gaussians to be looked at, once it is COMPLETE or PRUNED
     last_event_time: float = 0.0  # unix seconds of its last opening or report
 
     @property
@@ -58,6 +59,11 @@ class Trial:
     def lacks_release(self) -> bool:
         """Whether its best checkpoint is still to be released, which a resumed sweep does."""
         return self.state == State.COMPLETE and self.released is None
+
+    @property
+    def lacks_gaussians(self) -> bool:
+        """Whether its Gaussians are still to be kept, as far as it left some, which a resumed sweep does."""
+        return self.state in (State.COMPLETE, State.PRUNED) and self.gaussians is None
 
     @property
     def splits(self) -> int:
@@ -174,6 +180,8 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
             return _closed(ledger, event)
         case events.CheckpointReleased():
             return _with(ledger, replace(_trial(ledger, event.trial), released=event.path))
+        case events.GaussiansKept():
+            return _with(ledger, replace(_trial(ledger, event.trial), gaussians=event.path))
         case events.RunOpened(trial=None):
             return replace(ledger, run_id=event.run_id)
         case events.RunOpened(trial=int(number)):

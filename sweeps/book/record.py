@@ -58,7 +58,6 @@ class TrialRecord:
     faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
-    gaussians: Path | None = None  # the folder of GaussiansKept
     busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
 
@@ -175,8 +174,6 @@ class Recorder:
                 case events.Reported():
                     known = before.trials[event.trial].resumed_at
                     self._trials[event.trial].report(event, self._folder, is_new=event.step > known)
-                case events.GaussiansKept() if event.trial in self._trials:
-                    self._trials[event.trial].keep(Path(event.path))
                 case events.TrialClosed() if event.trial in self._trials:
                     self._trials[event.trial].end(event.time)
                 case events.AttemptFailed() if event.trial in self._trials:
@@ -199,7 +196,6 @@ class _Trial:
         self.ended: float | None = None
         self._known: TrialRecord | None = None
         self._faults: list[events.AttemptFailed] = []
-        self._gaussians: Path | None = None
         self._recipe_params: dict[str, Any] = {}
         self._tags: dict[str, str] = {}
         self._metrics: dict[str, dict[int, Point]] = {}
@@ -229,9 +225,6 @@ class _Trial:
         self._faults.append(event)
         self._known = None
 
-    def keep(self, gaussians: Path) -> None:
-        self._gaussians, self._known = gaussians, None
-
     def end(self, when: float) -> None:
         self.ended, self._known = when, None
 
@@ -251,7 +244,6 @@ class _Trial:
             faults=tuple(self._faults),
             opened=self._opened,
             ended=self.ended if trial.state.is_final or trial.state == "KILLED" else None,
-            gaussians=self._gaussians,
             busy_seconds=self._busy,
             gpus=gpus,
         )

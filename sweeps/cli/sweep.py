@@ -163,9 +163,9 @@ def sweep_list(as_json: AsJson = False) -> None:
     """List the sweeps of this home and of its MLflow, newest first: of those of other homes, what MLflow knows."""
     from sweeps.tracking import listing
 
-    found, trouble = listing.known_sweeps(terminal.home())
-    if trouble:
-        typer.echo(f"the sweeps of other homes are not listed: {trouble}", err=True)
+    found, troubles = listing.known_sweeps(terminal.home())
+    for line in troubles:
+        typer.echo(line, err=True)
     if as_json:
         typer.echo(json.dumps([s.as_plain() for s in found]))
         return

@@ -178,8 +178,8 @@ class Driver:
         for trial in list(self.ledger.trials.values()):
             if trial.begun and not trial.state.is_final:
                 self._decide(trial)
-            elif trial.lacks_release:
-                self.releases.add(trial.number)
+            elif trial.lacks_release or trial.lacks_gaussians:
+                self.releases.add(trial.number, with_checkpoint=trial.lacks_release)
 
     def finish(self) -> None:
         """Wait for the checkpoints that are being released, unless `sweep stop` asks for the end.
@@ -260,7 +260,7 @@ class Driver:
     def _close(self, number: int, state: State, reason: str, cause: str = "") -> None:
         self.write(events.TrialClosed(number, state, reason, cause=cause))
         if state in (State.COMPLETE, State.PRUNED):
-            self.releases.add(number, state == State.COMPLETE)
+            self.releases.add(number, with_checkpoint=state == State.COMPLETE)
         shared = run_of_failures(self.ledger.endings, self.space.faults.same_cause)
         if state == State.FAIL and shared is not None:
             reason = f"{counted(self.space.faults.same_cause, 'trial')} in a row failed; the last: {reason}"

@@ -46,15 +46,13 @@ class Releases:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="releases", daemon=True)
 
-    def add(self, number: int, is_complete: bool = True) -> None:
-        """Release the Gaussians of a trial, and the best checkpoint of one that is complete, after those that were
-        added before.
-        """
+    def add(self, number: int, with_checkpoint: bool = True) -> None:
+        """Release the Gaussians of a trial, and before them its best checkpoint, after what was added before."""
         if self._thread.ident is None:
             for left in self._folder.glob(".t*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             self._thread.start()
-        self._wanted.put((number, is_complete))
+        self._wanted.put((number, with_checkpoint))
 
     def finish(self, seconds: float) -> bool:
         """Wait for all of them, so many seconds at most; whether they are done.
@@ -78,10 +76,10 @@ class Releases:
 
     def _work(self) -> None:
         while (wanted := self._wanted.get()) is not None:
-            number, is_complete = wanted
+            number, with_checkpoint = wanted
             with contextlib.ExitStack() as stack:
                 stack.push(self._kept)
-                if is_complete:
+                if with_checkpoint:
                     self._say(self._released, number, self._release(number))
                 self._say(self._gaussians_kept, number, self._gaussians(number))
         self._done.set()

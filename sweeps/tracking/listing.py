@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlflow.exceptions import MlflowException
-
 from sweeps.book.journal import Journal
 from sweeps.book.ledger import Ledger, read
-from sweeps.errors import StudyError, cause
+from sweeps.errors import DamagedError, OutageError
 from sweeps.home import Home, is_served
-from sweeps.tracking.mlflow_client import environment, mlflow_client, shown
+from sweeps.tracking.mlflow_client import environment, mlflow_client
 from sweeps.tracking.mlflow_layout import home_text, view_key
 from sweeps.tracking.pages import Links
-from sweeps.tracking.queries import Sweep, state_of, sweeps
+from sweeps.tracking.queries import Sweep, answers, state_of, sweeps
 
 UI_ADDRESS = "http://127.0.0.1:5000"  # of `mouselift ui`, unless it is told another
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -38,25 +36,35 @@ class Place:
         return f"{self.address}/{self.links.sweep(self.view_key)}"
 
 
-def known_sweeps(home: Home) -> tuple[list[Sweep], str]:
+def known_sweeps(home: Home) -> tuple[list[Sweep], list[str]]:
     """The sweeps of this home, by their journals, and those of others that its MLflow has; newest first.
 
-    Beside them, why those of MLflow are not among them, where it does not answer at once.
+    Beside them a line for each reason why some are not among them: a journal that is damaged, an MLflow that does not
+    answer at once.
     """
-    own, trouble = [], ""
+    own, troubles = [], []
     in_store: dict[str, Sweep] = {}
     try:
-        with environment(_IMPATIENT):
+        with environment(_IMPATIENT), answers(home.tracking_uri):
             in_store = {found.run_id: found for found in sweeps(home.tracking_uri)}
-    except (MlflowException, StudyError) as error:
-        trouble = f"MLflow at {shown(home.tracking_uri)}: {cause(error)}"
-    for folder in home.journals.glob("*"):
+    except OutageError as error:
+        troubles.append(f"the sweeps of other homes are not listed: {error}")
+    for folder in sorted(home.journals.glob("*")):
         journal = Journal(folder)
-        if journal.path.is_file() and (book := read(journal)).name:
+        try:
+            book = read(journal)
+        except (DamagedError, OSError) as error:  # which concerns no other sweep
+            troubles.append(f"{folder.name} is not listed: {error}")
+            continue
+        if book.name:
             known = in_store.pop(book.run_id or "", None)
             own.append(_of_journal(home, journal, book, known))
-    others = [_with_done(home, found) for found in in_store.values()]
-    return sorted(own + others, key=lambda found: -found.began), trouble
+    try:
+        with environment(_IMPATIENT), answers(home.tracking_uri):
+            others = [_with_done(home, found) for found in in_store.values()]
+    except OutageError:  # it went away between the two questions
+        others = list(in_store.values())
+    return sorted(own + others, key=lambda found: -found.began), troubles
 
 
 def place_of(home: Home, book: Ledger) -> Place | None:
@@ -64,9 +72,9 @@ def place_of(home: Home, book: Ledger) -> Place | None:
     if book.run_id is None or not home.has_store:
         return None
     try:
-        with environment(_IMPATIENT):
+        with environment(_IMPATIENT), answers(home.tracking_uri):
             experiment = mlflow_client(home.tracking_uri).get_run(book.run_id).info.experiment_id
-    except (MlflowException, StudyError):
+    except OutageError:
         return None
     served = is_served(home.tracking_uri)
     address = home.tracking_uri.rstrip("/") if served else UI_ADDRESS

@@ -306,9 +306,9 @@ def test_queries_tell_the_sweeps_of_a_store(store: tuple[str, Path]) -> None:
 
 def test_a_sweep_of_another_home_is_listed_with_what_mlflow_knows(store: tuple[str, Path], tmp_path: Path) -> None:
     home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": store[0]})
-    (sweep,), trouble = listing.known_sweeps(home)
+    (sweep,), troubles = listing.known_sweeps(home)
     book = read(Journal(store[1] / "journal"))
-    assert trouble == "" and sweep.home == mlflow_layout.home_text((store[1] / "journal").parents[1])
+    assert troubles == [] and sweep.home == mlflow_layout.home_text((store[1] / "journal").parents[1])
     assert (sweep.name, sweep.done, sweep.planned) == ("mice", book.ended, book.planned)
     assert sweep.best == book.best.best_value
 

@@ -12,6 +12,8 @@ from pipeline.errors import NonFiniteError, OversizedError
 from pipeline.recipes import load_recipe
 from sweeps.book.journal import (
     AttemptFailed,
+    CheckpointReleased,
+    GaussiansKept,
     Journal,
     Reported,
     State,
@@ -30,6 +32,7 @@ from sweeps.space.faults import Faults
 from sweeps.space.resources import Resources
 from sweeps.space.space import Scheduler
 from tests.support.spaces import space_with
+from tests.unit.test_releases import kept_checkpoint
 
 METRIC = "val/psnr_fg"
 STEPS = 12
@@ -155,6 +158,22 @@ def test_an_end_that_was_written_down_stands_whatever_an_interruption_writes_aft
     assert [event.state for event in found.events(TrialClosed)] == ["COMPLETE"]
     found.journal.append(TrialClosed(0, "KILLED", "a word too many"))
     assert read(found.journal).trials[0].state == "COMPLETE"
+
+
+def test_gaussians_that_a_kill_kept_from_being_kept_are_kept_by_the_next_session(desk):
+    found = desk()
+    made = {number: kept_checkpoint(found.home, number, 4) for number in (0, 1)}
+    for ray_id, end in (("a", TrialClosed(0, "COMPLETE")), ("b", TrialClosed(1, "PRUNED", "rung"))):
+        found.start(ray_id)
+        found.journal.append(end)  # and nothing after it: the process was killed
+    found.journal.append(CheckpointReleased(0, "released"))
+    found.session()
+    assert found.driver.releases.finish(10)
+    kept = {event.trial: Path(event.path) for event in found.events(GaussiansKept)}
+    assert {n: (folder / "step-000004" / "preview.ply").read_bytes() for n, folder in kept.items()} == made
+    found.session()
+    assert found.driver.releases.finish(10) and len(found.events(GaussiansKept)) == 2
+    assert len(found.events(CheckpointReleased)) == 1
 
 
 @pytest.mark.parametrize(

@@ -116,17 +116,27 @@ def test_a_killed_trial_is_not_done_in_the_list(tmp_path):
     home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})
     swept(home.journal("mine"), (0, begun(0)), (9, report(0, 50, 1.5)), (9, TrialClosed(0, "KILLED", "SIGINT")),
           (10, begun(1)), (11, TrialClosed(1, "FAIL", "broke")), (12, SweepClosed("KILLED", "SIGINT")))  # fmt: skip
-    (found,), trouble = listing.known_sweeps(home)
+    (found,), troubles = listing.known_sweeps(home)
     assert (found.name, found.state, found.done, found.planned) == ("mine", "KILLED", 1, 4)
     assert (found.best, found.metric, found.data, found.began) == (1.5, "val/psnr_fg", "mice", 0.0)
-    assert found.home.endswith(f":{tmp_path}") and trouble == ""
+    assert found.home.endswith(f":{tmp_path}") and troubles == []
 
 
 def test_a_store_that_does_not_answer_leaves_the_sweeps_of_this_home(tmp_path):
     home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     swept(home.journal("mine"), (0, begun(0)))
-    (found,), trouble = listing.known_sweeps(home)
-    assert found.name == "mine" and trouble.startswith("MLflow at http://127.0.0.1:9: ")
+    (found,), [trouble] = listing.known_sweeps(home)
+    assert found.name == "mine"
+    assert trouble.startswith("the sweeps of other homes are not listed: http://127.0.0.1:9: expected an answer")
+
+
+def test_a_damaged_journal_is_named_and_leaves_the_other_sweeps(tmp_path):
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path)})
+    for name in ("mine", "spoilt"):
+        swept(home.journal(name), (0, begun(0)))
+    Journal(home.journal("spoilt")).path.write_bytes(b"{}\n")
+    (found,), [trouble] = listing.known_sweeps(home)
+    assert found.name == "mine" and trouble.startswith("spoilt is not listed: ") and "is damaged" in trouble
 
 
 def test_cells_are_shown_as_they_are(capsys):

@@ -147,7 +147,7 @@ def test_the_gaussians_of_a_trial_that_was_pruned_are_kept_without_its_checkpoin
     bytes_of = {step: kept_checkpoint(home, 2, step) for step in (5, 7)}
     released, kept = [], []
     work = made(home, lambda *told: released.append(told), lambda *told: kept.append(told))
-    work.add(2, is_complete=False)
+    work.add(2, with_checkpoint=False)
     work.finish(10)
     [(number, folder)] = kept
     assert (number, released) == (2, [])
