@@ -23,9 +23,9 @@ from pipeline.errors import OutputError
 from pipeline.files import write_whole
 from pipeline.machine.outputs import require_folder
 from sweeps.book.importance import importance_of
-from sweeps.book.journal import AttemptFailed, Journal
+from sweeps.book.journal import Journal
 from sweeps.book.ledger import ledger_of
-from sweeps.book.record import Recorder, SweepRecord
+from sweeps.book.record import record_of
 from sweeps.errors import DamagedError, OutageError
 from sweeps.home import Home
 
@@ -58,7 +58,7 @@ def write_report(home: Home, sweep: str, folder: Path, language: Language, now: 
     for path in (written.report, written.charts, written.index):
         _require_ours(path)
     require_folder(folder)
-    record, _ = _read(home, sweep, now)
+    record = record_of(Journal(home.journal(sweep)), now)
     importance = importance_of(record.ledger)
     report = research_report(record, importance, language, written.charts.name)
     charts = report_page(record, importance=importance, pictures=thumbnails(record))
@@ -108,26 +108,17 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(home: Home, sweep: str, now: float) -> tuple[SweepRecord, list[AttemptFailed]]:
-    """The record of a sweep, and its attempts that broke."""
-    journal = Journal(home.journal(sweep))
-    events = [event for _, event in journal.events()]
-    recorder = Recorder(journal.folder)
-    recorder.add(events)
-    return recorder.record(now), [event for event in events if isinstance(event, AttemptFailed)]
-
-
 def _entries(home: Home, folder: Path, now: float, told: Texts) -> Iterator[Entry]:
     """Of every sweep of the home; a journal that cannot be read is named."""
     for journal in sorted(path.parent for path in home.journals.glob("*/journal.jsonl")):
         try:
-            record, faults = _read(home, journal.name, now)
+            record = record_of(Journal(journal), now)
         except DamagedError as error:
             yield Entry(plain(journal.name), "", told("damaged", reason=plain(str(error), 200)))
             continue
         if record.ledger.name:
             file = f"{stem_of(journal.name, record.ledger.opened)}.md"
-            yield entry_of(record, faults, file if (folder / file).is_file() else None, told)
+            yield entry_of(record, file if (folder / file).is_file() else None, told)
 
 
 def _tested(home: Home, told: Texts) -> tuple[list[Registered], str]:

@@ -45,8 +45,8 @@ class Entry:
     by: str = ""
 
 
-def entry_of(record: SweepRecord, faults: Sequence[AttemptFailed], file: str | None, told: Texts) -> Entry:
-    """The entry of a sweep. faults: every attempt that broke, in order. file: its report in this folder, if any."""
+def entry_of(record: SweepRecord, file: str | None, told: Texts) -> Entry:
+    """The entry of a sweep. file: its report in this folder, if any."""
     found = Conclusions(record, Importance(0))
     alike, best = found.alike, found.best
     by = "" if best is None else f"{plain(record.ledger.name)} {trial_name(best.trial.number)}"
@@ -55,7 +55,7 @@ def entry_of(record: SweepRecord, faults: Sequence[AttemptFailed], file: str | N
         day(record.ledger.opened),
         f"{point(found, told)} · {record.ledger.state}",
         file,
-        tuple(_issues(record, faults, told)),
+        tuple(_issues(record, told)),
         tuple(found.targets),
         ("", "") if alike is None else _protocol(alike),
         by + (f" ({code(best.trial.run_id)})" if best is not None and best.trial.run_id else ""),
@@ -121,8 +121,9 @@ def _best(of: Sequence[tuple[Target, str]]) -> tuple[Target, str]:
     return most(measured, key=lambda one: one[0].result.value or 0.0)
 
 
-def _issues(record: SweepRecord, faults: Sequence[AttemptFailed], told: Texts) -> Iterable[Issue]:
+def _issues(record: SweepRecord, told: Texts) -> Iterable[Issue]:
     ledger = record.ledger
+    faults = sorted((fault for one in record.trials for fault in one.faults), key=lambda fault: fault.time)
     groups: dict[tuple[str, str], list[AttemptFailed]] = {}
     for one in faults:
         groups.setdefault((str(one.cause), str(one.action)), []).append(one)
