@@ -6,6 +6,8 @@ is the ledger, but for the proposals that Ray has taken and not yet begun.
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,9 +33,11 @@ STOP_FILE = "stop"
 _STOPPED = "stopped by `mouselift sweep stop`"
 _NAP_BETWEEN_LOOKS = 0.5  # seconds
 _NAP_SECONDS = 60.0  # a driver that did not run for so long heard no report: no trial is blamed for that time
+_IDLE_SECONDS = 60.0  # after which a sweep says that no process came up for a trial; then after twice that, and so on
 _NO_FIGURE = "objective"  # the cause of a FAIL without an error: the objective is missing or not finite
 _MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
 _RELEASE_SECONDS = 10.0  # for checkpoints that are being released when the sweep is interrupted
+_log = logging.getLogger(__name__)
 E = TypeVar("E", bound=Event)
 Result = Mapping[str, Any]
 # Gets each event after it is safe in the journal. The progress display is one.
@@ -77,6 +81,7 @@ class Driver:
         self._hung: set[int] = set()
         self.vitals = vitals or Vitals()
         self._watched, self._awake = clock(), 0.0  # the last call of `watch`, and the first after a nap
+        self._idle_since, self._idle_told = clock(), _IDLE_SECONDS
         self.broken: Callable[[str], Broken]  # how an attempt broke, by Ray's id: set by what runs the trials
         self._proposals = Proposals(space)
         self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
@@ -162,6 +167,7 @@ class Driver:
         if now - self._watched > _NAP_SECONDS:  # this process did not run meanwhile
             self._awake = now
         self._watched = now
+        self._say_if_idle(now)
         for number in self.running:
             if number not in self._hung and now - max(self.ledger.trials[number].last_event_time, self._awake) > limit:
                 self._hung.add(number)
@@ -171,6 +177,19 @@ class Driver:
             self._end(State.FAIL, f"Ray died: its {lost} ended — {resume}")
         if (self.journal.folder / STOP_FILE).exists():
             self._end(State.KILLED, _STOPPED)
+
+    def _say_if_idle(self, now: float) -> None:
+        """Ray waits without a word for a process that does not come up, and for a place in a cluster."""
+        if self.running or not self._given:
+            self._idle_since, self._idle_told = now, _IDLE_SECONDS
+        elif now - self._idle_since >= self._idle_told:
+            self._idle_told *= 2
+            _log.warning(
+                "no trial has run for %.0f s: expected Ray to bring up a process for one, got none so far — a full "
+                "cluster makes it wait; what else is in the way is in raylet.err of %s/ray/session_latest/logs.",
+                now - self._idle_since,
+                os.environ.get("RAY_TMPDIR", "/tmp"),  # noqa: S108  where Ray puts it
+            )
 
     def take_up(self) -> None:
         """Go on from where the session before this one ended."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import signal
 import sys
 import threading
@@ -158,6 +159,7 @@ def _ray(home: Home) -> Iterator[Vitals]:
             address=home.ray_address or "local",  # without an address Ray joins any cluster on this machine
             num_cpus=None if home.ray_address else usable_cpus(),  # as `nodes` counts them, or a trial may never fit
             include_dashboard=False if home.ray_address is None else None,
+            runtime_env=_own_interpreter() if home.ray_address is None else None,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
             configure_logging=False,
@@ -178,6 +180,12 @@ def _ray(home: Home) -> Iterator[Vitals]:
         else:
             ray.shutdown()
         vitals.end_children()
+
+
+def _own_interpreter() -> dict[str, str] | None:
+    """The workers' interpreter, where a shell would not read its path as one word: Ray hands it to one as it is."""
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _leave() -> None:

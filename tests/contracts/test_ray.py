@@ -2,6 +2,7 @@
 
 import gc
 import subprocess
+import sys
 
 import pytest
 import ray
@@ -44,3 +45,21 @@ def test_a_worker_looks_for_garbage_seldom_and_the_process_that_started_it_as_it
         session.ready()
         assert ray.get(ray.remote(garbage_threshold).remote()) == 100_000
         assert gc.get_threshold()[0] == 700
+
+
+def test_a_worker_comes_up_where_the_path_of_python_has_spaces_and_quotes(tmp_path) -> None:
+    environment = tmp_path / "a b's 100%" / "venv"
+    environment.parent.mkdir()
+    environment.symlink_to(sys.prefix)
+    python = environment / "bin" / "python"
+    script = (
+        "import sys, ray\n"
+        "from sweeps.home import Home\n"
+        "from sweeps.run.ray_session import Ray\n"
+        f"with Ray(Home.from_environment({{'MOUSELIFT_HOME': {str(tmp_path)!r}}})) as session:\n"
+        "    session.ready()\n"
+        "    asked = ray.remote(lambda: sys.executable).options(runtime_env={'env_vars': {'A': '1'}})  # as Tune does\n"
+        "    print(ray.get(asked.remote(), timeout=60))\n"
+    )
+    done = subprocess.run([python, "-c", script], check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, str(python)), done.stderr

@@ -160,6 +160,22 @@ def test_an_end_that_was_written_down_stands_whatever_an_interruption_writes_aft
     assert read(found.journal).trials[0].state == "COMPLETE"
 
 
+def test_a_sweep_for_which_no_process_comes_up_says_so(desk, caplog):
+    found = desk()
+    config = found.driver.next_trial("a")
+    for seconds in (0, 59, 2, 58, 2):
+        found.now += seconds
+        found.driver.watch(found.killed.append)
+    assert [text.partition(":")[0] for text in caplog.messages] == [
+        "no trial has run for 61 s",
+        "no trial has run for 121 s",
+    ]
+    found.driver.opened("a", config)
+    found.now += 300
+    found.driver.watch(found.killed.append)
+    assert len(caplog.messages) == 2
+
+
 def test_gaussians_that_a_kill_kept_from_being_kept_are_kept_by_the_next_session(desk):
     found = desk()
     made = {number: kept_checkpoint(found.home, number, 4) for number in (0, 1)}
