@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import socket
 import threading
 import time
 
@@ -15,11 +13,9 @@ from dashboards.app.app import make_app
 from sweeps.book.journal import Journal, TrialOpened
 from sweeps.book.record import PROTOCOL
 from tests.support import dashboards
+from tests.support.chromium import PATIENCE, free_port
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `browser`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-PATIENCE = 60_000  # milliseconds that a page may take on a busy machine
 PAGES = {
     "overview": "/",
     "sweep": "/sweep?name=alpha",
@@ -44,10 +40,7 @@ BLANK = """(() => {
   return context.getImageData(0, 0, copy.width, copy.height).data.every(value => value === 255);
 })()"""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +52,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(home):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(make_app(home), port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -69,15 +61,6 @@ def address(home):
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(10)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright.expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

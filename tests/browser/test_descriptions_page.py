@@ -4,7 +4,7 @@ from mlflow import MlflowClient
 
 from tests.browser import test_saved_view as recorded
 
-browser, page, served = recorded.browser, recorded.page, recorded.served
+page, served = recorded.page, recorded.served
 expect, pytestmark = recorded.playwright.expect, recorded.pytestmark
 MODE = "workflowType=machine_learning"
 BEST, PRUNED = recorded.TRIALS - 2, 2  # the last trial, which is the highest, was pruned

@@ -1,41 +1,23 @@
 """MLflow's own pages on a real store, by the links that `mouselift ui` prints, in headless Chromium."""
 
-import shutil
-import socket
-import time
-import urllib.request
-
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import COMMAND, SECONDS, stop
+from tests.e2e.conftest import COMMAND, stop
+from tests.support.chromium import NO_ASSISTANT, PATIENCE, free_port, wait_until_healthy
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `browser`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-PATIENCE = 60_000  # milliseconds that a page may take on a busy machine
-# MLflow opens its assistant over a quarter of the page at the first visit; this visitor has been here before.
-NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def served(spine, promoted):
     """What `mouselift ui` prints while it serves: the address, and the link of each sweep by its name."""
-    port = _free_port()
+    port = free_port()
     process = spine.seat.start(COMMAND, "ui", "--port", str(port))
     try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
+        wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
         address, _, page = process.stdout.readline().strip().partition("/#/")
         name, state, link = process.stderr.readline().split()
         assert (address, name, state) == (f"http://127.0.0.1:{port}", "spine", "COMPLETE")
@@ -43,15 +25,6 @@ def served(spine, promoted):
         yield address, link
     finally:
         stop(process)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright.expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -125,21 +98,3 @@ def _metrics_of_the_best(spine):
     book = spine.seat.ledger("spine")
     run = MlflowClient(spine.seat.home.tracking_uri).get_run(book.best.run_id)
     return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics?workflowType=machine_learning"
-
-
-def _free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def _wait_until_healthy(url, process):
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.5)

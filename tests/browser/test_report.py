@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +14,13 @@ from dashboards.pages.report import report_page
 from dashboards.thumbnails import thumbnails
 from sweeps.book.importance import importance_of
 from sweeps.book.record import Preview
+from tests.support.chromium import PATIENCE
 from tests.support.recorded import METRIC, recorded
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 120_000  # milliseconds that a page may take on a busy machine
 NAME = "쥐 <img src=x onerror=alert(1)> \"quoted\" & 'so'"
 TRIALS, STEPS = 120, (100, 200, 300)
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +39,10 @@ def report(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @contextmanager
-def opened(chromium, path, **context):
+def opened(browser, path, **context):
     """The page once all is drawn; it asks no network for anything, and complains of nothing."""
-    found = chromium.new_context(**context)
+    found = browser.new_context(**context)
     found.set_default_timeout(PATIENCE)
     page, said = found.new_page(), []
     page.on("console", lambda message: said.append(message.text))
@@ -73,8 +59,8 @@ def opened(chromium, path, **context):
 
 
 @pytest.fixture(scope="module")
-def page(chromium, report):
-    with opened(chromium, report, viewport={"width": 1280, "height": 800}) as found:
+def page(browser, report):
+    with opened(browser, report, viewport={"width": 1280, "height": 800}) as found:
         yield found
 
 
@@ -172,17 +158,17 @@ def test_colours_follow_the_reader_into_the_dark_charts_too(page):
     page.emulate_media(color_scheme="light")
 
 
-def test_a_phone_scrolls_down_only_and_nothing_is_beyond_its_edge(chromium, report):
+def test_a_phone_scrolls_down_only_and_nothing_is_beyond_its_edge(browser, report):
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with opened(chromium, report, **phone) as page:
+    with opened(browser, report, **phone) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         widths = page.eval_on_selector_all("figure", "all => all.map(one => one.getBoundingClientRect().right)")
         assert max(widths) <= 360
 
 
-def test_it_works_in_a_frame_that_allows_scripts_alone(chromium, report):
+def test_it_works_in_a_frame_that_allows_scripts_alone(browser, report):
     """MLflow shows an HTML artifact so: as a blob, and with an origin of its own."""
-    page = chromium.new_page()
+    page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     page.evaluate(
         """html => {

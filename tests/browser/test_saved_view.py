@@ -3,12 +3,8 @@
 import io
 import itertools
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +15,9 @@ from dashboards.pages.pages import MlflowPages
 from sweeps.book.journal import Journal, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.tracking import queries
 from sweeps.tracking.mlflow_writer import MLflowDelivery
+from tests.support.chromium import NO_ASSISTANT, PATIENCE, free_port, wait_until_healthy
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `browser`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-PATIENCE = 60_000  # milliseconds that a page may take on a busy machine
-NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 NAME = '쥐 & "<b>mice</b>"'
 TRIALS, LAST = 12, 4  # MLflow shows the pictures of ten runs; the last step
 SPACE = {
@@ -36,10 +29,7 @@ COLUMNS = ["Run Name", "Created", "best/val/psnr_fg", "trial.outcome", "val/psnr
 COLUMNS += ["optim.lr", "loss.masked", "trial.steps", "time/step_seconds", "Duration"]
 OF_MLFLOW = ("users/current", "ResizeObserver")  # it asks who is there, and a chart that grows may be told so late
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @dataclass(frozen=True)
@@ -58,9 +48,7 @@ def served(tmp_path_factory):
         record(journal)
         assert MLflowDelivery(journal, uri, root / "artifacts", pages=MlflowPages()).start().close(240)
     (sweep,) = queries.sweeps(uri)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", uri, "--artifacts-destination", str(root / "artifacts")]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -96,27 +84,6 @@ def png(number, step):
     file = io.BytesIO()
     Image.fromarray(np.where(inside, 40, 255).astype(np.uint8)).convert("RGB").save(file, "PNG")
     return file.getvalue()
-
-
-def wait_until_healthy(url, process):
-    end = time.monotonic() + PATIENCE / 1000
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright.expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[(1600, 1000), (1280, 800)], ids=["1600", "1280"])

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -14,25 +13,13 @@ from pipeline.cameras import facelift_six
 from pipeline.gaussians import Gaussians
 from pipeline.splatting.rendering import render
 from sweeps.tracking.pages import Shown
-from tests.browser.test_view_page import OPTIONS, PATIENCE, animal
+from tests.browser.test_view_page import animal
+from tests.support.chromium import PATIENCE
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `browser`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZE = 240  # pixels
 CAMERAS = facelift_six(SIZE)
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield found
-        found.close()
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +33,12 @@ def path(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(chromium, path):
+def opened(browser, path):
     """Opens the page; it may reach no network, and complains of nothing."""
     said, contexts = [], []
 
     def open_page(width=SIZE, height=SIZE, address=None, **options):
-        contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
         contexts[-1].set_default_timeout(PATIENCE)
         page = contexts[-1].new_page()
         page.on("console", lambda message: said.append(message.text))

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 import time
 
 import numpy as np
@@ -14,16 +13,11 @@ from dashboards.pages.splat import splat_page
 from pipeline.cameras import facelift_ring
 from pipeline.gaussians import Gaussians
 from pipeline.reconstruction.turntable import render_frames, turntable_around
+from tests.support.chromium import PATIENCE
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `browser`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-SIZE, PATIENCE = 200, 60_000  # pixels; milliseconds that a page may take on a busy machine
+SIZE = 200  # pixels
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 def animal(count: int = 3000) -> Gaussians:
@@ -47,23 +41,21 @@ def around():
 
 
 @pytest.fixture(scope="module")
-def page(around, tmp_path_factory):
+def page(browser, around, tmp_path_factory):
     """The page at the size of the renderer's pictures; it may reach no network, and complains of nothing."""
     path = tmp_path_factory.mktemp("view") / "view.html"
     path.write_text(splat_page(animal(), around, "a <mouse>"), encoding="utf-8")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        context = chromium.new_context(viewport={"width": SIZE, "height": SIZE}, has_touch=True)
-        context.set_default_timeout(PATIENCE)
-        found, said = context.new_page(), []
-        found.on("console", lambda message: said.append(message.text))
-        found.on("pageerror", lambda error: said.append(str(error)))
-        found.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
-        found.goto(path.as_uri())
-        found.wait_for_selector("html[data-state=drawn]")
-        yield found
-        assert said == []
-        chromium.close()
+    context = browser.new_context(viewport={"width": SIZE, "height": SIZE}, has_touch=True)
+    context.set_default_timeout(PATIENCE)
+    found, said = context.new_page(), []
+    found.on("console", lambda message: said.append(message.text))
+    found.on("pageerror", lambda error: said.append(str(error)))
+    found.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
+    found.goto(path.as_uri())
+    found.wait_for_selector("html[data-state=drawn]")
+    yield found
+    assert said == []
+    context.close()
 
 
 def canvas(page) -> np.ndarray:
