@@ -6,7 +6,10 @@ import json
 import math
 from typing import Any
 
-_MINUTE, _HOUR = 60, 3600
+from pipeline import progress
+
+NONE = "–"
+_SHORT = 9.5  # seconds: below, two digits tell more than a whole number
 
 
 def trial_name(number: int) -> str:
@@ -14,28 +17,27 @@ def trial_name(number: int) -> str:
     return f"t{number:04d}"
 
 
-def figure(value: float | None) -> str:
-    """Four digits; a dash where nothing is known."""
-    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+def figure(value: float | None, digits: int = 4) -> str:
+    """So many significant digits; a dash where nothing is known."""
+    if value is None:
+        return NONE
+    if math.isnan(value):
+        return "not a number"
+    return f"{value:.{digits}g}".replace("inf", "∞")
 
 
 def setting(value: Any) -> str:
-    """A value of a recipe, floats to three digits."""
+    """A value of a recipe as YAML spells it, floats to four digits."""
     match value:
-        case bool() | None:
-            return json.dumps(value)
         case float():
-            return f"{value:.3g}"
+            return figure(value)
         case str():
             return value
     return json.dumps(value, ensure_ascii=False)
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `7 min`, `3 h 05 min`."""
-    if seconds < 2 * _MINUTE:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * _HOUR:
-        return f"{seconds / _MINUTE:.0f} min"
-    hours, rest = divmod(round(seconds / _MINUTE), 60)
-    return f"{hours} h {rest:02d} min"
+def duration(seconds: float | None) -> str:
+    """`0.11 s`, `42 s`, `7 min 3 s`, `3 h 5 min`, as the terminal has it from seconds on; a dash for no time."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    return f"{seconds:.2g} s" if seconds < _SHORT else progress.duration(seconds)

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from PIL import Image
 from starlette.datastructures import QueryParams
 
+from dashboards import words
 from dashboards.app import figures
 from dashboards.app.compare import compare_values
 from dashboards.app.models import diff_values, model_values, models_values
@@ -172,9 +173,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "figure": figures.figure,
-        "setting": figures.setting,
-        "duration": figures.duration,
+        "figure": words.figure,
+        "setting": words.setting,
+        "duration": words.duration,
         "day": figures.day,
         "data": figures.data,
         "query": figures.query,

@@ -1,4 +1,4 @@
-"""Figures as the pages print them, and values as their JSON twins hold them."""
+"""Metrics in the order in which a reader looks for them, times and addresses, and values as JSON twins hold them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,9 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-NONE = "–"
+from dashboards.words import NONE
+
 _FIRST = ("psnr_fg", "psnr", "ssim", "lpips", "mask_iou", "consistent_psnr_fg", "hull_iou")
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
-
-
-def figure(value: float | None, digits: int = 4) -> str:
-    """So many significant digits; a dash where nothing is known."""
-    if value is None:
-        return NONE
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    text = f"{value:.{digits}g}"
-    return text.replace("-", "−") if "e" not in text else text.replace("e-0", "e-").replace("e+0", "e")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -34,41 +24,6 @@ def in_order(names: Iterable[str]) -> list[str]:
         return "/slot_" in name, "/input/" in name, _FIRST.index(measure) if measure in _FIRST else len(_FIRST), name
 
     return sorted(names, key=place)
-
-
-def setting(value: Any) -> str:
-    """A setting as a person would write it."""
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return figure(value)
-        case list() | tuple():
-            return f"[{', '.join(map(setting, value))}]"
-        case Mapping():
-            return "{" + ", ".join(f"{key}: {setting(one)}" for key, one in value.items()) + "}"
-    return str(value)
-
-
-def duration(seconds: float | None) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
-    if seconds is None or not math.isfinite(seconds):
-        return NONE
-    seconds = max(0.0, seconds)
-    if seconds < 1:
-        return f"{seconds:.2g} s"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 1.5 * _MINUTE:
-        return f"{whole} s"
-    if whole < 1.5 * _HOUR:
-        return f"{round(whole / _MINUTE)} min"
-    if whole < 2 * _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from dashboards.words import trial_name
+from dashboards.words import NONE, setting, trial_name
 from sweeps.book.record import TrialRecord
 
 Figure = dict[str, Any]  # {"data": traces, "layout": layout}, as plotly.js takes it
@@ -66,12 +66,8 @@ def label(value: object) -> str:
 
 
 def short(value: object) -> str:
-    """A value with four significant digits where it is a real number, as the tables have it; `–` for none."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A setting or a figure as the tables have it; `–` for none."""
+    return NONE if value is None else setting(value)
 
 
 def name_of(record: TrialRecord) -> str:

@@ -78,11 +78,6 @@ def of_steps(one: TrialRecord) -> str:
     return f" of {one.recipe_params['train.max_steps']}" if "train.max_steps" in one.recipe_params else ""
 
 
-def at_step(one: TrialRecord, metric: str, step: int | None) -> float | None:
-    """The value of a metric as reported at a step; None where it was not."""
-    return next((point.value for point in one.metrics.get(metric, ()) if point.step == step), None)
-
-
 def settings(params: Mapping[str, Any]) -> str:
     """What the sampler chose, in one line, by the last words of the paths."""
     return ", ".join(f"{path.rpartition('.')[2]} {setting(value)}" for path, value in params.items())

@@ -18,7 +18,6 @@ from dashboards.pages.note_parts import (
     BESIDE,
     NAMES,
     Section,
-    at_step,
     checkout,
     faults_of,
     fitted,
@@ -220,7 +219,7 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
     columns = ["place", "trial", "state", code(metric), "at step", *map(code, beside), "settings"]
     rows = [
         [str(place), run(one, links), str(one.trial.state), figure(one.trial.best_value), f"{one.trial.best_step}"]
-        + [figure(at_step(one, name, one.trial.best_step)) for name in beside]
+        + [figure(one.at(name, one.trial.best_step)) for name in beside]
         + [plain(settings(one.trial.params), 200)]
         for place, one in enumerate(shown, 1)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.pages.markdown import code, fence, link, plain, table
-from dashboards.pages.note_parts import BESIDE, Section, at_step, checkout, faults_of, fitted, of_steps, run
+from dashboards.pages.note_parts import BESIDE, Section, checkout, faults_of, fitted, of_steps, run
 from dashboards.words import duration, figure, setting, trial_name
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord, TrialRecord
@@ -92,7 +92,7 @@ def _figures(ledger: Ledger, one: TrialRecord) -> str:
     known = [name for name in dict.fromkeys((*first, *BESIDE, "train/loss")) if name in one.metrics]
     parts = []
     if known and best_step is not None:
-        rows = [[code(name), figure(at_step(one, name, best_step)), figure(one.last(name))] for name in known]
+        rows = [[code(name), figure(one.at(name, best_step)), figure(one.last(name))] for name in known]
         parts.append(table(["metric", f"at step {best_step}", "last"], rows, numbers=(1, 2)))
         protocol = f"Protocol {code(one.protocol)}" if one.protocol else "A protocol whose id was not told"
         parts.append(f"{protocol}{': ' + plain(one.measured, 200) if one.measured else ''}. Means over these scenes.")

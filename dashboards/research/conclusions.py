@@ -177,10 +177,10 @@ def targets_of(best: TrialRecord, beside: Sequence[TrialRecord]) -> list[Target]
     """What a trial reached of `TARGETS`, and the span over the trials `beside` it."""
     metrics = {f"val/{name}": wanted for name, wanted in TARGETS.items()}
     step = best.trial.best_step
-    figures = {metric: value for metric in metrics if (value := at(best, metric, step)) is not None}
+    figures = {metric: value for metric in metrics if (value := best.at(metric, step)) is not None}
     found = []
     for result in judge(parse_gates(metrics), figures):
-        reached = (at(one, result.gate.metric, one.trial.best_step) for one in beside)
+        reached = (one.at(result.gate.metric, one.trial.best_step) for one in beside)
         values = [value for value in reached if value is not None]
         low, high = (min(values), max(values)) if values else (math.nan, math.nan)
         found.append(Target(result, step if result.value is not None else None, low, high, len(values)))
@@ -190,11 +190,6 @@ def targets_of(best: TrialRecord, beside: Sequence[TrialRecord]) -> list[Target]
 def is_seed(path: str) -> bool:
     """Whether a setting decides chance alone."""
     return path.endswith(_SEED)
-
-
-def at(one: TrialRecord, metric: str, step: int | None) -> float | None:
-    """The value of a metric as it was reported at a step."""
-    return next((point.value for point in one.metrics.get(metric, ()) if point.step == step), None)
 
 
 def measured_by(group: Measured) -> str:

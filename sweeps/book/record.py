@@ -83,6 +83,10 @@ class TrialRecord:
         points = self.metrics.get(metric, ())
         return points[-1].value if points else None
 
+    def at(self, metric: str, step: int | None) -> float | None:
+        """The value of a metric as it was reported at a step; None where it was not."""
+        return next((point.value for point in self.metrics.get(metric, ()) if point.step == step), None)
+
 
 class Measured(NamedTuple):
     """Trials whose figures may share a table, the best objective first. `protocol` is None where none of them told."""
