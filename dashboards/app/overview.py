@@ -27,7 +27,8 @@ def _row(reader: Reader, name: str) -> dict[str, Any]:
 
 def summary(name: str, record: SweepRecord, interrupted: bool) -> dict[str, Any]:
     """What one line says of a sweep."""
-    ledger, best, alike = record.ledger, record.ledger.best, record.by_protocol[:1]
+    ledger, best = record.ledger, record.ledger.best
+    alike = None if best is None else record.group_of(best.number)
     ended = record.ended or (ledger.last_event_time if interrupted else record.now)
     return {
         "name": name,
@@ -45,6 +46,6 @@ def summary(name: str, record: SweepRecord, interrupted: bool) -> dict[str, Any]
         "best": None
         if best is None
         else {"trial": best.number, "value": best.best_value, "step": best.best_step, "state": best.state.value},
-        "judged": sum(one.trial.best_value is not None for group in alike for one in group.trials),
+        "judged": 0 if alike is None else len(alike.judged),
         **progress(record, interrupted),
     }

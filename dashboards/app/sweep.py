@@ -102,14 +102,14 @@ def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
     """Raises StudyError."""
     record, one = found(reader, ref)
     trial, ledger = one.trial, record.ledger
-    ranks = {other.trial.number: place for place, other in enumerate(record.ranked, 1)}
-    judged = [other for other in record.trials if other.trial.best_value is not None]
+    group = record.group_of(trial.number)
+    judged = [] if group is None else group.judged
     return {
         "sweep": summary(ledger.name, record, not ref.run_id and reader.is_interrupted(ref.sweep, record)),
         "is_elsewhere": bool(ref.run_id),
         "run": _row(ref.sweep, one, ref)
         | {
-            "place": ranks[trial.number] if trial.best_value is not None else None,
+            "place": judged.index(trial.number) + 1 if trial.number in judged else None,
             "judged": len(judged),
             "protocol": one.protocol,
             "words": one.measured,

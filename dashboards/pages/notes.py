@@ -81,7 +81,9 @@ def _result(record: SweepRecord, links: Links) -> str:
         f"**Best{so_far}: {run(one, links)} with {code(ledger.objective.metric)} {figure(best.best_value)} at step "
         f"{best.best_step}**{of_steps(one)}"
     )
-    alike = next(group for group in record.by_protocol if any(other is one for other in group.trials))
+    alike = record.group_of(best.number)
+    if alike is None:
+        return f"{head} {said}."
     said = f"{said}; n = {_judged(record, alike)}."
     return " ".join(filter(None, [head, said, _spread(alike), _stronger(record, alike, links), _one_seed(record)]))
 
@@ -91,9 +93,8 @@ def _as_of(record: SweepRecord) -> str:
 
 
 def _judged(record: SweepRecord, alike: Measured) -> str:
-    judged = sum(other.trial.best_value is not None for other in alike.trials)
     way = " and were measured as it was" if len(record.by_protocol) > 1 else ""
-    return f"{counted(judged, 'trial')} that reported it{way}"
+    return f"{counted(len(alike.judged), 'trial')} that reported it{way}"
 
 
 def _spread(group: Measured) -> str:

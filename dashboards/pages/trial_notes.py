@@ -45,10 +45,10 @@ def _outcome(record: SweepRecord, one: TrialRecord, links: Links) -> str:
 
 def _place(record: SweepRecord, one: TrialRecord, links: Links) -> str:
     """Among those that were measured as it was."""
-    groups, so_far = record.by_protocol, "" if record.ended is not None else " so far"
-    group = next(group for group in groups if any(other is one for other in group.trials))
-    judged = [other.trial.number for other in group.trials if other.trial.best_value is not None]
-    among = f"{counted(len(judged), 'trial')}{' that were measured as it was' if len(groups) > 1 else ''}"
+    so_far = "" if record.ended is not None else " so far"
+    group = record.group_of(one.trial.number)
+    judged = [] if group is None else group.judged
+    among = f"{counted(len(judged), 'trial')}{' that were measured as it was' if len(record.by_protocol) > 1 else ''}"
     said = f"By its best value it has place {judged.index(one.trial.number) + 1} of {among}{so_far}."
     best = record.ledger.best
     if best is None or best.number == one.trial.number:

@@ -78,9 +78,7 @@ class Conclusions:
     @cached_property
     def alike(self) -> Measured | None:
         """The trials that were measured as the best one was."""
-        number = None if self.best is None else self.best.trial.number
-        groups = self.record.by_protocol
-        return next((one for one in groups if any(t.trial.number == number for t in one.trials)), None)
+        return None if self.best is None else self.record.group_of(self.best.trial.number)
 
     @cached_property
     def complete(self) -> list[TrialRecord]:

@@ -95,6 +95,11 @@ class Measured(NamedTuple):
     words: str
     trials: tuple[TrialRecord, ...]
 
+    @property
+    def judged(self) -> list[int]:
+        """Numbers of those that reported the objective, the best first."""
+        return [one.trial.number for one in self.trials if one.trial.best_value is not None]
+
 
 @dataclass(frozen=True)
 class SweepRecord:
@@ -134,6 +139,12 @@ class SweepRecord:
             Measured(next((one.protocol for one in found if one.protocol), None), found[0].measured, tuple(found))
             for found in groups.values()
         ]
+
+    def group_of(self, number: int) -> Measured | None:
+        """The trials that were measured as this one was; None before it began."""
+        return next(
+            (group for group in self.by_protocol if any(one.trial.number == number for one in group.trials)), None
+        )
 
     @property
     def gpu_hours(self) -> float:

@@ -91,6 +91,14 @@ def test_trials_of_two_protocols_are_never_in_one_table(client: TestClient) -> N
     assert client.get("/compare?run=alpha/0&run=alpha/1").text.count('aria-label="Figures"') == 2
 
 
+def test_the_place_of_a_trial_is_among_those_that_were_measured_alike(client: TestClient) -> None:
+    for table in client.get("/sweep.json?name=alpha").json()["tables"]:
+        runs = [client.get("/run.json", params={"run": row["ref"]}).json()["run"] for row in table["rows"]]
+        best = [run["best"] for run in runs if run["best"] is not None]
+        assert [run["place"] for run in runs] == [*range(1, len(best) + 1), *[None] * (len(runs) - len(best))]
+        assert {run["judged"] for run in runs} == {len(best)}
+
+
 def test_a_trial_of_another_home_is_compared_by_what_mlflow_has_of_it(client: TestClient, whole: Home) -> None:
     run = f"mlflow:{dashboards.trial_elsewhere(whole)}"
     listed = client.get("/elsewhere.json").json()["trials"]
