@@ -108,8 +108,8 @@ class Progress:
             return ""
         self._said = now
         parts = [f"t{event.trial:04d} step {event.step}/{self._max_steps}"]
-        objective, best = self._ledger.objective, self._ledger.best
-        if objective is not None and best is not None and best.best_value is not None:
+        objective, best = self._ledger.objective, self._ledger.ranked[0]  # whatever its state: it never falls back
+        if objective is not None and best.best_value is not None:
             parts.append(f"best {objective.metric} {best.best_value:.3f} (t{best.number:04d}, step {best.best_step})")
         return "; ".join([*parts, self._so_far()])
 

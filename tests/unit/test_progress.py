@@ -76,6 +76,24 @@ def test_reports_are_a_line_now_and_then_with_the_best_so_far_and_the_time_that_
     ]
 
 
+def test_the_best_so_far_does_not_fall_when_a_weaker_trial_is_the_first_to_end() -> None:
+    clock, console = Clock(), Console(file=io.StringIO(), width=120)
+    progress = Progress(console, 12, clock=clock)
+    for event in events(4)[:-1]:
+        progress(event)
+    progress(TrialOpened(1, "ray-1", 1, {"optim.lr": 0.01}, {}, "g", {}))
+    clock.now = 20.0
+    progress(Reported(1, 12, {"val/psnr": 15.0}, {}, {}))
+    progress(TrialClosed(1, "COMPLETE", "", {}))
+    clock.now = 40.0
+    progress(Reported(0, 11, {"train/loss": 0.1}, {}, {}))
+    assert [re.findall(r"best val/psnr (\S+)", line) for line in console.file.getvalue().splitlines()[3:]] == [
+        ["20.000"],
+        [],
+        ["20.000"],
+    ]
+
+
 def test_a_trial_that_was_killed_is_not_done() -> None:
     console = Console(file=io.StringIO(), width=80)
     progress = Progress(console, max_steps=12)
