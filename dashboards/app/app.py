@@ -17,6 +17,7 @@ from starlette.datastructures import QueryParams
 from dashboards import words
 from dashboards.app import figures
 from dashboards.app.compare import compare_values
+from dashboards.app.machine import watch_processor
 from dashboards.app.models import diff_values, model_values, models_values
 from dashboards.app.overview import overview
 from dashboards.app.scenes import gaussians_page, input_views, scenes_values
@@ -45,6 +46,7 @@ def make_app(home: Home, host: str = "127.0.0.1", reader: Reader | None = None) 
     """The pages of a home. host: the address on which they are served; reader: of that home, a new one if None."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     reader, environment = reader or Reader(home), _environment()
+    watch_processor()
     _tell_mistakes(app, environment, home)
 
     def page(path: str, name: str, values: Values, policy: str = POLICY) -> None:

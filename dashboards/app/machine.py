@@ -9,6 +9,11 @@ import psutil
 _GIB = 2**30
 
 
+def watch_processor() -> None:
+    """Begin to count: the share of the processor is that since the last time that it was asked for."""
+    psutil.cpu_percent()
+
+
 def machine() -> dict[str, Any]:
     """Shares are of 1, memory in GiB. `gpus` is empty where there is none, or its driver does not answer."""
     memory = psutil.virtual_memory()
