@@ -12,7 +12,7 @@ from dashboards.pages.pages import MlflowPages
 from pipeline.cameras import facelift_ring
 from pipeline.previews import Preview
 from sweeps.book.journal import GaussiansKept, Journal, SweepClosed
-from sweeps.book.record import record_of
+from sweeps.book.ledger import read
 from sweeps.tracking.mlflow_writer import MLflowDelivery
 from tests.e2e.test_tracking import empty_store, open_sweep, open_trial, runs, uri
 from tests.unit.test_gaussians import random_gaussians
@@ -36,7 +36,7 @@ def test_a_trial_has_the_page_of_the_gaussians_that_its_checkpoints_kept(uri: st
         journal.append(GaussiansKept(0, str(tmp_path / "gone")))
         journal.append(SweepClosed("COMPLETE"))
         assert MLflowDelivery(journal, uri, tmp_path / "artifacts", pages=MlflowPages()).start().close(60)
-        assert record_of(journal, 0.0).trial(0).gaussians == tmp_path / "gone"
+        assert read(journal).trials[0].gaussians == str(tmp_path / "gone")
     _, [trial] = runs(uri, "a & <b>")
     page = Path(mlflow.artifacts.download_artifacts(f"{trial.info.artifact_uri}/splat.html")).read_text()
     facts = json.loads(re.findall(r'id="facts">(.*?)</script>', page)[0])
