@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import trimesh
@@ -14,10 +18,11 @@ from scipy.ndimage import maximum_filter
 from pipeline.cameras import Cameras, facelift_ring, facelift_six, look_at
 from pipeline.data.mice.body import anatomy
 from pipeline.data.mice.mice import MicePlan, MouseSequence, render_mouse, write_mice
-from pipeline.data.mice.render import MouseMesh
+from pipeline.data.mice.render import MouseMesh, Tracer, irradiance
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import DataError
 
+ROOT = Path(__file__).parents[2]
 RIGS = ["facelift_six", "facelift_ring", "mouse", "mouse_centred"]
 SECONDS = np.arange(0, 6, 0.37)
 
@@ -33,7 +38,8 @@ def as_trimesh(mesh: MouseMesh) -> trimesh.Trimesh:
 
 def ball(centre: tuple[float, float, float], radius: float) -> MouseMesh:
     sphere = trimesh.creation.icosphere(subdivisions=4, radius=radius)
-    return MouseMesh(sphere.vertices + np.array(centre), sphere.faces, np.full((len(sphere.vertices), 3), 0.5))
+    vertices = sphere.vertices + np.array(centre)
+    return MouseMesh(vertices, sphere.faces, np.full((len(vertices), 3), 0.5), Tracer.of(vertices, sphere.faces))
 
 
 def crooked_camera() -> Cameras:
@@ -109,6 +115,27 @@ def test_a_pale_mouse_is_the_same_mouse_in_a_coat_nearly_white() -> None:
     assert np.array_equal(plain[..., 3], pale[..., 3])
     assert np.quantile(pale[pale[..., 3] == 255][:, :3].min(-1), 0.95) > 0.85 * 255
     assert "pale" not in MicePlan("facelift_ring", 48).provenance()  # sets from before continue
+
+
+# ---------------------------------------------------------------- light
+
+
+def test_a_part_is_as_far_from_a_grid_as_from_its_points() -> None:
+    axes = [np.linspace(-20, 20, n, dtype=np.float32) + start for n, start in ((7, 10), (6, 0), (5, 15))]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    for part in anatomy(MouseSequence(3).pose(0), MouseSequence(3).looks):
+        np.testing.assert_allclose(part.distance_on(axes).ravel(), part.distance(points), atol=2e-4)
+
+
+def test_light_of_every_fourth_vertex_lights_the_others_too(mouse: MouseMesh, monkeypatch) -> None:
+    """Against the light traced from every vertex, which shadows' edges alone may leave."""
+    mesh = as_trimesh(mouse)
+    lit = [mouse.tracer, mouse.vertices, mouse.faces, mesh.vertex_normals]
+    spread = irradiance(*lit)
+    monkeypatch.setattr("pipeline.data.mice.render.TRACED", 1)
+    monkeypatch.setattr("pipeline.data.mice.render.SMOOTHED", 0)
+    off = np.abs(spread - irradiance(*lit))
+    assert np.median(off) < 0.01 and np.quantile(off, 0.95) < 0.08
 
 
 # ---------------------------------------------------------------- camera truth
@@ -222,6 +249,47 @@ def test_an_interrupted_dataset_is_continued_and_ends_up_the_same(tmp_path: Path
     (out / "dataset.yaml").unlink()
     write_mice(out, scenes=3, size=24)
     assert open_dataset(out).digest == digest and kept.stat().st_mtime_ns == written
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.mice.mice.usable_cpus", lambda: 2)
+    monkeypatch.setattr("pipeline.data.mice.mice.WORTH_A_PROCESS", 2)
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_two_processes_draw_what_one_draws_and_each_scene_is_told(tmp_path: Path, monkeypatch) -> None:
+    told: list[tuple[float, float]] = []
+    out = write_mice(
+        tmp_path / "mice", scenes=5, size=24, tell=lambda part, *count: told.append(count) if part == "scenes" else None
+    )
+    assert told == sorted(told) and told[-1] == (5, 5) and len({done for done, _ in told}) > 2
+    monkeypatch.setattr("pipeline.data.mice.mice.usable_cpus", lambda: 1)
+    alone = write_mice(tmp_path / "alone" / "mice", scenes=5, size=24)
+    assert open_dataset(out).digest == open_dataset(alone).digest
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_the_scenes_of_a_helper_that_fails_are_drawn_by_its_parent(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.data.mice.helpers._BEGIN", "raise SystemExit(3)")
+    out = write_mice(tmp_path / "mice", scenes=4, size=16)
+    assert len(open_dataset(out).scenes) == 4
+
+
+def test_no_helper_outlives_its_parent(tmp_path: Path) -> None:
+    """After a kill nobody may be left who goes on writing."""
+    script = f"""
+from pipeline.data.mice import mice
+mice.usable_cpus = lambda: 2
+mice.write_mice({str(tmp_path / "mice")!r}, scenes=200, size=64)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
+        own = psutil.Process(parent.pid)
+        while not (helpers := own.children()) or not any((tmp_path / "mice").glob("scene_*")):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    assert psutil.wait_procs(helpers, 60)[1] == []
 
 
 def test_a_folder_of_other_mice_is_refused(tmp_path: Path) -> None:

@@ -7,19 +7,21 @@ in the coordinates of the resting animal so that fur keeps its place while the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from skimage.measure import marching_cubes
 
 VOXEL = 1.0  # mm at size 1; fine enough for a tail tip of 1.1 mm radius
-REACH = 6.0  # mm around a part in which it can blend with others; no part's `blend` is larger
+FAR = 6.0  # mm, what the field is where no part is near; no part's `blend` is larger
 HOLLOW = 0.03  # 1/mm, how deep the ears are
 TAIL_PIECES = 16
 BULGE = 1.5  # mm that melting parts may stand out beyond the parts' own radii
+MIX = 0.35  # mm over which paints of neighbouring parts mix
+FAINT = 1e-3  # a paint's weight below which it is left out
 
 Array = np.ndarray
 Vector = Float[Array, " 3"]
@@ -141,21 +143,48 @@ class Part:
         ends, radius = np.stack([self.a, self.b]), np.array([[self.ra], [self.rb]]) + self.disc
         return np.stack([(ends - radius).min(0), (ends + radius).max(0)])
 
+    @property
+    def axis(self) -> Vector:
+        """From end to end of a capsule; what a dish opens to."""
+        return self.normal if self.disc else self.b - self.a
+
     def distance(self, points: Points) -> Float[Array, " n"]:
         """Signed distance in mm, negative inside; exact but for the taper and the dish's hollow."""
-        q, axis = points - self.a.astype(points.dtype), (self.b - self.a).astype(points.dtype)
+        q = points - self.a.astype(points.dtype)
+        return self._distance(np.einsum("ij,ij->i", q, q), q @ self.axis.astype(q.dtype))
+
+    def distance_on(self, grid: Sequence[Float[Array, " n"]]) -> Float[Array, "x y z"]:
+        """`distance` at every point of a grid, given by its places along x, y and z."""
+        q = [places - start for places, start in zip(grid, self.a.astype(grid[0].dtype), strict=True)]
+        along = (values * share for values, share in zip(q, self.axis.astype(grid[0].dtype), strict=True))
+        return self._distance(_sum_of(values**2 for values in q), _sum_of(along))
+
+    def _distance(self, square: Array, along: Array) -> Array:
+        """square: of the way from `a` to the points, mm². along: that way times the axis."""
         if self.disc:
-            depth, radius = self.dish(q)
+            depth, radius = _hollowed(square, along)
             return np.hypot(depth, np.maximum(radius - self.disc, 0)) - self.ra
-        along = np.clip(q @ axis / max(float(axis @ axis), 1e-9), 0, 1)
-        q -= along[:, None] * axis
-        return np.sqrt(np.einsum("ij,ij->i", q, q)) - (self.ra + (self.rb - self.ra) * along)
+        length = max(float(self.axis @ self.axis), 1e-9)
+        share = np.clip(along / length, 0, 1)
+        return np.sqrt(np.maximum(square - share * (2 * along - share * length), 0)) - (
+            self.ra + (self.rb - self.ra) * share
+        )
 
     def dish(self, q: Points) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """Height above the dish's hollow sheet and distance from its axis of points relative to `a`, mm."""
-        height = q @ self.normal.astype(q.dtype)
-        square = np.maximum(np.einsum("ij,ij->i", q, q) - height**2, 0)
-        return height - HOLLOW * square, np.sqrt(square)
+        return _hollowed(np.einsum("ij,ij->i", q, q), q @ self.normal.astype(q.dtype))
+
+
+def _hollowed(square: Array, height: Array) -> tuple[Array, Array]:
+    """A dish's sheet bends away from its plane: the height above it and the distance from its axis, mm."""
+    across = np.maximum(square - height**2, 0)
+    return height - HOLLOW * across, np.sqrt(across)
+
+
+def _sum_of(values: Iterable[Float[Array, " n"]]) -> Float[Array, "x y z"]:
+    """The sum, at every point of a grid, of what each of its three places gives."""
+    x, y, z = values
+    return (x[:, None] + y)[:, :, None] + z
 
 
 # ---------------------------------------------------------------- skeleton
@@ -271,25 +300,29 @@ def _smooth(x: Array | float) -> Array:
 
 def skin(parts: list[Part], voxel: float = VOXEL) -> tuple[Points, Int[Array, "m 3"], Points]:
     """Vertices (mm), triangles (counter-clockwise outside) and outward normals of the smooth union."""
-    origin = np.min([part.box[0] for part in parts], 0) - 2 * voxel
-    top = np.max([part.box[1] for part in parts], 0) + 2 * voxel
-    volume = np.full(np.ceil((top - origin) / voxel).astype(int) + 1, REACH, np.float32)
-    for part in parts:
-        _melt(volume, part, origin, voxel)
+    boxes = np.stack([part.box for part in parts])
+    origin, top = boxes[:, 0].min(0) - 2 * voxel, boxes[:, 1].max(0) + 2 * voxel
+    volume = np.full(np.ceil((top - origin) / voxel).astype(int) + 1, FAR, np.float32)
+    # What melts over the longest way comes first, so that a later part need not reach farther than its own.
+    for i in sorted(range(len(parts)), key=lambda i: -parts[i].blend):
+        _melt(volume, parts[i], boxes[i] - origin, origin, voxel)
     vertices, faces, normals, _ = marching_cubes(
         volume, 0.0, spacing=(voxel,) * 3, gradient_direction="descent", allow_degenerate=False
     )
     return vertices + origin, faces, -normals  # skimage points them down the field, into the body
 
 
-def _melt(volume: Float[Array, "x y z"], part: Part, origin: Vector, voxel: float) -> None:
-    """Join one part into the field, only where it can matter (polynomial smooth minimum, Quilez)."""
-    low = np.maximum(np.floor((part.box[0] - origin - REACH) / voxel).astype(int), 0)
-    high = np.minimum(np.ceil((part.box[1] - origin + REACH) / voxel).astype(int) + 1, volume.shape)
+def _melt(volume: Float[Array, "x y z"], part: Part, box: Float[Array, "2 3"], origin: Vector, voxel: float) -> None:
+    """Join one part into the field, only where it can matter (polynomial smooth minimum, Quilez).
+
+    box: the part's, in mm from the field's origin.
+    """
+    reach = part.blend + voxel
+    low = np.maximum(np.floor((box[0] - reach) / voxel).astype(int), 0)
+    high = np.minimum(np.ceil((box[1] + reach) / voxel).astype(int) + 1, volume.shape)
     region = volume[tuple(slice(i, j) for i, j in zip(low, high, strict=True))]
-    axes = [np.arange(i, j, dtype=np.float32) * voxel + o for i, j, o in zip(low, high, origin, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
-    distance = part.distance(points).reshape(region.shape)
+    places = [np.arange(i, j, dtype=np.float32) * voxel + o for i, j, o in zip(low, high, origin, strict=True)]
+    distance = part.distance_on(places)
     overlap = np.maximum(part.blend - np.abs(region - distance), 0)
     np.minimum(region, distance, out=region)
     region -= overlap**2 / (4 * part.blend + 1e-6)
@@ -301,14 +334,29 @@ def _melt(volume: Float[Array, "x y z"], part: Part, origin: Vector, voxel: floa
 def albedo(parts: list[Part], looks: Looks, vertices: Points) -> Points:
     """Linear RGB reflectance per vertex: the paints of the nearest parts, mixed over half a millimetre."""
     points = vertices.astype(np.float32)
-    distances = np.stack([part.distance(points) for part in parts])
-    weights = np.exp((distances.min(0) - distances) / 0.35)
-    weights /= weights.sum(0)
-    colour = np.zeros_like(vertices)
-    for part, weight in zip(parts, weights, strict=True):
-        near = weight > 1e-3
-        colour[near] += weight[near, None] * _paint(part, looks, vertices[near])
-    return colour
+    reach = BULGE - MIX * np.log(FAINT)  # mm from a part to the farthest point of the skin that shows its paint
+    axes = np.ascontiguousarray(points.T)
+    around = [np.flatnonzero(_inside(axes, part.box, reach)) for part in parts]
+    distances = [part.distance(points[near]) for part, near in zip(parts, around, strict=True)]
+    nearest = np.full(len(points), np.inf, np.float32)
+    for near, distance in zip(around, distances, strict=True):
+        nearest[near] = np.minimum(nearest[near], distance)
+    colour, total = np.zeros_like(vertices), np.zeros(len(points))
+    for part, near, distance in zip(parts, around, distances, strict=True):
+        weight = np.exp((nearest[near] - distance) / MIX)
+        seen = weight > FAINT
+        near, weight = near[seen], weight[seen]
+        colour[near] += weight[:, None] * _paint(part, looks, vertices[near])
+        total[near] += weight
+    return colour / total[:, None]
+
+
+def _inside(points: Float[Array, "3 n"], box: Float[Array, "2 3"], margin: float) -> Bool[Array, " n"]:
+    """Which points lie in a box that is larger by a margin on every side, mm."""
+    inside = np.ones(points.shape[1], bool)
+    for values, low, high in zip(points, *(box + margin * np.array([[-1.0], [1.0]])), strict=True):
+        inside &= (values >= low) & (values <= high)
+    return inside
 
 
 def _paint(part: Part, looks: Looks, points: Points) -> Points:

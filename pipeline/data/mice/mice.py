@@ -5,7 +5,6 @@ Stand-ins for real recordings in demos and tests: masks are exact, cameras are t
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,18 +18,19 @@ from threadpoolctl import threadpool_limits
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, facelift_ring, facelift_six, focal_pixels, look_at, mouse_rig
 from pipeline.data.gate.checks import checked
 from pipeline.data.mice.body import BULGE, TAIL_PIECES, Array, Looks, Points, Pose, albedo, anatomy, pale_coat, skin
-from pipeline.data.mice.render import MouseMesh, irradiance, render_mouse
-from pipeline.data.scenes import SPLITS, Manifest, write_manifest, write_scene
-from pipeline.data.unfinished import claim
+from pipeline.data.mice.helpers import helpers, work
+from pipeline.data.mice.render import MouseMesh, Tracer, irradiance, render_mouse
+from pipeline.data.scenes import SPLITS, Manifest, open_dataset, write_manifest, write_scene
+from pipeline.data.unfinished import writing
 from pipeline.errors import DataError
 from pipeline.machine.cpus import usable_cpus
-from pipeline.machine.outputs import require_folder
-from pipeline.progress import Tell, silent, told
+from pipeline.progress import Tell, silent
 
-VERSION = 2  # raise it when the same plan draws other pictures
+VERSION = 3  # raise it when the same plan draws other pictures
 FPS = 25.0
 FILL = 0.94  # of half the frame, what a mouse as large as fits reaches
 EXTENT = 0.9  # FaceLift's scenes lie within ±this
+WORTH_A_PROCESS = 16  # scenes; a process starts in the time of about so many
 ARENA = (50.0, 50.0)  # mm, where the real mice wander
 
 
@@ -95,7 +95,8 @@ class MouseSequence:
         vertices, faces, normals = skin(parts)
         colours = albedo(parts, self.looks, vertices)
         vertices, normals = self._placed(pose, vertices), normals @ _about_z(pose.heading).T
-        return MouseMesh(vertices, faces, colours * irradiance(vertices, faces, normals)[:, None])
+        tracer = Tracer.of(vertices, faces)
+        return MouseMesh(vertices, faces, colours * irradiance(tracer, vertices, faces, normals)[:, None], tracer)
 
     def joints(self, frame: float) -> Points:
         """Ten joints at `frame`: nose, left and right ear, neck, ribs, belly, rump, tail's root, middle and end."""
@@ -264,21 +265,43 @@ def write_mice(
     plan, out = MicePlan(rig, size, seed, views, zoom, frames, step, pale), Path(out)
     splits = plan.splits(scenes)
     provenance = plan.provenance()
-    require_folder(out)
-    claim(out, provenance, "mice")
-
-    def write(scene: int) -> None:
-        if not (out / scene_name(scene)).is_dir():
-            shot = plan.shot(scene)
-            write_scene(out / scene_name(scene), render_mouse(*shot), shot.cameras)
-
-    # One BLAS thread for each scene: more would slow down arrays as small as these.
-    with threadpool_limits(1), ThreadPoolExecutor(usable_cpus()) as pool:
-        for _ in told(pool.map(write, range(scenes)), "scenes", scenes, tell):
-            pass
     unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
-    written = write_manifest(out, Manifest(name=out.name, unit=unit, rig=rig, transforms=(provenance,), splits=splits))
-    return checked(written, tell).root
+    with writing(out, provenance, "mice") as finished:
+        if finished and open_dataset(out).manifest.splits == splits:
+            return out
+        _draw_missing(plan, out, scenes, tell)
+        written = Manifest(name=out.name, unit=unit, rig=rig, transforms=(provenance,), splits=splits)
+        return checked(write_manifest(out, written), tell).root
+
+
+def _draw_missing(plan: MicePlan, out: Path, scenes: int, tell: Tell) -> None:
+    """Draw the scenes that are not there yet; a helper for each further processor where that is worth its start."""
+    missing = [scene for scene in range(scenes) if not (out / scene_name(scene)).is_dir()]
+    before, parts = scenes - len(missing), max(1, min(usable_cpus(), len(missing) // WORTH_A_PROCESS))
+    own, *shares = (missing[part::parts] for part in range(parts))
+    # One thread for each process: more would slow down arrays as small as these.
+    with threadpool_limits(1), helpers(out, asdict(plan), shares) as helping:
+        for done, scene in enumerate(own, 1):
+            draw(plan, out, scene)
+            tell("scenes", before + done + helping.drawn, scenes)
+        for drawn in helping.looks():
+            tell("scenes", before + len(own) + drawn, scenes)
+    for scene in missing:  # those of a helper that failed
+        draw(plan, out, scene)
+    tell("scenes", scenes, scenes)
+
+
+def help_to_draw(out: str, fields: dict[str, Any]) -> None:
+    """Be a helper of another process that writes the mice of a plan."""
+    plan = MicePlan(**fields)
+    work(lambda scene: draw(plan, Path(out), scene))
+
+
+def draw(plan: MicePlan, out: Path, scene: int) -> None:
+    """Write one scene of a plan into its folder; one that is there stays as it is."""
+    if not (out / scene_name(scene)).is_dir():
+        shot = plan.shot(scene)
+        write_scene(out / scene_name(scene), render_mouse(*shot), shot.cameras)
 
 
 def scene_name(scene: int) -> str:

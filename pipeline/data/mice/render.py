@@ -6,28 +6,63 @@ every ray; nothing needs a display or a GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from pipeline.cameras import Cameras
 from pipeline.data.mice.body import Array, Points
 
 SAMPLES = 4  # per pixel and axis
 RAYS_AT_ONCE = 2_000_000
+TRACED = 4  # of so many vertices one sees how much light is kept from it
+SMOOTHED = 4  # times; the rings between two traced vertices, and as many again
+GRAZING = 0.02  # cosine at which light does not reach a surface any more
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """A mesh as Embree holds it, which takes a while to build: once for a pose.
+
+    The mesh may lie in another world than the one it was built in: X' = scale · (X − centre).
+    """
+
+    scene: EmbreeScene
+    scale: float = 1.0
+    centre: Float[Array, " 3"] = field(default_factory=lambda: np.zeros(3))
+
+    @classmethod
+    def of(cls, vertices: Points, faces: Int[Array, "m 3"]) -> Tracer:
+        scene = EmbreeScene()
+        TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
+        return cls(scene)
+
+    def transform(self, scale: float, centre: Float[Array, " 3"]) -> Tracer:
+        """The same mesh in the world X'' = scale · (X' − centre)."""
+        return Tracer(self.scene, scale * self.scale, self.centre + centre / self.scale)
+
+    def hits(self, origin: Float[Array, " 3"], directions: Float32[Array, "n 3"]) -> dict[str, Array]:
+        """What each ray from a point meets first: its triangle, `primID`, or −1, and there `u` and `v`."""
+        start = (origin / self.scale + self.centre).astype(np.float32)
+        return self.scene.run(np.broadcast_to(start, directions.shape).copy(), directions, output=True)
+
+    def blocked(self, origins: Float32[Array, "n 3"], directions: Float32[Array, "n 3"]) -> Bool[Array, " n"]:
+        """Which rays meet anything. They are of the world that the mesh was built in."""
+        return self.scene.run(origins, directions, query="OCCLUDED") == 0
 
 
 @dataclass(frozen=True)
 class MouseMesh:
-    """One watertight skin: vertices in world units, triangles counter-clockwise, lit linear RGB."""
+    """One watertight skin: vertices in world units, triangles counter-clockwise, lit linear RGB, and what traces it."""
 
     vertices: Points
     faces: Int[Array, "m 3"]
     colours: Points
+    tracer: Tracer
 
     @property
     def centre(self) -> Float[Array, " 3"]:
@@ -36,7 +71,7 @@ class MouseMesh:
 
     def transform(self, scale: float, centre: Float[Array, " 3"]) -> MouseMesh:
         """The same mouse in the world X' = scale · (X − centre)."""
-        return replace(self, vertices=scale * (self.vertices - centre))
+        return replace(self, vertices=scale * (self.vertices - centre), tracer=self.tracer.transform(scale, centre))
 
 
 # ---------------------------------------------------------------- camera
@@ -47,20 +82,18 @@ def render_mouse(mesh: MouseMesh, cameras: Cameras) -> UInt8[Array, "views heigh
 
     cameras: one batch axis of views, in the mesh's world; every view is exact for its own K and c2w.
     """
-    scene = EmbreeScene()
-    TriangleMesh(scene, mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32))
     cameras = cameras.to(torch.float64)
-    return np.stack([_photograph(scene, mesh, cameras[i]) for i in range(len(cameras.c2w))])
+    return np.stack([_photograph(mesh, cameras[i]) for i in range(len(cameras.c2w))])
 
 
-def _photograph(scene: EmbreeScene, mesh: MouseMesh, camera: Cameras) -> UInt8[Array, "height width 4"]:
+def _photograph(mesh: MouseMesh, camera: Cameras) -> UInt8[Array, "height width 4"]:
     """One view; only the mesh's window is traced, in bands that bound the memory."""
     image = np.zeros((camera.height, camera.width, 4), np.uint8)
     left, top, right, bottom = _window(mesh, camera)
     band = max(1, RAYS_AT_ONCE // (SAMPLES**2 * max(1, right - left)))
     for row in range(top, bottom, band):
         end = min(row + band, bottom)
-        image[row:end, left:right] = _developed(_trace(scene, mesh, camera, (left, row, right, end)))
+        image[row:end, left:right] = _developed(_trace(mesh, camera, (left, row, right, end)))
     return image
 
 
@@ -76,19 +109,17 @@ def _window(mesh: MouseMesh, camera: Cameras) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _trace(
-    scene: EmbreeScene, mesh: MouseMesh, camera: Cameras, window: tuple[int, int, int, int]
-) -> Float[Array, "rows columns 4"]:
+def _trace(mesh: MouseMesh, camera: Cameras, window: tuple[int, int, int, int]) -> Float[Array, "rows columns 4"]:
     """Premultiplied linear RGBA of the window: means over samples at (i + 0.5) / 4 inside each pixel."""
     left, top, right, bottom = window
     fx, fy, cx, cy = camera.fxfycxcy.tolist()
     right_axis, down_axis, forward, centre = camera.c2w[:3].numpy().T
     x = (np.arange((right - left) * SAMPLES) + 0.5) / SAMPLES + left
     y = (np.arange((bottom - top) * SAMPLES) + 0.5) / SAMPLES + top
-    across = forward + np.outer((x - cx) / fx, right_axis)
-    rays = (np.outer((y - cy) / fy, down_axis)[:, None] + across).astype(np.float32).reshape(-1, 3)
-    origins = np.broadcast_to(centre.astype(np.float32), rays.shape).copy()
-    hits = scene.run(origins, rays, output=True)
+    across = (forward + np.outer((x - cx) / fx, right_axis)).astype(np.float32)
+    down = np.outer((y - cy) / fy, down_axis).astype(np.float32)
+    rays = (down[:, None] + across).reshape(-1, 3)
+    hits = mesh.tracer.hits(centre, rays)
     struck = np.flatnonzero(hits["primID"] >= 0)
     samples = np.zeros((len(rays), 4), np.float32)
     a, b = hits["u"][struck, None], hits["v"][struck, None]
@@ -109,22 +140,41 @@ def _developed(image: Float[Array, "height width 4"]) -> UInt8[Array, "height wi
 # ---------------------------------------------------------------- light
 
 
-def irradiance(vertices: Points, faces: Int[Array, "m 3"], normals: Points) -> Float[Array, " n"]:
+def irradiance(tracer: Tracer, vertices: Points, faces: Int[Array, "m 3"], normals: Points) -> Float[Array, " n"]:
     """Light on each vertex relative to a surface open to the zenith: soft sky, floor bounce, one broad lamp.
 
-    Occlusion is traced from every vertex to the same fixed directions, so it is free of noise and moves
-    smoothly with the mouse.
+    tracer: of these vertices and faces. What would fall on a vertex with nothing in the way is exact. How much of it
+    arrives is traced from every `TRACED`th vertex to the same fixed directions, so that it is free of noise and moves
+    smoothly with the mouse, and spreads over the skin to the vertices between.
     """
-    scene = EmbreeScene()
-    TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
-    origins = (vertices + 0.5 * normals).astype(np.float32)
-    light = np.zeros(len(vertices), np.float32)
-    for direction, power in zip(*_lamps(), strict=True):
-        facing = np.flatnonzero(normals @ direction > 0.02)
-        rays = np.broadcast_to(direction.astype(np.float32), (len(facing), 3)).copy()
-        blocked = scene.run(origins[facing], rays, query="OCCLUDED") == 0
-        light[facing] += power * (normals[facing] @ direction) * ~blocked
-    return light
+    directions, powers = (lamps.astype(np.float32) for lamps in _lamps())
+    facing = normals.astype(np.float32) @ directions.T
+    facing[facing <= GRAZING] = 0
+    falling = facing @ powers
+    traced = np.arange(0, len(vertices), TRACED)
+    start, lamp = np.nonzero(facing[traced])
+    origins = (vertices[traced] + 0.5 * normals[traced]).astype(np.float32)
+    arriving = powers[lamp] * facing[traced[start], lamp] * ~tracer.blocked(origins[start], directions[lamp])
+    share = np.full(len(vertices), np.nan)
+    share[traced] = np.bincount(start, arriving, len(traced)) / falling[traced]
+    return falling * _spread(share, faces)
+
+
+def _spread(values: Float[Array, " n"], faces: Int[Array, "m 3"]) -> Float[Array, " n"]:
+    """Fill what is NaN with the mean of its known neighbours on the mesh, ring by ring; what has none becomes 1.
+
+    `SMOOTHED` times every value then becomes the mean of itself and its neighbours, so that shadows have soft edges.
+    """
+    values, (tail, head) = values.copy(), np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).T
+    while (edges := np.isnan(values[head]) & ~np.isnan(values[tail])).any():
+        sums = np.bincount(head[edges], values[tail[edges]], len(values))
+        counts = np.bincount(head[edges], minlength=len(values))
+        values[counts > 0] = sums[counts > 0] / counts[counts > 0]
+    values = np.nan_to_num(values, nan=1.0)
+    counts = 1 + np.bincount(head, minlength=len(values))
+    for _ in range(SMOOTHED):
+        values = (values + np.bincount(head, values[tail], len(values))) / counts
+    return values
 
 
 def _lamps(sky: int = 80, lamp: int = 10) -> tuple[Float[Array, "d 3"], Float[Array, " d"]]:

@@ -1,0 +1,99 @@
+"""Processes that draw a share of a set's scenes beside this one: Python's threads would wait for each other.
+
+A helper ends when nobody reads what it says, so none outlives its parent, whatever ends that one. The scenes of a
+helper that fails are drawn by its parent, which then meets the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+_BEGIN = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from pipeline.data.mice.mice import help_to_draw
+help_to_draw(*json.loads(sys.argv[2]))
+"""
+_LOOK_SECONDS = 0.1  # between two looks at helpers that still draw
+
+
+class Helpers:
+    """Helpers at work. Each says a line for every scene that it has drawn."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._processes = processes
+        self._drawn = [0] * len(processes)
+        self._readers = [threading.Thread(target=self._read, args=(i,), daemon=True) for i in range(len(processes))]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def drawn(self) -> int:
+        """Scenes that all helpers have drawn so far."""
+        return sum(self._drawn)
+
+    def looks(self) -> Iterator[int]:
+        """`drawn`, now and then, until every helper has ended."""
+        for reader in self._readers:
+            while reader.is_alive():
+                reader.join(_LOOK_SECONDS)
+                yield self.drawn
+
+    def _read(self, helper: int) -> None:
+        lines = self._processes[helper].stdout
+        assert lines is not None
+        with lines:
+            for _ in lines:
+                self._drawn[helper] += 1
+
+
+@contextlib.contextmanager
+def helpers(out: Path, plan: dict[str, Any], shares: Sequence[Sequence[int]]) -> Iterator[Helpers]:
+    """Start a helper for each share of the scenes of a plan (fields of `MicePlan`); they are gone after the block.
+
+    One that is killed leaves an unfinished scene, which `writing` removes.
+    Not by multiprocessing, which would run a script without `if __name__ == "__main__"` once more.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", _BEGIN, json.dumps(sys.path), json.dumps([str(out), plan])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in shares
+    ]
+    try:
+        for process, share in zip(processes, shares, strict=True):
+            _send(process, share)
+        yield Helpers(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def work(draw: Callable[[int], None]) -> None:
+    """What runs in a helper: draw the scenes whose numbers come in, and say a line for each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which then ends its helpers
+    with threadpool_limits(1):
+        for scene in json.load(sys.stdin):
+            draw(scene)
+            os.write(sys.stdout.fileno(), b"\n")
+
+
+def _send(process: subprocess.Popen[bytes], share: Sequence[int]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(json.dumps(list(share)).encode())
