@@ -5,6 +5,8 @@ HOME_DIR ?= runs
 DEMO := MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift
 SWEEP := demo-$(shell date +%Y%m%d-%H%M%S)
 OUT := $(CURDIR)/out/$(SWEEP)
+# With CPU=1, PyTorch without CUDA comes from here; no GPU is used then.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: setup demo test faults browser gpu gpu-folder lint bench clean
 
@@ -12,7 +14,13 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing packages into .venv: about 8 GB$(if $(CPU), less CUDA), 2 to 10 minutes. Nothing is said until then."
 	$(BIN)/python -m pip install --quiet --upgrade pip
+ifdef CPU
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --index-url $(CPU_INDEX) torch torchvision || { \
+		echo "make: CPU_INDEX: expected PyTorch for CPUs at $(CPU_INDEX), got none - name another, or leave CPU=1 out." >&2; \
+		exit 2; }
+endif
 	PYTHONWARNINGS="ignore:Editable installation" \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
 	touch $@

@@ -17,7 +17,7 @@ from pipeline.data.pictures import sheet
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
 from pipeline.gaussians import Gaussians
-from pipeline.gslrm.evaluate import evaluate, lpips_network
+from pipeline.gslrm.evaluate import evaluate, lpips_network, titles_of
 from pipeline.gslrm.model import GSLRM
 from pipeline.licence import inherited
 from pipeline.previews import Preview
@@ -129,9 +129,9 @@ def needing_masks(loss: LossConfig) -> list[str]:
 
 
 def preview(batch: Batch, rendering: Rendering) -> np.ndarray:
-    """The first scene as one picture, a column per view: target, render, error ×3, mask if any, rendered opacity.
+    """The first scene as one picture, a column per view: given, rendered, error x3, mask if any, rendered opacity.
 
-    Input views carry a line below them. uint8 RGB, at least 96 px per view.
+    Each view's title says whether it was an input, and its PSNR; input views carry a line below them. uint8 RGB.
     """
     target, rendered = batch.images[0], rendering.images[0].clamp(0, 1)
     error = (1 - 3 * (target - rendered).abs().mean(1, keepdim=True)).clamp(0, 1).expand_as(target)
@@ -139,7 +139,8 @@ def preview(batch: Batch, rendering: Rendering) -> np.ndarray:
     masks = [] if batch.masks is None else [batch.masks[0].expand_as(target)]
     rows = torch.stack([target, rendered, error, *masks, opacity]).detach().cpu()
     rows[:, : batch.num_input_views, :, -1:] = torch.tensor([0.10, 0.45, 0.85])[:, None, None]
-    return sheet(rows)
+    names = ["given", "rendered", "error x3", *(["mask"] if masks else []), "opacity"]
+    return sheet(rows, names=names, titles=titles_of(batch, rendering))
 
 
 def _masks(batch: Batch) -> Tensor:

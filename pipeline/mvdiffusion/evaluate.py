@@ -100,7 +100,10 @@ def evaluate(
         precision=precision,
         mask_rule=f"alpha > {FOREGROUND}; generated: {RULE}",
     )
-    return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.cat(shown[:_SHOWN])))
+    pairs = torch.cat(shown[:_SHOWN])
+    titles = ["input 0", *(f"view {view}" for view in range(1, pairs.shape[1]))]
+    picture = sheet(pairs, names=["true", "generated"] * (len(pairs) // 2), titles=titles)
+    return GeneratedEvaluation(means_over_scenes(rows, split), protocol, rows, picture)
 
 
 def generated_masks(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 1 height width"]:

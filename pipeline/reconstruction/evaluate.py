@@ -16,7 +16,7 @@ from pipeline.data.photo.photo import photo_of
 from pipeline.data.pictures import SHOWN_PX, Pixels, sheet
 from pipeline.data.scenes import Dataset
 from pipeline.errors import DataError
-from pipeline.gslrm.evaluate import lpips_network, means_over_scenes, scene_metrics
+from pipeline.gslrm.evaluate import lpips_network, means_over_scenes, scene_metrics, titles_of
 from pipeline.metrics import Protocol
 from pipeline.mvdiffusion.views import Rig, ViewSets
 from pipeline.precision import evaluated_in
@@ -66,6 +66,7 @@ def evaluate_pair(
     lpips = lpips_network(pair.device)
     rows: list[dict[str, float | str]] = []
     shown: list[Tensor] = []
+    titles: list[str] = []
     preview = None
     for index, scene in enumerate(told(loader.scenes[:count], f"{split} scenes", count, tell)):
         batch = loader.evaluation_batch(index).to(pair.device)
@@ -77,6 +78,7 @@ def evaluate_pair(
             rendering = render(made.gaussians[None], batch.cameras)
         if not shown and made.views is not None:
             shown = [_small(images) for images in (made.views, rendering.images[0], batch.images[0])]
+            titles = titles_of(batch, rendering)
             preview = Preview(PRUNINGS["default"](made.gaussians).to("cpu"), rig.cameras, scene.name)
         rows.append({"scene": scene.name, **scene_metrics(batch, rendering, lpips)})
     protocol = Protocol(
@@ -87,7 +89,8 @@ def evaluate_pair(
         precision=evaluated_in(pair.gaussians.recipe.train.precision, pair.device),
     )
     assert preview is not None, "a split has a scene"
-    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, sheet(torch.stack(shown)), preview)
+    drawn = sheet(torch.stack(shown), names=("generated", "rendered", "true"), titles=titles)
+    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, drawn, preview)
 
 
 def _small(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 3 size size"]:

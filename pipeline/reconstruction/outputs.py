@@ -27,7 +27,14 @@ from pipeline.progress import Tell, silent
 from pipeline.pruning import PRUNINGS, Pruning
 from pipeline.reconstruction.formats import SUFFIXES, write_format
 from pipeline.reconstruction.reconstructor import Reconstruction
-from pipeline.reconstruction.turntable import GIF_EVERY, TURNTABLE_FPS, render_frames, turntable_around, write_gif
+from pipeline.reconstruction.turntable import (
+    GIF_EVERY,
+    TURNTABLE_FPS,
+    beside,
+    render_frames,
+    turntable_around,
+    write_gif,
+)
 
 if TYPE_CHECKING:
     from pipeline.cameras import Cameras
@@ -38,8 +45,8 @@ OWN = (
     *(f"gaussians{suffix}" for suffix in SUFFIXES.values()), "views", "views.png", "input.png", "turntable.mp4",
     "turntable.gif", "comparison.png", "view.html",
 )  # fmt: skip
-_ZOOM = 2  # of the small views in a strip
 _LEAST_PX = 256  # of a picture for people
+_TURNTABLE_PX = 384
 
 
 Viewer = Callable[[Gaussians, "Cameras", str, "Cameras"], str]
@@ -47,7 +54,7 @@ Viewer = Callable[[Gaussians, "Cameras", str, "Cameras"], str]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is written. size: pixels along a side of the turntable's frames; 256, or as the views, if None.
+    """What is written. size: pixels along a side of the turntable's frames; 384, or as the views, if None.
 
     formats: of the Gaussians' files, of `formats.SUFFIXES`. sh_degree: of a PLY, as `Gaussians.save_ply`. viewer: makes
     the page `view.html` of kept Gaussians, the cameras of the turntable, a title and the input cameras; there is
@@ -122,7 +129,7 @@ def write_outputs(
     kept = wanted.pruning(result.gaussians)
     for name in wanted.formats:
         write_format(kept, folder / f"gaussians{SUFFIXES[name]}", name, wanted.sh_degree)
-    _write_pictures(result, kept, folder, wanted, tell)
+    _write_pictures(result, kept, folder, wanted, photo, tell)
     files = sorted(path.name for path in folder.iterdir())
     said = dict(facts) | _facts_of(result, wanted, kept.count, photo) | {"files": [*files, FACTS]}
     write_whole(folder / FACTS, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
@@ -143,13 +150,17 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
     size = views.shape[-1]
     write_png(strip(photo, max(_LEAST_PX, size)), folder / "input.png")
     write_scene(folder / "views", rgba, rig)
-    write_png(sheet(torch.cat([photo.image(size)[None], views])[None], _ZOOM * size), folder / "views.png")
+    titles = ["photo", *(f"view {view}" for view in range(len(views)))]
+    write_png(sheet(torch.cat([photo.image(size)[None], views])[None], titles=titles), folder / "views.png")
 
 
-def _write_pictures(result: Reconstruction, kept: Gaussians, folder: Path, wanted: Wanted, tell: Tell) -> None:
+def _write_pictures(
+    result: Reconstruction, kept: Gaussians, folder: Path, wanted: Wanted, photo: Photo | None, tell: Tell
+) -> None:
     cameras = result.batch.cameras[0]
-    around = turntable_around(cameras, wanted.size or max(_LEAST_PX, cameras.width))
-    frames = render_frames(kept, around, tell)
+    around = turntable_around(cameras, wanted.size or max(_TURNTABLE_PX, cameras.width))
+    given = result.batch.images[0, 0] if photo is None else photo.image(around.width)
+    frames = beside(given, render_frames(kept, around, tell))
     if wanted.viewer is not None:
         inputs, title = result.batch.input_cameras[0], Path(result.batch.scenes[0]).name
         write_whole(folder / "view.html", wanted.viewer(kept, around, title, inputs))

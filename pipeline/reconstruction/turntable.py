@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from pipeline.cameras import FACELIFT_FOV_DEGREES, Cameras, circle
 from pipeline.data.pictures import pixels_of
@@ -41,6 +43,15 @@ def render_frames(
         heard = told(starts, "turntable", len(starts), tell)
         chunks = [pixels_of(render(gaussians, cameras[start : start + _CHUNK]).images) for start in heard]
     return np.concatenate(chunks)
+
+
+def beside(
+    given: Float[Tensor, "3 side side"], frames: UInt8[np.ndarray, "n height width 3"]
+) -> UInt8[np.ndarray, "n height twice 3"]:
+    """Frames with the picture that they were made of to their left, as large as they are."""
+    size = frames.shape[1:3]
+    shown = pixels_of(F.interpolate(given[None].cpu(), size, mode="bicubic", antialias=True)[0])
+    return np.concatenate([np.broadcast_to(shown, frames.shape), frames], axis=2)
 
 
 def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:

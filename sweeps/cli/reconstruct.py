@@ -45,7 +45,7 @@ Guidance = Annotated[
     float | None, typer.Option(min=0, help="Guidance of the views (default: the model's; FaceLift's: 3.0).")
 ]
 Size = Annotated[
-    int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 256; FaceLift's: 512).")
+    int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 384; FaceLift's: 512).")
 ]
 Prune = Annotated[
     str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.02), facelift (its inference), none …")

@@ -115,14 +115,15 @@ def facts_of(found: Evaluation) -> dict[str, str]:
 
 def scene_of(found: Evaluation) -> Scene | None:
     """What an evaluation shows of its first scene; None where its kind shows nothing."""
-    from pipeline.gslrm.evaluate import RenderedEvaluation  # what draws is needed here alone
+    from pipeline.gslrm.evaluate import RenderedEvaluation, titles_of  # what draws is needed here alone
 
     if isinstance(found, RenderedEvaluation):
         batch = found.batch
         kept = PRUNINGS["default"](found.gaussians[0]).to("cpu")
         preview = Preview(kept, batch.input_cameras[0].to("cpu"), batch.scenes[0])
         rows = torch.stack([batch.images[0], found.rendering.images[0].clamp(0, 1)])[:, :_VIEWS]
-        return Scene(png_of(sheet(rows.cpu())), _GSLRM.format(min(batch.num_input_views, _VIEWS)), preview)
+        drawn = sheet(rows.cpu(), names=("given", "rendered"), titles=titles_of(batch, found.rendering)[:_VIEWS])
+        return Scene(png_of(drawn), _GSLRM.format(min(batch.num_input_views, _VIEWS)), preview)
     picture = getattr(found, "picture", None)
     return None if picture is None else Scene(png_of(picture), _MVDIFFUSION)
 

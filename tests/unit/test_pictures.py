@@ -39,6 +39,19 @@ def test_a_sheet_has_rows_of_views_each_enlarged_by_a_whole_factor() -> None:
     np.testing.assert_array_equal(picture[8:16:2, 16:24:2], pixels_of(rows[1, 2]))
 
 
+def test_a_sheets_labels_leave_its_views_as_they_are_and_stand_beside_them() -> None:
+    rows = torch.rand(2, 3, 3, 64, 64)
+    bare = sheet(rows)
+    picture = sheet(rows, names=("given", "a longer name"), titles=("input 0\n21.3 dB", "", "held out 2"))
+    top, left = np.array(picture.shape[:2]) - bare.shape[:2]
+    np.testing.assert_array_equal(picture[top:, left:], bare)
+    inked = (picture < 200).all(-1)
+    assert not inked[:top, :left].any() and inked[: top // 2, left:].any()
+    beside_rows, above_views = inked[top:, :left], inked[:top, left:].reshape(top, 3, 128).any((0, 2))
+    assert beside_rows[:128].any() and beside_rows[128:].sum() > beside_rows[:128].sum()
+    assert above_views.tolist() == [True, False, True]
+
+
 def test_a_png_comes_back_from_a_file_and_from_bytes(tmp_path: Path) -> None:
     pixels = sheet(torch.rand(1, 1, 3, 4, 4), least=4)
     write_png(pixels, tmp_path / "a.png")
