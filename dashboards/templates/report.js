@@ -50,6 +50,7 @@ async function begin() {
   const { data: shared, pool } = JSON.parse(text), data = restored(shared, pool);
   for (const name in data.tables) table(name, data.tables[name]);
   gallery(JSON.parse(await unpack(PACKED.previews)));
+  page.dataset.readMs = Math.round(performance.now());
   if (plotly) {
     const script = document.createElement("script");
     script.textContent = plotly;
