@@ -86,9 +86,10 @@ def test_a_gpu_that_is_too_small_halves_the_parts_and_keeps_the_batch(hurt, tria
     found = tags(hurt, trials[TOO_LARGE])
     assert (found["trial.attempt"], found["trial.batch_parts"]) == ("2", "2")
     assert found["trial.fault.1"].startswith("out_of_memory (halve): ")
-    first = {r.trial: r.metrics["train/loss"] for r in hurt.seat.reports("hurt") if r.step == 1}
+    first = {r.trial: r.metrics for r in hurt.seat.reports("hurt") if r.step == 1}
+    halved, whole = (first[trials[name].number]["train/loss"] for name in (TOO_LARGE, SOUND))
     # The learning rate is 0 before step 1: every trial has the same loss there, if its batch is the same.
-    assert first[trials[TOO_LARGE].number] == pytest.approx(first[trials[SOUND].number], rel=1e-5)
+    assert halved == pytest.approx(whole, rel=1e-5)
     note("CUDA out of memory", books, "the batch in two parts, the same step; the same trial and run")
 
 
