@@ -56,7 +56,7 @@ def gaussians_page(home: Home, reader: Reader, run: str | None, version: str | N
 
 
 def input_views(reader: Reader, ref: Ref) -> bytes:
-    """The pictures that a run's last preview was made of, as a PNG: the first row of the preview, a square a view.
+    """The pictures that a run's last preview was made of, as a PNG: its first row, with the titles of the views.
 
     Raises StudyError where there is none.
     """
@@ -64,10 +64,22 @@ def input_views(reader: Reader, ref: Ref) -> bytes:
     counts = [one.recipe_params.get(f"data.num_{kind}_views") for kind in ("input", "held_out")]
     views = sum(count for count in counts if isinstance(count, int))
     with Image.open(preview_file(reader, ref, PREVIEW, None)) as picture:
-        side = picture.width // views if views else picture.height
+        size = one.recipe_params.get("data.image_size")
         buffer = io.BytesIO()
-        picture.crop((0, 0, picture.width, min(side, picture.height))).save(buffer, "PNG")
+        first_row(picture, views, size if isinstance(size, int) else 0).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def first_row(preview: Image.Image, views: int, size: int) -> Image.Image:
+    """The first row of views of a preview, with their titles. size: of the views; 0 where nobody knows it."""
+    from pipeline.data.pictures import shown_px  # imports torch
+
+    side = shown_px(size) if size else preview.height
+    if views and preview.width <= views * side:  # of a version that wrote no titles
+        side, titles = preview.width // views, 0
+    else:
+        titles = preview.height % side
+    return preview.crop((0, 0, preview.width, min(titles + side, preview.height)))
 
 
 def _of_run(home: Home, reader: Reader, ref: str) -> dict[str, Any]:

@@ -54,6 +54,11 @@ def pixels_of(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[np.ndarra
     return (images.detach().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
+def shown_px(size: int, least: int = SHOWN_PX) -> int:
+    """How wide a sheet shows a view of so many pixels: a whole multiple, of at least so many."""
+    return size * max(1, -(-least // size))
+
+
 def sheet(
     rows: Float[Tensor, "row view 3 height width"],
     least: int = SHOWN_PX,
@@ -64,7 +69,7 @@ def sheet(
 
     names: of the rows, to their left. titles: of the views, above them, a line or more each.
     """
-    zoom = max(1, -(-least // rows.shape[-1]))
+    zoom = shown_px(rows.shape[-1], least) // rows.shape[-1]
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in pixels_of(rows)])
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
     height, width = (zoom * side for side in rows.shape[-2:])

@@ -120,7 +120,7 @@ def means_over_scenes(rows: list[dict[str, float | str]], split: str) -> dict[st
 
 
 def titles_of(batch: Batch, rendering: Rendering) -> list[str]:
-    """Of the views of the first scene: input or held out, its number in the batch, and the rendered view's PSNR."""
+    """Of the views of the first scene, in the batch's order: input or held out, and the rendered view's PSNR."""
     decibels = metrics.psnr(rendering.images[0].clamp(0, 1), batch.images[0]).tolist()
     sorts = ("input" if view < batch.num_input_views else "held out" for view in range(len(decibels)))
-    return [f"{sort} {view}\n{value:.1f} dB" for view, (sort, value) in enumerate(zip(sorts, decibels, strict=True))]
+    return [f"{sort}\n{value:.1f} dB" for sort, value in zip(sorts, decibels, strict=True)]

@@ -160,12 +160,12 @@ def _write_pictures(
     cameras = result.batch.cameras[0]
     around = turntable_around(cameras, wanted.size or max(_TURNTABLE_PX, cameras.width))
     given = result.batch.images[0, 0] if photo is None else photo.image(around.width)
-    frames = beside(given, render_frames(kept, around, tell))
+    frames = render_frames(kept, around, tell)
     if wanted.viewer is not None:
         inputs, title = result.batch.input_cameras[0], Path(result.batch.scenes[0]).name
         write_whole(folder / "view.html", wanted.viewer(kept, around, title, inputs))
-    write_video(frames, folder / "turntable.mp4", TURNTABLE_FPS)
-    write_gif(frames[::GIF_EVERY], folder / "turntable.gif")
+    write_video(beside(given, frames), folder / "turntable.mp4", TURNTABLE_FPS)
+    write_gif(beside(given, frames[::GIF_EVERY]), folder / "turntable.gif")
     if result.rendering is not None:
         write_png(preview(result.batch, result.rendering), folder / "comparison.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,15 @@ def render_frames(
 
 def beside(
     given: Float[Tensor, "3 side side"], frames: UInt8[np.ndarray, "n height width 3"]
-) -> UInt8[np.ndarray, "n height twice 3"]:
-    """Frames with the picture that they were made of to their left, as large as they are."""
+) -> Iterator[UInt8[np.ndarray, "height twice 3"]]:
+    """Frames, one by one, with the picture that they were made of to their left, as large as they are."""
     size = frames.shape[1:3]
     shown = pixels_of(F.interpolate(given[None].cpu(), size, mode="bicubic", antialias=True)[0])
-    return np.concatenate([np.broadcast_to(shown, frames.shape), frames], axis=2)
+    for frame in frames:
+        yield np.concatenate([shown, frame], axis=1)
 
 
-def write_gif(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> None:
+def write_gif(frames: Iterable[UInt8[np.ndarray, "height width 3"]], path: Path) -> None:
     """A looping GIF, for places that show no video."""
     pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
     pause = round(1000 * GIF_EVERY / TURNTABLE_FPS)

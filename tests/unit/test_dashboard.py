@@ -8,13 +8,18 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from starlette.testclient import TestClient
 
 from dashboards.app.app import make_app
 from dashboards.app.progress import progress
+from dashboards.app.scenes import first_row
 from dashboards.app.shield import is_loopback
 from dashboards.cli import dashboard
+from pipeline.data.pictures import sheet
 from sweeps.book.journal import Journal, Reported
 from sweeps.book.record import record_of
 from sweeps.errors import SweepError
@@ -166,10 +171,19 @@ def test_gaussians_stand_apart_from_the_pages(client: TestClient) -> None:
 def test_the_views_of_a_run_are_the_first_row_of_its_preview(client: TestClient) -> None:
     from io import BytesIO
 
-    from PIL import Image
-
     with Image.open(BytesIO(client.get("/inputs?run=live/0").content)) as picture:
         assert picture.size == (3 * dashboards.SIDE, dashboards.SIDE)
+
+
+@pytest.mark.parametrize("size", [32, 64, 200])
+def test_the_first_row_of_a_preview_keeps_its_titles_and_whole_views(size: int) -> None:
+    rows = torch.rand(5, 6, 3, size, size)
+    preview = sheet(rows, names=["given", "rendered", "error x3", "mask", "opacity"], titles=["input\n21.3 dB"] * 6)
+    row = np.asarray(first_row(Image.fromarray(preview), 6, size))
+    bare = sheet(rows[:1])
+    titles = np.array(preview.shape[:2]) - np.array(sheet(rows).shape[:2])
+    assert row.shape == (titles[0] + bare.shape[0], preview.shape[1], 3)
+    np.testing.assert_array_equal(row[titles[0] :, titles[1] :], bare)
 
 
 @pytest.mark.parametrize("page", ["/", "/sweep?name=odd", "/run?run=odd/0", "/compare?run=odd/0&run=live/0", "/models"])

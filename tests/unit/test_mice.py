@@ -281,7 +281,7 @@ def test_no_helper_outlives_its_parent(tmp_path: Path) -> None:
     script = f"""
 from pipeline.data.mice import mice
 mice.usable_cpus = lambda: 2
-mice.write_mice({str(tmp_path / "mice")!r}, scenes=200, size=64)
+mice.write_mice({str(tmp_path / "mice")!r}, scenes=2000, size=64)
 """
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
         own = psutil.Process(parent.pid)
@@ -289,7 +289,9 @@ mice.write_mice({str(tmp_path / "mice")!r}, scenes=200, size=64)
             assert parent.poll() is None
             time.sleep(0.05)
         parent.kill()
+        drawn = len(list((tmp_path / "mice").glob("scene_*")))
     assert psutil.wait_procs(helpers, 60)[1] == []
+    assert len(list((tmp_path / "mice").glob("scene_*"))) < drawn + 10
 
 
 def test_a_folder_of_other_mice_is_refused(tmp_path: Path) -> None:

@@ -65,23 +65,27 @@ def helpers(out: Path, plan: dict[str, Any], shares: Sequence[Sequence[int]]) ->
     One that is killed leaves an unfinished scene, which `writing` removes.
     Not by multiprocessing, which would run a script without `if __name__ == "__main__"` once more.
     """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", _BEGIN, json.dumps(sys.path), json.dumps([str(out), plan])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in shares
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
+    paths = json.dumps([str(path) for path in sys.path])
     try:
-        for process, share in zip(processes, shares, strict=True):
-            _send(process, share)
+        with contextlib.suppress(OSError):  # a machine that takes no more processes; their parent draws their share
+            for share in shares:
+                processes.append(_started(paths, json.dumps([str(out), plan])))
+                _send(processes[-1], share)
         yield Helpers(processes)
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def _started(paths: str, job: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _BEGIN, paths, job],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def work(draw: Callable[[int], None]) -> None:

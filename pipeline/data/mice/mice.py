@@ -30,7 +30,9 @@ VERSION = 3  # raise it when the same plan draws other pictures
 FPS = 25.0
 FILL = 0.94  # of half the frame, what a mouse as large as fits reaches
 EXTENT = 0.9  # FaceLift's scenes lie within ±this
-WORTH_A_PROCESS = 16  # scenes; a process starts in the time of about so many
+WORTH_A_PROCESS = 16  # small scenes; a process starts in the time of about so many
+WORK_OF_A_SCENE = 6 * 128**2  # pixels of a scene above which their number decides how long it takes
+MOST_PROCESSES = 16
 ARENA = (50.0, 50.0)  # mm, where the real mice wander
 
 
@@ -277,8 +279,9 @@ def write_mice(
 def _draw_missing(plan: MicePlan, out: Path, scenes: int, tell: Tell) -> None:
     """Draw the scenes that are not there yet; a helper for each further processor where that is worth its start."""
     missing = [scene for scene in range(scenes) if not (out / scene_name(scene)).is_dir()]
-    before, parts = scenes - len(missing), max(1, min(usable_cpus(), len(missing) // WORTH_A_PROCESS))
+    before, parts = scenes - len(missing), _processes(plan, len(missing))
     own, *shares = (missing[part::parts] for part in range(parts))
+    tell("scenes", before, scenes)
     # One thread for each process: more would slow down arrays as small as these.
     with threadpool_limits(1), helpers(out, asdict(plan), shares) as helping:
         for done, scene in enumerate(own, 1):
@@ -286,9 +289,17 @@ def _draw_missing(plan: MicePlan, out: Path, scenes: int, tell: Tell) -> None:
             tell("scenes", before + done + helping.drawn, scenes)
         for drawn in helping.looks():
             tell("scenes", before + len(own) + drawn, scenes)
-    for scene in missing:  # those of a helper that failed
-        draw(plan, out, scene)
-    tell("scenes", scenes, scenes)
+        left = [scene for scene in missing if not (out / scene_name(scene)).is_dir()]
+        for done, scene in enumerate(left, 1):  # those of a helper that failed
+            draw(plan, out, scene)
+            tell("scenes", scenes - len(left) + done, scenes)
+
+
+def _processes(plan: MicePlan, scenes: int) -> int:
+    """How many draw: one for each processor, where each has enough to do; a third of a GB of memory each."""
+    views = plan.views or (32 if plan.rig == "facelift_ring" else 6)
+    work = scenes * max(1.0, views * plan.size**2 / WORK_OF_A_SCENE)
+    return max(1, min(usable_cpus(), scenes, MOST_PROCESSES, int(work / WORTH_A_PROCESS)))
 
 
 def help_to_draw(out: str, fields: dict[str, Any]) -> None:
