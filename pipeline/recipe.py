@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
-from pipeline import config
+from pipeline import bases, config
 
 # Where artefacts lie on this machine; what they contain is recorded by content hash beside the fingerprint.
 LOCAL_PATHS = ("data.root", "loss.perceptual_weights", "train.init_from", "model.base", "model.prompts")
@@ -29,6 +29,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home folder of who runs it
+StartingWeights = Annotated[str, AfterValidator(bases.located)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # which torch, numpy and Optuna all take
 
@@ -235,7 +236,8 @@ class TrainConfig:
     # steps between checkpoints, which have figures only where a validation meets them; None: with each validation
     checkpoint_every: Positive | None = None
     max_val_scenes: Positive = 64  # scenes of val that a validation scores, the first ones
-    init_from: LocalPath | None = None  # checkpoint folder, FaceLift .pt, or NAME@ALIAS of the registry: weights only
+    # weights to start from: a checkpoint folder, FaceLift .pt, NAME@ALIAS of the registry, or base:NAME of the package
+    init_from: StartingWeights | None = None
 
 
 def _kind(default: str) -> Discriminator:

@@ -1,0 +1,61 @@
+"""The bases: whole, small, known by their hash, and a better start than none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import bases, checkpoint, kinds
+from pipeline.data.mice.mice import write_mice
+from pipeline.data.scenes import open_dataset
+from pipeline.errors import CheckpointError, RecipeError
+from pipeline.gslrm.kind import GSLRMKind
+from pipeline.recipe import LOCAL_PATHS
+from pipeline.recipes import load_recipe, override
+from sweeps.preflight.artefacts import artefacts_of
+
+MOST_BYTES = 12e6
+UNSEEN = 77  # seed of mice that no base was trained on
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_a_base_is_whole_small_and_says_its_licence_and_no_path_of_a_machine(name: str) -> None:
+    folder = bases.FOLDER / name
+    info = checkpoint.inspect(folder)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < MOST_BYTES
+    assert {tensor.dtype for tensor in checkpoint.read_tensors(folder).values()} == {torch.float16}
+    assert "licence.txt" in info.hashes and not (folder / checkpoint.TRAINING).exists()
+    assert all(info.recipe.params[path] is None for path in LOCAL_PATHS if path in info.recipe.params)
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_the_recipe_of_a_base_starts_from_it(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.train.init_from == str(bases.FOLDER / name)
+    assert recipe.model == checkpoint.inspect(bases.FOLDER / name).recipe.model
+
+
+def test_a_base_that_is_none_is_refused_with_those_there_are() -> None:
+    with pytest.raises(RecipeError, match=r"train\.init_from: expected base: and one of gslrm_small, got 'base:gslrm'"):
+        load_recipe("gslrm_small", ["train.init_from=base:gslrm"])
+
+
+def test_a_base_that_was_cut_off_is_refused_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(bases.FOLDER / "gslrm_small", tmp_path / "gslrm_small")
+    weights = tmp_path / "gslrm_small" / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    monkeypatch.setattr(bases, "FOLDER", tmp_path)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: expected sha256 [0-9a-f]{12}, got another"):
+        artefacts_of([load_recipe("gslrm_small", [f"data.root={tmp_path}"])], tmp_path / "cache")
+
+
+def test_the_base_knows_mice_that_it_never_met(tmp_path: Path) -> None:
+    """Far above what its recipe reaches from nothing in the steps of a demo: a mask IoU of 0.8."""
+    mice = write_mice(tmp_path / "mice", scenes=6, size=64, rig="mouse_centred", seed=UNSEEN)
+    loaded = kinds.load(bases.FOLDER / "gslrm_small")
+    recipe = override(loaded.recipe, {"train.precision": "fp32"})
+    found = GSLRMKind().evaluate(loaded.model, recipe, open_dataset(mice), "train", tmp_path / "cache")
+    assert found.metrics["train/mask_iou"] > 0.8 and found.metrics["train/psnr_fg"] > 15
