@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import pipeline
-from pipeline import checkpoint
+from pipeline import bases, checkpoint
 from pipeline.config import one_line
 from pipeline.errors import CheckpointError
 from pipeline.files import size_of, write_whole
@@ -222,20 +223,29 @@ def _save_pyfunc(path: Path, folder: Path, model: LoggedModel, run_id: str, flav
     """Write the MLflow model: its pyfunc file, the artifact `folder` and the source of `pipeline`."""
     place = model.artifact_location
     about = Model(run_id=run_id, artifact_path=place, model_uuid=model.model_id, model_id=model.model_id)
-    with warnings.catch_warnings():
+    with _source() as source, warnings.catch_warnings():
         # Of posed views an example would be long; the signature says what is expected.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         mlflow.pyfunc.save_model(
             path=str(path),
             python_model=str(flavour.module.__file__),
             artifacts={CHECKPOINT: str(folder)},
-            code_paths=[str(Path(pipeline.__file__).parent)],
+            code_paths=[str(source)],
             signature=flavour.module.SIGNATURE,
             input_example=None if flavour.example is None else flavour.example(),
             pip_requirements=flavour.requirements,
             mlflow_model=about,
         )
     return about
+
+
+@contextlib.contextmanager
+def _source() -> Iterator[Path]:
+    """The source of `pipeline`, without the bases: a model that was trained from one has its own weights."""
+    package = Path(pipeline.__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        left_out = shutil.ignore_patterns("__pycache__", *bases.names())
+        yield Path(shutil.copytree(package, Path(folder) / package.name, ignore=left_out))
 
 
 def _is_free(out: Path, version: Version) -> bool:
