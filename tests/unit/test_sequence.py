@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -106,14 +105,6 @@ def files(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-def numbers_of(value: Any) -> list[float]:
-    """Every number of a JSON document, in its order."""
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return [number for part in parts for number in numbers_of(part)]
-    return [float(value)] if isinstance(value, int | float) else []
-
-
 def shown(path: Path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -136,7 +127,7 @@ def test_a_clip_leaves_a_ply_a_frame_two_videos_as_long_and_nothing_else(whole: 
     assert len(shown(whole / "fixed.mp4")) == len(shown(whole / "turntable.mp4")) == FRAMES
 
 
-def test_a_sequence_killed_at_a_third_and_continued_ends_with_the_same_files(
+def test_a_sequence_killed_at_a_third_and_continued_is_the_same_to_the_byte(
     whole: Path, video: Path, models: Path, reconstructor: Reconstructor, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -149,16 +140,7 @@ def test_a_sequence_killed_at_a_third_and_continued_ends_with_the_same_files(
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "frames").glob("[0-9]*.ply")}
     (out / "frames" / ".000005.ply.1.2").write_bytes(b"half of a file")
     made(video, out, reconstructor, smooth=0.05)
-    first = {f"frames/{name}" for name in kept}  # by another process, in which memory may lie otherwise
-    here, there = files(out), files(whole)
-    assert here.keys() == there.keys()
-    assert {name for name in here if here[name] != there[name]} <= first | {"sequence.json"}
-    for name in first:
-        came, expected = (Gaussians.load_ply(folder / name) for folder in (out, whole))
-        torch.testing.assert_close(came.means, expected.means, atol=1e-4, rtol=0)
-        torch.testing.assert_close(came.sh, expected.sh, atol=1e-4, rtol=0)
-    came, expected = (np.array(numbers_of(json.loads(one["sequence.json"]))) for one in (here, there))
-    np.testing.assert_allclose(came, expected, atol=1e-3)
+    assert files(out) == files(whole)
     assert (out / "frames" / "000000.ply").stat().st_mtime_ns == kept["000000.ply"]
 
 
