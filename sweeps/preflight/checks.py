@@ -117,6 +117,7 @@ def preflight(
         lpips = require_lpips(space, os.environ, home.ray_address is not None)
         if lpips.settings:
             tally.note("LPIPS", lpips.found)
+        _of_weights(variants, cache, tally)
         tags = _of_data(variants, cache, tally)
         tally.note("steps", _steps(recipe, artefacts, resumed or {}))
         if space.trials.taken_gpus and kind_of(recipe).draws:
@@ -149,13 +150,13 @@ def check_recipe(recipe: Recipe, cache: Path) -> None:
     Raises RecipeError, DataError, CheckpointError; folders that were made for the checks are then removed.
     """
     with _unmade_on_refusal(cache):
-        if recipe.data.root is not None:
+        if recipe.data.root is None:
+            check_named(recipe)
+        else:
             artefacts_of([recipe], cache)
+        _of_weights([recipe], cache, _Tally())
+        if recipe.data.root is not None:
             _of_data([recipe], cache, _Tally())
-            return
-        check_named(recipe)
-        for _ in kind_of(recipe).check(recipe, None, cache):
-            pass
 
 
 class _Tally:
@@ -179,6 +180,13 @@ class _Tally:
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(Row(check, "; ".join(found), self._seconds[check]) for check, found in self._found.items())
+
+
+def _of_weights(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> None:
+    """Check what weights and prompts alone tell: before the data, which take longer to look at."""
+    for variant in variants:
+        for finding in kind_of(variant).check(variant, None, cache):
+            tally.note(*finding)
 
 
 def _of_data(variants: Sequence[Recipe], cache: Path, tally: _Tally) -> dict[str, str]:

@@ -222,6 +222,7 @@ def test_where_weights_came_from_is_told_by_hash_and_step(say, mice_folder, tmp_
     assert code == 0
     assert found["artefacts"] == f"train.init_from {sha256[:12]} of step 7"
     assert found["checkpoint keys"] == "19 of 19 in start"
+    assert [*found].index("checkpoint keys") < [*found].index("dataset")  # the data take longer to look at
     assert found["steps"] == "0 of 12, from weights of step 7"
     assert json.loads(out)["tags"]["artefact.train.init_from"] == sha256
 

@@ -1,7 +1,8 @@
 """Processes that draw a share of a set's scenes beside this one: Python's threads would wait for each other.
 
-A helper ends when nobody reads what it says, so none outlives its parent, whatever ends that one. The scenes of a
-helper that fails are drawn by its parent, which then meets the reason.
+A helper ends when nobody reads what it says, so none outlives its parent, whatever ends that one: those of joblib stay
+for half a minute after a kill, and then warn of leaks. The scenes of a helper that fails are drawn by its parent, which
+then meets the reason.
 """
 
 from __future__ import annotations
