@@ -219,7 +219,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         from sweeps.book.journal import Journal
         from sweeps.book.ledger import read
         from sweeps.preflight.checks import preflight
-        from sweeps.run.resume import check_same_data, steps_so_far
+        from sweeps.run.resume import check_same_files, steps_so_far
 
         home, audience = self._home, self._audience
         earlier = read(Journal(home.journal(name)))
@@ -247,7 +247,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             from sweeps.run.tune import conduct
 
             if earlier.name:
-                check_same_data(earlier, ready.tags)
+                check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
             with audience.running(ready, earlier) as listen:
                 return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, started[0], audience.pages)

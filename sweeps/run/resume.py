@@ -17,6 +17,7 @@ from sweeps.errors import StudyError, counted
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
 
+_ARTEFACT = "artefact."  # and a setting: the hash of the file or folder that it names
 _DATA = "data.digest"
 _GPUS = "trials.gpus"
 _SHOWN = 3  # differences, of many
@@ -55,14 +56,18 @@ def steps_so_far(ledger: Ledger) -> dict[str, int]:
     return {f"t{t.number:04d}": t.last_step for t in going if 0 < t.last_step < ledger.params["train.max_steps"]}
 
 
-def check_same_data(ledger: Ledger, tags: Mapping[str, str]) -> None:
-    """Raises StudyError when the dataset is no longer the one that the sweep began with."""
-    then, now = ledger.tags.get(_DATA), tags.get(_DATA)
-    if then != now:
-        raise StudyError(
-            f"{ledger.name}: expected dataset {str(then)[:12]}, with which it began, got {str(now)[:12]} — "
-            "bring that dataset back, or start a sweep under a new name."
-        )
+def check_same_files(ledger: Ledger, tags: Mapping[str, str]) -> None:
+    """Raises StudyError when the dataset, or weights or prompts that the recipe names, are no longer those that the
+    sweep began with: later trials would not be comparable to earlier ones.
+    """
+    names = {_DATA: "dataset"} | {tag: tag.removeprefix(_ARTEFACT) for tag in ledger.tags if tag.startswith(_ARTEFACT)}
+    for tag, name in names.items():
+        then, now = ledger.tags.get(tag), tags.get(tag)
+        if then != now:
+            raise StudyError(
+                f"{ledger.name}: expected {name} {str(then)[:12]}, with which it began, got {str(now)[:12]} — "
+                f"bring {'that dataset' if tag == _DATA else 'that content'} back, or start a sweep under a new name."
+            )
 
 
 def check_is_new(home: Home, name: str, space: SearchSpace) -> None:

@@ -11,9 +11,10 @@ import yaml
 from pipeline import config
 from pipeline.recipes import load_recipe
 from sweeps.book.journal import Journal, SweepOpened
+from sweeps.book.ledger import Ledger
 from sweeps.errors import StudyError
 from sweeps.home import Home
-from sweeps.run.resume import begun, check_is_new, resumable
+from sweeps.run.resume import begun, check_is_new, check_same_files, resumable
 from sweeps.space.space import load_space
 
 RECIPES = ["gslrm_tiny", "gslrm_mouse", "mvdiffusion_tiny", "mvdiffusion_mouse"]
@@ -133,3 +134,23 @@ def test_a_setting_of_before_that_is_another_now_is_a_difference(before, home):
     space = before("mvdiffusion_tiny", **{"optim.weight_decay": 0.5})
     with pytest.raises(StudyError, match=r"another space: optim\.weight_decay: 0\.5 -> 0\.01 — "):
         begun(home, "mine", space)
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"data.digest": "b" * 64}, "expected dataset aaaaaaaaaaaa, with which it began, got bbbbbbbbbbbb"),
+        (
+            {"artefact.train.init_from": "c" * 64},
+            "expected train.init_from dddddddddddd, with which it began, got cc",
+        ),
+    ],
+)
+def test_a_sweep_does_not_go_on_with_other_files_under_the_same_name(tags, message):
+    """A dataset or weights that were replaced in their place: later trials would start from something else."""
+    began = {"data.digest": "a" * 64, "artefact.train.init_from": "d" * 64}
+    ledger = Ledger(name="mine", tags=began)
+    check_same_files(ledger, began)
+    with pytest.raises(StudyError, match=message):
+        check_same_files(ledger, began | tags)
+    check_same_files(Ledger(name="old", tags={"data.digest": "a" * 64}), began)  # from before hashes were written down
