@@ -1,14 +1,14 @@
-"""Makes the networks of `pipeline/bases` from nothing: `python -m benchmarks.bases WORK [KEY=VALUE …]`.
+"""Makes the networks of `pipeline/bases` from nothing: `python -m benchmarks.bases WORK [NAME …]`, all without a NAME.
 
-WORK: a folder for procedural mice and checkpoints. The same command goes on where it was stopped. KEY=VALUE: of the
-recipe, to try something else; that network stays in WORK. Figures are of mice of another seed.
+WORK: a folder for procedural mice and checkpoints. The same command goes on where it was stopped. Figures are of mice
+of another seed.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,32 +22,56 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe, override
 from pipeline.training.fit import fit, newest
 
-NAME = "gslrm_small"
 SIZE = 64
 RIGS = {"mouse_centred": 4000, "facelift_six": 1200}  # scenes of each, for training and validation
 SEED, UNSEEN_SEED, UNSEEN = 1, 2, 60  # of the mice that are learned, and of the mice that figures are of
 LICENCE = "Apache-2.0, as mouselift itself: trained on its procedural mice alone"
-FROM_NOTHING = ("train.init_from=null", "train.precision=bf16")  # bf16 is a fifth faster where a CPU computes in it
-SHOWN = ("psnr", "psnr_fg", "ssim", "mask_iou")
+SHOWN = ("psnr", "psnr_fg", "ssim", "mask_iou", "hull_iou")
+# What each base goes through, one after the other: a name, the rigs of its mice, and what differs from its recipe.
+# GS-LRM learns from five views before it is shown any number of them. bf16 is a fifth faster there, where a CPU
+# computes in it.
+Phase = tuple[str, tuple[str, ...], tuple[str, ...]]
+_BF16 = ("train.precision=bf16", "optim.lr=5e-4", "optim.warmup_steps=200")
+PHASES: Mapping[str, tuple[Phase, ...]] = {
+    "gslrm_small": (
+        ("five", tuple(RIGS), (*_BF16, "train.max_steps=19500", "train.validate_every=1500")),
+        ("any", tuple(RIGS), (*_BF16, "data.min_input_views=1", "train.max_steps=60000", "train.validate_every=3000")),
+    ),
+    "mvdiffusion_small": (
+        ("one", ("mouse_centred",), ("optim.lr=3e-3", "optim.warmup_steps=50", "train.max_steps=12000",
+                                     "train.validate_every=2000")),
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    work, *changes = sys.argv[1:]
-    folder = Path(work)
-    recipe = load_recipe(NAME, [*FROM_NOTHING, *changes, f"data.root={mice(folder / 'mice')}"])
-    out = folder / ("-".join([NAME, *(change.replace("/", "_") for change in changes)]))
-    train(recipe, out)
-    target = out / "base" if changes else bases.FOLDER / NAME
-    release(newest(out), target)
-    print(table(figures(target, folder)))
+    work, *names = sys.argv[1:]
+    for name in names or PHASES:
+        print(table(make(name, Path(work))))
 
 
-def mice(folder: Path) -> Path:
-    """Mice of both rigs, listed as one dataset."""
+def make(name: str, folder: Path) -> list[dict[str, object]]:
+    """Train one base through its phases and put it into the package; its figures."""
+    start: Path | None = None
+    for phase, rigs, changes in PHASES[name]:
+        init_from = f"train.init_from={'null' if start is None else start}"
+        recipe = load_recipe(name, [init_from, *changes, f"data.root={mice(folder / 'mice', rigs)}"])
+        out = folder / f"{name}-{phase}"
+        train(recipe, out)
+        start = newest(out)
+    assert start is not None
+    release(start, bases.FOLDER / name)
+    return figures(start, PHASES[name][-1][1], folder)
+
+
+def mice(folder: Path, rigs: Sequence[str]) -> Path:
+    """Mice of one rig, or of several that are listed as one dataset."""
+    if len(rigs) == 1:
+        return write_mice(folder / rigs[0], scenes=RIGS[rigs[0]], size=SIZE, rig=rigs[0], seed=SEED)
     lists: dict[str, list[str]] = {"train": [], "val": []}
-    for rig, scenes in RIGS.items():
-        dataset = open_dataset(write_mice(folder / rig, scenes=scenes, size=SIZE, rig=rig, seed=SEED), verify=False)
+    for rig in rigs:
+        dataset = open_dataset(write_mice(folder / rig, scenes=RIGS[rig], size=SIZE, rig=rig, seed=SEED), verify=False)
         for split in ("train", "val", "test"):
             listed = lists["train" if split == "train" else "val"]
             listed += [str((folder / rig / name).resolve()) for name in dataset.manifest.splits[split]]
@@ -69,30 +93,32 @@ def train(recipe: Recipe, out: Path) -> None:
             print(f"step {report.step}, {time.perf_counter() - began:.0f} s: {said}", flush=True)
 
 
-def release(trained: Path | None, target: Path) -> None:
+def release(trained: Path, target: Path) -> None:
     """The weights in fp16, without training state and without the paths of this machine."""
-    assert trained is not None
     info = checkpoint.inspect(trained)
     weights = {name: tensor.half() for name, tensor in checkpoint.read_tensors(trained).items()}
-    recipe = override(info.recipe, {"data.root": None})
+    recipe = override(info.recipe, {"data.root": None, "train.init_from": None})
     licence = {LICENCE_FILE: lambda path: write_licence(LICENCE, path)}
     checkpoint.write(target, checkpoint.Content(weights, recipe, info.step, info.metrics, attachments=licence))
 
 
-def figures(base: Path, folder: Path) -> list[dict[str, object]]:
+def figures(trained: Path, rigs: Sequence[str], folder: Path) -> list[dict[str, object]]:
     """Means over unseen mice of each rig, with their standard deviations over mice."""
-    loaded, rows = kinds.load(base), []
-    recipe = override(loaded.recipe, {"train.precision": "fp32"})
-    for rig in RIGS:
-        unseen = write_mice(folder / f"unseen-{rig}", scenes=UNSEEN, size=SIZE, rig=rig, seed=UNSEEN_SEED)
-        # The largest split: none of these mice was trained on.
-        found = kinds.kind_of(recipe).evaluate(loaded.model, recipe, open_dataset(unseen), "train", folder / "cache")
-        rows.append({"rig": rig, "mice": len(found.scenes)} | _spread(found.scenes))
+    loaded, rows = kinds.load(trained), []
+    most, fewest = loaded.recipe.data.num_input_views, loaded.recipe.data.min_input_views
+    for inputs in range(most, (fewest or most) - 1, -1):
+        recipe = override(loaded.recipe, {"train.precision": "fp32", "data.num_input_views": inputs})
+        for rig in rigs:
+            unseen = write_mice(folder / f"unseen-{rig}", scenes=UNSEEN, size=SIZE, rig=rig, seed=UNSEEN_SEED)
+            dataset, kind = open_dataset(unseen), kinds.kind_of(recipe)
+            # The largest split: none of these mice was trained on.
+            found = kind.evaluate(loaded.model, recipe, dataset, "train", folder / "cache").scenes
+            rows.append({"rig": rig, "inputs": inputs, "mice": len(found)} | _spread(found))
     return rows
 
 
 def _spread(scenes: Sequence[dict[str, float | str]]) -> dict[str, str]:
-    values = {name: torch.tensor([float(row[name]) for row in scenes]) for name in SHOWN}
+    values = {name: torch.tensor([float(row[name]) for row in scenes]) for name in SHOWN if name in scenes[0]}
     return {name: f"{some.mean():.3f} ± {some.std():.3f}" for name, some in values.items()}
 
 

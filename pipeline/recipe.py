@@ -141,6 +141,8 @@ class DataConfig:
     image_size: Positive  # pixels along a side; images are square
     num_views: Positive  # views supervised per scene; the first num_input_views of them are inputs
     num_input_views: Positive  # views that the model is shown
+    # the fewest that training shows it: each batch draws its number, up to num_input_views; None: num_input_views
+    min_input_views: Positive | None = None
     num_held_out_views: Positive = 1  # views per scene that evaluation never shows the model, the same for every recipe
     # which views, and in which order, as said above
     view_sampling: Literal["random", "overlap", "fixed", "ring", "ring_random"] = "random"

@@ -34,6 +34,11 @@ def _common_rules(recipe: Recipe) -> list[Rule]:
     zoomed = " or ".join(ZOOMED_METHODS)
     rules: list[Rule] = [
         (inputs <= views, "data.num_input_views", f"expected at most data.num_views {views}, got {inputs} — lower it"),
+        (
+            (data.min_input_views or 1) <= inputs,
+            "data.min_input_views",
+            f"expected at most data.num_input_views {inputs}, got {data.min_input_views} — lower it",
+        ),
         (warmup < steps, "optim.warmup_steps", f"expected less than train.max_steps {steps}, got {warmup} — lower it"),
         (
             data.zoom is None or data.normalise in ZOOMED_METHODS,
@@ -122,6 +127,11 @@ def _mvdiffusion_rules(model: MVDiffusionConfig, data: DataConfig, optim: OptimC
             data.view_sampling in VIEW_SETS,
             "data.view_sampling",
             f"expected one of {', '.join(VIEW_SETS)}, which give each slot its view, got {data.view_sampling} — set it",
+        ),
+        (
+            data.min_input_views is None,
+            "data.min_input_views",
+            f"expected null, as a multi-view model is shown one view, got {data.min_input_views} — leave it out",
         ),
         (not data.mirror, "data.mirror", "expected false, or left and right change slots, got true — leave it out"),
         (not data.rotate, "data.rotate", "expected false, which no picture can tell from true — leave it out"),

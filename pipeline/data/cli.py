@@ -131,6 +131,13 @@ def mice(
     ] = None,
     views: Annotated[int | None, typer.Option(help="Views of facelift_ring, evenly spaced.")] = None,
     seed: Annotated[int, typer.Option(help="Which mice.")] = 0,
+    coat: Annotated[
+        str | None,
+        typer.Option(
+            help="One strain instead of mice of any: black, agouti, brown, white, grey, patched, cinnamon, or calico, "
+            "of which the bases of this package have seen none."
+        ),
+    ] = None,
     walk: Annotated[
         int | None,
         typer.Option(
@@ -152,7 +159,9 @@ def mice(
         from pipeline.data.mice.mice import write_mice
 
         with progress.shown() as tell:
-            folder = write_mice(out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed, tell=tell)
+            folder = write_mice(
+                out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed, coat=coat, tell=tell
+            )
     typer.echo(folder)
 
 

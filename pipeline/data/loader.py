@@ -71,7 +71,8 @@ class Loader:
         """The batch of forward-backward pass `step` (from 0): shuffled anew each epoch, its jitter drawn."""
         picks = [self._shuffled(step * batch_size + i) for i in range(batch_size)]
         generators = [np.random.default_rng((self.seed, 1, step * batch_size + i)) for i in range(batch_size)]
-        views = [self._sample_views(scene, rng) for scene, rng in zip(picks, generators, strict=True)]
+        inputs = self._number_of_inputs(step)
+        views = [self._sample_views(scene, inputs, rng) for scene, rng in zip(picks, generators, strict=True)]
         return self._batch(picks, views, generators)
 
     def evaluation_batch(self, index: int) -> HostBatch:
@@ -83,8 +84,14 @@ class Loader:
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.scenes))
         return self.scenes[order[position]]
 
-    def _sample_views(self, scene: Scene, rng: np.random.Generator) -> Views:
-        inputs, rest = self.config.num_input_views, self.config.num_views - self.config.num_input_views
+    def _number_of_inputs(self, step: int) -> int:
+        """The same for all scenes of a batch."""
+        most = self.config.num_input_views
+        fewest = most if self.config.min_input_views is None else self.config.min_input_views
+        return int(np.random.default_rng((self.seed, 2, step)).integers(fewest, most, endpoint=True))
+
+    def _sample_views(self, scene: Scene, inputs: int, rng: np.random.Generator) -> Views:
+        rest = self.config.num_views - inputs
         if self.config.view_sampling == "fixed":
             return Views(self.trainable[:inputs], self.trainable[inputs : inputs + rest])
         order = [self.trainable[i] for i in rng.permutation(len(self.trainable))]

@@ -68,12 +68,12 @@ class ViewSets(Loader):
         order = self.order(self.scenes[index])
         return self._batch([self.scenes[index]], [Views(order[:1], order[1:])], None)
 
-    def _sample_views(self, scene: Scene, rng: np.random.Generator) -> Views:
+    def _sample_views(self, scene: Scene, inputs: int, rng: np.random.Generator) -> Views:
         ring = self._rings[scene.name]
         order = slots_of(ring, self.config)
         if self.config.view_sampling == "ring_random":
             order = slots(ring, int(rng.choice(ring)))
-        return Views(order[:1], order[1:])
+        return Views(order[:inputs], order[inputs:])
 
     def _batch(
         self, scenes: Sequence[Scene], views: Sequence[Views], generators: Sequence[np.random.Generator] | None

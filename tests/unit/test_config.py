@@ -222,6 +222,8 @@ REFUSALS = {
     "(model.dim: my.yaml, line 2; model.head_dim: small.yaml, line 2).",
     "data: {num_input_views: 7}": "my.yaml: data.num_input_views: expected at most data.num_views 6, got 7 — lower it "
     "(data.num_input_views: my.yaml, line 2; data.num_views: small.yaml, line 3).",
+    "data: {num_input_views: 3, min_input_views: 4}": "my.yaml: data.min_input_views: expected at most "
+    "data.num_input_views 3, got 4 — lower it.",
     "optim: {warmup_steps: 300}": "my.yaml: optim.warmup_steps: expected less than train.max_steps 300, got 300 — "
     "lower it (optim.warmup_steps: my.yaml, line 2; train.max_steps: small.yaml, line 5).",
     "train: {validate_every: 50, checkpoint_every: 70}": "my.yaml: train.checkpoint_every: expected a checkpoint at a "

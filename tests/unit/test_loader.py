@@ -242,6 +242,20 @@ def test_inputs_are_other_views_than_targets(make) -> None:
     assert len({tuple(centre.tolist()) for centre in centres}) == 6
 
 
+def test_training_draws_how_many_views_a_batch_is_shown_and_evaluation_never(make) -> None:
+    loader = make(min_input_views=2)
+    shown = [loader.training_batch(step, 2).num_input_views for step in range(60)]
+    assert set(shown) == {2, 3, 4} and all(shown.count(inputs) > 10 for inputs in (2, 3, 4))
+    assert shown == [make(min_input_views=2).training_batch(step, 2).num_input_views for step in range(60)]
+    assert all(loader.training_batch(step, 2).frames.shape[1] == 6 for step in range(9))
+    assert make("val", min_input_views=2).evaluation_batch(0).num_input_views == 4
+
+
+def test_the_draw_of_how_many_leaves_the_other_draws_as_they_were(make) -> None:
+    plain, drawn = (make(min_input_views=fewest).training_batch(3, 2) for fewest in (None, 1))
+    assert torch.equal(plain.frames, drawn.frames)
+
+
 def test_fixed_sampling_takes_the_first_views_in_order(make, mice: Dataset) -> None:
     batch = make(view_sampling="fixed", num_views=4, num_input_views=3).training_batch(0, 1).to("cpu")
     expected = mice.scenes[batch.scenes[0]].cameras.centres[:4].float()

@@ -16,7 +16,7 @@ import trimesh
 from scipy.ndimage import maximum_filter
 
 from pipeline.cameras import Cameras, facelift_ring, facelift_six, look_at
-from pipeline.data.mice.body import anatomy
+from pipeline.data.mice.body import COATS, STRAINS, anatomy
 from pipeline.data.mice.mice import MicePlan, MouseSequence, render_mouse, write_mice
 from pipeline.data.mice.render import MouseMesh, Tracer, irradiance
 from pipeline.data.scenes import open_dataset
@@ -115,6 +115,20 @@ def test_a_pale_mouse_is_the_same_mouse_in_a_coat_nearly_white() -> None:
     assert np.array_equal(plain[..., 3], pale[..., 3])
     assert np.quantile(pale[pale[..., 3] == 255][:, :3].min(-1), 0.95) > 0.85 * 255
     assert "pale" not in MicePlan("facelift_ring", 48).provenance()  # sets from before continue
+
+
+def test_mice_of_a_strain_are_the_same_mice_in_one_coat() -> None:
+    born, asked = (MicePlan("facelift_ring", 48, seed=1, views=2, coat=coat) for coat in (None, "calico"))
+    pairs = [(render_mouse(*born.shot(scene)), render_mouse(*asked.shot(scene))) for scene in range(2)]
+    assert all(np.array_equal(one[..., 3], other[..., 3]) for one, other in pairs)
+    assert not any(np.array_equal(one, other) for one, other in pairs)
+    assert "coat" not in born.provenance() and asked.provenance()["coat"] == "calico"
+
+
+def test_no_mouse_drawn_at_random_is_calico() -> None:
+    """The bases have seen mice of every random coat; the demo's strain is new to them."""
+    assert STRAINS["calico"] not in COATS.values()
+    assert all(MouseSequence(seed).looks.coat in COATS.values() for seed in range(200))
 
 
 # ---------------------------------------------------------------- light
@@ -307,6 +321,8 @@ def test_a_folder_of_other_mice_is_refused(tmp_path: Path) -> None:
         ({"views": 8}, "expected views only for facelift_ring"),
         ({"zoom": 2.0}, "expected zoom only for mouse_centred"),
         ({"frames": 0}, "1 or more"),
+        ({"coat": "tartan"}, "expected a coat of black, agouti, .*, calico, got 'tartan'"),
+        ({"coat": "calico", "pale": True}, "expected pale or a coat, got both"),
         ({"scenes": 2}, "at least 3 mice"),
     ],
 )

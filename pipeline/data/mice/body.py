@@ -50,6 +50,8 @@ COATS = {
     "patched": Coat((0.75, 0.71, 0.66), (0.80, 0.77, 0.73), (0.050, 0.036, 0.030), 0.42),
     "cinnamon": Coat((0.42, 0.215, 0.090), (0.66, 0.50, 0.35)),
 }
+# What a mouse may be asked to wear: no mouse that is drawn at random, and so none that the bases have seen, is calico.
+STRAINS = COATS | {"calico": Coat((0.40, 0.170, 0.050), (0.72, 0.62, 0.48), (0.035, 0.030, 0.028), 0.34)}
 
 PALE = (0.85, 1.0)  # sRGB, of the fur of pale mice in full light
 

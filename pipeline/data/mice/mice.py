@@ -17,7 +17,19 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, facelift_ring, facelift_six, focal_pixels, look_at, mouse_rig
 from pipeline.data.gate.checks import checked
-from pipeline.data.mice.body import BULGE, TAIL_PIECES, Array, Looks, Points, Pose, albedo, anatomy, pale_coat, skin
+from pipeline.data.mice.body import (
+    BULGE,
+    STRAINS,
+    TAIL_PIECES,
+    Array,
+    Looks,
+    Points,
+    Pose,
+    albedo,
+    anatomy,
+    pale_coat,
+    skin,
+)
 from pipeline.data.mice.helpers import helpers, work
 from pipeline.data.mice.render import MouseMesh, Tracer, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, open_dataset, write_manifest, write_scene
@@ -44,17 +56,21 @@ class MouseSequence:
     """One seed, one animal, one life. World in millimetres, z = 0 is the floor.
 
     wander: it circles the arena of the real recordings; otherwise it walks on the spot at the origin and
-    faces −y, FaceLift's front, give or take 35°. pale: its coat is nearly white; nothing else changes.
+    faces −y, FaceLift's front, give or take 35°. pale: its coat is nearly white; coat: of STRAINS, in place of the one
+    it was born with; nothing else changes.
     """
 
     seed: int
     wander: bool = True
     pale: bool = False
+    coat: str | None = None
 
     @cached_property
     def looks(self) -> Looks:
         looks = Looks.sample(np.random.default_rng([self.seed, 0]))
-        return replace(looks, coat=pale_coat(np.random.default_rng([self.seed, 2]))) if self.pale else looks
+        if self.pale:
+            return replace(looks, coat=pale_coat(np.random.default_rng([self.seed, 2])))
+        return looks if self.coat is None else replace(looks, coat=STRAINS[self.coat])
 
     def pose(self, t: float) -> Pose:
         """The pose at `t` seconds, smooth in t; where the mouse slows down it may rear."""
@@ -151,7 +167,7 @@ class MicePlan:
     views: how many of facelift_ring's 32, evenly spaced. zoom: factor on mouse_centred's focal length; None: as
     large as leaves the whole mouse in every view of the scene.
     frames: moments per mouse, `step` video frames (1/25 s) apart, so that step 1 makes each mouse a video.
-    pale: every mouse has a coat nearly as white as the background.
+    pale: every mouse has a coat nearly as white as the background; coat: every mouse is of this one of STRAINS.
     Raises DataError for an unknown rig, an option its rig does not have and a number below 1.
     """
 
@@ -163,6 +179,7 @@ class MicePlan:
     frames: int = 1
     step: int = 10
     pale: bool = False
+    coat: str | None = None
 
     def __post_init__(self) -> None:
         if self.rig not in RIGS:
@@ -173,11 +190,16 @@ class MicePlan:
             raise DataError(f"mice: expected views only for facelift_ring, got them for {self.rig} — leave them out.")
         if self.zoom is not None and self.rig != "mouse_centred":
             raise DataError(f"mice: expected zoom only for mouse_centred, got it for {self.rig} — leave it out.")
+        if self.coat is not None and self.coat not in STRAINS:
+            raise DataError(f"mice: expected a coat of {', '.join(STRAINS)}, got {self.coat!r} — choose one.")
+        if self.coat is not None and self.pale:
+            raise DataError(f"mice: expected pale or a coat, got both, coat {self.coat} — leave one out.")
 
     def shot(self, scene: int) -> Shot:
         """Scene `scene`: which mouse, which moment, which cameras."""
         mouse, moment = divmod(scene, self.frames)
-        sequence = MouseSequence(100_003 * self.seed + mouse, wander=self.rig == "mouse", pale=self.pale)
+        seed, wander = 100_003 * self.seed + mouse, self.rig == "mouse"
+        sequence = MouseSequence(seed, wander=wander, pale=self.pale, coat=self.coat)
         mesh = sequence.mesh(moment * self.step)
         match self.rig:
             case "facelift_six":
@@ -197,11 +219,10 @@ class MicePlan:
         return mesh.transform(2 * EXTENT / float((high - low).max()), (low + high) / 2)
 
     def provenance(self) -> dict[str, Any]:
-        """What tells these mice from others, as plain values; pale only where they are."""
+        """What tells these mice from others, as plain values; pale and coat only where they were asked for."""
         fields = asdict(self)
-        if not self.pale:  # sets from before there was a choice
-            del fields["pale"]
-        return {"kind": "mice", "version": VERSION, **fields}
+        asked = {name: value for name, value in fields.items() if value or name not in {"pale", "coat"}}
+        return {"kind": "mice", "version": VERSION, **asked}
 
     def splits(self, scenes: int) -> dict[str, tuple[str, ...]]:
         """Contiguous blocks of whole mice: a tenth each, at least one mouse, for val and test.
@@ -256,6 +277,7 @@ def write_mice(
     frames: int = 1,
     step: int = 10,
     pale: bool = False,
+    coat: str | None = None,
     tell: Tell = silent,
 ) -> Path:
     """Write a dataset of procedural mice (options: `MicePlan`) and return its folder. tell: hears of each scene.
@@ -264,7 +286,7 @@ def write_mice(
     Raises DataError when the folder holds mice of another plan or anything else, for fewer than three mice
     and for options that do not fit the rig.
     """
-    plan, out = MicePlan(rig, size, seed, views, zoom, frames, step, pale), Path(out)
+    plan, out = MicePlan(rig, size, seed, views, zoom, frames, step, pale, coat), Path(out)
     splits = plan.splits(scenes)
     provenance = plan.provenance()
     unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
