@@ -12,12 +12,17 @@ DEMO_MINUTES := 8
 OUT := $(CURDIR)/out/$(SWEEP)
 # With CPU=1, PyTorch without CUDA comes from here; no GPU is used then.
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# What .venv and pip's copies of what it installs need.
+ROOM_GB ?= $(if $(filter 1,$(CPU)),4,11)
 
 .PHONY: setup demo pictures test faults browser gpu gpu-folder lint bench clean
 
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || df -Pk . | awk 'NR == 2 && $$4 < 1e6 * $(ROOM_GB) { \
+		printf "make: .venv: expected $(ROOM_GB) GB free here, got %.1f - make room, or clone to another disk.\n", $$4 / 1e6; \
+		exit 2 }' >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing packages into .venv: about 8 GB$(if $(filter 1,$(CPU)), less CUDA), 2 to 10 minutes. Nothing is said until then."
 	$(BIN)/python -m pip install --quiet --upgrade pip

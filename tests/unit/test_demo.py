@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,3 +26,13 @@ def test_the_demo_ends_with_paths_of_what_reconstruct_writes():
     assert f"--out out/{folder.name}\n" in said and "--out out/$(SWEEP)/photo" not in said
     last = said.splitlines()[-1]
     assert str(ROOT / "runs") in last and "mouselift' ui" in last
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_installed(tmp_path: Path):
+    """In one line, in place of pip's hundred after a minute."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    said = subprocess.run(["make", "setup", "ROOM_GB=900000"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    first = said.stderr.splitlines()[0]
+    assert said.returncode == 2 and not (tmp_path / ".venv").exists()
+    assert re.fullmatch(r"make: \.venv: expected 900000 GB free here, got [\d.]+ - make room, or clone .*\.", first)
