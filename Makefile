@@ -6,7 +6,7 @@ DEMO := MOUSELIFT_HOME=$(HOME_DIR) $(BIN)/mouselift
 SWEEP := demo-$(shell date +%Y%m%d-%H%M%S)
 DEMO_SCENES := 240
 # 3 is the version of the mice: those of an older demo are not in the way.
-DEMO_MICE := $(HOME_DIR)/mice-3
+DEMO_MICE := $(HOME_DIR)/calico-3
 DEMO_SCENE := scene_000239
 DEMO_MINUTES := 8
 OUT := $(CURDIR)/out/$(SWEEP)
@@ -36,15 +36,21 @@ endif
 	touch $@
 
 demo: setup
-	@echo "The demo: mice, a sweep of fine-tunes, one of stage 1, pictures; about $(DEMO_MINUTES) minutes on two cores."
-	$(DEMO) data mice $(DEMO_MICE) --scenes $(DEMO_SCENES)
+	@echo "The demo: six parts, about $(DEMO_MINUTES) minutes on two idle cores."
+	@echo "1 of 6: a recording of mice of a strain that the bases have never seen"
+	$(DEMO) data mice $(DEMO_MICE) --scenes $(DEMO_SCENES) --coat calico
+	@echo "2 of 6: a sweep of fine-tunes of GS-LRM"
 	$(DEMO) sweep run gslrm_small --data $(DEMO_MICE) --name $(SWEEP)
+	@echo "3 of 6: its best is verified, registered, and pulled again"
 	$(DEMO) model promote $(SWEEP)
 	$(DEMO) model pull mouse-gslrm@champion --out out/$(SWEEP)/model
 	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE) --model out/$(SWEEP)/model --out out/$(SWEEP)
-	$(DEMO) sweep run mvdiffusion_tiny --data $(DEMO_MICE) --name $(SWEEP)-views
+	@echo "4 of 6: a sweep of fine-tunes of MVDiffusion"
+	$(DEMO) sweep run mvdiffusion_small --data $(DEMO_MICE) --name $(SWEEP)-views
+	@echo "5 of 6: its best is verified, registered, and pulled again"
 	$(DEMO) model promote $(SWEEP)-views
 	$(DEMO) model pull mouse-mvdiffusion@champion --out out/$(SWEEP)/views-model
+	@echo "6 of 6: one photo, through both"
 	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
 		--gaussians out/$(SWEEP)/model --out out/$(SWEEP)/photo
 	@echo "Open:"

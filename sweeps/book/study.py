@@ -25,7 +25,7 @@ from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import State, TrialProposed
 from sweeps.book.ledger import Ledger, Trial
 from sweeps.errors import StudyError
-from sweeps.space.distributions import Scalar
+from sweeps.space.distributions import Scalar, is_searched
 from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
@@ -79,7 +79,8 @@ def direction(space: SearchSpace) -> str:
 
 def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
     """Whether the sweep needs no further proposal: it has as many trials as it asks for, or its grid has no more."""
-    if space.sampler.kind == "grid" and ledger.next_number >= math.prod(map(len, _points(space).values())):
+    drawn = ledger.next_number - len(space.enqueue)
+    if space.sampler.kind == "grid" and drawn >= math.prod(map(len, _points(space).values())):
         return True
     return len(ledger.trials) >= space.trials.count
 
@@ -91,6 +92,7 @@ class Proposals:
         self._space, self._base = space, space.base
         self._drawing = optuna.create_study(sampler=_drawing_sampler(space))
         self._draws: list[dict[str, Scalar]] = []
+        self._enqueued = space.enqueued
 
     def next(self, ledger: Ledger) -> TrialProposed:
         """The proposal that follows `ledger`: values to run, or values that are not run and why."""
@@ -103,6 +105,8 @@ class Proposals:
         return TrialProposed(number, params, fingerprint, repeats=_first(ledger, fingerprint, params))
 
     def _params(self, ledger: Ledger, number: int) -> dict[str, Scalar]:
+        if number < len(self._enqueued):
+            return self._enqueued[number]
         if self._space.sampler.kind in ("random", "grid"):
             return self._draw(number)
         study = study_of(ledger, self._space)
@@ -112,19 +116,19 @@ class Proposals:
         return suggest(study.ask(), self._space)
 
     def _draw(self, number: int) -> dict[str, Scalar]:
-        """The draw number `number` of the random or grid sampler, which learns nothing: a function of the seed."""
-        while len(self._draws) <= number:
+        """What the random or grid sampler, which learns nothing, draws for this trial: a function of the seed."""
+        draw = number - len(self._enqueued)
+        while len(self._draws) <= draw:
             self._draws.append(suggest(self._drawing.ask(), self._space))
-        return self._draws[number]
+        return self._draws[draw]
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
     """A value from the study's sampler for each path whose conditions hold."""
     chosen: dict[str, Scalar] = {}
-    for path in space.order:
-        conditions = space.space[path].when.items()
-        if all(parent in chosen and chosen[parent] in allowed for parent, allowed in conditions):
-            chosen[path] = space.space[path].suggest(trial, path)
+    for path, found in space.ordered.items():
+        if is_searched(found, chosen):
+            chosen[path] = found.suggest(trial, path)
     return chosen
 
 

@@ -28,6 +28,7 @@ from sweeps.preflight.artefacts import Artefact
 from sweeps.preflight.dry_run_messages import Job, Measured
 from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.preflight.footprint import footprint
+from sweeps.space.distributions import is_searched
 from sweeps.space.space import Scalar, SearchSpace
 
 _DIGITS = 16
@@ -164,12 +165,11 @@ def largest_of(space: SearchSpace) -> dict[str, Scalar]:
 def _chosen(space: SearchSpace, start: Mapping[str, Scalar], pick: Callable[[Candidates], Scalar]) -> dict[str, Scalar]:
     """A value for each path whose conditions hold; those not yet reached stand as in `start`."""
     chosen: dict[str, Scalar] = {}
-    for path in space.order:
-        conditions = space.space[path].when.items()
-        if not all(parent in chosen and chosen[parent] in allowed for parent, allowed in conditions):
+    for path, found in space.ordered.items():
+        if not is_searched(found, chosen):
             continue
         others = {other: value for other, value in start.items() if other != path} | chosen
-        candidates = _accepted(space.base, others, path, space.space[path].ends)
+        candidates = _accepted(space.base, others, path, found.ends)
         if candidates:
             chosen[path] = pick(candidates)
     return chosen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -51,6 +53,20 @@ class FloatRange:
         """As `suggest` asks for it."""
         return FloatDistribution(*self.ends, log=self.log, step=self.step)
 
+    @property
+    def described(self) -> str:
+        """What it holds, in words."""
+        low, high = self.ends
+        return f"a number from {low:g} to {high:g}" + (f" in steps of {self.step:g}" if self.step else "")
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `suggest` could give it."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.ends[0] <= value <= self.ends[1] and (
+            self.step is None or is_whole((value - self.ends[0]) / self.step)
+        )
+
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         value = trial.suggest_float(path, *self.ends, log=self.log, step=self.step)
         return value if self.step is None else _rounded(value)
@@ -75,6 +91,19 @@ class IntRange:
         """As `suggest` asks for it."""
         return IntDistribution(*self.ends, log=self.log, step=self.step or 1)
 
+    @property
+    def described(self) -> str:
+        """What it holds, in words."""
+        low, high = self.ends
+        return f"a whole number from {low} to {high}" + (f" in steps of {self.step}" if self.step else "")
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `suggest` could give it."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        low, high = self.ends
+        return low <= value <= high and (value - low) % (self.step or 1) == 0
+
     def suggest(self, trial: optuna.Trial, path: str) -> int:
         return trial.suggest_int(path, *self.ends, log=self.log, step=self.step or 1)
 
@@ -96,11 +125,25 @@ class Choice:
         """As `suggest` asks for it."""
         return CategoricalDistribution(self.ends)
 
+    @property
+    def described(self) -> str:
+        """What it holds, in words."""
+        return "one of " + ", ".join(json.dumps(value, ensure_ascii=False) for value in self.ends)
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether it is one of them; true is not 1."""
+        return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in self.ends)
+
     def suggest(self, trial: optuna.Trial, path: str) -> Scalar:
         return trial.suggest_categorical(path, self.ends)
 
 
 Distribution = FloatRange | IntRange | Choice
+
+
+def is_searched(found: Distribution, chosen: Mapping[str, Scalar]) -> bool:
+    """Whether its conditions hold with what was chosen for the paths before it in `SearchSpace.order`."""
+    return all(parent in chosen and chosen[parent] in allowed for parent, allowed in found.when.items())
 
 
 def range_problem(found: Distribution) -> str | None:

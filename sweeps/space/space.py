@@ -25,6 +25,7 @@ from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
 from pipeline.recipes import load_recipe, override, renamed
 from sweeps.errors import RegistryError, SpaceError
+from sweeps.space import enqueued
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
@@ -85,6 +86,8 @@ class SpaceConfig:
     recipe: str  # name or YAML file of the recipe that is varied, as the user wrote it
     fixed: dict[str, Any] = field(default_factory=dict)  # values of the recipe that all trials share, by dotted path
     space: dict[str, Distribution] = field(default_factory=dict)  # ranges and choices, by dotted path of the recipe
+    # settings to try first, each by dotted path; a searched path that one leaves out stands at the recipe's own value
+    enqueue: tuple[dict[str, Scalar], ...] = ()
     objective: Objective = field(default_factory=Objective)  # the figure to improve
     sampler: Sampler = field(default_factory=Sampler)  # how parameters are chosen
     scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
@@ -125,6 +128,17 @@ class SearchSpace(SpaceConfig):
         """The paths, each after those its conditions ask about."""
         graph = {path: found.when for path, found in self.space.items()}
         return tuple(TopologicalSorter(graph).static_order())
+
+    @property
+    def ordered(self) -> dict[str, Distribution]:
+        """What is searched, in that order."""
+        return {path: self.space[path] for path in self.order}
+
+    @property
+    def enqueued(self) -> list[dict[str, Scalar]]:
+        """The settings to try first, each with a value for every path whose conditions hold."""
+        own, ordered = self.base.params, self.ordered
+        return [enqueued.whole(named, ordered, own) for named in self.enqueue]
 
     @property
     def fingerprint(self) -> str:
@@ -209,6 +223,9 @@ def _decode(layers: Layers) -> SpaceConfig:
         _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
+    if isinstance(values.get("enqueue"), list):
+        settings = values["enqueue"]
+        values["enqueue"] = [config.flatten(one) if isinstance(one, Mapping) else one for one in settings]
     if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
         values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
@@ -332,4 +349,5 @@ def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, s
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
     for name, problem in problems(space.pruning, space.base):
         yield f"pruning.{name}", problem
+    yield from enqueued.problems(space.enqueue, space.ordered, space.base, space.trials.count)
     yield from space.trials.problems([space.base, *recipes])

@@ -21,21 +21,27 @@ def fixed(space: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plan(space: Mapping[str, Any]) -> dict[str, str]:
-    """Objective, sampler, scheduler, rules of pruning, trials and gates."""
+    """Objective, sampler, what is tried first, scheduler, rules of pruning, trials and gates."""
     ways = {
         "objective": lambda plain: f"{plain['mode']} {plain['metric']}",
         "sampler": _sampler,
+        "enqueue": lambda plain: ", ".join(map(_setting, plain)),
         "scheduler": _scheduler,
         "pruning": lambda plain: ", ".join(name for name, rule in plain.items() if rule is not None) or "none",
         "trials": _trials,
         "gates": lambda plain: ", ".join(f"{metric} {gate}" for metric, gate in plain.items()) or "none",
     }
-    return {key: say(space[key]) for key, say in ways.items() if key in space}
+    said = {key: say(space[key]) for key, say in ways.items() if key in space}
+    return {key: words for key, words in said.items() if words}
 
 
 def value(plain: Any) -> str:
     """A value as a person writes it: text as it is, anything else as JSON has it."""
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _setting(plain: Mapping[str, Any]) -> str:
+    return " with ".join(f"{path} {value(one)}" for path, one in plain.items()) or "the recipe as it is"
 
 
 def _range(plain: Mapping[str, Any]) -> str:

@@ -32,7 +32,9 @@ def test_a_disk_without_room_is_refused_before_anything_is_installed(tmp_path: P
     """In one line, in place of pip's hundred after a minute."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    said = subprocess.run(["make", "setup", "ROOM_GB=900000"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        ["make", "setup", "ROOM_GB=900000"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     first = said.stderr.splitlines()[0]
     assert said.returncode == 2 and not (tmp_path / ".venv").exists()
     assert re.fullmatch(r"make: \.venv: expected 900000 GB free here, got [\d.]+ - make room, or clone .*\.", first)

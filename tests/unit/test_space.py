@@ -135,8 +135,8 @@ def test_the_fingerprint_changes_with_ranges_and_recipe_but_not_with_the_number_
 
 
 def test_the_fingerprint_of_a_committed_space_is_what_it_was():
-    assert load_space("gslrm_losses").fingerprint == "df8ed3072a12"
-    assert load_space("gslrm_normalise").fingerprint == "23c39173045a"
+    assert load_space("gslrm_losses").fingerprint == "fa32ab8803e2"
+    assert load_space("gslrm_normalise").fingerprint == "cb6dd9a19971"
 
 
 def counted(monkeypatch, module, name):
@@ -183,7 +183,33 @@ def test_a_space_comes_back_from_its_plain_form_and_its_recipe_and_reads_no_file
 
 
 LR = "mine.yaml: space.optim.lr"
+MASKED = {"loss.masked": {"choice": [True, False]}, "loss.ssim": {"float": [0.0, 0.5], "when": {"loss.masked": True}}}
 REFUSALS = {
+    "a setting to try first of an unknown path": (
+        {"enqueue": [{}, {"optim.lrr": 1e-4}]},
+        "mine.yaml: enqueue.1.optim.lrr: expected a path of this space, got another — did you mean optim.lr?",
+    ),
+    "a setting to try first outside its range": (
+        {"enqueue": [{"optim.lr": 1.0}]},
+        "mine.yaml: enqueue.0.optim.lr: expected a number from 0.0001 to 0.001, got 1.0 — change one of them.",
+    ),
+    "a setting to try first where the recipe's own value is outside the range": (
+        {"enqueue": [{}], "fixed": {"optim.weight_decay": 0.1}, "space": {"optim.lr": {"float": [1e-5, 1e-4]}}},
+        "mine.yaml: enqueue.0.optim.lr: expected a number from 1e-05 to 0.0001, got 0.0005, the recipe's own — "
+        "name one here, or widen the range.",
+    ),
+    "a setting to try first whose condition does not hold": (
+        {"enqueue": [{"loss.masked": False, "loss.ssim": 0.1}], "space": MASKED},
+        "mine.yaml: enqueue.0.loss.ssim: expected it only where loss.masked is true — leave it out.",
+    ),
+    "more settings to try first than trials": (
+        {"enqueue": [{}, {}, {}], "trials": {"count": 2}},
+        "mine.yaml: enqueue: expected at most trials.count 2 settings, got 3 — raise it, or leave some out.",
+    ),
+    "a setting to try first that is none": (
+        {"enqueue": [5]},
+        "mine.yaml: enqueue.0: expected an object, got 5 — indent its keys below it.",
+    ),
     "a path that the recipe lacks": (
         {"space": {"optim.lrr": {"float": [1e-4, 1e-3]}}},
         "mine.yaml: space.optim.lrr: expected a path of recipe gslrm_tiny, got an unknown one — did you mean optim.lr?",

@@ -114,6 +114,39 @@ def lived_through(space: SearchSpace, upto: int) -> Book:
     return book
 
 
+FIRST = ({}, {"optim.lr": 3e-4, "loss.masked": True, "loss.background": 0.25})
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp", "random"])
+def test_what_is_enqueued_is_tried_first_and_then_what_would_have_come_first(kind):
+    plain = space_for(SPACES["conditional"], kind=kind, seed=3, startup_trials=40)
+    book, without = Book(replace(plain, enqueue=FIRST)), Book(plain)
+    found, others = book.run_all(6), without.run_all(4)
+    own = plain.base.params
+    assert found[0] == {"optim.lr": own["optim.lr"], "loss.masked": False}  # as gslrm_tiny has them
+    assert found[1] == FIRST[1] and found[2:] == others
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp", "random"])
+def test_a_successor_tries_what_is_enqueued_and_was_not_tried_yet(kind):
+    space = replace(space_for(SPACES["conditional"], kind=kind, seed=3, startup_trials=2), enqueue=FIRST)
+    lived, ledger = lived_through(space, upto=9), Ledger()
+    for event in lived.events:
+        if type(event).__name__ == "TrialProposed":
+            again = Proposals(space).next(ledger)
+            assert (again.trial, again.params, again.repeats) == (event.trial, event.params, event.repeats)
+        ledger = fold(ledger, event)
+    restored = began_with(lived.ledger)
+    assert restored.enqueue == FIRST and study_of(lived.ledger, restored).trials[1].params == FIRST[1]
+
+
+def test_a_grid_has_all_its_points_beside_what_is_enqueued():
+    choice = {"data.num_input_views": Choice(ends=(2, 3, 4, 5))}
+    book = Book(replace(space_for(choice, kind="grid"), enqueue=({"data.num_input_views": 3},)))
+    found = [params["data.num_input_views"] for params in book.run_all()]
+    assert found[0] == 3 and sorted(found) == [2, 3, 4, 5]  # the grid's own 3 is a repeat, and not run
+
+
 @pytest.mark.parametrize("kind", ["tpe", "gp", "random"])
 @pytest.mark.parametrize("shape", SPACES)
 def test_a_successor_proposes_what_the_driver_before_it_would_have(shape, kind):
