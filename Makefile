@@ -12,7 +12,7 @@ DEMO_MINUTES := 8
 OUT := $(CURDIR)/out/$(SWEEP)
 # With CPU=1, PyTorch without CUDA comes from here; no GPU is used then.
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-# What .venv and pip's copies of what it installs need.
+# What .venv takes, and what pip takes beside it while it installs, if that is on the same disk.
 ROOM_GB ?= $(if $(filter 1,$(CPU)),4,11)
 
 .PHONY: setup demo pictures test faults browser gpu gpu-folder lint bench clean
@@ -20,7 +20,7 @@ ROOM_GB ?= $(if $(filter 1,$(CPU)),4,11)
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || df -Pk . | awk 'NR == 2 && $$4 < 1e6 * $(ROOM_GB) { \
+	@test -e $@ || df -Pk . | awk 'NR == 2 && $$4 < 1e6 * $(ROOM_GB) { \
 		printf "make: .venv: expected $(ROOM_GB) GB free here, got %.1f - make room, or clone to another disk.\n", $$4 / 1e6; \
 		exit 2 }' >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bases import train
 from benchmarks.tables import table
 from pipeline import bases, kinds
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import Dataset, open_dataset
 from pipeline.recipe import Recipe
 from pipeline.recipes import load_recipe, override
-from pipeline.training.fit import fit, newest
+from pipeline.training.fit import newest
 
 NAME, SEEDS = "gslrm_small", (0, 1, 2)
 BUDGET = ("train.max_steps=400", "train.validate_every=400", "train.max_val_scenes=1")
@@ -45,8 +46,7 @@ def main() -> None:
 
 
 def _trained(recipe: Recipe, out: Path) -> Path:
-    for _ in fit(recipe, out, "cpu", {}, cache=out.parent / "cache"):
-        pass
+    train(recipe, out)
     last = newest(out)
     assert last is not None
     return last

@@ -99,7 +99,7 @@ def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
     from sweeps.registry.named import names_version
 
     source = space.base.train.init_from
-    if source is None or not names_version(source):
+    if source is None or "train.init_from" in space.space or not names_version(source):
         return space
     from sweeps.registry.registry import Registry
 

@@ -67,11 +67,14 @@ class Loader:
     def has_masks(self) -> bool:
         return self._frames.has_alpha
 
-    def training_batch(self, step: int, batch_size: int) -> HostBatch:
-        """The batch of forward-backward pass `step` (from 0): shuffled anew each epoch, its jitter drawn."""
+    def training_batch(self, step: int, batch_size: int, pieces: int = 1) -> HostBatch:
+        """The batch of forward-backward pass `step` (from 0): shuffled anew each epoch, its jitter drawn.
+
+        pieces: of so many a pass is made, where processes share it; `step` then counts pieces.
+        """
         picks = [self._shuffled(step * batch_size + i) for i in range(batch_size)]
         generators = [np.random.default_rng((self.seed, 1, step * batch_size + i)) for i in range(batch_size)]
-        inputs = self._number_of_inputs(step)
+        inputs = self._number_of_inputs(step // pieces)
         views = [self._sample_views(scene, inputs, rng) for scene, rng in zip(picks, generators, strict=True)]
         return self._batch(picks, views, generators)
 
@@ -84,11 +87,11 @@ class Loader:
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.scenes))
         return self.scenes[order[position]]
 
-    def _number_of_inputs(self, step: int) -> int:
-        """The same for all scenes of a batch."""
+    def _number_of_inputs(self, index: int) -> int:
+        """Of all scenes of pass `index`, however many processes share it."""
         most = self.config.num_input_views
         fewest = most if self.config.min_input_views is None else self.config.min_input_views
-        return int(np.random.default_rng((self.seed, 2, step)).integers(fewest, most, endpoint=True))
+        return int(np.random.default_rng((self.seed, 2, index)).integers(fewest, most, endpoint=True))
 
     def _sample_views(self, scene: Scene, inputs: int, rng: np.random.Generator) -> Views:
         rest = self.config.num_views - inputs

@@ -99,7 +99,8 @@ class Trainer:
 
     def _made(self, step: int) -> list[HostBatch]:
         """The batches of this process in a step, a piece each; called in a thread."""
-        batches = [self.loader.training_batch(piece, self.division.size) for piece in self._pieces(step)]
+        size, pieces = self.division.size, self.division.pieces
+        batches = [self.loader.training_batch(piece, size, pieces) for piece in self._pieces(step)]
         return [batch.pinned(self.device) for batch in batches] if self.device.type == "cuda" else batches
 
     def take_metrics(self) -> dict[str, float]:

@@ -171,9 +171,11 @@ def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> in
 
 
 def _is_startup(study: optuna.Study, space: SearchSpace) -> bool:
-    """Whether there are too few results for a model, counted as Optuna's own samplers count them."""
+    """Whether there are too few results for a model, counted as Optuna's own samplers count them, and besides those
+    of what is enqueued: a model begins after as many draws as without it.
+    """
     learnt = (TrialState.COMPLETE,) if space.sampler.kind == "gp" else (TrialState.COMPLETE, TrialState.PRUNED)
-    return len(study.get_trials(deepcopy=False, states=learnt)) < space.sampler.startup_trials
+    return len(study.get_trials(deepcopy=False, states=learnt)) < len(space.enqueue) + space.sampler.startup_trials
 
 
 def _drawing_sampler(space: SearchSpace) -> BaseSampler:

@@ -45,7 +45,7 @@ def shortened(recipe: Recipe) -> Recipe:
     The first step has a checkpoint, too: as in a trial, a copy of the weights is being written while the next step is
     made. A loss that is no number ends it at once. Of train.accumulate passes a step has two at most: the second needs
     most memory, beside the gradients of the first. The learning rate is too small to do harm: whether the recipe's own
-    is too large is not decided here.
+    is too large is not decided here. Where training draws how many views it shows, these steps show the most.
     """
     changes: dict[str, Any] = {
         "train.max_steps": STEPS,
@@ -54,6 +54,7 @@ def shortened(recipe: Recipe) -> Recipe:
         "train.report_every": 1,
         "train.max_val_scenes": 1,
         "train.accumulate": min(2, recipe.train.accumulate),
+        "data.min_input_views": None,
         "optim.lr": 1.0e-6,
         "optim.warmup_steps": 0,
         "optim.max_nonfinite_updates": 0,

@@ -63,9 +63,7 @@ class FloatRange:
         """Whether `suggest` could give it."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return self.ends[0] <= value <= self.ends[1] and (
-            self.step is None or is_whole((value - self.ends[0]) / self.step)
-        )
+        return self.ends[0] <= value <= self.ends[1] if self.points is None else value in self.points
 
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         value = trial.suggest_float(path, *self.ends, log=self.log, step=self.step)

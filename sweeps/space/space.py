@@ -120,7 +120,13 @@ class SearchSpace(SpaceConfig):
         return self.with_fixed({path: str(Path(value).resolve()) for path, value in paths.items()})
 
     def with_fixed(self, values: Mapping[str, Any]) -> SearchSpace:
-        """The same with further values fixed, by dotted path. Raises RecipeError for one that the recipe refuses."""
+        """The same with further values fixed, by dotted path.
+
+        Raises RecipeError for one that the recipe refuses, and SpaceError for a path that the space searches.
+        """
+        for path in values:
+            if path in self.space:
+                raise SpaceError(f"{self.name}: {path}: expected it once, got it fixed and in the space — drop one.")
         return replace(self, fixed=self.fixed | dict(values), base=override(self.base, values)) if values else self
 
     @property
@@ -137,8 +143,8 @@ class SearchSpace(SpaceConfig):
     @property
     def enqueued(self) -> list[dict[str, Scalar]]:
         """The settings to try first, each with a value for every path whose conditions hold."""
-        own, ordered = self.base.params, self.ordered
-        return [enqueued.whole(named, ordered, own) for named in self.enqueue]
+        ordered = self.ordered
+        return [enqueued.whole(named, ordered, self.base) for named in self.enqueue]
 
     @property
     def fingerprint(self) -> str:
@@ -349,5 +355,5 @@ def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, s
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."
     for name, problem in problems(space.pruning, space.base):
         yield f"pruning.{name}", problem
-    yield from enqueued.problems(space.enqueue, space.ordered, space.base, space.trials.count)
+    yield from enqueued.problems(space.enqueue, space.ordered, space.base, space.fixed, space.trials.count)
     yield from space.trials.problems([space.base, *recipes])

@@ -251,6 +251,14 @@ def test_training_draws_how_many_views_a_batch_is_shown_and_evaluation_never(mak
     assert make("val", min_input_views=2).evaluation_batch(0).num_input_views == 4
 
 
+def test_processes_that_share_a_pass_show_the_same_number(make) -> None:
+    loader = make(min_input_views=1)
+    for index in range(20):
+        halves = [loader.training_batch(2 * index + half, 1, pieces=2) for half in range(2)]
+        assert {half.num_input_views for half in halves} == {loader.training_batch(index, 2).num_input_views}
+        assert [half.scenes[0] for half in halves] == list(loader.training_batch(index, 2).scenes)
+
+
 def test_the_draw_of_how_many_leaves_the_other_draws_as_they_were(make) -> None:
     plain, drawn = (make(min_input_views=fewest).training_batch(3, 2) for fewest in (None, 1))
     assert torch.equal(plain.frames, drawn.frames)

@@ -168,6 +168,19 @@ def test_what_is_fixed_later_is_fixed_in_the_recipe_too(write):
     assert space.fixed["train.max_steps"] == space.base.train.max_steps == 100
 
 
+def test_the_recipes_own_file_is_the_choice_that_names_it(write):
+    """A choice is as it was written, and the recipe's value is the folder that it stands for."""
+    starts = {"train.init_from": {"choice": [None, "base:gslrm_small"]}}
+    space = load_space(write(recipe="gslrm_small", space=starts, enqueue=[{}], trials={"count": 2}))
+    assert space.enqueued == [{"train.init_from": "base:gslrm_small"}]
+
+
+def test_what_is_searched_cannot_be_fixed_later(write):
+    space = load_space(write())
+    with pytest.raises(SpaceError, match=r"mine: optim\.lr: expected it once, got it fixed and in the space"):
+        space.with_fixed({"optim.lr": 2e-4})
+
+
 def test_local_paths_are_made_absolute_in_what_is_fixed_and_in_the_recipe(write):
     space = load_space(write(), ["fixed.data.root=mice"]).located()
     assert space.fixed["data.root"] == space.base.data.root == str(Path("mice").resolve())
@@ -191,16 +204,26 @@ REFUSALS = {
     ),
     "a setting to try first outside its range": (
         {"enqueue": [{"optim.lr": 1.0}]},
-        "mine.yaml: enqueue.0.optim.lr: expected a number from 0.0001 to 0.001, got 1.0 — change one of them.",
+        "mine.yaml: enqueue.0.optim.lr: expected a number from 0.0001 to 0.001, got 1.0 — change it, or the range.",
     ),
     "a setting to try first where the recipe's own value is outside the range": (
         {"enqueue": [{}], "fixed": {"optim.weight_decay": 0.1}, "space": {"optim.lr": {"float": [1e-5, 1e-4]}}},
         "mine.yaml: enqueue.0.optim.lr: expected a number from 1e-05 to 0.0001, got 0.0005, the recipe's own — "
         "name one here, or widen the range.",
     ),
+    "a setting to try first that YAML reads as text": (
+        {"enqueue": [{"optim.lr": "2e-4"}]},
+        "mine.yaml: enqueue.0.optim.lr: expected a number from 0.0001 to 0.001, got 2e-4 — YAML reads 2e-4 as text, "
+        "because a number with an exponent needs a dot and a sign: write 2.0e-4.",
+    ),
+    "a setting to try first of what is fixed": (
+        {"enqueue": [{"train.max_steps": 9}], "fixed": {"train.max_steps": 300}},
+        "mine.yaml: enqueue.0.train.max_steps: expected it once, got it in fixed too (300) — drop one.",
+    ),
     "a setting to try first whose condition does not hold": (
         {"enqueue": [{"loss.masked": False, "loss.ssim": 0.1}], "space": MASKED},
-        "mine.yaml: enqueue.0.loss.ssim: expected it only where loss.masked is true — leave it out.",
+        "mine.yaml: enqueue.0.loss.ssim: expected it only where loss.masked is true — name that too, or leave this "
+        "out.",
     ),
     "more settings to try first than trials": (
         {"enqueue": [{}, {}, {}], "trials": {"count": 2}},

@@ -119,7 +119,7 @@ FIRST = ({}, {"optim.lr": 3e-4, "loss.masked": True, "loss.background": 0.25})
 
 @pytest.mark.parametrize("kind", ["tpe", "gp", "random"])
 def test_what_is_enqueued_is_tried_first_and_then_what_would_have_come_first(kind):
-    plain = space_for(SPACES["conditional"], kind=kind, seed=3, startup_trials=40)
+    plain = space_for(SPACES["conditional"], kind=kind, seed=3, startup_trials=4)
     book, without = Book(replace(plain, enqueue=FIRST)), Book(plain)
     found, others = book.run_all(6), without.run_all(4)
     own = plain.base.params
