@@ -14,7 +14,7 @@ from PIL import Image
 from sweeps.book.record import Preview, SweepRecord, TrialRecord
 
 MOST_BYTES, MOST_TRIALS = 900_000, 24
-_WIDTH, _QUALITY = 448, 62  # px; of WebP
+_WIDTH, _QUALITY = 640, 62  # px, at which labels can be read; of WebP
 
 
 class Thumbnail(NamedTuple):
