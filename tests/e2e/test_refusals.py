@@ -52,7 +52,7 @@ def test_a_setting_that_cannot_be_is_refused(refused, mice_folder, override, mes
 def test_a_recipe_nobody_wrote_is_refused(refused):
     assert refused("train", "gslrm_tinny") == (
         "gslrm_tinny: expected a YAML file or one of gslrm, gslrm_mouse, gslrm_small, gslrm_tiny, mvdiffusion, "
-        "mvdiffusion_mouse, mvdiffusion_tiny — did you mean gslrm_tiny?"
+        "mvdiffusion_mouse, mvdiffusion_small, mvdiffusion_tiny — did you mean gslrm_tiny?"
     )
 
 

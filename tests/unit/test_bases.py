@@ -15,9 +15,11 @@ from pipeline.errors import CheckpointError, RecipeError
 from pipeline.gslrm.kind import GSLRMKind
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import load_recipe, override
+from pipeline.training.fit import fit
 from sweeps.preflight.artefacts import artefacts_of
 
 MOST_BYTES = 12e6
+STAGE_1_IOU = 0.65
 UNSEEN = 77  # seed of mice that no base was trained on
 
 
@@ -39,7 +41,10 @@ def test_the_recipe_of_a_base_starts_from_it(name: str) -> None:
 
 
 def test_a_base_that_is_none_is_refused_with_those_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"train\.init_from: expected base: and one of gslrm_small, got 'base:gslrm'"):
+    with pytest.raises(
+        RecipeError,
+        match=r"train\.init_from: expected base: and one of gslrm_small, mvdiffusion_small, got 'base:gslrm'",
+    ):
         load_recipe("gslrm_small", ["train.init_from=base:gslrm"])
 
 
@@ -50,6 +55,15 @@ def test_a_base_that_was_cut_off_is_refused_by_its_hash(tmp_path: Path, monkeypa
     monkeypatch.setattr(bases, "FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: expected sha256 [0-9a-f]{12}, got another"):
         artefacts_of([load_recipe("gslrm_small", [f"data.root={tmp_path}"])], tmp_path / "cache")
+
+
+def test_the_base_of_stage_1_draws_mice_that_it_never_met(tmp_path: Path) -> None:
+    """After two steps too small to change it."""
+    mice = write_mice(tmp_path / "mice", scenes=30, size=64, rig="mouse_centred", seed=UNSEEN)
+    small = ("optim.lr=1.0e-9", "optim.warmup_steps=1", "train.max_steps=2", "train.validate_every=2")
+    recipe = load_recipe("mvdiffusion_small", [*small, f"data.root={mice}"])
+    *_, last = fit(recipe, tmp_path / "out", "cpu", {})
+    assert last.metrics["val/mask_iou"] > STAGE_1_IOU and last.metrics["val/hull_iou"] > 0.9
 
 
 def test_the_base_knows_mice_that_it_never_met(tmp_path: Path) -> None:

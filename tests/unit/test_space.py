@@ -245,7 +245,7 @@ REFUSALS = {
     "a recipe that is not there": (
         {"recipe": "gslrm_tinny"},
         "mine.yaml: recipe: gslrm_tinny: expected a YAML file or one of gslrm, gslrm_mouse, gslrm_small, gslrm_tiny, "
-        "mvdiffusion, mvdiffusion_mouse, mvdiffusion_tiny — did you mean gslrm_tiny?",
+        "mvdiffusion, mvdiffusion_mouse, mvdiffusion_small, mvdiffusion_tiny — did you mean gslrm_tiny?",
     ),
     "1e-4 as the end of a range": (
         {"space": {"optim.lr": {"float": ["1e-4", 1e-3]}}},
@@ -432,5 +432,5 @@ def test_an_override_is_named_as_the_place_of_its_mistake(write):
 def test_an_unknown_space_is_refused_with_the_nearest_known():
     assert refusal("gslrm_tinny") == (
         "gslrm_tinny: expected a YAML file or one of gslrm_losses, gslrm_lr, gslrm_normalise, gslrm_small, "
-        "gslrm_tiny, mvdiffusion_mouse, mvdiffusion_tiny — did you mean gslrm_tiny?"
+        "gslrm_tiny, mvdiffusion_mouse, mvdiffusion_small, mvdiffusion_tiny — did you mean gslrm_tiny?"
     )
