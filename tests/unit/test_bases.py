@@ -66,10 +66,13 @@ def test_the_base_of_stage_1_draws_mice_that_it_never_met(tmp_path: Path) -> Non
     assert last.metrics["val/mask_iou"] > STAGE_1_IOU and last.metrics["val/hull_iou"] > 0.9
 
 
-def test_the_base_knows_mice_that_it_never_met(tmp_path: Path) -> None:
-    """Far above what its recipe reaches from nothing in the steps of a demo: a mask IoU of 0.8."""
+@pytest.mark.parametrize(("inputs", "mask_iou"), [(5, 0.88), (1, 0.78)])
+def test_the_base_knows_mice_that_it_never_met_from_one_view_or_five(
+    tmp_path: Path, inputs: int, mask_iou: float
+) -> None:
+    """Far above what its recipe reaches from nothing in the steps of a demo."""
     mice = write_mice(tmp_path / "mice", scenes=6, size=64, rig="mouse_centred", seed=UNSEEN)
     loaded = kinds.load(bases.FOLDER / "gslrm_small")
-    recipe = override(loaded.recipe, {"train.precision": "fp32"})
+    recipe = override(loaded.recipe, {"train.precision": "fp32", "data.num_input_views": inputs})
     found = GSLRMKind().evaluate(loaded.model, recipe, open_dataset(mice), "train", tmp_path / "cache")
-    assert found.metrics["train/mask_iou"] > 0.8 and found.metrics["train/psnr_fg"] > 15
+    assert found.metrics["train/mask_iou"] > mask_iou
