@@ -30,6 +30,7 @@ from pipeline.training.saving import Report
 GSLRM = {
     "a pass in halves": ["train.batch_size=2"],
     "every other pass": ["train.accumulate=2"],
+    "of any number of views, in halves": ["train.batch_size=2", "data.min_input_views=1"],
     "masked, in halves and parts": ["train.batch_size=4", "loss.masked=true", "loss.background=0.5"],
     "skipping": ["train.batch_size=2", "optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0"],
 }
@@ -60,10 +61,10 @@ class Told:
 def run(job: Job, folder: Path, cache: Path, rank: int = 0) -> Told:
     whole, calls, made = losses.mse, [], Loader.training_batch
 
-    def training_batch(loader: Loader, step: int, batch_size: int) -> HostBatch:
+    def training_batch(loader: Loader, step: int, batch_size: int, pieces: int) -> HostBatch:
         if rank == job.broken_in and step == 4 + rank:  # its half of the third pass
             raise DataError("scene_000004: broken")
-        return made(loader, step, batch_size)
+        return made(loader, step, batch_size, pieces)
 
     def mse(*args: torch.Tensor | None) -> torch.Tensor:
         calls.append(args)

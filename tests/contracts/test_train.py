@@ -504,10 +504,10 @@ def test_the_run_sees_the_batches_of_its_loader(run, tiny_recipe, monkeypatch: p
     seen: list[tuple[int, int]] = []
     whole = Loader.training_batch
     monkeypatch.setattr(
-        Loader, "training_batch", lambda self, step, size: seen.append((step, size)) or whole(self, step, size)
+        Loader, "training_batch", lambda self, step, *of: seen.append((step, *of)) or whole(self, step, *of)
     )
     run(tiny_recipe("train.accumulate=2", "train.max_steps=3"))
-    assert seen == [(index, 1) for index in range(6)]
+    assert seen == [(index, 1, 1) for index in range(6)]
 
 
 def test_a_scene_that_breaks_stops_the_run_at_the_step_that_takes_it(
@@ -515,10 +515,10 @@ def test_a_scene_that_breaks_stops_the_run_at_the_step_that_takes_it(
 ) -> None:
     whole, taken = Loader.training_batch, []
 
-    def breaking(self: Loader, index: int, size: int):
+    def breaking(self: Loader, index: int, *of: int):
         if index == 2:
             raise DataError("scene_000003: broken")
-        return whole(self, index, size)
+        return whole(self, index, *of)
 
     monkeypatch.setattr(Loader, "training_batch", breaking)
     with pytest.raises(DataError, match="scene_000003: broken"):
