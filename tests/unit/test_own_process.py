@@ -31,6 +31,17 @@ ALL = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 
 
 @pytest.fixture(autouse=True)
+def as_in_a_new_process():
+    """Signals do what Python begins with: another test of this process may have left some of them ignored."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, earlier in before.items():
+        signal.signal(number, earlier or signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
 def _handlers_as_before():
     before = {number: signal.getsignal(number) for number in ENDING}
     for number in ENDING:  # the suite itself may run under `nohup`, or in the background
