@@ -69,7 +69,7 @@ def interrupt(number: int, _: FrameType | None = None) -> None:
         if time.monotonic() - began > _PATIENCE_SECONDS:
             raise Interrupted(later)
 
-    with signals_blocked():
+    with contextlib.suppress(Interrupted), signals_blocked():  # another that came meanwhile is not the first
         for other in ENDING:
             if signal.getsignal(other) is interrupt:
                 signal.signal(other, again)
@@ -122,8 +122,11 @@ def signals_blocked(numbers: Sequence[signal.Signals] = ENDING) -> Iterator[None
     """Keep these signals from this thread, and for good from the processes that it starts within: a terminal or a
     scheduler sends them to all.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Python may run the handler of an earlier signal in this call, once it has blocked them: what that raises must
+        # not leave them blocked for good.
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

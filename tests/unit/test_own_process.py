@@ -31,17 +31,6 @@ ALL = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_new_process():
-    """Signals do what Python begins with: another test of this process may have left some of them ignored."""
-    before = {number: signal.getsignal(number) for number in ENDING}
-    for number in ENDING:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, earlier in before.items():
-        signal.signal(number, earlier or signal.SIG_DFL)
-
-
-@pytest.fixture(autouse=True)
 def _handlers_as_before():
     before = {number: signal.getsignal(number) for number in ENDING}
     for number in ENDING:  # the suite itself may run under `nohup`, or in the background
@@ -87,6 +76,28 @@ def test_of_two_signals_that_come_at_once_the_first_that_is_handled_is_told():
 
     with handled(), pytest.raises(Interrupted, match="SIGUSR1"):
         both()
+
+
+def test_two_signals_that_come_through_another_thread_leave_none_blocked(monkeypatch):
+    """The system may give a process's signals to any of its threads. Python then runs the second one's handler within
+    that of the first, in the call that blocks them. What stays blocked is so in every process started later, too.
+    """
+    sigmask, free = signal.pthread_sigmask, signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def with_a_second(how, numbers):
+        before = sigmask(how, numbers)
+        if how == signal.SIG_BLOCK and numbers:
+            monkeypatch.setattr(signal, "pthread_sigmask", sigmask)
+            interrupt(signal.SIGTERM)
+        return before
+
+    def first():
+        monkeypatch.setattr(signal, "pthread_sigmask", with_a_second)
+        interrupt(signal.SIGUSR1)
+
+    with handled(), pytest.raises(Interrupted, match="SIGUSR1"):
+        first()
+    assert sigmask(signal.SIG_SETMASK, free) == free
 
 
 @ALL
