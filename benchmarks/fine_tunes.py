@@ -1,7 +1,7 @@
 """Whether a fine-tune beats the base, and the base a start from nothing: `python -m benchmarks.fine_tunes WORK`.
 
-At the budget of a trial of the demo, on its strain of mice, which the base has not seen: figures of the 24 mice that
-no training met, the same for all. Three seeds each, of the batches and of weights from nothing. WORK: a folder for mice
+On the demo's strain of mice, which the base has not seen, with a quarter more steps than a trial there: figures of the
+24 mice that no training met, the same for all. Three seeds each, of the batches and of weights from nothing. WORK: a folder for mice
 and checkpoints; the same command goes on where it was stopped.
 """
 

@@ -13,8 +13,10 @@ import psutil
 import pytest
 import torch
 import trimesh
+import typer
 from scipy.ndimage import maximum_filter
 
+import mouselift
 from pipeline.cameras import Cameras, facelift_ring, facelift_six, look_at
 from pipeline.data.mice.body import COATS, STRAINS, anatomy
 from pipeline.data.mice.mice import MicePlan, MouseSequence, render_mouse, write_mice
@@ -123,6 +125,12 @@ def test_mice_of_a_strain_are_the_same_mice_in_one_coat() -> None:
     assert all(np.array_equal(one[..., 3], other[..., 3]) for one, other in pairs)
     assert not any(np.array_equal(one, other) for one, other in pairs)
     assert "coat" not in born.provenance() and asked.provenance()["coat"] == "calico"
+
+
+def test_the_command_names_every_strain():
+    command = typer.main.get_command(mouselift.app).commands["data"].commands["mice"]
+    (said,) = (option.help for option in command.params if option.name == "coat")
+    assert f"{', '.join(COATS)}, or calico" in said and set(STRAINS) == {*COATS, "calico"}
 
 
 def test_no_mouse_drawn_at_random_is_calico() -> None:
