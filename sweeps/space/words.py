@@ -25,7 +25,7 @@ def plan(space: Mapping[str, Any]) -> dict[str, str]:
     ways = {
         "objective": lambda plain: f"{plain['mode']} {plain['metric']}",
         "sampler": _sampler,
-        "enqueue": lambda plain: ", ".join(map(_setting, plain)),
+        "enqueue": lambda plain: "; ".join(map(_setting, plain)),
         "scheduler": _scheduler,
         "pruning": lambda plain: ", ".join(name for name, rule in plain.items() if rule is not None) or "none",
         "trials": _trials,
@@ -59,7 +59,7 @@ def _range(plain: Mapping[str, Any]) -> str:
 def _sampler(plain: Mapping[str, Any]) -> str:
     said = [plain["kind"], *([f"seed {plain['seed']}"] if "seed" in plain else [])]
     if plain["kind"] in ("tpe", "gp") and "startup_trials" in plain:
-        said.append(f"the first {plain['startup_trials']} at random")
+        said.append(f"its first {plain['startup_trials']} draws at random")
     return ", ".join(said)
 
 

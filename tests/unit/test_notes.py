@@ -226,3 +226,11 @@ def test_a_space_of_an_older_version_is_told_as_far_as_it_is_known() -> None:
     """A KeyError here would keep every figure of its sweep from MLflow, for a sweep's params are made of it."""
     old = {"sampler": {"kind": "tpe"}, "scheduler": {"kind": "asha"}}
     assert words.plan(old) == {"sampler": "tpe", "scheduler": "asha"}
+
+
+def test_what_is_tried_first_is_told_and_not_what_is_not() -> None:
+    settings = [{}, {"optim.lr": 2e-4, "loss.masked": True}]
+    assert words.plan({"enqueue": settings}) == {
+        "enqueue": "the recipe as it is; optim.lr 0.0002 with loss.masked true"
+    }
+    assert words.plan({"enqueue": []}) == {}
