@@ -1,8 +1,8 @@
 """Whether a fine-tune beats the base, and the base a start from nothing: `python -m benchmarks.fine_tunes WORK`.
 
 On the demo's strain of mice, which the base has not seen, with a quarter more steps than a trial there: figures of the
-24 mice that no training met, the same for all. Three seeds each, of the batches and of weights from nothing. WORK: a folder for mice
-and checkpoints; the same command goes on where it was stopped.
+24 mice that no training met, the same for all. Three seeds each, of the batches and of weights from nothing. WORK: a
+folder for mice and checkpoints; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
