@@ -61,7 +61,17 @@ class Protocol:
         fields = asdict(self)
         if self.precision == "fp32":  # ids from before there was a choice, when it was always this
             del fields["precision"]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+        return _digest(fields)
+
+    @property
+    def targets_id(self) -> str:
+        """As `id`, but the same whatever the network is given and computes in: what its figures are measured on."""
+        given = ("input_views", "precision")
+        return _digest({name: value for name, value in asdict(self).items() if name not in given})
+
+
+def _digest(fields: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def of_pictures(rendered: Images, target: Images, network: nn.Module | None) -> dict[str, PerImage]:

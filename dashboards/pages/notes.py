@@ -27,6 +27,7 @@ from dashboards.pages.note_parts import (
     settings,
 )
 from dashboards.words import figure, trial_name
+from sweeps.book.comparisons import comparisons_of, sentence
 from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
@@ -55,6 +56,7 @@ def sweep_note(record: SweepRecord, links: Links, importance: Importance | None 
             Section("Question", _question(record.ledger), urgency=3),
             Section("Data and protocol", _measured(record), urgency=2),
             Section("Leaderboard", *(_leaderboard(record, links, rows) for rows in ROWS), urgency=1),
+            Section("What the plan tells", _compared(record), urgency=1),
             Section("What mattered", _mattered(record, importance), urgency=4),
             Section("Ended early", _ended_early(record, links), urgency=5),
             Section("Faults survived", faults_of(record.trials, links), urgency=6),
@@ -227,8 +229,19 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
     return table(columns, rows, numbers=range(3, 5 + len(beside)))
 
 
+def _compared(record: SweepRecord) -> str:
+    """A sentence for each comparison of a plan, and by which rule; nothing of another sweep."""
+    found = comparisons_of(record)
+    if found is None:
+        return ""
+    lines = [f"- {plain(sentence(one, found.metric), _WHY)}" for one in found.comparisons]
+    return "\n".join([*lines, "", plain(f"Step {found.step}. {found.rule}", _WHY), *map(plain, found.notes)])
+
+
 def _mattered(record: SweepRecord, known: Importance | None) -> str:
-    """Settings that were shown to matter, and those that were not, beside what chance gives."""
+    """Settings that were shown to matter, and those that were not, beside what chance gives; not of a plan."""
+    if words.follows_plan(record.ledger.space):
+        return ""
     if record.ended is None:
         return "Told when the sweep has ended."
     found = known or importance_of(record.ledger)

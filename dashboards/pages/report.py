@@ -16,11 +16,12 @@ import jinja2
 
 from dashboards.charts import settings
 from dashboards.charts.figure import name_of
-from dashboards.report.charts import Chart, charts_of, importance_chart
+from dashboards.report.charts import Chart, charts_of, comparisons_chart, importance_chart
 from dashboards.report.packing import packed_json, packed_plotly, pooled
 from dashboards.report.table import Cell, columns, number, row, state_badge
 from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
+from sweeps.book.comparisons import comparisons_of, difference_in_words
 from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
 from sweeps.space.gates import Gate, parse_gates
@@ -54,13 +55,17 @@ def report_page(
     """The page of a sweep.
 
     links: of the MLflow that has it; the page then names the experiment (its frame lets no link out). importance: of
-    the searched settings; without one the page leaves the section out. pictures: the previews to carry along.
+    the searched settings; without one, and of a plan, which compares them, the page leaves the section out. pictures:
+    the previews to carry along.
     """
     sections = _sections(record)
+    compared = comparisons_of(record)
+    importance = importance if compared is None else None
     environment = _environment()
     charts = [chart for section in sections for group in section.charts.values() for chart in group]
     mattered = importance_chart(importance)
-    figures = {chart.key: chart.figures for chart in [*charts, *mattered]}
+    differences = comparisons_chart(compared)
+    figures = {chart.key: chart.figures for chart in [*charts, *mattered, *differences]}
     data = packed_json(pooled({"figures": figures, "tables": _tables(sections, environment)}))
     plotly = packed_plotly() if figures else ""
     shown = (pictures or Thumbnails()).within(MOST_BYTES - _MARGIN - len(data) - len(plotly))
@@ -72,6 +77,9 @@ def report_page(
         facts=facts(record),
         sections=sections,
         columns=columns(settings.settings_of(record), _gates(record), _metric(record)),
+        compared=compared,
+        differences=differences,
+        in_words=difference_in_words,
         importance=importance,
         mattered=mattered,
         pictures=shown,

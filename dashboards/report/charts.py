@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboards.charts import curves, history, settings
+from dashboards.charts.comparisons import forest
 from dashboards.charts.figure import Figure
 from dashboards.charts.settings import Setting
 from dashboards.report.words import best_of
 from pipeline.errors import counted
+from sweeps.book.comparisons import Comparisons
 from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.space.objective import Objective
@@ -101,6 +103,15 @@ def _said(trials: Sequence[TrialRecord], metric: str, most_points: int) -> str:
     said = [f"Of each trial but the best, one report in {every} is drawn."] if every > 1 else []
     said += [f"{counted(gaps, 'value')} not finite: a gap in the line."] if gaps else []
     return " ".join(said)
+
+
+def comparisons_chart(found: Comparisons | None) -> list[Chart]:
+    """The differences of a plan's comparisons, where there are any."""
+    drawn = None if found is None else forest(found)
+    if drawn is None:
+        return []
+    caption = "A line is the interval of a difference. One that crosses 0 is grey: nothing is told apart."
+    return [Chart("comparisons", "Comparisons", caption, {"": drawn}, int(drawn["layout"]["height"]), "wide")]
 
 
 def importance_chart(found: Importance | None) -> list[Chart]:

@@ -62,6 +62,7 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
         "Objective": _plan(record, "objective"),
         "Data": _words(tags, ("data.name", "data.geometry")),
         "Recipe": ledger.recipe,
+        "Plan": _plan(record, "plan"),
         "Tried first": _plan(record, "enqueue"),
         "Sampler": _plan(record, "sampler"),
         "Scheduler": _plan(record, "scheduler"),

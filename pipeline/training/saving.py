@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,8 @@ class Report:
 
     metrics: `train/…`, `time/…`, `system/…`, and `val/…` of a validated step; images: uint8 RGB [H, W, 3] by name;
     checkpoint: a folder under the workdir, whole; where one is due, `unsaved` says why there is none. protocol: the id
-    of the `metrics.Protocol` by which `val/…` was measured.
+    of the `metrics.Protocol` by which `val/…` was measured; targets: its `targets_id`. scenes: the figures of each
+    validated scene, under plain names, with its `scene` and, where its recording tells it, its `frame`.
     """
 
     step: int
@@ -32,6 +33,8 @@ class Report:
     checkpoint: Path | None = None
     unsaved: str = ""
     protocol: str = ""
+    targets: str = ""
+    scenes: Sequence[Mapping[str, float | str]] = ()
 
 
 class Reports:

@@ -141,7 +141,15 @@ class Trainer:
             raise self._at(step, error) from None
         pictures = {"val/preview": validation.picture} if self.world.leads else {}
         found = validation.evaluation
-        return Report(step, metrics | found.metrics, pictures, protocol=found.protocol.id), validation.attachments
+        scenes = [{**row, **self._frame(str(row["scene"]))} for row in found.scenes]
+        by = found.protocol
+        report = Report(step, metrics | found.metrics, pictures, protocol=by.id, targets=by.targets_id, scenes=scenes)
+        return report, validation.attachments
+
+    def _frame(self, scene: str) -> dict[str, float]:
+        """The frame of the recording that a scene was taken from, where it says one."""
+        frame = self.dataset.scenes[scene].notes.frame
+        return {} if frame is None else {"frame": float(frame)}
 
     def save(self, workdir: Path, report: Report, attachments: Mapping[str, Any]) -> Callable[[], Report]:
         """Copy what the checkpoint of this step holds. Returns what writes it and gives the report with it."""

@@ -111,6 +111,7 @@ class Reported(Event):
     metrics: dict[str, float]
     images: dict[str, str] = field(default_factory=dict)  # name -> blob
     tags: dict[str, str] = field(default_factory=dict)  # the worker's news of its checkpoints
+    scenes: str | None = None  # blob: the figures of each validated scene, as `scene_figures` reads it
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 
 PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
+TARGETS = "eval.targets"  # the tag of a run that names what its figures are measured on, whatever the model is given
 MEASURE = {
     "data.image_size": "image size",
     "data.num_input_views": "input views",
@@ -55,6 +56,7 @@ class TrialRecord:
     tags: dict[str, str] = field(default_factory=dict)  # of its openings and reports
     metrics: dict[str, tuple[Point, ...]] = field(default_factory=dict)  # of each step as it was first reported
     previews: tuple[Preview, ...] = ()
+    scenes: Path | None = None  # the figures of each scene of its last validation, as `scene_figures` reads it
     faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
@@ -215,6 +217,7 @@ class _Trial:
         self._tags: dict[str, str] = {}
         self._metrics: dict[str, dict[int, Point]] = {}
         self._previews: dict[tuple[str, int], Preview] = {}
+        self._scenes: Path | None = None
         self._opened: float | None = None
         self._attempt_opened = self._busy = self._busy_before = 0.0
 
@@ -235,6 +238,8 @@ class _Trial:
             self._metrics.setdefault(name, {}).setdefault(event.step, Point(event.step, value, event.time))
         for name, blob in event.images.items():
             self._previews.setdefault((name, event.step), Preview(name, event.step, folder / blob))
+        if event.scenes is not None:
+            self._scenes = folder / event.scenes
 
     def fail(self, event: events.AttemptFailed) -> None:
         self._faults.append(event)
@@ -256,6 +261,7 @@ class _Trial:
             tags=dict(self._tags),
             metrics={name: tuple(points.values()) for name, points in self._metrics.items()},
             previews=tuple(self._previews.values()),
+            scenes=self._scenes,
             faults=tuple(self._faults),
             opened=self._opened,
             ended=self.ended if trial.state.is_final or trial.state == "KILLED" else None,

@@ -78,7 +78,11 @@ def direction(space: SearchSpace) -> str:
 
 
 def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
-    """Whether the sweep needs no further proposal: it has as many trials as it asks for, or its grid has no more."""
+    """Whether the sweep needs no further proposal: it has as many trials as it asks for, or its grid or plan has no
+    more.
+    """
+    if space.plan.is_made and ledger.next_number >= len(space.enqueue):
+        return True
     drawn = ledger.next_number - len(space.enqueue)
     if space.sampler.kind == "grid" and drawn >= math.prod(map(len, _points(space).values())):
         return True

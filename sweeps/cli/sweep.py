@@ -17,11 +17,12 @@ from pipeline.data.cli import AsJson
 from pipeline.progress import Tell, duration
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data, Name
-from sweeps.errors import counted
+from sweeps.errors import SpaceError, counted
 from sweeps.launch import Audience, Launch
 from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
+    from sweeps.book.comparisons import Comparisons
     from sweeps.book.importance import Importance
     from sweeps.book.ledger import Ledger
     from sweeps.home import Home
@@ -173,6 +174,29 @@ def sweep_list(as_json: AsJson = False) -> None:
     terminal.table_or_blocks(columns, [_row_of(s) for s in found])
 
 
+@sweep.command("compare")
+def sweep_compare(
+    name: SweepName,
+    metric: Annotated[str | None, typer.Option(help="A metric of validations (default: the objective).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the runs of a plan tell: what is better, what is worse, and what is not told apart."""
+    from sweeps.book.comparisons import comparisons_of
+    from sweeps.book.journal import Journal
+    from sweeps.book.ledger import ledger_of
+    from sweeps.book.record import record_of
+
+    home = terminal.home()
+    ledger_of(home, name)
+    found = comparisons_of(record_of(Journal(home.journal(name)), time.time()), metric)
+    if found is None:
+        raise SpaceError(f"{name}: expected a sweep that follows a plan, got a search — run a space with `plan:`.")
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    _show_comparisons(found)
+
+
 @sweep.command("gc")
 def sweep_gc(
     name: Annotated[str | None, typer.Argument(help="One sweep (default: all of this home).")] = None,
@@ -240,21 +264,42 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
+    from sweeps.book.comparisons import comparisons_of
     from sweeps.book.importance import Importance, importance_of
+    from sweeps.book.journal import Journal
+    from sweeps.book.record import record_of
     from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
     importance = importance_of(ledger) if ended else Importance(0)
+    compared = comparisons_of(record_of(Journal(home.journal(ledger.name)), time.time())) if ended else None
     if as_json:
-        typer.echo(json.dumps(queries.status(home, ledger.name) | _plain(importance)))
+        status = queries.status(home, ledger.name) | _plain(importance)
+        typer.echo(json.dumps(status if compared is None else status | {"comparisons": asdict(compared)}))
         return
     _show_trials(home, ledger.name, every=False)
-    if ended:
+    if compared is not None:
+        _show_comparisons(compared)
+    elif ended:
         _show_importance(importance)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
         typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
+
+
+def _show_comparisons(found: Comparisons) -> None:
+    from sweeps.book.comparisons import CONFIDENCE, difference_in_words
+
+    rows = [
+        [one.effect, one.against, one.verdict, *difference_in_words(one), str(len(one.seeds)), str(one.scenes), one.why]
+        for one in found.comparisons
+    ]
+    interval = f"{CONFIDENCE:.0%} interval"
+    columns = ["setting", "against", "verdict", f"Δ {found.metric}", interval, "seeds", "scenes", "why"]
+    terminal.table_or_blocks(columns, rows)
+    for line in (f"Step {found.step}. {found.rule}", *found.notes):
+        typer.echo(line, err=True)
 
 
 def _plain(found: Importance) -> dict[str, Any]:

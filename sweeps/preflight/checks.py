@@ -40,6 +40,7 @@ from sweeps.preflight.dry_run import DryRun
 from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.preflight.kernels import ready_kernels
 from sweeps.run.nodes import Node, require_cluster, require_usable, seats_of, share_of, this_machine
+from sweeps.space import words
 from sweeps.space.space import Scalar, SearchSpace
 
 _log = logging.getLogger(__name__)
@@ -232,6 +233,8 @@ def _steps(recipe: Recipe, artefacts: Sequence[Artefact], resumed: Mapping[str, 
 
 
 def _described(space: SearchSpace) -> str:
+    if space.plan.is_made:
+        return f"{words.plan(space.as_plain())['plan']} over {space.recipe}, {counted(space.trials.count, 'trial')}"
     searched = counted(len(space.space), "parameter") if space.space else "one configuration"
     return f"{searched} over {space.recipe}, {counted(space.trials.count, 'trial')}"
 

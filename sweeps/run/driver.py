@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -19,6 +19,7 @@ from pipeline.recipes import override
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
 from sweeps.book.ledger import Trial, closing, fold, read
+from sweeps.book.scene_figures import SceneFigures, keep_scenes
 from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
 from sweeps.errors import counted
@@ -141,11 +142,18 @@ class Driver:
         self.write(events.TrialOpened(number, ray_trial_id, attempt, params, recipe.params, fingerprint, tags))
 
     def reported(
-        self, number: int, step: int, metrics: dict[str, float], images: Mapping[str, bytes], tags: dict[str, str]
+        self,
+        number: int,
+        step: int,
+        metrics: dict[str, float],
+        images: Mapping[str, bytes],
+        tags: dict[str, str],
+        scenes: Sequence[SceneFigures] = (),
     ) -> None:
-        """A trial reported at an optimizer step."""
+        """A trial reported at an optimizer step. scenes: the figures of each scene that it validated."""
         kept = {name: self.journal.keep(f"{name}.png", png) for name, png in images.items()}
-        self.write(events.Reported(number, step, metrics, kept, tags))
+        per_scene = keep_scenes(self.journal, scenes) if scenes else None
+        self.write(events.Reported(number, step, metrics, kept, tags, per_scene))
 
     def ended(self, ray_trial_id: str, result: Result | None, error: bool) -> None:
         """Ray ended an attempt, whose last report this is: decide whether its trial goes on, and write it down."""

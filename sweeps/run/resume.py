@@ -36,6 +36,8 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
             f"{name}: expected a sweep that is not running, got one that is — `mouselift sweep stop {name}` first."
         )
     space = began_with(ledger)
+    if count is not None and space.plan.is_made:
+        raise StudyError(f"{name}: expected no --trials: its plan says what is run — start a sweep with another plan.")
     if count is not None:
         if count < space.trials.count:
             raise StudyError(

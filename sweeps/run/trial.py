@@ -25,7 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
-from sweeps.book.record import PROTOCOL
+from sweeps.book.record import PROTOCOL, TARGETS
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
@@ -35,6 +35,7 @@ from sweeps.space.space import Retention
 
 IMAGES = "images"  # PNG bytes by name; the driver takes them out of the result before Ray stores it
 TAGS = "tags"  # of the run, by key; likewise taken out
+SCENES = "scenes"  # the figures of each validated scene; likewise taken out
 CHECKPOINTING = "checkpointing"
 METRIC_GROUPS = ("train", "val", "time", "system")
 
@@ -74,7 +75,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
             training = train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room)
             with contextlib.closing(training) as reports:
                 for report in reports:
-                    said |= _kept(kept, report, settings) | ({PROTOCOL: report.protocol} if report.protocol else {})
+                    said |= _kept(kept, report, settings) | _measured_by(report)
                     spent = {"time/trial_seconds": time.perf_counter() - began}  # of this attempt, with its validations
                     tune.report(as_result(report) | spent | _system(process, device.type) | {TAGS: said})
                     said = {}
@@ -98,6 +99,11 @@ def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:
     return tags | ({"checkpoint.damaged": "; ".join(damaged)} if damaged else {})
 
 
+def _measured_by(report: Report) -> dict[str, str]:
+    """Tags of the run: how its figures are measured, and on what."""
+    return {PROTOCOL: report.protocol, TARGETS: report.targets} if report.protocol else {}
+
+
 def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[str, str]:
     """Keep the report's checkpoint and remove older ones. Returns the outcome, as tags of the run."""
     if report.unsaved:
@@ -113,8 +119,9 @@ def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[st
 
 
 def as_result(report: Report) -> dict[str, Any]:
-    """A Report as Ray carries it: flat metrics, the step, pictures as PNG bytes."""
-    return {"step": report.step, **report.metrics, IMAGES: {k: _png(v) for k, v in report.images.items()}}
+    """A Report as Ray carries it: flat metrics, the step, pictures as PNG bytes, the figures of its scenes."""
+    pictures = {name: _png(picture) for name, picture in report.images.items()}
+    return {"step": report.step, **report.metrics, IMAGES: pictures, SCENES: list(report.scenes)}
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sweeps.book.journal import Journal, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger
 from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
+from sweeps.book.scene_figures import SceneFigures
 from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
 from sweeps.own_process import handled, said, signals_deferred, takes_signals
@@ -32,7 +33,7 @@ from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import Seat, seats_of, this_machine
 from sweeps.run.processes import resources
 from sweeps.run.ray_session import Ray, nodes_of_cluster
-from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
+from sweeps.run.trial import IMAGES, SCENES, TAGS, TrialSettings, metrics_of, run_trial
 from sweeps.space.space import SearchSpace
 from sweeps.tracking.mlflow_writer import MLflowDelivery
 from sweeps.tracking.pages import Pages
@@ -330,8 +331,10 @@ class _DriverCallback(tune.Callback):
     ) -> None:
         pictures: Mapping[str, bytes] = result.pop(IMAGES, {})
         tags: dict[str, str] = result.pop(TAGS, {})
+        scenes: Sequence[SceneFigures] = result.pop(SCENES, [])
         if "step" in result:
-            self._driver.reported(trial.config["number"], result["step"], metrics_of(result), pictures, tags)
+            number = trial.config["number"]
+            self._driver.reported(number, result["step"], metrics_of(result), pictures, tags, scenes)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Drop Ray's statistics of each metric of a trial, by which the driver of a long sweep would grow most."""

@@ -46,8 +46,8 @@ def problems(
         chosen = whole(named, ordered, base)
         for path in named:
             if path not in chosen:
-                conditions = _conditions(ordered[path])
-                yield f"{where}.{path}", f"expected it only where {conditions} — name that too, or leave this out."
+                only = conditions(ordered[path])
+                yield f"{where}.{path}", f"expected it only where {only} — name that too, or leave this out."
         for path, value in chosen.items():
             if not ordered[path].contains(value):
                 own = "" if path in named else ", the recipe's own"
@@ -79,5 +79,6 @@ def _mend(value: Scalar, found: Distribution) -> str:
     return trap or " change it, or the range."
 
 
-def _conditions(found: Distribution) -> str:
+def conditions(found: Distribution) -> str:
+    """The conditions of a path, in words."""
     return " and ".join(f"{parent} is {' or '.join(map(written, some))}" for parent, some in found.when.items())

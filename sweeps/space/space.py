@@ -25,11 +25,12 @@ from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
 from pipeline.recipes import load_recipe, override, renamed
 from sweeps.errors import RegistryError, SpaceError
-from sweeps.space import enqueued
+from sweeps.space import enqueued, plan
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
 from sweeps.space.objective import Objective
+from sweeps.space.plan import Plan
 from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Resources
 
@@ -88,6 +89,7 @@ class SpaceConfig:
     space: dict[str, Distribution] = field(default_factory=dict)  # ranges and choices, by dotted path of the recipe
     # settings to try first, each by dotted path; a searched path that one leaves out stands at the recipe's own value
     enqueue: tuple[dict[str, Scalar], ...] = ()
+    plan: Plan = field(default_factory=Plan)  # runs that answer a question, in place of a search
     objective: Objective = field(default_factory=Objective)  # the figure to improve
     sampler: Sampler = field(default_factory=Sampler)  # how parameters are chosen
     scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
@@ -190,6 +192,8 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     space = _named(written, path.stem, _resolved(written, layers))
     for where, problem in _problems(space):
         _refuse(layers, where, problem)
+    if space.plan.is_made:
+        space = _as_planned(space, layers)
     return space if "pruning" in layers.values else replace(space, pruning=usual(space.base))
 
 
@@ -216,6 +220,21 @@ def _resolved(written: SpaceConfig, layers: Layers) -> Recipe:
         _refuse(layers, where, str(error))
 
 
+def _as_planned(space: SearchSpace, layers: Layers) -> SearchSpace:
+    """The space with the runs of its plan as the settings to try, and no others. Raises SpaceError."""
+    if "count" in layers.values.get("trials", {}):
+        _refuse(layers, "trials.count", "expected it left out: the plan says how many there are — remove it.")
+    for where, problem in plan.problems(space.plan, space.ordered, space.base):
+        _refuse(layers, where, problem)
+    runs = plan.with_seeds(space.plan, space.ordered, space.base)
+    trials = replace(space.trials, count=len(runs))
+    searched = plan.searched_with_seeds(space.plan, space.space)
+    space = replace(space, space=searched, enqueue=runs, trials=trials)
+    for where, problem in enqueued.problems(runs, space.ordered, space.base, space.fixed, len(runs)):
+        _refuse(layers, where.replace("enqueue", "plan: run", 1), problem)
+    return space
+
+
 def _refuse(layers: Layers, where: str, problem: str) -> NoReturn:
     raise SpaceError(f"{layers.source(where)}: {where}: {problem}")
 
@@ -232,6 +251,8 @@ def _decode(layers: Layers) -> SpaceConfig:
     if isinstance(values.get("enqueue"), list):
         settings = values["enqueue"]
         values["enqueue"] = [config.flatten(one) if isinstance(one, Mapping) else one for one in settings]
+    if isinstance(planned := values.get("plan"), Mapping) and isinstance(of := planned.get("baseline"), Mapping):
+        values["plan"] = {**planned, "baseline": config.flatten(of)}
     if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
         values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
@@ -347,6 +368,11 @@ def _unknown_metric(metric: str, known: list[str]) -> str:
 
 def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, str]]:
     """Sampler, scheduler, pruning and resources."""
+    if space.plan.is_made and space.scheduler.kind != "none":
+        mend = "a plan compares trials at their last step; write none."
+        yield "scheduler.kind", f"expected none beside a plan, got {space.scheduler.kind} — {mend}"
+    if space.plan.is_made and space.enqueue:
+        yield "enqueue", "expected none beside a plan, which says every setting to try, got some — drop one of the two."
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."

@@ -21,9 +21,14 @@ def fixed(space: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plan(space: Mapping[str, Any]) -> dict[str, str]:
-    """Objective, sampler, what is tried first, scheduler, rules of pruning, trials and gates."""
+    """Objective, sampler, what is tried first, scheduler, rules of pruning, trials and gates.
+
+    Of a sweep that follows a plan: the plan, in place of the sampler and of what is tried first.
+    """
+    unsaid = ("sampler", "enqueue") if follows_plan(space) else ("plan",)
     ways = {
         "objective": lambda plain: f"{plain['mode']} {plain['metric']}",
+        "plan": lambda plain: _planned(plain, len(space["enqueue"])),
         "sampler": _sampler,
         "enqueue": lambda plain: "; ".join(map(_setting, plain)),
         "scheduler": _scheduler,
@@ -31,8 +36,13 @@ def plan(space: Mapping[str, Any]) -> dict[str, str]:
         "trials": _trials,
         "gates": lambda plain: ", ".join(f"{metric} {gate}" for metric, gate in plain.items()) or "none",
     }
-    said = {key: say(space[key]) for key, say in ways.items() if key in space}
+    said = {key: say(space[key]) for key, say in ways.items() if key in space and key not in unsaid}
     return {key: words for key, words in said.items() if words}
+
+
+def follows_plan(space: Mapping[str, Any]) -> bool:
+    """Whether the runs are those of a plan; no sampler chooses then."""
+    return bool(space.get("plan", {}).get("kind", "none") != "none")
 
 
 def value(plain: Any) -> str:
@@ -42,6 +52,12 @@ def value(plain: Any) -> str:
 
 def _setting(plain: Mapping[str, Any]) -> str:
     return " with ".join(f"{path} {value(one)}" for path, one in plain.items()) or "the recipe as it is"
+
+
+def _planned(plain: Mapping[str, Any], runs: int) -> str:
+    seeds = len(plain["seeds"])
+    part = f", one in {plain['fraction']} combinations" if plain["fraction"] > 1 else ""
+    return f"{plain['kind']}{part}: {runs // seeds} settings × {seeds} seeds"
 
 
 def _range(plain: Mapping[str, Any]) -> str:

@@ -431,6 +431,7 @@ def test_an_override_is_named_as_the_place_of_its_mistake(write):
 
 def test_an_unknown_space_is_refused_with_the_nearest_known():
     assert refusal("gslrm_tinny") == (
-        "gslrm_tinny: expected a YAML file or one of gslrm_losses, gslrm_lr, gslrm_normalise, gslrm_small, "
-        "gslrm_tiny, mvdiffusion_mouse, mvdiffusion_small, mvdiffusion_tiny — did you mean gslrm_tiny?"
+        "gslrm_tinny: expected a YAML file or one of gslrm_losses, gslrm_lr, gslrm_normalise, gslrm_remedies, "
+        "gslrm_small, gslrm_tiny, mvdiffusion_mouse, mvdiffusion_prompts, mvdiffusion_small, mvdiffusion_tiny — did "
+        "you mean gslrm_tiny?"
     )

@@ -1,0 +1,180 @@
+"""Runs that answer a question, in place of a search: each setting of a plan, over the same seeds.
+
+    plan: {kind: one_factor, seeds: [0, 1, 2]}
+    space:
+      loss.masked: {choice: [true, false]}
+      data.num_input_views: {choice: [1, 5]}
+
+`one_factor` runs a baseline, and each other value of each path alone. `factorial` runs every combination of two values
+of each path, or a fraction of them that keeps the paths apart. What a plan makes are settings to try, as `enqueue`
+has them: the sweep's engine knows of no plans.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from pipeline.config import did_you_mean
+from pipeline.recipe import Recipe, Seed, strict
+from sweeps.space import enqueued
+from sweeps.space.distributions import Choice, Distribution, Scalar
+from sweeps.space.enqueued import Setting
+from sweeps.space.words import value as written
+
+SEED = "train.seed"
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is compared with what, over which seeds."""
+
+    # one_factor: a baseline, and each other value of each path alone; factorial: combinations of two values of each
+    # path; none: the sampler chooses
+    kind: Literal["none", "one_factor", "factorial"] = "none"
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # values of train.seed: every setting runs with each
+    # of one_factor: values by dotted path; a path that it leaves out stands at the recipe's own value
+    baseline: dict[str, Scalar] = field(default_factory=dict)
+    fraction: Literal[1, 2, 4, 8] = 1  # of factorial: one in so many of the combinations is run
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the sweep follows a plan."""
+        return self.kind != "none"
+
+
+Searched = Mapping[str, Distribution]
+
+
+def problems(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str, str]]:
+    """Dotted path and problem of a plan over these paths. The caller stops at the first."""
+    if len(set(plan.seeds)) != len(plan.seeds) or len(plan.seeds) < 2:
+        few = "one seed tells no effect from chance" if len(plan.seeds) < 2 else "each once"
+        yield "plan.seeds", f"expected two or more different seeds, got {list(plan.seeds)} — {few}; change the list."
+    if SEED in ordered:
+        yield f"space.{SEED}", "expected it under plan.seeds, got it in the space — move it."
+    if plan.kind == "one_factor":
+        yield from _of_baseline(plan, ordered, base)
+    else:
+        yield from _of_levels(plan, ordered)
+    for one, other in moving_together(settings_of(plan, ordered, base)):
+        yield (
+            "plan.fraction" if plan.kind == "factorial" else "plan",
+            f"expected settings that tell {one} from {other}, got the two changed together in every run — "
+            "run a larger fraction, or leave one of them out.",
+        )
+
+
+def settings_of(plan: Plan, ordered: Searched, base: Recipe) -> list[dict[str, Scalar]]:
+    """The settings without seeds; the first is the baseline of one_factor."""
+    if plan.kind == "one_factor":
+        return list(_one_factor(plan, ordered, base))
+    levels = {path: found.ends for path, found in ordered.items()}
+    design = _design(len(levels), plan.fraction)
+    return [{path: ends[high] for (path, ends), high in zip(levels.items(), row, strict=True)} for row in design]
+
+
+def with_seeds(plan: Plan, ordered: Searched, base: Recipe) -> tuple[dict[str, Scalar], ...]:
+    """Every run of a plan, seed by seed: a plan that is ended early has whole comparisons."""
+    settings = settings_of(plan, ordered, base)
+    return tuple({**setting, SEED: seed} for seed in plan.seeds for setting in settings)
+
+
+def searched_with_seeds(plan: Plan, space: Searched) -> dict[str, Distribution]:
+    """The paths of a space, and the seeds as one more."""
+    return {**space, SEED: Choice(ends=plan.seeds)}
+
+
+def moving_together(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    """Pairs of paths that tell the same settings apart, so that no run shows which of the two has an effect."""
+    paths = dict.fromkeys(path for setting in settings for path in setting)
+    parts = {path: _partition([setting.get(path, _ABSENT) for setting in settings]) for path in paths}
+    varied = {path: part for path, part in parts.items() if len(set(part)) > 1}
+    return [pair for pair in itertools.combinations(varied, 2) if varied[pair[0]] == varied[pair[1]]]
+
+
+def mixed_with_pairs(signs: Int[np.ndarray, "path run"]) -> bool:
+    """Whether the effect of a path cannot be told from that of two others together (resolution III). signs: 1 or -1
+    for the value that each path has in each run.
+    """
+    pairs = [one * other for one, other in itertools.combinations(signs, 2)]
+    return any(abs(int(one @ pair)) == signs.shape[1] for one in signs for pair in pairs)
+
+
+_ABSENT = object()  # in place of the value of a path that a setting does not have
+
+
+def _partition(values: Sequence[object]) -> tuple[int, ...]:
+    """For each value, the place where it came first: equal for two lists that tell the same places apart."""
+    known = [(isinstance(value, bool), value) for value in values]  # true is not 1
+    return tuple(known.index(one) for one in known)
+
+
+def _of_baseline(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str, str]]:
+    if plan.fraction != 1:
+        yield "plan.fraction", f"expected it of a factorial plan alone, got {plan.fraction} — remove it."
+    for path in plan.baseline:
+        if path not in ordered:
+            mend = did_you_mean(path, ordered) or " — add it to the space, or set it under fixed."
+            yield f"plan.baseline.{path}", f"expected a path of this space, got another{mend}"
+    baseline = enqueued.whole(plan.baseline, ordered, base)
+    for path, found in ordered.items():
+        if found.points is None:
+            yield f"space.{path}", f"expected values to compare, got {found.described} — write a choice, or add a step."
+        if path not in baseline:
+            only = enqueued.conditions(found)
+            yield f"space.{path}", f"expected it in the baseline, got it only where {only} — add that to plan.baseline."
+        if not found.contains(baseline[path]):
+            own = "" if path in plan.baseline else ", the recipe's own"
+            yield (
+                f"plan.baseline.{path}",
+                f"expected {found.described}, got {written(baseline[path])}{own} — name one of them.",
+            )
+
+
+def _of_levels(plan: Plan, ordered: Searched) -> Iterator[tuple[str, str]]:
+    if plan.baseline:
+        yield "plan.baseline", "expected it of a one_factor plan alone, got it of a factorial one — remove it."
+    for path, found in ordered.items():
+        if found.when:
+            yield f"space.{path}.when", "expected paths without conditions in a factorial plan — remove it."
+        if len(found.ends) != 2:
+            yield f"space.{path}", f"expected two values, got {found.described} — leave two."
+    if 2 ** len(ordered) < 2 * plan.fraction:
+        yield (
+            "plan.fraction",
+            f"expected at least two runs, got {2 ** len(ordered)} combinations of which one in {plan.fraction} is run "
+            "— lower it.",
+        )
+
+
+def _one_factor(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[dict[str, Scalar]]:
+    baseline = enqueued.whole(plan.baseline, ordered, base)
+    yield baseline
+    for path, found in ordered.items():
+        for point in found.points or ():
+            if point != baseline[path] or isinstance(point, bool) != isinstance(baseline[path], bool):
+                yield enqueued.whole({**plan.baseline, path: point}, ordered, base)
+
+
+def _design(num_paths: int, fraction: int) -> Int[np.ndarray, "run path"]:
+    """Which of its two values each path has in each run: all combinations, or those of the fraction that keeps
+    effects of single paths apart from one another as far as it can.
+    """
+    left_out = fraction.bit_length() - 1
+    every = np.array(list(itertools.product((0, 1), repeat=num_paths - left_out)))
+    if left_out == 0:
+        return every
+    from pyDOE3 import fracfact, fracfact_opt  # takes a second to import, and is seldom needed
+
+    try:
+        generators = fracfact_opt(num_paths, left_out)[0]
+    except ValueError:  # so few runs that paths have to move together, which `problems` names
+        return every[:, np.arange(num_paths) % every.shape[1]]
+    return (fracfact(generators) > 0).astype(int)

@@ -1,0 +1,179 @@
+"""Plans: which runs they make, and every refusal word for word."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from sweeps.errors import SpaceError
+from sweeps.space import words
+from sweeps.space.plan import mixed_with_pairs, moving_together
+from sweeps.space.space import space_of
+from tests.support.planned import planned_space
+
+TWO = {"choice": [0.0, 0.1]}
+FOUR = {"loss.ssim": TWO, "loss.masked": {"choice": [False, True]}, "loss.alpha": {"choice": [1.0, 2.0]}}
+FOUR |= {"data.mirror": {"choice": [True, False]}}
+
+
+def test_one_factor_changes_one_path_at_a_time_and_every_setting_has_every_seed(tmp_path):
+    space = planned_space(tmp_path)
+    base = {"loss.ssim": 0.0, "loss.masked": False}
+    settings = [base, base | {"loss.ssim": 0.1}, base | {"loss.masked": True}]
+    assert space.enqueued == [one | {"train.seed": seed} for seed in (0, 1, 2) for one in settings]
+    assert space.trials.count == 9
+
+
+def test_the_baseline_is_the_recipes_own_but_for_what_the_plan_names(tmp_path):
+    plan = {"kind": "one_factor", "seeds": [0, 1], "baseline": {"loss.ssim": 0.1}}
+    assert planned_space(tmp_path, plan=plan).enqueued[0] == {"loss.ssim": 0.1, "loss.masked": False, "train.seed": 0}
+
+
+def test_a_path_that_an_alternative_brings_along_stands_at_the_recipes_own_value(tmp_path):
+    plan = {"kind": "one_factor", "seeds": [0, 1], "baseline": {"loss.masked": True, "loss.background": 0.4}}
+    background = {"float": [0.2, 0.4], "step": 0.2, "when": {"loss.masked": True}}
+    space = planned_space(
+        tmp_path, plan=plan, space={"loss.masked": {"choice": [True, False]}, "loss.background": background}
+    )
+    settings = [
+        {"loss.masked": True, "loss.background": 0.4},
+        {"loss.masked": False},
+        {"loss.masked": True, "loss.background": 0.2},
+    ]
+    assert [{k: v for k, v in one.items() if k != "train.seed"} for one in space.enqueued[:3]] == settings
+
+
+def test_a_factorial_plan_runs_every_combination(tmp_path):
+    space = planned_space(tmp_path, space=FOUR, plan={"kind": "factorial", "seeds": [0, 1]})
+    first = [tuple(one[path] for path in FOUR) for one in space.enqueued[:16]]
+    assert set(first) == set(itertools.product(*(found["choice"] for found in FOUR.values())))
+
+
+@pytest.mark.parametrize(("fraction", "runs"), [(2, 8), (4, 4)])
+def test_in_a_fraction_each_pair_of_paths_is_balanced(tmp_path, fraction, runs):
+    """So that the mean over one path says nothing of another: the definition of an orthogonal design."""
+    fewer = dict(itertools.islice(FOUR.items(), 4 if fraction == 2 else 3))
+    if fraction == 4:
+        with pytest.raises(SpaceError, match="changed together in every run"):
+            planned_space(tmp_path, space=fewer, plan={"kind": "factorial", "seeds": [0, 1], "fraction": 4})
+        return
+    space = planned_space(tmp_path, space=fewer, plan={"kind": "factorial", "seeds": [0, 1], "fraction": fraction})
+    design = [tuple(one[path] for path in fewer) for one in space.enqueued[:runs]]
+    for i, j in itertools.combinations(range(len(fewer)), 2):
+        pairs = [(row[i], row[j]) for row in design]
+        assert sorted(map(pairs.count, set(pairs))) == [runs // 4] * 4
+
+
+def test_paths_that_change_together_are_named():
+    together = [{"a": 1, "b": "x", "c": 0}, {"a": 2, "b": "y", "c": 0}, {"a": 1, "b": "x", "c": 1}]
+    assert moving_together(together) == [("a", "b")]
+    assert moving_together([{"a": 1, "b": True}, {"a": 2, "b": True}, {"a": 1, "b": 1}]) == []  # true is not 1
+
+
+def test_a_half_of_three_paths_mixes_each_with_the_pair_of_the_others_and_a_half_of_four_does_not():
+    half_of_three = np.array([row for row in itertools.product((-1, 1), repeat=3) if np.prod(row) == 1]).T
+    half_of_four = np.array([row for row in itertools.product((-1, 1), repeat=4) if np.prod(row) == 1]).T
+    assert mixed_with_pairs(half_of_three)
+    assert not mixed_with_pairs(half_of_four)
+
+
+def test_a_plan_comes_back_from_the_journal_as_it_was(tmp_path):
+    space = planned_space(tmp_path)
+    plain = json.loads(json.dumps(space.as_plain()))
+    assert space_of(plain, space.name, space.base) == space
+
+
+def test_a_plan_is_said_in_place_of_a_sampler(tmp_path):
+    said = words.plan(planned_space(tmp_path).as_plain())
+    assert said["plan"] == "one_factor: 3 settings × 3 seeds"
+    assert "sampler" not in said
+    assert "enqueue" not in said
+
+
+ONE = {"kind": "one_factor", "seeds": [0, 1]}
+REFUSALS = {
+    "one seed": (
+        {"plan": ONE | {"seeds": [0]}},
+        "plan.seeds: expected two or more different seeds, got [0] — one seed tells no effect from chance; change the "
+        "list.",
+    ),
+    "a seed twice": (
+        {"plan": ONE | {"seeds": [0, 1, 0]}},
+        "plan.seeds: expected two or more different seeds, got [0, 1, 0] — each once; change the list.",
+    ),
+    "seeds in the space": (
+        {"space": {"loss.ssim": TWO, "train.seed": {"choice": [1, 2]}}},
+        "space.train.seed: expected it under plan.seeds, got it in the space — move it.",
+    ),
+    "a scheduler that stops trials": (
+        {"scheduler": {"kind": "asha", "grace_steps": 10}},
+        "scheduler.kind: expected none beside a plan, got asha — a plan compares trials at their last step; write "
+        "none.",
+    ),
+    "settings to try first": (
+        {"enqueue": [{}]},
+        "enqueue: expected none beside a plan, which says every setting to try, got some — drop one of the two.",
+    ),
+    "a number of trials": (
+        {"trials": {"count": 3}},
+        "trials.count: expected it left out: the plan says how many there are — remove it.",
+    ),
+    "a range": (
+        {"space": {"optim.lr": {"float": [1e-4, 1e-3]}}},
+        "space.optim.lr: expected values to compare, got a number from 0.0001 to 0.001 — write a choice, or add a "
+        "step.",
+    ),
+    "a recipe's own value that is not compared": (
+        {"space": {"loss.ssim": {"choice": [0.1, 0.2]}}},
+        "plan.baseline.loss.ssim: expected one of 0.1, 0.2, got 0.0, the recipe's own — name one of them.",
+    ),
+    "a baseline of an unknown path": (
+        {"plan": ONE | {"baseline": {"loss": {"ssm": 0.1}}}},
+        "plan.baseline.loss.ssm: expected a path of this space, got another — did you mean loss.ssim?",
+    ),
+    "a path that the baseline does not have": (
+        {
+            "space": {
+                "loss.masked": {"choice": [True, False]},
+                "loss.background": {"choice": [0.1, 0.2], "when": {"loss.masked": True}},
+            }
+        },
+        "space.loss.background: expected it in the baseline, got it only where loss.masked is true — add that to "
+        "plan.baseline.",
+    ),
+    "a fraction of one_factor": (
+        {"plan": ONE | {"fraction": 2}},
+        "plan.fraction: expected it of a factorial plan alone, got 2 — remove it.",
+    ),
+    "a baseline of a factorial plan": (
+        {"plan": {"kind": "factorial", "baseline": {"loss.ssim": 0.1}}},
+        "plan.baseline: expected it of a one_factor plan alone, got it of a factorial one — remove it.",
+    ),
+    "three values in a factorial plan": (
+        {"plan": {"kind": "factorial"}, "space": {"loss.ssim": {"choice": [0.0, 0.1, 0.2]}}},
+        "space.loss.ssim: expected two values, got one of 0.0, 0.1, 0.2 — leave two.",
+    ),
+    "a fraction in which paths move together": (
+        {"plan": {"kind": "factorial", "fraction": 2}},
+        "plan.fraction: expected settings that tell loss.ssim from loss.masked, got the two changed together in every "
+        "run — run a larger fraction, or leave one of them out.",
+    ),
+    "a fraction of less than two runs": (
+        {"plan": {"kind": "factorial", "fraction": 4}},
+        "plan.fraction: expected at least two runs, got 4 combinations of which one in 4 is run — lower it.",
+    ),
+    "a run that the recipe refuses": (
+        {"space": {"loss.ssim": TWO, "data.num_held_out_views": {"choice": [1, 2]}}},
+        "space.data.num_held_out_views: expected one value, or trials cannot be compared — move it to fixed.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_plan_that_cannot_be_concluded_from_is_refused_in_one_line(tmp_path, changes, message):
+    with pytest.raises(SpaceError) as error:
+        planned_space(tmp_path, **changes)
+    assert str(error.value).removeprefix(f"{tmp_path}/question.yaml: ") == message
