@@ -109,6 +109,21 @@ def with_registered_start(space: SearchSpace, home: Home) -> SearchSpace:
     return space.with_fixed({"train.init_from": str(folder)})
 
 
+def looked_up(space: SearchSpace, home: Home) -> SearchSpace:
+    """The space with what it names of a home in its place: registered weights to start from, and for a plan that
+    replicates another sweep that sweep's best settings.
+
+    Raises RegistryError and SpaceError for what is not there, StudyError for a sweep that is not there.
+    """
+    space = with_registered_start(space, home)
+    if space.plan.of is None or space.enqueue:
+        return space
+    from sweeps.book.ledger import ledger_of
+    from sweeps.book.replicates import with_the_best_of
+
+    return with_the_best_of(space, ledger_of(home, space.plan.of))
+
+
 def asks_cluster(space: SearchSpace, home: Home) -> bool:
     """Whether a cluster is to be asked how many GPUs it has, because the space leaves that open.
 
@@ -192,7 +207,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         from sweeps.run.resume import check_is_new
 
         name = name or timed_name(space.name, datetime.now())
-        located = with_registered_start(space, self._home).located()
+        located = looked_up(space, self._home).located()
         check_is_new(self._home, name, located)
         return self._run(located, name)
 
@@ -204,7 +219,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
         if name is None:
             raise StudyError("--resume: expected the sweep's --name, got none — name what is to be gone on with.")
-        ledger = begun(self._home, name, with_registered_start(space, self._home).located())
+        ledger = begun(self._home, name, looked_up(space, self._home).located())
         if ledger is None:
             return self.new(space, name)
         return ledger if ledger.state == "COMPLETE" else self.resume(name, None)

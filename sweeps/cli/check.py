@@ -15,7 +15,7 @@ from pipeline.cli import Overrides, show_recipe, split_overrides
 from pipeline.data.cli import AsJson
 from sweeps.cli import terminal
 from sweeps.cli.terminal import Data
-from sweeps.launch import asks_cluster, nodes_of, with_registered_start
+from sweeps.launch import asks_cluster, looked_up, nodes_of, with_registered_start
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -56,7 +56,7 @@ def check(
             from sweeps.run.ray_session import Ray
 
             nodes = nodes_of(stack.enter_context(Ray(home)))
-        located = with_registered_start(space, home).located()
+        located = looked_up(space, home).located()
         ready = preflight(located, home, nodes=nodes, say=terminal.say, tell=tell, paced=True)
     _show(space.name, ready, as_json)
 

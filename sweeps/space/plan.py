@@ -6,7 +6,8 @@
       data.num_input_views: {choice: [1, 5]}
 
 `one_factor` runs a baseline, and each other value of each path alone. `factorial` runs every combination of two values
-of each path, or a fraction of them that keeps the paths apart. What a plan makes are settings to try, as `enqueue`
+of each path, or a fraction of them that keeps the paths apart. `replicate` runs the best settings of another sweep
+again, which won there with one seed. What a plan makes are settings to try, as `enqueue`
 has them: the sweep's engine knows of no plans.
 """
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Int
+from pydantic import Field
 
 from pipeline.config import did_you_mean
 from pipeline.recipe import Recipe, Seed, strict
@@ -36,12 +38,14 @@ class Plan:
     """What is compared with what, over which seeds."""
 
     # one_factor: a baseline, and each other value of each path alone; factorial: combinations of two values of each
-    # path; none: the sampler chooses
-    kind: Literal["none", "one_factor", "factorial"] = "none"
+    # path; replicate: the best settings of another sweep again; none: the sampler chooses
+    kind: Literal["none", "one_factor", "factorial", "replicate"] = "none"
     seeds: tuple[Seed, ...] = (0, 1, 2)  # values of train.seed: every setting runs with each
     # of one_factor: values by dotted path; a path that it leaves out stands at the recipe's own value
     baseline: dict[str, Scalar] = field(default_factory=dict)
     fraction: Literal[1, 2, 4, 8] = 1  # of factorial: one in so many of the combinations is run
+    of: str | None = None  # of replicate: the sweep of this home whose best settings are run
+    top: Annotated[int, Field(ge=2)] = 3  # of replicate: how many of them
 
     @property
     def is_made(self) -> bool:
@@ -59,6 +63,13 @@ def problems(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str,
         yield "plan.seeds", f"expected two or more different seeds, got {list(plan.seeds)} — {few}; change the list."
     if SEED in ordered:
         yield f"space.{SEED}", "expected it under plan.seeds, got it in the space — move it."
+    for field_, kind in (("baseline", "one_factor"), ("fraction", "factorial"), ("of", "replicate")):
+        if plan.kind != kind and getattr(plan, field_) != getattr(Plan(), field_):
+            yield f"plan.{field_}", f"expected it of a {kind} plan alone, got it of a {plan.kind} one — remove it."
+    if plan.kind == "replicate":
+        if plan.of is None:
+            yield "plan.of", "expected the sweep whose best settings are run again, got none — name it."
+        return
     if plan.kind == "one_factor":
         yield from _of_baseline(plan, ordered, base)
     else:
@@ -72,7 +83,7 @@ def problems(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str,
 
 
 def settings_of(plan: Plan, ordered: Searched, base: Recipe) -> list[dict[str, Scalar]]:
-    """The settings without seeds; the first is the baseline of one_factor."""
+    """The settings of one_factor, the baseline first, or of factorial; without seeds."""
     if plan.kind == "one_factor":
         return list(_one_factor(plan, ordered, base))
     levels = {path: found.ends for path, found in ordered.items()}
@@ -80,9 +91,8 @@ def settings_of(plan: Plan, ordered: Searched, base: Recipe) -> list[dict[str, S
     return [{path: ends[high] for (path, ends), high in zip(levels.items(), row, strict=True)} for row in design]
 
 
-def with_seeds(plan: Plan, ordered: Searched, base: Recipe) -> tuple[dict[str, Scalar], ...]:
+def with_seeds(plan: Plan, settings: Sequence[Setting]) -> tuple[dict[str, Scalar], ...]:
     """Every run of a plan, seed by seed: a plan that is ended early has whole comparisons."""
-    settings = settings_of(plan, ordered, base)
     return tuple({**setting, SEED: seed} for seed in plan.seeds for setting in settings)
 
 
@@ -117,8 +127,6 @@ def _partition(values: Sequence[object]) -> tuple[int, ...]:
 
 
 def _of_baseline(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str, str]]:
-    if plan.fraction != 1:
-        yield "plan.fraction", f"expected it of a factorial plan alone, got {plan.fraction} — remove it."
     for path in plan.baseline:
         if path not in ordered:
             mend = did_you_mean(path, ordered) or " — add it to the space, or set it under fixed."
@@ -139,8 +147,6 @@ def _of_baseline(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[
 
 
 def _of_levels(plan: Plan, ordered: Searched) -> Iterator[tuple[str, str]]:
-    if plan.baseline:
-        yield "plan.baseline", "expected it of a one_factor plan alone, got it of a factorial one — remove it."
     for path, found in ordered.items():
         if found.when:
             yield f"space.{path}.when", "expected paths without conditions in a factorial plan — remove it."

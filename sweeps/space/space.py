@@ -11,7 +11,7 @@ A parameter whose `when` does not hold is not searched: the recipe's own value s
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -131,6 +131,12 @@ class SearchSpace(SpaceConfig):
                 raise SpaceError(f"{self.name}: {path}: expected it once, got it fixed and in the space — drop one.")
         return replace(self, fixed=self.fixed | dict(values), base=override(self.base, values)) if values else self
 
+    def running(self, settings: Sequence[Mapping[str, Scalar]]) -> SearchSpace:
+        """The same with the runs of its plan: these settings, each with every seed, and no others."""
+        runs = plan.with_seeds(self.plan, settings)
+        searched = plan.searched_with_seeds(self.plan, self.space)
+        return replace(self, space=searched, enqueue=runs, trials=replace(self.trials, count=len(runs)))
+
     @property
     def order(self) -> tuple[str, ...]:
         """The paths, each after those its conditions ask about."""
@@ -226,11 +232,10 @@ def _as_planned(space: SearchSpace, layers: Layers) -> SearchSpace:
         _refuse(layers, "trials.count", "expected it left out: the plan says how many there are — remove it.")
     for where, problem in plan.problems(space.plan, space.ordered, space.base):
         _refuse(layers, where, problem)
-    runs = plan.with_seeds(space.plan, space.ordered, space.base)
-    trials = replace(space.trials, count=len(runs))
-    searched = plan.searched_with_seeds(space.plan, space.space)
-    space = replace(space, space=searched, enqueue=runs, trials=trials)
-    for where, problem in enqueued.problems(runs, space.ordered, space.base, space.fixed, len(runs)):
+    if space.plan.kind == "replicate":  # the sweep that it names is known to a home alone
+        return space
+    space = space.running(plan.settings_of(space.plan, space.ordered, space.base))
+    for where, problem in enqueued.problems(space.enqueue, space.ordered, space.base, space.fixed, space.trials.count):
         _refuse(layers, where.replace("enqueue", "plan: run", 1), problem)
     return space
 

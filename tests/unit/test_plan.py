@@ -146,7 +146,15 @@ REFUSALS = {
     ),
     "a fraction of one_factor": (
         {"plan": ONE | {"fraction": 2}},
-        "plan.fraction: expected it of a factorial plan alone, got 2 — remove it.",
+        "plan.fraction: expected it of a factorial plan alone, got it of a one_factor one — remove it.",
+    ),
+    "a replicate of nothing": (
+        {"plan": {"kind": "replicate", "seeds": [0, 1]}},
+        "plan.of: expected the sweep whose best settings are run again, got none — name it.",
+    ),
+    "another sweep for one_factor": (
+        {"plan": ONE | {"of": "lr"}},
+        "plan.of: expected it of a replicate plan alone, got it of a one_factor one — remove it.",
     ),
     "a baseline of a factorial plan": (
         {"plan": {"kind": "factorial", "baseline": {"loss.ssim": 0.1}}},

@@ -1,0 +1,84 @@
+"""Replicates: the best settings of a sweep again, over seeds, and every refusal word for word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sweeps.book.comparisons import comparisons_of
+from sweeps.book.journal import Journal, Reported, State, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.replicates import with_the_best_of
+from sweeps.errors import SpaceError, StudyError
+from sweeps.home import Home
+from sweeps.launch import looked_up
+from sweeps.space.objective import Objective
+from tests.support.planned import METRIC, planned_space, planned_sweep
+
+AGAIN = {"kind": "replicate", "seeds": [0, 1, 2], "of": "search", "top": 2}
+VALUES = {0.0: 18.0, 0.1: 20.0, 0.2: 19.0}  # what the search found for each loss.ssim
+SSIM = {"loss.ssim": {"choice": [0.0, 0.1, 0.2]}}
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home with a search that ended, of three trials."""
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")})
+    space = planned_space(tmp_path / "search", space=SSIM, plan={})
+    with Journal(home.journal("search")) as journal:
+        journal.append(SweepOpened("search", "gslrm_tiny", space.as_plain(), {}, space.base.params))
+        for number, (ssim, value) in enumerate(VALUES.items()):
+            params = {"loss.ssim": ssim}
+            journal.append(TrialOpened(number, f"r{number}", 1, params, space.base.params | params, f"f{number}"))
+            journal.append(Reported(number, 100, {METRIC: value}))
+            journal.append(TrialClosed(number, State.COMPLETE))
+    return home
+
+
+def again(tmp_path, **changes):
+    return planned_space(tmp_path / "again", space=SSIM, **{"plan": AGAIN} | changes)
+
+
+def test_the_best_run_again_with_every_seed_the_best_first(home, tmp_path):
+    space = looked_up(again(tmp_path), home)
+    assert space.enqueued == [{"loss.ssim": one, "train.seed": seed} for seed in (0, 1, 2) for one in (0.1, 0.2)]
+    assert space.trials.count == 6
+    assert looked_up(space, home) is space  # of a sweep that is taken up again nothing is looked up
+
+
+def test_each_is_held_against_the_one_that_had_won(home, tmp_path):
+    space = looked_up(again(tmp_path), home)
+    (found,) = comparisons_of(planned_sweep(tmp_path / "book", space, lambda p: 2.0 * p["loss.ssim"])).comparisons
+    assert (found.effect, found.against) == ("loss.ssim 0.2", "loss.ssim 0.1")
+
+
+def refusal(space, ledger):
+    with pytest.raises(SpaceError) as error:
+        with_the_best_of(space, ledger)
+    return str(error.value)
+
+
+def test_a_sweep_that_is_not_there_is_refused(home, tmp_path):
+    with pytest.raises(StudyError, match=r"serach: expected a sweep of .* — it has search\."):
+        looked_up(again(tmp_path, plan=AGAIN | {"of": "serach"}), home)
+
+
+def test_what_cannot_be_run_again_is_refused_in_one_line(home, tmp_path):
+    from sweeps.book.ledger import ledger_of
+
+    ledger = ledger_of(home, "search")
+    assert refusal(again(tmp_path, plan=AGAIN | {"top": 4}), ledger) == (
+        "question: plan.of: search: expected 4 finished trials, got 3 — lower plan.top, or let that sweep end."
+    )
+    assert refusal(replace(again(tmp_path), objective=Objective("val/psnr", "max")), ledger) == (
+        "question: plan.of: search: expected a sweep by val/psnr, got one by val/psnr_fg — name another sweep, or its "
+        "objective."
+    )
+    assert refusal(again(tmp_path, fixed={"train.max_steps": 200}), ledger) == (
+        "question: plan.of: search: expected a sweep over train.max_steps 200, got 100 — name another sweep, or set "
+        "that under fixed."
+    )
+    narrower = planned_space(tmp_path / "narrow", plan=AGAIN, space={"loss.ssim": {"choice": [0.0, 0.2]}})
+    assert refusal(narrower, ledger) == (
+        "question: plan.of: search: expected loss.ssim one of 0.0, 0.2, got 0.1 — give this sweep the same space."
+    )
