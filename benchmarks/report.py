@@ -15,9 +15,9 @@ from typing import Any
 
 from benchmarks.tables import table
 from dashboards.pages.report import report_page
-from sweeps.book.importance import importance_of
 from sweeps.book.journal import Journal
 from sweeps.book.record import record_of
+from sweeps.conclusions.importance import importance_of
 from tests.support.recorded import OPENED, write
 
 TRIALS, REPORTS, REPEATS = 1000, 20, 3

@@ -119,7 +119,7 @@ def looked_up(space: SearchSpace, home: Home) -> SearchSpace:
     if space.plan.of is None or space.enqueue:
         return space
     from sweeps.book.ledger import ledger_of
-    from sweeps.book.replicates import with_the_best_of
+    from sweeps.conclusions.replicates import with_the_best_of
 
     return with_the_best_of(space, ledger_of(home, space.plan.of))
 

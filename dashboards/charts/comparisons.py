@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dashboards.charts.figure import Figure, figure, label, plotted, title
-from sweeps.book.comparisons import Comparison, Comparisons, difference_in_words
+from sweeps.conclusions.comparisons import Comparison, Comparisons, difference_in_words
 
 _COLOURS = {"better": "@complete", "worse": "@fail", "not told apart": "@pruned"}
 

@@ -21,8 +21,8 @@ from dashboards.charts.figure import (
     short,
     title,
 )
-from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
+from sweeps.conclusions.importance import Importance
 from sweeps.space.objective import Objective
 
 _TICKS = 5  # of an axis of the parallel coordinates

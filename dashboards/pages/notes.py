@@ -27,11 +27,11 @@ from dashboards.pages.note_parts import (
     settings,
 )
 from dashboards.words import figure, trial_name
-from sweeps.book.comparisons import comparisons_of, sentence
-from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.conclusions.comparisons import comparisons_of, sentence
+from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.errors import counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key

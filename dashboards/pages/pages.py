@@ -12,9 +12,9 @@ from dashboards.pages.table_tags import trial_tags
 from dashboards.pages.trial_notes import trial_note
 from dashboards.thumbnails import thumbnails
 from pipeline.cameras import Cameras, facelift_ring
-from sweeps.book.importance import Importance, importance_of
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord
+from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.tracking.pages import Links, Shown
 
 _MOST_GAUSSIANS = 120_000  # of a page in MLflow, all steps together: 4.5 MB

@@ -21,9 +21,9 @@ from dashboards.report.packing import packed_json, packed_plotly, pooled
 from dashboards.report.table import Cell, columns, number, row, state_badge
 from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
-from sweeps.book.comparisons import comparisons_of, difference_in_words
-from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
+from sweeps.conclusions.comparisons import comparisons_of, difference_in_words
+from sweeps.conclusions.importance import Importance
 from sweeps.space.gates import Gate, parse_gates
 from sweeps.tracking.pages import Links
 

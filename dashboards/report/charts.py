@@ -12,9 +12,9 @@ from dashboards.charts.figure import Figure
 from dashboards.charts.settings import Setting
 from dashboards.report.words import best_of
 from pipeline.errors import counted
-from sweeps.book.comparisons import Comparisons
-from sweeps.book.importance import Importance
 from sweeps.book.record import SweepRecord, TrialRecord
+from sweeps.conclusions.comparisons import Comparisons
+from sweeps.conclusions.importance import Importance
 from sweeps.space.objective import Objective
 
 _CURVES = ("train/loss", "train/grad_norm")  # beside the objective's

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from dashboards.charts.figure import name_of, short
 from dashboards.words import duration
 from pipeline.errors import counted
-from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.conclusions.importance import Importance
 from sweeps.space import words
 from sweeps.space.objective import Objective
 

@@ -12,9 +12,9 @@ from typing import Any
 from scipy import stats
 
 from dashboards.words import setting
-from sweeps.book.importance import Importance
 from sweeps.book.journal import State
 from sweeps.book.record import MEASURE, Measured, SweepRecord, TrialRecord
+from sweeps.conclusions.importance import Importance
 from sweeps.space.gates import GateResult, judge, parse_gates
 
 TARGETS = {"psnr": "> 25", "ssim": "> 0.9", "lpips": "< 0.15", "mask_iou": "> 0.9"}  # of held-out views

@@ -22,10 +22,10 @@ from dashboards.thumbnails import thumbnails
 from pipeline.errors import OutputError
 from pipeline.files import write_whole
 from pipeline.machine.outputs import require_folder
-from sweeps.book.importance import importance_of
 from sweeps.book.journal import Journal
 from sweeps.book.ledger import ledger_of
 from sweeps.book.record import record_of
+from sweeps.conclusions.importance import importance_of
 from sweeps.errors import DamagedError, OutageError
 from sweeps.home import Home
 

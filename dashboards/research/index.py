@@ -13,9 +13,9 @@ from dashboards.research.registered import Registered, registered_tables
 from dashboards.research.report import day, point, targets_table
 from dashboards.research.texts import Texts
 from dashboards.words import trial_name
-from sweeps.book.importance import Importance
 from sweeps.book.journal import AttemptFailed, State
 from sweeps.book.record import Measured, SweepRecord
+from sweeps.conclusions.importance import Importance
 
 _WEAKER = "asha"  # ends weak trials as it should: no issue
 _REASON = 250  # characters

@@ -15,9 +15,9 @@ from dashboards.pages.markdown import code, fence, plain, table
 from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason, is_seed, measured_by
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
-from sweeps.book.importance import LEAST_TRIALS, Importance
 from sweeps.book.journal import State
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.conclusions.importance import LEAST_TRIALS, Importance
 
 ROWS, NAMES = 20, 8  # trials of a table; names in a sentence
 _REASON = 250  # characters

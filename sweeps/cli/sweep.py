@@ -22,9 +22,9 @@ from sweeps.launch import Audience, Launch
 from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
-    from sweeps.book.comparisons import Comparisons
-    from sweeps.book.importance import Importance
     from sweeps.book.ledger import Ledger
+    from sweeps.conclusions.comparisons import Comparisons
+    from sweeps.conclusions.importance import Importance
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
@@ -181,10 +181,10 @@ def sweep_compare(
     as_json: AsJson = False,
 ) -> None:
     """Say what the runs of a plan tell: what is better, what is worse, and what is not told apart."""
-    from sweeps.book.comparisons import comparisons_of
     from sweeps.book.journal import Journal
     from sweeps.book.ledger import ledger_of
     from sweeps.book.record import record_of
+    from sweeps.conclusions.comparisons import comparisons_of
 
     home = terminal.home()
     ledger_of(home, name)
@@ -264,10 +264,10 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
-    from sweeps.book.comparisons import comparisons_of
-    from sweeps.book.importance import Importance, importance_of
     from sweeps.book.journal import Journal
     from sweeps.book.record import record_of
+    from sweeps.conclusions.comparisons import comparisons_of
+    from sweeps.conclusions.importance import Importance, importance_of
     from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
@@ -289,7 +289,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
 
 
 def _show_comparisons(found: Comparisons) -> None:
-    from sweeps.book.comparisons import CONFIDENCE, difference_in_words
+    from sweeps.conclusions.comparisons import CONFIDENCE, difference_in_words
 
     rows = [
         [one.effect, one.against, one.verdict, *difference_in_words(one), str(len(one.seeds)), str(one.scenes), one.why]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from dashboards.pages.report import report_page
 from dashboards.thumbnails import thumbnails
-from sweeps.book.importance import importance_of
 from sweeps.book.record import Preview
+from sweeps.conclusions.importance import importance_of
 from tests.support.chromium import PATIENCE
 from tests.support.recorded import METRIC, recorded
 

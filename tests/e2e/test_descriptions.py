@@ -16,10 +16,10 @@ from dashboards.pages.notes import sweep_note
 from dashboards.pages.pages import MlflowPages
 from dashboards.pages.trial_notes import trial_note
 from pipeline.recipes import load_recipe
-from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import Journal, Reported, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import PROTOCOL, SweepRecord, record_of
+from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.tracking import mlflow_pages
 from sweeps.tracking.mlflow_client import prepare_store
 from sweeps.tracking.mlflow_pages import NOTE, is_ours, signed

@@ -13,7 +13,7 @@ import pytest
 from dashboards.charts import curves, history, settings
 from dashboards.charts.figure import label, plotted
 from dashboards.report.charts import charts_of, importance_chart
-from sweeps.book.importance import importance_of
+from sweeps.conclusions.importance import importance_of
 from tests.support.recorded import METRIC, RUNGS, recorded
 
 STYLE = (Path(__file__).parents[2] / "dashboards" / "templates" / "style.css").read_text()

@@ -9,7 +9,7 @@ import pytest
 
 from dashboards.pages.notes import sweep_note
 from dashboards.pages.report import report_page
-from sweeps.book.comparisons import comparisons_of, sentence
+from sweeps.conclusions.comparisons import comparisons_of, sentence
 from sweeps.errors import SpaceError
 from sweeps.tracking.pages import Links
 from tests.support.planned import METRIC, planned_space, planned_sweep

@@ -29,12 +29,16 @@ MAY_IMPORT = {
 GROUND, LAUNCH, FACE = "sweeps", "sweeps/launch.py", "sweeps (the face)"
 WITHIN = {
     GROUND,
-    *(f"sweeps/{room}" for room in ("space", "book", "tracking", "run", "preflight", "pyfuncs", "registry")),
+    *(
+        f"sweeps/{room}"
+        for room in ("space", "book", "conclusions", "tracking", "run", "preflight", "pyfuncs", "registry")
+    ),
 }
 BELOW = {
     GROUND: set[str](),
     "sweeps/space": {GROUND},
     "sweeps/book": {GROUND, "sweeps/space"},
+    "sweeps/conclusions": {GROUND, "sweeps/space", "sweeps/book"},
     "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book"},
     "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking"},
     "sweeps/pyfuncs": {"sweeps/tracking"},
@@ -60,7 +64,7 @@ DOORS = {
     "safetensors": ("pipeline/checkpoint.py", "pipeline/mvdiffusion/"),
     "ray": ("sweeps/run/",),
     "pyarrow": ("sweeps/run/checkpoints.py",),
-    "optuna": ("sweeps/space/", "sweeps/book/"),
+    "optuna": ("sweeps/space/", "sweeps/book/", "sweeps/conclusions/"),
     "mlflow": ("sweeps/tracking/", "sweeps/pyfuncs/", "sweeps/registry/"),
     "fastapi": ("dashboards/",),
     "jinja2": ("dashboards/",),

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sweeps.book.importance import LEAST_TRIALS, common_step, importance_of
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger, Trial
+from sweeps.conclusions.importance import LEAST_TRIALS, common_step, importance_of
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective
 from tests.support.grid import GRID

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.book.paired_intervals import block_length, contrast_interval
+from sweeps.conclusions.paired_intervals import block_length, contrast_interval
 
 ONE_LESS_ANOTHER = np.array([-1.0, 1.0])
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.book.comparisons import comparisons_of
 from sweeps.book.journal import Journal, Reported, State, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.replicates import with_the_best_of
+from sweeps.conclusions.comparisons import comparisons_of
+from sweeps.conclusions.replicates import with_the_best_of
 from sweeps.errors import SpaceError, StudyError
 from sweeps.home import Home
 from sweeps.launch import looked_up

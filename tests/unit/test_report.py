@@ -17,9 +17,9 @@ from dashboards.charts.figure import short
 from dashboards.pages.report import report_page
 from dashboards.report.packing import pooled
 from dashboards.thumbnails import Thumbnail, Thumbnails, thumbnails
-from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import Reported, SweepOpened, TrialOpened
 from sweeps.book.record import Preview, Recorder
+from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.tracking.pages import Links
 from tests.support.recorded import METRIC, recorded
 

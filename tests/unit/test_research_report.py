@@ -14,9 +14,9 @@ from markdown_it import MarkdownIt
 from dashboards.research.conclusions import Conclusions
 from dashboards.research.report import research_report
 from dashboards.research.texts import TEXTS, Language, Texts
-from sweeps.book.importance import Importance, importance_of
 from sweeps.book.journal import Event, Reported, RunOpened, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.record import PROTOCOL, Recorder, SweepRecord
+from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.space.space import load_space
 from tests.support import grid
 

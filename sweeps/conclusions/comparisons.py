@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 from sweeps.book.journal import State
-from sweeps.book.paired_intervals import Interval, block_length, contrast_interval
 from sweeps.book.record import TARGETS, SweepRecord, TrialRecord
 from sweeps.book.scene_figures import Validated, read_scenes
+from sweeps.conclusions.paired_intervals import Interval, block_length, contrast_interval
 from sweeps.errors import SpaceError, counted
 from sweeps.space import words
 from sweeps.space.plan import SEED, mixed_with_pairs
