@@ -19,6 +19,15 @@ from sweeps.space.words import value as written
 Setting = Mapping[str, Scalar]
 
 
+def flat(written: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A setting as it is written, by dotted path. A mapping that is empty stays: it says nothing, and is refused."""
+    found: dict[str, Any] = {}
+    for key, one in written.items():
+        path = f"{prefix}{key}"
+        found |= flat(one, f"{path}.") if isinstance(one, Mapping) and one else {path: one}
+    return found
+
+
 def whole(named: Setting, ordered: Mapping[str, Distribution], base: Recipe) -> dict[str, Scalar]:
     """A value for each path whose conditions hold: the named one, or the recipe's own."""
     chosen: dict[str, Scalar] = {}

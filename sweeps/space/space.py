@@ -255,9 +255,9 @@ def _decode(layers: Layers) -> SpaceConfig:
         values["fixed"] = config.flatten(values["fixed"])
     if isinstance(values.get("enqueue"), list):
         settings = values["enqueue"]
-        values["enqueue"] = [config.flatten(one) if isinstance(one, Mapping) else one for one in settings]
+        values["enqueue"] = [enqueued.flat(one) if isinstance(one, Mapping) else one for one in settings]
     if isinstance(planned := values.get("plan"), Mapping) and isinstance(of := planned.get("baseline"), Mapping):
-        values["plan"] = {**planned, "baseline": config.flatten(of)}
+        values["plan"] = {**planned, "baseline": enqueued.flat(of)}
     if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
         values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}

@@ -229,6 +229,10 @@ REFUSALS = {
         {"enqueue": [{}, {}, {}], "trials": {"count": 2}},
         "mine.yaml: enqueue: expected at most trials.count 2 settings, got 3 — raise it, or leave some out.",
     ),
+    "a setting to try first that names a part and no value": (
+        {"enqueue": [{"optim": {}}]},
+        "mine.yaml: enqueue.0.optim: expected a number, text, true, false or null, got {} — write one of these.",
+    ),
     "a setting to try first that is none": (
         {"enqueue": [5]},
         "mine.yaml: enqueue.0: expected an object, got 5 — indent its keys below it.",
