@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -31,6 +32,27 @@ def test_kill_9_of_the_driver_at_random_instants(bench, note):
     assert kills >= 3
     books = hurt.check()
     note("`kill -9` of the driver at random instants, four times", books, "resumed each time; every trial to its end")
+
+
+def test_kill_9_of_the_driver_of_a_plan_at_random_instants(bench, note):
+    """Each run of the plan is made once, and what it tells rests on all of them."""
+    plan = {"kind": "one_factor", "seeds": [0, 1, 2]}
+    hurt = bench(plan=plan, space={"loss.ssim": {"choice": [0.0, 0.2]}}, trials={"concurrent": 2})
+    chance = random.Random(5)
+    hurt.start()
+    for _ in range(3):
+        hurt.wait_for_reports(chance.randint(1, 4))
+        time.sleep(chance.random())
+        if hurt.process.poll() is None:
+            hurt.kill()
+            hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    books = hurt.check()
+    settings = [(0.0, 0), (0.2, 0), (0.0, 1), (0.2, 1), (0.0, 2), (0.2, 2)]
+    assert [tuple(one.params.values()) for _, one in sorted(hurt.seat.ledger("hurt").trials.items())] == settings
+    (told,) = json.loads(hurt.seat.run(COMMAND, "sweep", "compare", "hurt", "--json").stdout)["comparisons"]
+    assert told["seeds"] == [0, 1, 2]
+    note("`kill -9` of the driver of a plan, three times", books, "each run of the plan once; compared over all seeds")
 
 
 def test_kill_9_of_the_driver_before_its_first_report(bench, note):
