@@ -25,7 +25,12 @@ from pipeline.training.fit import newest
 
 NAME, SEEDS = "gslrm_small", (0, 1, 2)
 BUDGET = ("train.max_steps=400", "train.validate_every=400", "train.max_val_scenes=1")
-STARTS = {"nothing": ("train.init_from=null", "optim.lr=5e-4"), "base": ("optim.lr=1.5e-4",)}
+MASKED = ("loss.masked=true", "loss.background=0.5")  # as the demo's sweep has it
+STARTS = {
+    "nothing, trained": ("train.init_from=null", "optim.lr=5e-4", *MASKED),
+    "base, trained": ("optim.lr=1.5e-4", *MASKED),
+    "base, trained, losses of the whole frame": ("optim.lr=1.5e-4",),
+}
 SHOWN = ("psnr", "psnr_fg", "mask_iou")
 
 
@@ -40,8 +45,8 @@ def main() -> None:
         found = []
         for seed in SEEDS:
             recipe = load_recipe(NAME, [*BUDGET, *changes, f"train.seed={seed}", f"data.root={mice.root}"])
-            found.append(_score(_trained(recipe, folder / f"{start}-{seed}"), mice, folder))
-        rows.append(_row(f"{start}, trained", recipe.train.max_steps, found))
+            found.append(_score(_trained(recipe, folder / f"{recipe.fingerprint}-{seed}"), mice, folder))
+        rows.append(_row(start, recipe.train.max_steps, found))
     print(table(rows))
 
 
