@@ -21,8 +21,8 @@ from sweeps.book.provenance import COMMIT, MACHINE, PACKAGES, PATCH, UNKNOWN
 from sweeps.book.record import Point, SweepRecord, TrialRecord
 
 ABSENT, NOT_RECORDED, NOT_INSTALLED = "absent", "not recorded", "not installed"
-DATA, ARTEFACT, PACKAGE = "data", "artefact ", "package "  # names of facts; the latter two go on with a name of theirs
-_DEVICE = "machine device"
+# Names of facts; those that end in a space go on with a name of theirs.
+DATA, IN_PARTS, ARTEFACT, ON_MACHINE, PACKAGE = "data", "batch in parts", "artefact ", "machine ", "package "
 # Packages of which another version may compute other figures, or choose or run trials in another way; with those whose
 # names begin with one of the latter, which are parts of CUDA.
 _DECIDING = frozenset(
@@ -121,7 +121,7 @@ def conditions(
         **{ARTEFACT + tag.removeprefix("artefact."): tags[tag] for tag in sorted(tags) if tag.startswith("artefact.")},
         "code": tags.get(COMMIT),
         "uncommitted changes": _uncommitted(tags, artifacts),
-        **{f"machine {tag.removeprefix(MACHINE)}": tags[tag] for tag in sorted(tags) if tag.startswith(MACHINE)},
+        **{ON_MACHINE + tag.removeprefix(MACHINE): tags[tag] for tag in sorted(tags) if tag.startswith(MACHINE)},
         **{PACKAGE + name: version for name, version in installed.items() if _decides(name)},
     }
     others = {name: version for name, version in installed.items() if not _decides(name)}
@@ -141,7 +141,7 @@ def recorded(journal: Journal, number: int) -> Conditions:
             case Reported() if event.trial == number and attempts:
                 attempts[-1][2].update(event.tags)
     every = [_of_attempt(journal, *attempt) for attempt in attempts]
-    splits = {"batch in parts": str(read(journal).trials[number].splits)}
+    splits = {IN_PARTS: str(read(journal).trials[number].splits)}
     return Conditions(_joined([one.facts for one in every]) | splits, _joined([one.others for one in every]))
 
 
@@ -232,7 +232,7 @@ def outcome(checked: Sequence[Check], compared: Sequence[Figure]) -> Outcome:
     apart = [one.name for one in checked if not one.is_same]
     if apart:
         return Outcome(None, f"{among}, and so does, or is not known, {', '.join(apart)}: no band is established")
-    if next((one.now for one in checked if one.name == _DEVICE), None) != CPU:
+    if next((one.now for one in checked if one.name == f"{ON_MACHINE}device"), None) != CPU:
         return Outcome(None, f"{among}: no band is established for a GPU, which adds in an order of its own")
     return Outcome(False, f"{among}, though nothing else does: on a CPU they are to be the same to the last bit")
 

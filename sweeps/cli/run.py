@@ -20,7 +20,7 @@ from sweeps.own_process import exit_code
 if TYPE_CHECKING:
     from sweeps.book.comparison import Check, Figure, Outcome, Side
     from sweeps.book.ledger import Ledger
-    from sweeps.preflight.repetition import Original
+    from sweeps.preflight.repetition import Before, Original
 
 run = typer.Typer(no_args_is_help=True, help="Single runs: run one again, or see how two differ.")
 
@@ -70,9 +70,10 @@ def run_reproduce(
         _say_conditions(found.name, before)
         ledger = launch.new(space, name, {_REPRODUCES: found.one.trial.run_id or found.name})
     if ledger.state == "KILLED":
-        typer.echo(f"{ledger.name}: {ledger.reason}; nothing is compared", err=True)
+        goes_on = f"mouselift sweep resume {ledger.name}, then mouselift run diff {found.name} {ledger.name}/0"
+        typer.echo(f"{ledger.name}: {ledger.reason}; nothing is compared — {goes_on}", err=True)
         raise typer.Exit(exit_code(ledger.reason))
-    _compare(found, ledger, before, as_json)
+    _compare(found, ledger, before.checks, as_json)
 
 
 @run.command("diff")
@@ -111,17 +112,20 @@ def _side(text: str) -> Side:
     return Side(record, record.trial(number), recorded(journal, number))
 
 
-def _say_conditions(name: str, checked: list[Check]) -> None:
+def _say_conditions(name: str, before: Before) -> None:
     """What is as it was in one line, and what is not in a line each."""
-    same = [one.name for one in checked if one.is_same]
+    same = [one.name for one in before.checks if one.is_same]
     versions = [one for one in same if one.startswith("package ")]
     said = [one for one in same if one not in versions]
     if versions:
         said.append(counted(len(versions), "package"))
     typer.echo(f"{name}: as then: {', '.join(said) or 'nothing'}", err=True)
-    for one in checked:
+    for one in before.checks:
         if not one.is_same:
             typer.echo(f"{name}: {one.line}", err=True)
+    if before.others:
+        others = ", ".join(one.name for one in before.others)
+        typer.echo(f"{name}: {counted(len(before.others), 'package')} that no figure depends on: {others}", err=True)
 
 
 def _compare(found: Original, ledger: Ledger, before: list[Check], as_json: bool) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -21,9 +21,20 @@ from pipeline.machine.cpus import usable_cpus
 from pipeline.machine.devices import CPU, seen_gpus
 from pipeline.recipe import LOCAL_PATHS, Recipe
 from pipeline.recipes import override, recipe_of
-from sweeps.book.comparison import ARTEFACT, DATA, Check, Conditions, checks, conditions, recorded
+from sweeps.book.comparison import (
+    ARTEFACT,
+    DATA,
+    IN_PARTS,
+    ON_MACHINE,
+    Check,
+    Conditions,
+    checks,
+    conditions,
+    other_packages,
+    recorded,
+)
 from sweeps.book.journal import Journal, blob_of
-from sweeps.book.provenance import MACHINE, machine, packages, provenance
+from sweeps.book.provenance import machine, packages, provenance
 from sweeps.book.record import SweepRecord, TrialRecord, record_of
 from sweeps.datasets import data_tags, registered
 from sweeps.errors import StudyError
@@ -53,14 +64,14 @@ class Original:
     @property
     def gpus(self) -> float | None:
         """Those that it took, where its journal says it."""
-        if self.then.facts.get("machine device") == CPU:
+        if self.then.facts.get(f"{ON_MACHINE}device") == CPU:
             return 0.0
         asked: float | None = self.sweep.ledger.space.get("trials", {}).get("gpus")
         return asked
 
     def number(self, word: str) -> int | None:
         """Threads or processes that it had; None where they are not recorded, or its attempts had several numbers."""
-        said = self.then.facts.get(f"machine {word}", "")
+        said = self.then.facts.get(ON_MACHINE + word, "")
         return int(said) if said.isdecimal() else None
 
 
@@ -123,8 +134,15 @@ def paths_of(words: list[str], where: str = "--set") -> dict[str, str]:
     return found
 
 
-def compared(found: Original, space: SearchSpace, home: Home) -> list[Check]:
-    """What the trial ran under, then and here. Of a cluster it is not known yet what the trial will run on.
+class Before(NamedTuple):
+    """What a trial ran under, then and here: what decides figures, and packages that decide none and differ."""
+
+    checks: list[Check]
+    others: list[Check]
+
+
+def compared(found: Original, space: SearchSpace, home: Home) -> Before:
+    """Of a cluster it is not known yet what the trial will run on, and nothing is said of that.
 
     Raises StudyError where the data, or the weights or prompts that the recipe names, are not there or are others.
     """
@@ -134,9 +152,10 @@ def compared(found: Original, space: SearchSpace, home: Home) -> list[Check]:
     on = {} if home.ray_address else _machine(space)
     everything = {**tags, "data.digest": data, **artefacts, **on}
     here = conditions(space.base.fingerprint, str(space.base.train.seed), everything, kept, packages())
-    known = checks(found.then, replace(here, facts={**here.facts, "batch in parts": "1"}))
-    unknown = MACHINE.replace(".", " ") if home.ray_address else None
-    return [one for one in known if unknown is None or not one.name.startswith(unknown)]
+    here = replace(here, facts={**here.facts, IN_PARTS: "1"})
+    known = checks(found.then, here)
+    told = [one for one in known if not (home.ray_address and one.name.startswith(ON_MACHINE))]
+    return Before(told, other_packages(found.then, here))
 
 
 def _resources(found: Original, began: SearchSpace, on_cluster: bool) -> Resources:

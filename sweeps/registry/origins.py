@@ -331,10 +331,10 @@ def _settings(home: Home, version: Version) -> dict[str, Any]:
         held = inspect(named.path)
     if not isinstance(held, PairInfo):
         return held.recipe.params
-    of_both = {VIEWS: held.views.recipe.params, GAUSSIANS: held.gaussians.recipe.params}
+    of_both = {VIEWS: held.views.recipe, GAUSSIANS: held.gaussians.recipe}
     return {
         f"{role}.{path}": value
-        for role, params in of_both.items()
-        for path, value in params.items()
+        for role, recipe in of_both.items()
+        for path, value in recipe.params.items()
         if path not in LOCAL_PATHS
     }
