@@ -65,7 +65,7 @@ class Check:
     @property
     def line(self) -> str:
         """`package torch: then 2.11.0, now 2.12.1`."""
-        return f"{self.name}: then {_shown(self.then)}, now {_shown(self.now)}"
+        return f"{self.name}: then {shown(self.then)}, now {shown(self.now)}"
 
     def as_plain(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -203,7 +203,8 @@ def _uncommitted(tags: Mapping[str, str], artifacts: Mapping[str, str]) -> str |
     return " and ".join(changes.values()) or "none"
 
 
-def _shown(value: str | None) -> str:
+def shown(value: str | None) -> str:
+    """A fact in a line or table: a hash by its first digits, anything else as it is."""
     if value is None:
         return NOT_RECORDED
     return value[:_HASH] if re.fullmatch("[0-9a-f]{16,}", value) else value

@@ -167,6 +167,7 @@ def model_diff(
     as_json: AsJson = False,
 ) -> None:
     """Say in what two versions differ: settings, data, protocol, parent, and figures, where these may be compared."""
+    from sweeps.book.comparison import shown
     from sweeps.registry import origins
     from sweeps.space.words import value as in_words
 
@@ -175,9 +176,11 @@ def model_diff(
         typer.echo(json.dumps(found))
         return
     refs = [one["ref"] for one in found["versions"]]
-    for heading, rows in (("setting", found["settings"]), ("fact", found["facts"])):
+    settings = [[row["path"], *map(in_words, row["values"])] for row in found["settings"]]
+    facts = [[row["path"], *map(shown, row["values"])] for row in found["facts"]]
+    for heading, rows in (("setting", settings), ("fact", facts)):
         if rows:
-            terminal.table([heading, *refs], [[row["path"], *map(in_words, row["values"])] for row in rows])
+            terminal.table([heading, *refs], rows)
         else:
             typer.echo(f"no {heading} differs", err=True)
     if not found["alike"]:

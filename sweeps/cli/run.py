@@ -80,6 +80,7 @@ def run_reproduce(
 def run_diff(first: RunName, second: OtherRun, as_json: AsJson = False) -> None:
     """Say in what two trials of this home differ: settings, data, code, packages, machine, figures."""
     from sweeps.book import comparison
+    from sweeps.space.words import value as in_words
 
     sides = _side(first), _side(second)
     found = comparison.diff(*sides)
@@ -87,8 +88,8 @@ def run_diff(first: RunName, second: OtherRun, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(found))
         return
     names = [side.name for side in sides]
-    settings = [[row["path"], *map(_cell, row["values"])] for row in found["settings"]]
-    facts = [[row["name"], *map(_cell, row["values"])] for row in found["facts"]]
+    settings = [[row["path"], *map(in_words, row["values"])] for row in found["settings"]]
+    facts = [[row["name"], *map(comparison.shown, row["values"])] for row in found["facts"]]
     for heading, rows in (("setting", settings), ("fact", facts)):
         if rows:
             terminal.table([heading, *names], rows)
@@ -182,10 +183,3 @@ def _plain(
         "agrees": verdict.agrees,
         "reason": verdict.reason,
     }
-
-
-def _cell(value: Any) -> str:
-    from sweeps.book.comparison import NOT_RECORDED
-    from sweeps.space.words import value as in_words
-
-    return NOT_RECORDED if value is None else in_words(value)

@@ -18,14 +18,13 @@ from pipeline.data.incoming.names import MANIFEST_FILE
 from pipeline.errors import DataError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS
-from pipeline.text.json_file import read_json
 from pipeline.text.yaml_file import read_yaml
-from sweeps.book.comparison import differences, settings_apart
+from sweeps.book.comparison import differences, settings_apart, shown
 from sweeps.book.journal import Journal
 from sweeps.book.ledger import read
 from sweeps.book.record import SweepRecord, TrialRecord, record_of
 from sweeps.datasets import registered
-from sweeps.errors import DamagedError, RegistryError, StudyError
+from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.registry.held import PairInfo, inspect
 from sweeps.registry.named import located
@@ -38,7 +37,6 @@ from sweeps.tracking.queries import trial_of
 _START, _ROOT = "train.init_from", "data.root"
 _ARTEFACT = "artefact."
 _COMMIT = "mlflow.source.git.commit"
-_HASH = 12  # digits that are shown
 _EDITED = "edited"  # a step of a dataset's chain that has no parent of its own
 Step = Mapping[str, Any]  # of a dataset's chain, as its manifest has it
 _MADE_OF = {"convert": "recording", "generated": "pictures"}  # the parent of a dataset whose chain begins so
@@ -60,8 +58,8 @@ class Node:
 
     def lines(self, depth: int = 0) -> Iterator[str]:
         """An indented tree: a line for itself, then those of what it comes from."""
-        said = ", ".join(f"{key} {_short(value)}" for key, value in self.facts.items() if value)
-        yield "  " * depth + " ".join(filter(None, [self.kind, _short(self.name)])) + (f": {said}" if said else "")
+        said = ", ".join(f"{key} {shown(value)}" for key, value in self.facts.items() if value)
+        yield "  " * depth + " ".join(filter(None, [self.kind, shown(self.name)])) + (f": {said}" if said else "")
         for one in self.parents:
             yield from one.lines(depth + 1)
 
@@ -81,6 +79,15 @@ class _Search:
     @cached_property
     def _versions(self) -> list[Version]:
         return sorted(self.registry.list_versions(), key=lambda one: (one.name, one.version))
+
+    @cached_property
+    def _bases(self) -> dict[str, Node]:
+        """The bases of the package by the hash of their weights."""
+        held = {name: checkpoint.inspect(bases.FOLDER / name) for name in bases.names()}
+        return {
+            info.sha256: Node("base", bases.PREFIX + name, {"weights": info.sha256, "step": str(info.step)})
+            for name, info in held.items()
+        }
 
     def version(self, version: Version, seen: frozenset[str]) -> Node:
         """seen: versions on the way to it, which are not followed again."""
@@ -153,10 +160,8 @@ class _Search:
     def _weights(self, path: str, sha256: str, seen: frozenset[str]) -> Node:
         """Weights that training began with: a base, a version, which is followed, or a file."""
         facts = {"weights": sha256, "path": path}
-        for name in bases.names():
-            index = read_json(bases.FOLDER / name / checkpoint.INDEX, RegistryError)
-            if sha256 and index["hashes"].get(checkpoint.WEIGHTS) == sha256:
-                return Node("base", bases.PREFIX + name, {"weights": sha256, "step": str(index["step"])})
+        if sha256 in self._bases:
+            return self._bases[sha256]
         for one in self._versions:
             if sha256 and one.tags.get(SHA256) == sha256:
                 again = {"note": "it is followed above"}
@@ -243,14 +248,7 @@ def _made_by(steps: Sequence[Step]) -> str:
 def _words(step: Step) -> str:
     """A step of a dataset's chain: its kind, and settings of one word."""
     plain = {key: value for key, value in step.items() if isinstance(value, str | int | float) and key != "kind"}
-    return " ".join(
-        [str(step.get("kind", "unknown")), *(f"{key}={_short(str(value))}" for key, value in plain.items())]
-    )
-
-
-def _short(value: str) -> str:
-    """A hash by its first digits; anything else as it is."""
-    return value[:_HASH] if len(value) > 2 * _HASH and set(value) <= set("0123456789abcdef") else value
+    return " ".join([str(step.get("kind", "unknown")), *(f"{key}={shown(str(value))}" for key, value in plain.items())])
 
 
 # ---------------------------------------------------------------- two versions
