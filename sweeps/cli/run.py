@@ -136,7 +136,10 @@ def _compare(found: Original, ledger: Ledger, before: list[Check], as_json: bool
     from sweeps.book.record import record_of
 
     journal = Journal(terminal.home().journal(ledger.name))
-    again = record_of(journal, time.time()).trial(0)
+    again = next((one for one in record_of(journal, time.time()).trials if one.metrics), None)
+    if again is None:
+        typer.echo(f"{ledger.name}: it reported nothing; nothing is compared — `mouselift ui` shows why", err=True)
+        raise typer.Exit(EXIT_APART)
     checked = checks(found.then, recorded(journal, 0))
     told = {one.line for one in before}
     for one in checked:
@@ -157,7 +160,7 @@ def _show(name: str, compared: list[Figure], verdict: Outcome) -> None:
         [
             one.metric,
             "" if one.step is None else str(one.step),
-            *("" if value is None else f"{value:.9g}" for value in (one.then, one.now)),
+            *("" if value is None else f"{value:.9g}" if one.is_same else repr(value) for value in (one.then, one.now)),
             "0" if one.is_same else f"{one.largest:.3g}",
             f"{one.steps - one.differing} of {one.steps + one.missing}",
         ]
