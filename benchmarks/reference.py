@@ -222,8 +222,8 @@ def commands_page() -> str:
         "",
         "Results go to the standard output, everything else to the standard error. A command leaves with 0 when it did "
         "what was asked, 2 for a mistake of the user, 130 when Ctrl-C or `sweep stop` ended it, and 1 when another "
-        "signal did or it failed for another reason. `-h` or `--help` shows the same text. Words used here are in the "
-        "[glossary](glossary.md).",
+        "signal did or it failed for another reason; `run reproduce` also with 3, where it gives no verdict. `-h` or "
+        "`--help` shows the same text. Words used here are in the [glossary](glossary.md).",
         "",
         "| command | |",
         "|---|---|",

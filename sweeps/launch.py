@@ -20,6 +20,7 @@ from sweeps.home import Home, timed_name
 from sweeps.own_process import OF_OTHERS, handled
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from pipeline.progress import Tell
@@ -202,14 +203,17 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
         return space.with_fixed({"data.root": str(resolve(self._home, data))})
 
-    def new(self, space: SearchSpace, name: str | None) -> Ledger:
-        """A new sweep, run to its end. Raises StudyError for a name that a sweep has."""
+    def new(self, space: SearchSpace, name: str | None, tags: Mapping[str, str] | None = None) -> Ledger:
+        """A new sweep, run to its end. tags: beside those of data and artefacts, which the checks find.
+
+        Raises StudyError for a name that a sweep has.
+        """
         from sweeps.run.resume import check_is_new
 
         name = name or timed_name(space.name, datetime.now())
         located = looked_up(space, self._home).located()
         check_is_new(self._home, name, located)
-        return self._run(located, name)
+        return self._run(located, name, tags or {})
 
     def new_or_resumed(self, space: SearchSpace, name: str | None) -> Ledger:
         """The sweep of this name and space: begun, gone on with, or as it ended. The same call serves a job each time
@@ -228,9 +232,9 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         """A sweep that was interrupted, run to its end."""
         from sweeps.run.resume import resumable
 
-        return self._run(resumable(self._home, name, trials), name)
+        return self._run(resumable(self._home, name, trials), name, {})
 
-    def _run(self, space: SearchSpace, name: str) -> Ledger:
+    def _run(self, space: SearchSpace, name: str, tags: Mapping[str, str]) -> Ledger:
         from sweeps.book.journal import Journal
         from sweeps.book.ledger import read
         from sweeps.preflight.checks import preflight
@@ -265,4 +269,5 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
                 check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
             with audience.running(ready, earlier) as listen:
-                return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, started[0], audience.pages)
+                told = {**ready.tags, **tags}
+                return conduct(name, ready.space, ready.recipe, told, home, listen, started[0], audience.pages)

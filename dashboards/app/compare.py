@@ -8,13 +8,13 @@ from typing import Any
 
 from dashboards.app.figures import in_order
 from dashboards.app.sweep import Ref, found, metrics, previews, settings
+from sweeps.book.comparison import differences
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.errors import StudyError
 from sweeps.tracking.queries import Reader
 
 MOST = 6  # as many as there are colours, and as anybody looks at
 DATA = "data.digest"
-_ABSENT = "absent"
 _DIGITS = 12  # of a digest: as many as MLflow has of another home's data
 
 
@@ -36,15 +36,6 @@ def compare_values(reader: Reader, asked: Sequence[str]) -> dict[str, Any]:
         "same": same,
         "known": known(reader),
     }
-
-
-def differences(columns: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows in which columns of settings differ, those that all have first; and the rows in which they do not."""
-    paths = dict.fromkeys(path for column in columns for path in column)
-    rows = [{"path": path, "values": [column.get(path, _ABSENT) for column in columns]} for path in paths]
-    differing = [row for row in rows if any(value != row["values"][0] for value in row["values"])]
-    differing.sort(key=lambda row: _ABSENT in row["values"])
-    return differing, [row for row in rows if row not in differing]
 
 
 def known(reader: Reader) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dashboards.app.compare import differences
 from dashboards.app.figures import in_order
 from dashboards.app.sweep import Ref, found
+from sweeps.book.comparison import differences
 from sweeps.errors import SweepError
 from sweeps.home import Home
 from sweeps.tracking.queries import Reader, answers

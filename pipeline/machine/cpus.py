@@ -1,8 +1,9 @@
-"""The CPUs that this process may use. Imports no library."""
+"""The CPUs that this process may use, and their kind. Imports no library."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 
@@ -14,3 +15,14 @@ def usable_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     allowed = len(os.sched_getaffinity(0))
     granted, _, period = quota.read_text(encoding="ascii").partition(" ") if quota.is_file() else ("max", "", "")
     return allowed if granted == "max" else max(1, min(allowed, int(granted) // int(period)))
+
+
+def cpu_kind(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The name that the CPU gives itself, with its family and model, which tell more on a virtual machine; its
+    architecture where it gives none. info: what the system says of it.
+    """
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    said = {key.strip(): " ".join(value.split()) for key, _, value in (line.partition(":") for line in lines)}
+    words = [said.get("model name") or platform.machine()]
+    words += [f"{word} {said[key]}" for key, word in (("cpu family", "family"), ("model", "model")) if key in said]
+    return ", ".join(words)

@@ -227,7 +227,7 @@ class Journal:
 
         Raises NoRoomError when the disk has no room.
         """
-        blob = f"blobs/{hashlib.sha256(content).hexdigest()[:_HASH_LENGTH]}{Path(name).suffix}"
+        blob = blob_of(name, content)
         path = self.folder / blob
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -308,6 +308,11 @@ class Journal:
                 f"{self.path}:{number}: expected an event of a sweep, got {line[:60]!r} — "
                 "the journal is damaged; restore it, or start a sweep with another name."
             ) from None
+
+
+def blob_of(name: str, content: bytes) -> str:
+    """The path below a journal's folder at which content is kept that is called `name`."""
+    return f"blobs/{hashlib.sha256(content).hexdigest()[:_HASH_LENGTH]}{Path(name).suffix}"
 
 
 def _under_todays_names(event: Event) -> Event:

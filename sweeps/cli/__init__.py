@@ -9,6 +9,7 @@ from sweeps.cli.check import check
 from sweeps.cli.model import model
 from sweeps.cli.prompts import prompts
 from sweeps.cli.reconstruct import reconstruct
+from sweeps.cli.run import run
 from sweeps.cli.sweep import sweep, train
 
 
@@ -17,6 +18,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(check)
     app.command()(train)
     app.add_typer(sweep, name="sweep")
+    app.add_typer(run, name="run")
     app.add_typer(model, name="model")
     app.command()(prompts)
     app.command()(reconstruct)

@@ -1,4 +1,4 @@
-"""Commands of the registry: promote, pair, list, pull, rollback, history, evaluate, import."""
+"""Commands of the registry: promote, pair, list, pull, rollback, history, lineage, diff, evaluate, import."""
 
 from __future__ import annotations
 
@@ -145,6 +145,48 @@ def model_history(
         for m in moves
     ]
     terminal.table(["when", "who", "action", "alias", "from", "to", "why"], rows)
+
+
+@model.command("lineage")
+def model_lineage(ref: Ref, as_json: AsJson = False) -> None:
+    """Follow a version back: its run and sweep, the dataset and what that was made of, the weights it began with."""
+    from sweeps.registry.origins import lineage_of
+
+    found = lineage_of(terminal.home(), ref)
+    if as_json:
+        typer.echo(json.dumps(found.as_plain()))
+        return
+    for line in found.lines():
+        typer.echo(terminal.printable(line))
+
+
+@model.command("diff")
+def model_diff(
+    first: Ref,
+    second: Annotated[str, typer.Argument(metavar="OTHER", help="Another version, named the same way.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say in what two versions differ: settings, data, protocol, parent, and figures, where these may be compared."""
+    from sweeps.book.comparison import shown
+    from sweeps.registry import origins
+    from sweeps.space.words import value as in_words
+
+    found = origins.diff(terminal.home(), first, second)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    refs = [one["ref"] for one in found["versions"]]
+    settings = [[row["path"], *map(in_words, row["values"])] for row in found["settings"]]
+    facts = [[row["path"], *map(shown, row["values"])] for row in found["facts"]]
+    for heading, rows in (("setting", settings), ("fact", facts)):
+        if rows:
+            terminal.table([heading, *refs], rows)
+        else:
+            typer.echo(f"no {heading} differs", err=True)
+    if not found["alike"]:
+        typer.echo("they were measured by other protocols or on other data: a table for each, not to compare", err=True)
+    for columns, rows in origins.tables(found):
+        terminal.table(columns, rows)
 
 
 @model.command("evaluate")

@@ -51,7 +51,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
-    with _launch(context) as launch:
+    with launch_of(context) as launch:
         from pipeline.recipes import load_recipe
         from sweeps.space.resources import Resources
         from sweeps.space.space import SearchSpace
@@ -77,7 +77,7 @@ def sweep_run(
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
-    with _launch(context) as launch:
+    with launch_of(context) as launch:
         from sweeps.space.space import load_space
 
         loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
@@ -93,7 +93,7 @@ def sweep_resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs."""
-    with _launch(context) as launch:
+    with launch_of(context) as launch:
         ledger = launch.resume(name, trials)
     _end(ledger, as_json)
 
@@ -242,7 +242,8 @@ class _Terminal(Audience):
         return Progress(Screen(), ready.recipe.train.max_steps, earlier).shown()
 
 
-def _launch(context: typer.Context) -> Launch:
+def launch_of(context: typer.Context) -> Launch:
+    """A launch that says in the terminal how it goes."""
     return Launch(terminal.home(), _Terminal(pages=terminal.pages(context)))
 
 

@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
+from sweeps.book.provenance import device_name, machine
 from sweeps.book.record import PROTOCOL, TARGETS
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
@@ -71,6 +72,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
         step = None if start is None else checkpoint.inspect(start).step
         work = partial(_follow, recipe, kept, step, Path(settings.cache), splits)
         with companions(work, settings.seats) as device:
+            said |= machine(device_name(device.type), settings.seats[0].cpus, len(settings.seats))
             lacks_room = partial(kept.lacks_room, settings.retention.disk_floor_gb)
             training = train(recipe, folder, start, device, Path(settings.cache), splits, lacks_room)
             with contextlib.closing(training) as reports:

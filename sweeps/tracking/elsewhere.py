@@ -20,6 +20,7 @@ from sweeps.book.record import PROTOCOL, Point, SweepRecord, TrialRecord
 from sweeps.home import is_made, store_file
 from sweeps.space.objective import Objective
 from sweeps.tracking.mlflow_client import mlflow_client, runs_of
+from sweeps.tracking.mlflow_layout import HOME_TAG
 
 MOST = 200  # of the newest trials
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
@@ -91,6 +92,19 @@ def record_elsewhere(uri: str, run_id: str) -> tuple[SweepRecord, TrialRecord] |
     state = State.COMPLETE if trial.state.is_final else State.RUNNING
     book = Ledger(name, recipe, opened, state, objective=objective, trials={trial.number: trial}, last_event_time=last)
     return SweepRecord(book, (record,), ended, last), record
+
+
+def home_of_run(uri: str, run_id: str) -> str | None:
+    """The home of a trial's or a sweep's run, machine:folder; empty where the run does not say, None where the store
+    has no such run.
+    """
+    client = mlflow_client(uri)
+    run = _run(client, run_id)
+    if run is None:
+        return None
+    parent = run.data.tags.get(_PARENT)
+    sweep = run if parent is None else _run(client, parent)
+    return "" if sweep is None else sweep.data.tags.get(HOME_TAG, "")
 
 
 def _run(client: MlflowClient, run_id: str) -> Run | None:

@@ -11,10 +11,9 @@ from sweeps.home import Home, is_served
 from sweeps.tracking.mlflow_client import environment, mlflow_client
 from sweeps.tracking.mlflow_layout import home_text, view_key
 from sweeps.tracking.pages import Links
-from sweeps.tracking.queries import Sweep, answers, state_of, sweeps
+from sweeps.tracking.queries import IMPATIENT, Sweep, answers, state_of, sweeps
 
 UI_ADDRESS = "http://127.0.0.1:5000"  # of `mouselift ui`, unless it is told another
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def known_sweeps(home: Home) -> tuple[list[Sweep], list[str]]:
     own, troubles = [], []
     in_store: dict[str, Sweep] = {}
     try:
-        with environment(_IMPATIENT), answers(home.tracking_uri):
+        with environment(IMPATIENT), answers(home.tracking_uri):
             in_store = {found.run_id: found for found in sweeps(home.tracking_uri)}
     except OutageError as error:
         troubles.append(f"the sweeps of other homes are not listed: {error}")
@@ -60,7 +59,7 @@ def known_sweeps(home: Home) -> tuple[list[Sweep], list[str]]:
             known = in_store.pop(book.run_id or "", None)
             own.append(_of_journal(home, journal, book, known))
     try:
-        with environment(_IMPATIENT), answers(home.tracking_uri):
+        with environment(IMPATIENT), answers(home.tracking_uri):
             others = [_with_done(home, found) for found in in_store.values()]
     except OutageError:  # it went away between the two questions
         others = list(in_store.values())
@@ -72,7 +71,7 @@ def place_of(home: Home, book: Ledger) -> Place | None:
     if book.run_id is None or not home.has_store:
         return None
     try:
-        with environment(_IMPATIENT), answers(home.tracking_uri):
+        with environment(IMPATIENT), answers(home.tracking_uri):
             experiment = mlflow_client(home.tracking_uri).get_run(book.run_id).info.experiment_id
     except OutageError:
         return None

@@ -15,6 +15,7 @@ Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `m
     trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED; MLflow's status knows no PRUNED
     trial.reason                 why it was pruned or killed; trial.fail_reason: why it failed
     trial.fault.<attempt>        why an attempt broke, and what was done; its traceback is faults/<attempt>.txt
+    machine.cpu  machine.device  machine.threads  machine.processes  machine.python    what a trial's attempt ran on
     trial.resumed_from           the checkpoint with which an attempt began
     checkpoint.damaged           newer checkpoints that were damaged
     checkpointing                the last step kept, or `paused` and why

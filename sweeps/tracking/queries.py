@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,18 +18,21 @@ from typing import Any
 from mlflow.entities import Run
 
 from sweeps.book.delivery import undelivered
-from sweeps.book.journal import Journal, State
+from sweeps.book.journal import Journal, RunOpened, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.record import Recorder, SweepRecord, TrialRecord, record_of
 from sweeps.book.remaining import seconds_left_of
 from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
-from sweeps.tracking.elsewhere import TrialElsewhere, is_number, record_elsewhere, trials_elsewhere
-from sweeps.tracking.mlflow_client import STORE_ERRORS, mlflow_client, runs_of, shown
+from sweeps.tracking.elsewhere import TrialElsewhere, home_of_run, is_number, record_elsewhere, trials_elsewhere
+from sweeps.tracking.mlflow_client import STORE_ERRORS, environment, mlflow_client, runs_of, shown
 from sweeps.tracking.mlflow_layout import HOME_TAG, PLANNED_TAG, view_key
 from sweeps.tracking.pages import Links
 
 INTERRUPTED = "INTERRUPTED"
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+# How a trial is named: as the windows do, or by the name of its run.
+_TRIAL = (r"(?P<sweep>[^/]+)/t?(?P<number>[0-9]{1,12})", r"t(?P<number>[0-9]{1,12}) · (?P<sweep>[^/]+)")
 _ENDING = 1024  # bytes of a journal by which it is known again
 _QUIET_SECONDS = 10.0  # after which a sweep of which nothing is heard is asked whether it lives
 
@@ -197,6 +201,53 @@ def latest(home: Home) -> str:
     if not written:
         raise StudyError(f"{home.root}: expected a sweep, got none — begin one: `mouselift sweep run SPACE`.")
     return max(written, key=lambda name: _changed(home.journals / name))
+
+
+def trial_of(home: Home, text: str) -> tuple[Journal, int]:
+    """The trial of this home that a text names: MLflow's id of its run, SWEEP/NUMBER, or the name that MLflow shows.
+
+    Raises StudyError where there is none, and for the run of another home.
+    """
+    named = next(filter(None, (re.fullmatch(form, text) for form in _TRIAL)), None)
+    if named is not None:
+        sweep, number = named["sweep"], int(named["number"])
+        if number not in ledger_of(home, sweep).trials:
+            raise StudyError(
+                f"{text}: expected a trial of {sweep}, got none of this number — `mouselift sweep status {sweep} "
+                "--all` lists them."
+            )
+        return Journal(home.journal(sweep)), number
+    for name in sorted(_written(home)):
+        journal = Journal(home.journal(name))
+        if text.encode() in journal.path.read_bytes():
+            opened = (event for _, event in journal.events() if isinstance(event, RunOpened))
+            for event in (event for event in opened if event.run_id == text):
+                return journal, _number(event, name)
+    raise StudyError(_no_run(home, text))
+
+
+def _number(event: RunOpened, sweep: str) -> int:
+    if event.trial is None:
+        raise StudyError(
+            f"{event.run_id}: expected the run of a trial, got that of the sweep {sweep} — name one of its trials, "
+            f"such as {sweep}/0."
+        )
+    return event.trial
+
+
+def _no_run(home: Home, text: str) -> str:
+    """Why a text names no run of this home."""
+    expected, mend = f"{text}: expected a run of {home.root}", "name it by MLflow's id of it, or as SWEEP/NUMBER."
+    if re.fullmatch("[0-9a-f]{32}", text) is None:
+        return f"{expected}, got another text — {mend}"
+    try:
+        with environment(IMPATIENT), answers(home.tracking_uri):
+            there = home_of_run(home.tracking_uri, text) if home.has_store else None
+    except OutageError as error:
+        return f"{expected}, got none, and whether another home has it is not known ({error}) — {mend}"
+    if there is None:
+        return f"{expected}, got none, and MLflow has no run of this id — {mend}"
+    return f"{expected}, got one of another home, {there or 'which it does not name'} — set MOUSELIFT_HOME to that one."
 
 
 def status(home: Home, sweep: str) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from pipeline.cameras import Cameras
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
 from sweeps.book.optuna_copy import open_storage
+from sweeps.errors import StudyError
 from sweeps.tracking.mlflow_layout import STATUS
+from sweeps.tracking.queries import trial_of
 from tests.e2e.conftest import SMALL
 
 STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left"]
@@ -277,6 +279,25 @@ def test_a_training_on_one_scene_folder_is_a_sweep_of_one_in_the_same_store(spin
     assert {run.info.experiment_id for run in one.values()} == {runs[None].info.experiment_id}
     assert one[0].data.tags["mlflow.parentRunId"] == one[None].info.run_id
     assert [run.info.status for run in one.values()] == ["FINISHED", "FINISHED"]
+
+
+def test_a_trial_that_is_run_again_comes_to_the_same_figures_to_the_last_bit(spine, trials, client):
+    number = spine.seat.ledger("spine").best.number
+    told = spine.seat.answer("run", "reproduce", trials[number].run_id)
+    apart = {check["name"]: check["now"] for check in told["checks"] if not check["same"]}
+    assert apart.keys() <= {"code", "uncommitted changes"}  # somebody may edit while tests run
+    assert {"data", "seed", "machine cpu", "machine threads", "package torch"} <= {c["name"] for c in told["checks"]}
+    assert told["agrees"] and all(figure["same"] for figure in told["figures"])
+    steps = {figure["metric"]: figure["steps"] for figure in told["figures"]}
+    assert (steps["val/psnr_fg"], steps["train/loss"]) == (3, 4)
+    again = client.get_run(spine.seat.runs(told["again"]["sweep"])[None])
+    assert again.data.tags["reproduces"] == trials[number].run_id
+
+
+def test_the_run_of_another_home_is_told_with_that_home(spine, trials, tmp_path):
+    home = replace(spine.seat.home, root=tmp_path)
+    with pytest.raises(StudyError, match=rf"got one of another home, \S+:{spine.seat.home.root} — set MOUSELIFT_HOME"):
+        trial_of(home, trials[0].run_id)
 
 
 def _rows(paths: list[Path], cameras: Cameras, scene: str) -> dict[str, list]:

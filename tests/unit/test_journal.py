@@ -322,12 +322,15 @@ def test_provenance_has_commit_and_uncommitted_changes_where_there_is_git(tmp_pa
     (tmp_path / "code.py").write_text("old\n")
     git("add", "."), git("commit", "-m", "x")
     (tmp_path / "code.py").write_text("new\n")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "own.py").write_text("mine\n")
     kept: dict[str, bytes] = {}
     tags, artifacts = provenance.provenance(lambda name, content: kept.setdefault(name, content) and name, tmp_path)
     assert len(tags["mlflow.source.git.commit"]) == 40
     assert tags["mlflow.source.git.dirty"] == "true"
     assert b"+new" in kept[artifacts["code/diff.patch"]]
     assert b"mlflow==" in kept[artifacts["code/packages.txt"]]
+    assert kept[artifacts["code/unknown.txt"]].endswith(b" sweeps/own.py\n")
 
 
 def test_provenance_without_git_has_packages_only(tmp_path: Path) -> None:

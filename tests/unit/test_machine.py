@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import stat
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import OutputError
+from pipeline.machine.cpus import cpu_kind
 from pipeline.machine.outputs import require_file, require_folder, told
 from tests.support import strangers
 
@@ -129,3 +131,10 @@ def test_a_refusal_of_the_file_system_is_one_line():
         "data/cam.png: expected a path that this user may use, got Permission denied — see to its rights, or name "
         "another."
     )
+
+
+def test_the_kind_of_a_cpu_is_what_the_system_says_of_it_or_its_architecture(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD  EPYC 9654\nflags\t\t: fpu\n")
+    assert cpu_kind(info) == "AMD EPYC 9654, family 25, model 17"
+    assert cpu_kind(tmp_path / "none") == platform.machine()
