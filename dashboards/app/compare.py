@@ -8,8 +8,8 @@ from typing import Any
 
 from dashboards.app.figures import in_order
 from dashboards.app.sweep import Ref, found, metrics, previews, settings
-from sweeps.book.comparison import differences
 from sweeps.book.record import SweepRecord, TrialRecord
+from sweeps.conclusions.two_trials import differences
 from sweeps.errors import StudyError
 from sweeps.tracking.queries import Reader
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashboards.app.figures import in_order
 from dashboards.app.sweep import Ref, found
-from sweeps.book.comparison import differences
+from sweeps.conclusions.two_trials import differences
 from sweeps.errors import SweepError
 from sweeps.home import Home
 from sweeps.tracking.queries import Reader, answers

@@ -167,7 +167,7 @@ def model_diff(
     as_json: AsJson = False,
 ) -> None:
     """Say in what two versions differ: settings, data, protocol, parent, and figures, where these may be compared."""
-    from sweeps.book.comparison import shown
+    from sweeps.conclusions.two_trials import shown
     from sweeps.registry import origins
     from sweeps.space.words import value as in_words
 

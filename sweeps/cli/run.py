@@ -18,8 +18,8 @@ from sweeps.errors import counted
 from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
-    from sweeps.book.comparison import Check, Figure, Outcome, Side
     from sweeps.book.ledger import Ledger
+    from sweeps.conclusions.two_trials import Check, Figure, Outcome, Side
     from sweeps.preflight.repetition import Before, Original
 
 run = typer.Typer(no_args_is_help=True, help="Single runs: run one again, or see how two differ.")
@@ -79,17 +79,17 @@ def run_reproduce(
 @run.command("diff")
 def run_diff(first: RunName, second: OtherRun, as_json: AsJson = False) -> None:
     """Say in what two trials of this home differ: settings, data, code, packages, machine, figures."""
-    from sweeps.book import comparison
+    from sweeps.conclusions import two_trials
     from sweeps.space.words import value as in_words
 
     sides = _side(first), _side(second)
-    found = comparison.diff(*sides)
+    found = two_trials.diff(*sides)
     if as_json:
         typer.echo(json.dumps(found))
         return
     names = [side.name for side in sides]
     settings = [[row["path"], *map(in_words, row["values"])] for row in found["settings"]]
-    facts = [[row["name"], *map(comparison.shown, row["values"])] for row in found["facts"]]
+    facts = [[row["name"], *map(two_trials.shown, row["values"])] for row in found["facts"]]
     for heading, rows in (("setting", settings), ("fact", facts)):
         if rows:
             terminal.table([heading, *names], rows)
@@ -99,13 +99,13 @@ def run_diff(first: RunName, second: OtherRun, as_json: AsJson = False) -> None:
         typer.echo(f"and {counted(len(found['packages']), 'package')} that no figure depends on: --json", err=True)
     if not found["alike"]:
         typer.echo("they were measured in other ways or on other data: their figures are not to be compared", err=True)
-    for columns, rows in comparison.tables(*sides):
+    for columns, rows in two_trials.tables(*sides):
         terminal.table(columns, rows)
 
 
 def _side(text: str) -> Side:
-    from sweeps.book.comparison import Side, recorded
     from sweeps.book.record import record_of
+    from sweeps.conclusions.two_trials import Side, recorded
     from sweeps.tracking.queries import trial_of
 
     journal, number = trial_of(terminal.home(), text)
@@ -131,9 +131,9 @@ def _say_conditions(name: str, before: Before) -> None:
 
 def _compare(found: Original, ledger: Ledger, before: list[Check], as_json: bool) -> None:
     """Show the figures of both, and leave with the verdict."""
-    from sweeps.book.comparison import checks, figures, outcome, recorded
     from sweeps.book.journal import Journal
     from sweeps.book.record import record_of
+    from sweeps.conclusions.two_trials import checks, figures, outcome, recorded
 
     journal = Journal(terminal.home().journal(ledger.name))
     again = next((one for one in record_of(journal, time.time()).trials if one.metrics), None)

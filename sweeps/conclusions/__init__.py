@@ -1,1 +1,1 @@
-"""What can be said of a sweep: what mattered in it, and what the runs of a plan tell."""
+"""What can be said of sweeps: what mattered in one, what the runs of a plan tell, in what two trials differ."""

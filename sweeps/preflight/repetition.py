@@ -21,7 +21,10 @@ from pipeline.machine.cpus import usable_cpus
 from pipeline.machine.devices import CPU, seen_gpus
 from pipeline.recipe import LOCAL_PATHS, Recipe
 from pipeline.recipes import override, recipe_of
-from sweeps.book.comparison import (
+from sweeps.book.journal import Journal, blob_of
+from sweeps.book.provenance import machine, packages, provenance
+from sweeps.book.record import SweepRecord, TrialRecord, record_of
+from sweeps.conclusions.two_trials import (
     ARTEFACT,
     DATA,
     IN_PARTS,
@@ -33,9 +36,6 @@ from sweeps.book.comparison import (
     other_packages,
     recorded,
 )
-from sweeps.book.journal import Journal, blob_of
-from sweeps.book.provenance import machine, packages, provenance
-from sweeps.book.record import SweepRecord, TrialRecord, record_of
 from sweeps.datasets import data_tags, registered
 from sweeps.errors import StudyError
 from sweeps.home import Home

@@ -19,10 +19,10 @@ from pipeline.errors import DataError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.reconstruction.models import GAUSSIANS, VIEWS
 from pipeline.text.yaml_file import read_yaml
-from sweeps.book.comparison import differences, settings_apart, shown
 from sweeps.book.journal import Journal
 from sweeps.book.ledger import read
 from sweeps.book.record import SweepRecord, TrialRecord, record_of
+from sweeps.conclusions.two_trials import differences, settings_apart, shown
 from sweeps.datasets import registered
 from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home

@@ -27,13 +27,8 @@ MAY_IMPORT = {
 # Rooms of `sweeps`, upwards: what each may import beside itself. The folder itself holds errors, home, datasets and
 # own_process. On top of the rooms stand the launch of a sweep, then the face, which is `__init__`, and the commands.
 GROUND, LAUNCH, FACE = "sweeps", "sweeps/launch.py", "sweeps (the face)"
-WITHIN = {
-    GROUND,
-    *(
-        f"sweeps/{room}"
-        for room in ("space", "book", "conclusions", "tracking", "run", "preflight", "pyfuncs", "registry")
-    ),
-}
+UPWARDS = ("space", "book", "conclusions", "tracking", "run", "preflight", "pyfuncs", "registry")
+WITHIN = {GROUND, *(f"sweeps/{room}" for room in UPWARDS)}
 BELOW = {
     GROUND: set[str](),
     "sweeps/space": {GROUND},
@@ -42,8 +37,15 @@ BELOW = {
     "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book"},
     "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking"},
     "sweeps/pyfuncs": {"sweeps/tracking"},
-    "sweeps/registry": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking", "sweeps/pyfuncs"},
-    "sweeps/preflight": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking", "sweeps/run"},
+    "sweeps/registry": {
+        GROUND,
+        "sweeps/space",
+        "sweeps/book",
+        "sweeps/conclusions",
+        "sweeps/tracking",
+        "sweeps/pyfuncs",
+    },
+    "sweeps/preflight": {GROUND, "sweeps/space", "sweeps/book", "sweeps/conclusions", "sweeps/tracking", "sweeps/run"},
     LAUNCH: WITHIN,
     FACE: WITHIN | {LAUNCH},
     "sweeps/cli": WITHIN | {LAUNCH, FACE},

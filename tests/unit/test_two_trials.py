@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 import mouselift
 from pipeline.recipes import load_recipe
-from sweeps.book.comparison import (
+from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.record import PROTOCOL, Point, TrialRecord, record_of
+from sweeps.conclusions.two_trials import (
     Check,
     Conditions,
     Figure,
@@ -25,8 +27,6 @@ from sweeps.book.comparison import (
     recorded,
     tables,
 )
-from sweeps.book.journal import Journal, Reported, RunOpened, SweepClosed, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.record import PROTOCOL, Point, TrialRecord, record_of
 from sweeps.errors import StudyError
 from sweeps.home import Home
 from sweeps.tracking.queries import trial_of
