@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sweeps.run.driver import Listener
     from sweeps.run.nodes import Node
     from sweeps.run.ray_session import Ray
+    from sweeps.space.budget import Raised
     from sweeps.space.space import SearchSpace
     from sweeps.tracking.pages import Pages
 
@@ -63,14 +64,16 @@ def resume_sweep(
     home: Home | None = None,
     listen: Listener | None = None,
     pages: Pages | None = None,
+    raised: Raised | None = None,
 ) -> Ledger:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs.
 
-    trials: how many in all, if more than at first. Otherwise as `run_sweep`; raises StudyError, too, where there is no
-    such sweep, where it runs, and where nothing is left to do.
+    trials: how many in all, if more than at first. raised: what it may spend in all, if more. Otherwise as `run_sweep`;
+    raises StudyError, too, where there is no such sweep, where it runs, where nothing is left to do, and where its
+    budget holds no further trial.
     """
     with Launch(home, Audience(listen, pages)) as launch:
-        return launch.resume(name, trials)
+        return launch.resume(name, trials, raised)
 
 
 def sweep_status(name: str, home: Home | None = None) -> dict[str, Any]:
@@ -209,11 +212,11 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             return self.new(space, name)
         return ledger if ledger.state == "COMPLETE" else self.resume(name, None)
 
-    def resume(self, name: str, trials: int | None) -> Ledger:
+    def resume(self, name: str, trials: int | None, raised: Raised | None = None) -> Ledger:
         """A sweep that was interrupted, run to its end."""
         from sweeps.run.resume import resumable
 
-        return self._run(resumable(self._home, name, trials), name)
+        return self._run(resumable(self._home, name, trials, raised), name)
 
     def _run(self, space: SearchSpace, name: str) -> Ledger:
         from sweeps.book.journal import Journal

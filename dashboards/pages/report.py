@@ -23,6 +23,7 @@ from dashboards.report.words import best_settings, facts, moment, result, told, 
 from dashboards.thumbnails import Thumbnails
 from sweeps.book.importance import Importance
 from sweeps.book.record import Measured, SweepRecord
+from sweeps.book.remaining import cost_of_trial
 from sweeps.space.gates import Gate, parse_gates
 from sweeps.tracking.pages import Links
 
@@ -71,7 +72,7 @@ def report_page(
         result=[section.result for section in sections] or ["No trial has begun."],
         facts=facts(record),
         sections=sections,
-        columns=columns(settings.settings_of(record), _gates(record), _metric(record)),
+        columns=columns(settings.settings_of(record), _gates(record), _metric(record), _cost(record, 0.0) is not None),
         importance=importance,
         mattered=mattered,
         pictures=shown,
@@ -122,7 +123,7 @@ def _sections(record: SweepRecord) -> list[Section]:
             result(record, measured.trials, objective),
             best_settings(record, measured.trials),
             charts_of(f"p{i}", record, measured.trials, found, objective) if i < MOST_CHARTED else {},
-            [row(one, found, gates) for one in measured.trials],
+            [row(one, found, gates, _cost(record, one.busy_seconds)) for one in measured.trials],
         )
         for i, (measured, differs) in enumerate(zip(record.by_protocol, told_apart(record.by_protocol), strict=True))
     ]
@@ -130,6 +131,10 @@ def _sections(record: SweepRecord) -> list[Section]:
 
 def _metric(record: SweepRecord) -> str:
     return record.ledger.objective.metric if record.ledger.objective else "objective"
+
+
+def _cost(record: SweepRecord, busy_seconds: float) -> float | None:
+    return cost_of_trial(record.ledger, busy_seconds)
 
 
 def _gates(record: SweepRecord) -> tuple[Gate, ...]:

@@ -26,6 +26,7 @@ from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
 from pipeline.recipes import load_recipe, override, renamed
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space import enqueued
+from sweeps.space.budget import Budget
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
@@ -93,6 +94,7 @@ class SpaceConfig:
     scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
     pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
     trials: Resources = field(default_factory=Resources)  # how many, and what each occupies
+    budget: Budget = field(default_factory=Budget)  # what it may spend; trials.count bounds its trials
     faults: Faults = field(default_factory=Faults)  # what is done when a trial breaks
     retention: Retention = field(default_factory=Retention)  # which checkpoints stay
     gates: dict[str, str] = field(default_factory=dict)  # targets that a champion has to meet: test metric -> ">= 25"
