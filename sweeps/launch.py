@@ -248,9 +248,14 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             started[0].ready()
             from sweeps.run.orphans import reap  # imports MLflow and Ray
             from sweeps.run.tune import conduct
+            from sweeps.tracking.notices import announced
 
             if earlier.name:
                 check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
-            with audience.running(ready, earlier) as listen:
+            names, stall = ready.space.notify, ready.space.faults.hang_minutes * 30
+            with (
+                audience.running(ready, earlier) as shown,
+                announced(shown, names, os.environ, earlier, stall) as listen,
+            ):
                 return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, started[0], audience.pages)

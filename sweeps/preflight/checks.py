@@ -42,6 +42,7 @@ from sweeps.preflight.dry_run_process import DryRunProcess
 from sweeps.preflight.kernels import ready_kernels
 from sweeps.run.nodes import Node, require_cluster, require_usable, seats_of, share_of, this_machine
 from sweeps.space.space import Scalar, SearchSpace
+from sweeps.tracking.notices import described
 
 _log = logging.getLogger(__name__)
 # Of the checks that take longest, for the bar alone: on two cores, of `gslrm_tiny`, with the home's own stores.
@@ -113,6 +114,8 @@ def preflight(
         tally.note("space", _described(space))
         tally.note("GPUs", share.said)
         tally.note("home", require_home(home))
+        if told := described(space.notify, os.environ):
+            tally.note("notices", told)
         artefacts = artefacts_of(variants, cache)
         tally.note("artefacts", ", ".join(map(str, artefacts)) or "none but the data")
         lpips = require_lpips(space, os.environ, home.ray_address is not None)

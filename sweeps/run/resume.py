@@ -115,7 +115,7 @@ def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     for path in sorted(then.keys() | now.keys()):
         setting = path.removeprefix("recipe.")
         undecided = path == _GPUS and now.get(path) is None  # the machine decides, and did so when the sweep began
-        unasked = undecided or setting in LOCAL_PATHS or _came_later(path, ledger, space)
+        unasked = undecided or path == "notify" or setting in LOCAL_PATHS or _came_later(path, ledger, space)
         if then.get(path) != now.get(path) and not unasked:
             yield f"{setting}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
 

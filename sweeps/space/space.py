@@ -30,6 +30,7 @@ from sweeps.space.budget import Budget
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
+from sweeps.space.notify import notify_problem
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Resources
@@ -97,6 +98,7 @@ class SpaceConfig:
     budget: Budget = field(default_factory=Budget)  # what it may spend; trials.count bounds its trials
     faults: Faults = field(default_factory=Faults)  # what is done when a trial breaks
     retention: Retention = field(default_factory=Retention)  # which checkpoints stay
+    notify: tuple[str, ...] = ()  # environment variables with addresses that are told of its end, a stall, a new best
     gates: dict[str, str] = field(default_factory=dict)  # targets that a champion has to meet: test metric -> ">= 25"
 
 
@@ -231,6 +233,8 @@ def _decode(layers: Layers) -> SpaceConfig:
         _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
+    if "notify" in values and (problem := notify_problem(values["notify"])):  # first: other messages repeat the value
+        _refuse(layers, "notify", problem)
     if isinstance(values.get("enqueue"), list):
         settings = values["enqueue"]
         values["enqueue"] = [config.flatten(one) if isinstance(one, Mapping) else one for one in settings]
