@@ -6,8 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from dashboards.pages.notes import sweep_note
+from dashboards.pages.report import report_page
+from dashboards.pages.trial_notes import trial_note
+from dashboards.report.table import columns, row
+from dashboards.report.words import facts
 from sweeps.book.journal import AttemptFailed, Journal, State, SweepClosed, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import read
+from sweeps.book.record import record_of
 from sweeps.book.remaining import (
     LEAST_STEP_SECONDS,
     Pace,
@@ -27,6 +33,7 @@ from sweeps.run.resume import resumable
 from sweeps.space.budget import Budget, Limit, Money, Raised, Spent, options, words
 from sweeps.space.resources import Resources
 from sweeps.space.space import Scheduler, load_space
+from sweeps.tracking.pages import Links
 from tests.support.spaces import space_with
 from tests.unit.test_driver import STEPS, ActorDiedError, Desk
 from tests.unit.test_record import SPACE, opened, reported, written
@@ -405,3 +412,30 @@ def test_a_space_says_its_budget_and_one_that_is_none_is_refused(tmp_path):
 def test_a_trial_opened_counts_from_its_opening(tmp_path):
     journal = written(tmp_path, (0, SweepOpened("s", "r", SPACE, {}, {})), (10, TrialOpened(0, "r", 1, {}, {}, "f")))
     assert spent_of(read(journal), 20.0).gpu_hours == 0.5 * 10 / 3600
+
+
+def test_report_and_pages_show_hours_and_cost_of_the_sweep_and_of_each_trial(tmp_path):
+    """Two GPUs for half an hour and a quarter, at 4 for a GPU-hour; the sweep ran for an hour of its two."""
+    space = SPACE | {"trials": {"count": 2, "gpus": 2.0}, "budget": {"hours": 2.0, "money": {"per_gpu_hour": 4.0}}}
+    journal = written(
+        tmp_path,
+        (0, SweepOpened("s", "gslrm_tiny", space, {}, {"train.max_steps": 9})),
+        (100, opened(0)),
+        (1900, reported(0, 1, 10.0)),
+        (1900, TrialClosed(0, State.COMPLETE)),
+        (2000, opened(1)),
+        (2900, reported(1, 1, 9.0)),
+        (2900, TrialClosed(1, State.PRUNED, "rung")),
+        (3600, SweepClosed(State.KILLED, "budget: spent")),
+    )
+    record = record_of(journal, 9999.0)
+    said = "1 of 2 hours, 1.5 GPU-hours, 6 money (4 per GPU-hour)"
+    assert dict(facts(record))["Spent"] == said
+    assert "cost" in [column.label for column in columns([], (), "val/psnr", priced=True)]
+    assert [cell.text for cell in row(record.trial(1), [], (), 2.0)][7:9] == ["15 min", "2"]
+    page, note = report_page(record), sweep_note(record, Links("1"))
+    assert said in page and f"Of its budget: {said}." in note and "1 h of sessions, 45 min of 2 trials" in note
+    assert "30 min of training and validation" in trial_note(record, 0, Links("1"))
+    assert "cost 4" in trial_note(record, 0, Links("1")) and "cost 2" in trial_note(record, 1, Links("1"))
+    free = replace(record, ledger=replace(record.ledger, space=SPACE))
+    assert dict(facts(free))["Spent"] == "1 h of sessions" and "cost" not in trial_note(free, 0, Links("1"))
