@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sweeps.run.driver import Listener
     from sweeps.run.nodes import Node
     from sweeps.run.ray_session import Ray
+    from sweeps.space.budget import Raised
     from sweeps.space.space import SearchSpace
     from sweeps.tracking.pages import Pages
 
@@ -64,14 +65,16 @@ def resume_sweep(
     home: Home | None = None,
     listen: Listener | None = None,
     pages: Pages | None = None,
+    raised: Raised | None = None,
 ) -> Ledger:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs.
 
-    trials: how many in all, if more than at first. Otherwise as `run_sweep`; raises StudyError, too, where there is no
-    such sweep, where it runs, and where nothing is left to do.
+    trials: how many in all, if more than at first. raised: what it may spend in all, if more. Otherwise as `run_sweep`;
+    raises StudyError, too, where there is no such sweep, where it runs, where nothing is left to do, and where its
+    budget holds no further trial.
     """
     with Launch(home, Audience(listen, pages)) as launch:
-        return launch.resume(name, trials)
+        return launch.resume(name, trials, raised)
 
 
 def sweep_status(name: str, home: Home | None = None) -> dict[str, Any]:
@@ -228,11 +231,11 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             return self.new(space, name)
         return ledger if ledger.state == "COMPLETE" else self.resume(name, None)
 
-    def resume(self, name: str, trials: int | None) -> Ledger:
+    def resume(self, name: str, trials: int | None, raised: Raised | None = None) -> Ledger:
         """A sweep that was interrupted, run to its end."""
         from sweeps.run.resume import resumable
 
-        return self._run(resumable(self._home, name, trials), name, {})
+        return self._run(resumable(self._home, name, trials, raised), name, {})
 
     def _run(self, space: SearchSpace, name: str, tags: Mapping[str, str]) -> Ledger:
         from sweeps.book.journal import Journal
@@ -264,10 +267,15 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             started[0].ready()
             from sweeps.run.orphans import reap  # imports MLflow and Ray
             from sweeps.run.tune import conduct
+            from sweeps.tracking.notices import announced
 
             if earlier.name:
                 check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
-            with audience.running(ready, earlier) as listen:
-                told = {**ready.tags, **tags}
+            names, stall = ready.space.notify, ready.space.faults.hang_minutes * 30
+            told = {**ready.tags, **tags}
+            with (
+                audience.running(ready, earlier) as shown,
+                announced(shown, names, os.environ, earlier, stall) as listen,
+            ):
                 return conduct(name, ready.space, ready.recipe, told, home, listen, started[0], audience.pages)

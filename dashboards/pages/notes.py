@@ -26,10 +26,11 @@ from dashboards.pages.note_parts import (
     run,
     settings,
 )
-from dashboards.words import figure, trial_name
+from dashboards.words import duration, figure, trial_name
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.book.remaining import going_on, spending_in_words, spent_of
 from sweeps.conclusions.comparisons import comparisons_of, sentence
 from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.errors import counted
@@ -60,6 +61,7 @@ def sweep_note(record: SweepRecord, links: Links, importance: Importance | None 
             Section("What mattered", _mattered(record, importance), urgency=4),
             Section("Ended early", _ended_early(record, links), urgency=5),
             Section("Faults survived", faults_of(record.trials, links), urgency=6),
+            Section("Time and cost", _spent(record), urgency=3),
             Section("Go on", _go_on(record)),
         ]
     )
@@ -282,6 +284,16 @@ def _ended_early(record: SweepRecord, links: Links) -> str:
     return "\n".join(lines)
 
 
+def _spent(record: SweepRecord) -> str:
+    """Hours of its sessions and of its trials, and what its budget says of them."""
+    spent = spent_of(record.ledger, None if record.ended is not None else record.now)
+    trials = duration(sum(one.busy_seconds for one in record.trials))
+    said = f"{duration(3600 * spent.hours)} of sessions, {trials} of {counted(len(record.trials), 'trial')}"
+    said += f", {figure(spent.gpu_hours)} GPU-hours" if spent.gpu_hours else ""
+    budget = spending_in_words(record.ledger, None if record.ended is not None else record.now)
+    return f"{said}.{f' Of its budget: {budget}.' if budget else ''}"
+
+
 def _go_on(record: SweepRecord) -> str:
     ledger = record.ledger
     name, best = shlex.quote(ledger.name), ledger.best
@@ -290,7 +302,7 @@ def _go_on(record: SweepRecord) -> str:
         lines.append(f"mouselift sweep resume {name} --trials {2 * ledger.planned}   # more trials, in the same study")
         lines.append(f"mouselift model promote {name}   # scored afresh, registered; champion if it earns that")
     elif record.ended is not None:
-        lines.append(f"mouselift sweep resume {name}   # the same trials, from their last checkpoints")
+        lines.append(f"{going_on(ledger)}   # the same trials, from their last checkpoints")
     again = [*checkout(ledger), f"mouselift sweep run space.yaml --name {shlex.quote(ledger.name + '-again')}"]
     if best is not None:
         again.append(f"mouselift fit recipe.yaml --out {trial_name(best.number)}   # config/recipe.yaml of its run")

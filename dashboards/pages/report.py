@@ -22,6 +22,7 @@ from dashboards.report.table import Cell, columns, number, row, state_badge
 from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
 from sweeps.book.record import Measured, SweepRecord
+from sweeps.book.remaining import cost_of_trial
 from sweeps.conclusions.comparisons import comparisons_of, difference_in_words
 from sweeps.conclusions.importance import Importance
 from sweeps.space.gates import Gate, parse_gates
@@ -76,7 +77,7 @@ def report_page(
         result=[section.result for section in sections] or ["No trial has begun."],
         facts=facts(record),
         sections=sections,
-        columns=columns(settings.settings_of(record), _gates(record), _metric(record)),
+        columns=columns(settings.settings_of(record), _gates(record), _metric(record), _cost(record, 0.0) is not None),
         compared=compared,
         differences=differences,
         in_words=difference_in_words,
@@ -130,7 +131,7 @@ def _sections(record: SweepRecord) -> list[Section]:
             result(record, measured.trials, objective),
             best_settings(record, measured.trials),
             charts_of(f"p{i}", record, measured.trials, found, objective) if i < MOST_CHARTED else {},
-            [row(one, found, gates) for one in measured.trials],
+            [row(one, found, gates, _cost(record, one.busy_seconds)) for one in measured.trials],
         )
         for i, (measured, differs) in enumerate(zip(record.by_protocol, told_apart(record.by_protocol), strict=True))
     ]
@@ -138,6 +139,10 @@ def _sections(record: SweepRecord) -> list[Section]:
 
 def _metric(record: SweepRecord) -> str:
     return record.ledger.objective.metric if record.ledger.objective else "objective"
+
+
+def _cost(record: SweepRecord, busy_seconds: float) -> float | None:
+    return cost_of_trial(record.ledger, busy_seconds)
 
 
 def _gates(record: SweepRecord) -> tuple[Gate, ...]:

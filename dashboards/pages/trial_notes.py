@@ -7,6 +7,7 @@ from dashboards.pages.note_parts import BESIDE, Section, checkout, faults_of, fi
 from dashboards.words import duration, figure, setting, trial_name
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord, TrialRecord
+from sweeps.book.remaining import cost_of_trial
 from sweeps.errors import counted
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
@@ -96,13 +97,15 @@ def _figures(ledger: Ledger, one: TrialRecord) -> str:
         parts.append(table(["metric", f"at step {best_step}", "last"], rows, numbers=(1, 2)))
         protocol = f"Protocol {code(one.protocol)}" if one.protocol else "A protocol whose id was not told"
         parts.append(f"{protocol}{': ' + plain(one.measured, 200) if one.measured else ''}. Means over these scenes.")
-    return "\n\n".join([*parts, *_time(one)])
+    return "\n\n".join([*parts, *_time(ledger, one)])
 
 
-def _time(one: TrialRecord) -> list[str]:
+def _time(ledger: Ledger, one: TrialRecord) -> list[str]:
     known = [f"{duration(one.busy_seconds)} of training and validation"] if one.busy_seconds else []
     known += [f"{one.step_seconds:.3g} s a step (median of its reports)"] if one.step_seconds is not None else []
     known += [f"{one.gpus * one.busy_seconds / 3600:.2g} GPU-hours"] if one.gpus else []
+    cost = cost_of_trial(ledger, one.busy_seconds)
+    known += [f"cost {figure(cost)}"] if cost is not None else []
     known += [counted(one.trial.attempt, "attempt")] if one.trial.attempt > 1 else []
     return [f"{', '.join(known)}."] if known else []
 

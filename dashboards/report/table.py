@@ -45,7 +45,7 @@ class Column:
     is_number: bool
 
 
-def columns(settings: Sequence[Setting], gates: Sequence[Gate], metric: str) -> list[Column]:
+def columns(settings: Sequence[Setting], gates: Sequence[Gate], metric: str, priced: bool = False) -> list[Column]:
     """The columns of every table of a report."""
     before = [
         Column("trial", "Its number, and its run's id in MLflow.", False),
@@ -55,15 +55,16 @@ def columns(settings: Sequence[Setting], gates: Sequence[Gate], metric: str) -> 
         Column("at step", "The step of the best value.", True),
         Column("steps", "The last step it reported.", True),
         Column("s/step", "Median seconds of a training step, over its reports.", True),
-        Column("worked", "From its opening to its last report, over all attempts; waiting is left out.", True),
+        Column("worked", "From its opening to its last report or end, over all attempts; waiting is left out.", True),
     ]
+    before += [Column("cost", "Its GPU-hours at the price of budget.money.per_gpu_hour.", True)] if priced else []
     gated = [Column("gates", "Targets of a champion, by validation figures: the test decides at promotion.", False)]
     searched = [Column(setting.path, "A searched setting.", setting.choices is None) for setting in settings]
     return [*before, *(gated if gates else []), *searched, Column("reason", "Why it ended so.", False)]
 
 
-def row(one: TrialRecord, settings: Sequence[Setting], gates: Sequence[Gate]) -> list[Cell]:
-    """The cells of one trial, in the order of `columns`."""
+def row(one: TrialRecord, settings: Sequence[Setting], gates: Sequence[Gate], cost: float | None = None) -> list[Cell]:
+    """The cells of one trial, in the order of `columns`. cost: where a price is known."""
     trial = one.trial
     before = [
         Cell("name", name_of(one), trial.number, trial.run_id or ""),
@@ -73,6 +74,7 @@ def row(one: TrialRecord, settings: Sequence[Setting], gates: Sequence[Gate]) ->
         number(one.step_seconds),
         Cell("number", duration(one.busy_seconds), one.busy_seconds, f"{one.busy_seconds:.1f} s"),
     ]
+    before += [number(cost)] if cost is not None else []
     gated = [_gates(one, gates)] if gates else []
     return [
         *before,

@@ -10,6 +10,7 @@ from dashboards.charts.figure import name_of, short
 from dashboards.words import duration
 from pipeline.errors import counted
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.book.remaining import spending_in_words, spent_of
 from sweeps.conclusions.importance import Importance
 from sweeps.space import words
 from sweeps.space.objective import Objective
@@ -68,12 +69,18 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
         "Scheduler": _plan(record, "scheduler"),
         "Gates": _plan(record, "gates"),
         "Work": f"{duration(worked)} of trials" + (f", {record.gpu_hours:.3g} GPU-hours" if record.gpu_hours else ""),
+        "Spent": spending_in_words(ledger, None if record.ended else record.now) or _sessions(record),
         "Begun": moment(ledger.opened),
         "Ended": moment(record.ended) if record.ended else f"it runs; read {moment(record.now)}",
         "Code": _words(tags, ("mlflow.source.git.branch", "mlflow.source.git.commit")),
         "MLflow run": ledger.run_id or "",
     }
     return [(term, text) for term, text in said.items() if text]
+
+
+def _sessions(record: SweepRecord) -> str:
+    hours = spent_of(record.ledger, None if record.ended else record.now).hours
+    return f"{duration(3600 * hours)} of sessions" if hours else ""
 
 
 def _plan(record: SweepRecord, key: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
+from sweeps.book.spending import Spending
 from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.space.objective import Objective
@@ -92,6 +93,7 @@ class Ledger:
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
     last_event_time: float = 0.0  # unix seconds of the last event
+    spending: Spending = field(default_factory=Spending)  # over all its sessions
 
     @property
     def best(self) -> Trial | None:
@@ -150,7 +152,8 @@ def fold_all(ledger: Ledger, news: Iterable[Event]) -> Ledger:
 
 def fold(ledger: Ledger, event: Event) -> Ledger:
     """The ledger after one more event."""
-    return replace(_folded(ledger, event), last_event_time=max(ledger.last_event_time, event.time))
+    spending, latest = ledger.spending.after(event), max(ledger.last_event_time, event.time)
+    return replace(_folded(ledger, event), last_event_time=latest, spending=spending)
 
 
 def closing(ledger: Ledger, state: State, reason: str) -> Iterator[Event]:

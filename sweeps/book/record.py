@@ -60,7 +60,7 @@ class TrialRecord:
     faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
-    busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts
+    busy_seconds: float = 0.0  # from the opening to the last report or the end, summed over its attempts
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
 
     @property
@@ -198,9 +198,9 @@ class Recorder:
 
     def record(self, now: float) -> SweepRecord:
         """What the events so far add up to."""
-        gpus = _gpus(self._ledger)
+        gpus, busy = gpus_of(self._ledger), self._ledger.spending.trials
         trials = (
-            self._trials.get(number, _Trial()).record(trial, gpus)
+            self._trials.get(number, _Trial()).record(trial, gpus, busy.get(number, 0.0))
             for number, trial in sorted(self._ledger.trials.items())
         )
         return SweepRecord(self._ledger, tuple(trials), self._ended, now)
@@ -219,18 +219,15 @@ class _Trial:
         self._previews: dict[tuple[str, int], Preview] = {}
         self._scenes: Path | None = None
         self._opened: float | None = None
-        self._attempt_opened = self._busy = self._busy_before = 0.0
 
     def open(self, event: events.TrialOpened) -> None:
         self.ended, self._known = None, None
         self._opened = self._opened or event.time
-        self._attempt_opened, self._busy_before = event.time, self._busy
         self._recipe_params = event.recipe_params
         self._tags |= event.tags
 
     def report(self, event: events.Reported, folder: Path, is_new: bool) -> None:
         self._known = None
-        self._busy = self._busy_before + max(0.0, event.time - self._attempt_opened)
         self._tags |= event.tags
         if not is_new:
             return
@@ -248,13 +245,14 @@ class _Trial:
     def end(self, when: float) -> None:
         self.ended, self._known = when, None
 
-    def record(self, trial: Trial, gpus: float) -> TrialRecord:
+    def record(self, trial: Trial, gpus: float, busy: float) -> TrialRecord:
         """Made anew only where something happened to the trial since."""
-        if self._known is None or self._known.trial is not trial or self._known.gpus != gpus:
-            self._known = self._made(trial, gpus)
-        return self._known
+        known = self._known
+        if known is None or known.trial is not trial or (known.gpus, known.busy_seconds) != (gpus, busy):
+            self._known = known = self._made(trial, gpus, busy)
+        return known
 
-    def _made(self, trial: Trial, gpus: float) -> TrialRecord:
+    def _made(self, trial: Trial, gpus: float, busy: float) -> TrialRecord:
         return TrialRecord(
             trial=trial,
             recipe_params=self._recipe_params,
@@ -265,12 +263,12 @@ class _Trial:
             faults=tuple(self._faults),
             opened=self._opened,
             ended=self.ended if trial.state.is_final or trial.state == "KILLED" else None,
-            busy_seconds=self._busy,
+            busy_seconds=busy,
             gpus=gpus,
         )
 
 
-def _gpus(ledger: Ledger) -> float:
-    """What the space asked for each trial."""
+def gpus_of(ledger: Ledger) -> float:
+    """What the space asked for each trial; 0 where the sweep took what the machine has."""
     asked = ledger.space.get("trials", {}).get("gpus")
     return float(asked) if asked is not None else 0.0

@@ -90,11 +90,16 @@ def sweep_resume(
     context: typer.Context,
     name: SweepName,
     trials: Annotated[int | None, typer.Option(help="Trials in all, if more than at first.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Hours in all that it may run: budget.hours.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="GPU-hours in all that its trials may take.")] = None,
+    money: Annotated[float | None, typer.Option(help="What its GPU-hours may cost in all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted sweep: the same trials, from their last checkpoints, in the same runs."""
     with launch_of(context) as launch:
-        ledger = launch.resume(name, trials)
+        from sweeps.space.budget import Raised
+
+        ledger = launch.resume(name, trials, Raised(hours, gpu_hours, money))
     _end(ledger, as_json)
 
 
@@ -107,6 +112,7 @@ def sweep_status(
 ) -> None:
     """Say how far a sweep is, with its trials, best first. A sweep whose driver died is closed first."""
     from sweeps.book.ledger import ledger_of
+    from sweeps.book.remaining import going_on, spending_in_words
     from sweeps.run.orphans import reap
     from sweeps.tracking import queries
 
@@ -120,8 +126,10 @@ def sweep_status(
         return
     counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
     reason = f" ({terminal.printable(found['reason'])})" if found["reason"] else ""
-    left = "" if found["seconds_left"] is None else f"; about {duration(found['seconds_left'])} left"
+    left = "" if found["seconds_left"] is None else f"; about {duration(found['seconds_left'])} left, {_eta(found)}"
     typer.echo(f"{found['name']}: {found['state']}{reason}; {counts or 'no trials'}{left}")
+    if spent := spending_in_words(ledger_of(home, name), time.time() if found["state"] == "RUNNING" else None):
+        typer.echo(f"spent: {spent}")
     if found["best"]:
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
@@ -129,7 +137,7 @@ def sweep_status(
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
-        typer.echo(f"go on: mouselift sweep resume {found['name']}", err=True)
+        typer.echo(f"go on: {going_on(ledger_of(home, name))}", err=True)
 
 
 @sweep.command("stop")
@@ -249,13 +257,14 @@ def launch_of(context: typer.Context) -> Launch:
 
 def _end(ledger: Ledger, as_json: bool) -> None:
     """Report a sweep; leaves with 130 when it was stopped, and with 1 when a signal ended it otherwise, when no trial
-    finished, or when MLflow has nothing of it.
+    finished, or when MLflow has nothing of it. The end of its budget is no fault.
     """
     from sweeps.book.ledger import ledger_of
+    from sweeps.space.budget import BY_BUDGET
 
     home = terminal.home()
     _report(ledger, home, as_json)
-    if ledger.state == "KILLED":
+    if ledger.state == "KILLED" and not ledger.reason.startswith(BY_BUDGET):
         raise typer.Exit(exit_code(ledger.reason))
     untold = ledger_of(home, ledger.name).run_id is None  # the driver's own ledger may be older than the run
     if untold:
@@ -267,6 +276,7 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.book.journal import Journal
     from sweeps.book.record import record_of
+    from sweeps.book.remaining import going_on
     from sweeps.conclusions.comparisons import comparisons_of
     from sweeps.conclusions.importance import Importance, importance_of
     from sweeps.tracking import queries
@@ -286,7 +296,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
-        typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
+        typer.echo(f"go on: {going_on(ledger)}", err=True)
 
 
 def _show_comparisons(found: Comparisons) -> None:
@@ -344,6 +354,13 @@ def _show_trials(home: Home, name: str, every: bool) -> None:
     if best is not None and best.run_id is not None:
         typer.echo(f"best trial: {begin}{place.run(best.run_id)}", err=True)
     typer.echo(f"see it: {begin}{place.sweep}", err=True)
+
+
+def _eta(found: dict[str, Any]) -> str:
+    """`until 15:42`, in the time of this machine; where the budget ends first, until then."""
+    until = datetime.fromisoformat(found["eta"]).astimezone()
+    day = "" if until.date() == datetime.now().date() else f"{until:%Y-%m-%d} "
+    return f"until {day}{until:%H:%M}{', when its budget is spent' if found['ends_by_budget'] else ''}"
 
 
 def _row_of(found: Sweep) -> list[str]:

@@ -24,10 +24,11 @@ from pipeline.progress import Tell, silent
 from pipeline.recipe import DataConfig, Recipe
 from pipeline.recipes import check_named, override
 from sweeps import datasets
+from sweeps.book.remaining import LEAST_STEP_SECONDS
 from sweeps.errors import counted
 from sweeps.home import Home
 from sweeps.preflight.artefacts import Artefact, artefacts_of, require_lpips
-from sweeps.preflight.cost import Cost, cost_of
+from sweeps.preflight.cost import Cost, cost_of, least_step_seconds, of_budget
 from sweeps.preflight.disk_and_memory import (
     available_bytes,
     disk_needs,
@@ -42,6 +43,7 @@ from sweeps.preflight.kernels import ready_kernels
 from sweeps.run.nodes import Node, require_cluster, require_usable, seats_of, share_of, this_machine
 from sweeps.space import words
 from sweeps.space.space import Scalar, SearchSpace
+from sweeps.tracking.notices import described
 
 _log = logging.getLogger(__name__)
 # Of the checks that take longest, for the bar alone: on two cores, of `gslrm_tiny`, with the home's own stores.
@@ -108,11 +110,13 @@ def preflight(
     recipe, cache, tally = space.standing_recipe(), home.cache, _Tally(tell)
     variants = [recipe, *(override(space.base, params) for params in space.extremes())]
     with _unmade_on_refusal(cache), process or DryRunProcess() as process:
-        dry_run = DryRun(space, cache, _threads(space, home), process, paced)
+        dry_run = DryRun(space, cache, _threads(space, home), process, paced or space.budget.is_bounded)
         dry_run.begin()
         tally.note("space", _described(space))
         tally.note("GPUs", share.said)
         tally.note("home", require_home(home))
+        if told := described(space.notify, os.environ):
+            tally.note("notices", told)
         artefacts = artefacts_of(variants, cache)
         tally.note("artefacts", ", ".join(map(str, artefacts)) or "none but the data")
         lpips = require_lpips(space, os.environ, home.ray_address is not None)
@@ -136,11 +140,14 @@ def preflight(
             for need in disk_needs(space, home, measured):
                 tally.note("disk", require_disk(space, need))
             dry_run.remember()
+        cost = None if measured is None else cost_of(space, recipe, home, measured)
+        budget = of_budget(space, cost) if resumed is None else []  # of one that goes on, its own trials tell more
     hashes = {f"artefact.{one.setting}": one.sha256 for one in artefacts if one.setting not in space.space}
     tags |= hashes | {"fingerprint": recipe.fingerprint}
-    notes = [f"GPUs: {share.said}"] if share.surprising else []
+    notes = budget + ([f"GPUs: {share.said}"] if share.surprising else [])
     notes += [lpips.note] if lpips.note else []
-    cost = None if measured is None else cost_of(space, recipe, home, measured)
+    if (least := least_step_seconds(cost, recipe)) is not None and space.budget.is_bounded:
+        tags[LEAST_STEP_SECONDS] = f"{least:.4g}"
     return Readiness(space, recipe, tags, tally.rows, dry_run.configurations, tuple(notes), cost)
 
 

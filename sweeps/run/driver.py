@@ -19,6 +19,7 @@ from pipeline.recipes import override
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
 from sweeps.book.ledger import Trial, closing, fold, read
+from sweeps.book.remaining import Shortage, short_of, spent_of, why
 from sweeps.book.scene_figures import SceneFigures, keep_scenes
 from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
@@ -86,6 +87,8 @@ class Driver:
         self.broken: Callable[[str], Broken]  # how an attempt broke, by Ray's id: set by what runs the trials
         self._proposals = Proposals(space)
         self._given: dict[str, int] = {}  # Ray's id -> the trial it was given and has not begun
+        self._short: Shortage | None = None  # of the budget, when a trial was asked for last
+        self._spent_since: float | None = None  # when the budget was found to be spent
         self._writing = threading.RLock()
         place = journal.folder / "checkpoints"
         self.releases = Releases(home, journal.folder.name, space.objective, place, self._released, self._kept)
@@ -114,8 +117,9 @@ class Driver:
 
         It has `number`, `params` by dotted path, `attempt`, the last step `reported`, and `splits` of each batch.
         """
+        self._short = None
         number = self._waiting()
-        if number is None:
+        if number is None and not is_spent(self.ledger, self.space) and self._affords(self.recipe.train.max_steps):
             number = self._propose()
         if number is None:
             return None
@@ -126,8 +130,8 @@ class Driver:
 
     @property
     def is_over(self) -> bool:
-        """Whether every trial has ended."""
-        return not self.ledger.open
+        """Whether every trial has ended; or none runs, and none of the others can end within the budget."""
+        return not self.ledger.open or (self._short is not None and not self.running and not self._given)
 
     def opened(self, ray_trial_id: str, config: Mapping[str, Any]) -> None:
         """An attempt at a trial starts."""
@@ -176,6 +180,7 @@ class Driver:
             self._awake = now
         self._watched = now
         self._say_if_idle(now)
+        self._end_if_spent(now)
         for number in self.running:
             if number not in self._hung and now - max(self.ledger.trials[number].last_event_time, self._awake) > limit:
                 self._hung.add(number)
@@ -199,6 +204,17 @@ class Driver:
                 os.environ.get("RAY_TMPDIR", "/tmp"),  # noqa: S108  where Ray puts it
             )
 
+    def _end_if_spent(self, now: float) -> None:
+        """End the sweep once each trial that runs has reported after the budget was spent."""
+        spent = self.space.budget.exhausted(spent_of(self.ledger, now))
+        self._spent_since = None if spent is None else self._spent_since or now
+        if spent is None or self._spent_since is None:
+            return
+        running = [self.ledger.trials[number] for number in self.running]
+        at_end = any(trial.last_step >= self.recipe.train.max_steps for trial in running)  # it ends by itself, at once
+        if running and not at_end and all(trial.last_event_time > self._spent_since for trial in running):
+            self._end(State.KILLED, why(self.ledger, Shortage(spent), now))
+
     def take_up(self) -> None:
         """Go on from where the session before this one ended."""
         self.scheduler.judge_again(event for _, event in self.journal.events())
@@ -211,12 +227,14 @@ class Driver:
     def finish(self) -> None:
         """Wait for the checkpoints that are being released, unless `sweep stop` asks for the end.
 
-        Raises what stood in the way of a release.
+        Raises what stood in the way of a release. A sweep whose budget ended is KILLED then: it can be taken up again.
         """
         while not self.releases.finish(_NAP_BETWEEN_LOOKS):
             if (self.journal.folder / STOP_FILE).exists():
                 self._end(State.KILLED, _STOPPED)
                 return
+        if self._short is not None:
+            self._end(State.KILLED, why(self.ledger, self._short, self._clock()))
 
     def close(self, state: State, reason: str) -> None:
         """End the session. The listener hears of it when all is written: it may have lost its terminal."""
@@ -226,10 +244,18 @@ class Driver:
             self._listen(event)
 
     def _waiting(self) -> int | None:
-        """The first trial that waits and that Ray has not taken."""
-        given = self._given.values()
-        waiting = (n for n, t in self.ledger.trials.items() if t.state == State.WAITING)
-        return min((number for number in waiting if number not in given), default=None)
+        """The first trial that waits, that Ray has not taken, and that can end within the budget."""
+        given, longest = self._given.values(), self.recipe.train.max_steps
+        waiting = [n for n, t in sorted(self.ledger.trials.items()) if t.state == State.WAITING and n not in given]
+        left = ((number, longest - max(0, self.ledger.trials[number].last_step)) for number in waiting)
+        return next((number for number, steps in left if self._affords(steps)), None)
+
+    def _affords(self, steps: int) -> bool:
+        """Whether a trial of so many steps can end within the budget, beside those that run."""
+        beside = {*self.running, *self._given.values()}
+        short = short_of(self.ledger, steps, self._clock(), beside)
+        self._short = self._short or short
+        return short is None
 
     def _propose(self) -> int | None:
         """A new trial. None when the sweep has enough, or when nothing new is found before another trial ends."""

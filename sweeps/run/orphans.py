@@ -10,6 +10,7 @@ from sweeps.book.delivery import delivered
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import closing, read
 from sweeps.book.optuna_copy import COPIED, OptunaDelivery
+from sweeps.book.spending import DIED
 from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.tracking.mlflow_heartbeats import close_silent
@@ -51,7 +52,7 @@ def _close(journal: Journal, home: Home, pages: Pages | None) -> list[str]:
     if not ledger.name:
         return []
     if ledger.state == State.RUNNING:
-        reason = f"its driver died; last heard of at {utc(ledger.last_event_time)}"
+        reason = f"{DIED}; last heard of at {utc(ledger.last_event_time)}"
         for event in closing(ledger, State.KILLED, reason):
             journal.append(event)
         done.append(f"{ledger.name}: KILLED: {reason} — `mouselift sweep resume {ledger.name}` goes on with it")

@@ -12,9 +12,11 @@ from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import FOLDER, renamed
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
+from sweeps.book.remaining import held_back, why
 from sweeps.book.study import began_with
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home
+from sweeps.space.budget import Raised
 from sweeps.space.space import SearchSpace
 
 _ARTEFACT = "artefact."  # and a setting: the hash of the file or folder that it names
@@ -23,11 +25,11 @@ _GPUS = "trials.gpus"
 _SHOWN = 3  # differences, of many
 
 
-def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
+def resumable(home: Home, name: str, count: int | None = None, raised: Raised | None = None) -> SearchSpace:
     """The space of a sweep that has not come to its end, with the recipe's values from when it began.
 
-    count: the trials it should have in all, if more than at first. Raises StudyError: no such sweep, one that runs, or
-    nothing left to do.
+    count: the trials it should have in all, if more than at first. raised: what it may spend in all, if more. Raises
+    StudyError: no such sweep, one that runs, nothing left to do, or a budget that holds no further trial.
     """
     journal = Journal(home.journal(name))
     ledger = ledger_of(home, name)
@@ -49,6 +51,10 @@ def resumable(home: Home, name: str, count: int | None = None) -> SearchSpace:
         raise StudyError(
             f"{name}: expected a sweep with trials left, but {ended} — ask for more with --trials, or promote its best."
         )
+    space = replace(space, budget=space.budget.raised(name, raised or Raised()))
+    then = replace(ledger, space=space.as_plain(), planned=space.trials.count)
+    if (short := held_back(then)) is not None:
+        raise StudyError(f"{name}: expected room for another trial, got {why(then, short)}.")
     return space
 
 
@@ -111,7 +117,7 @@ def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     for path in sorted(then.keys() | now.keys()):
         setting = path.removeprefix("recipe.")
         undecided = path == _GPUS and now.get(path) is None  # the machine decides, and did so when the sweep began
-        unasked = undecided or setting in LOCAL_PATHS or _came_later(path, ledger, space)
+        unasked = undecided or path == "notify" or setting in LOCAL_PATHS or _came_later(path, ledger, space)
         if then.get(path) != now.get(path) and not unasked:
             yield f"{setting}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
 

@@ -26,9 +26,11 @@ from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
 from pipeline.recipes import load_recipe, override, renamed
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space import enqueued, plan
+from sweeps.space.budget import Budget
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
+from sweeps.space.notify import notify_problem
 from sweeps.space.objective import Objective
 from sweeps.space.plan import Plan
 from sweeps.space.pruning import Pruning, problems, usual
@@ -95,8 +97,10 @@ class SpaceConfig:
     scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
     pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
     trials: Resources = field(default_factory=Resources)  # how many, and what each occupies
+    budget: Budget = field(default_factory=Budget)  # what it may spend; trials.count bounds its trials
     faults: Faults = field(default_factory=Faults)  # what is done when a trial breaks
     retention: Retention = field(default_factory=Retention)  # which checkpoints stay
+    notify: tuple[str, ...] = ()  # environment variables with addresses that are told of its end, a stall, a new best
     gates: dict[str, str] = field(default_factory=dict)  # targets that a champion has to meet: test metric -> ">= 25"
 
 
@@ -253,6 +257,8 @@ def _decode(layers: Layers) -> SpaceConfig:
         _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
+    if "notify" in values and (problem := notify_problem(values["notify"])):  # first: other messages repeat the value
+        _refuse(layers, "notify", problem)
     if isinstance(values.get("enqueue"), list):
         settings = values["enqueue"]
         values["enqueue"] = [enqueued.flat(one) if isinstance(one, Mapping) else one for one in settings]

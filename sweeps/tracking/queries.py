@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, RunOpened, State
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.record import Recorder, SweepRecord, TrialRecord, record_of
-from sweeps.book.remaining import seconds_left_of
+from sweeps.book.remaining import seconds_left_of, seconds_of_budget, spending_of
 from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
 from sweeps.tracking.elsewhere import TrialElsewhere, home_of_run, is_number, record_elsewhere, trials_elsewhere
@@ -257,7 +258,7 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
     """
     ledger_of(home, sweep)
     journal = Journal(home.journal(sweep))
-    record = record_of(journal, time.time())
+    record = record_of(journal, now := time.time())
     book = record.ledger
     state = state_of(journal, book)
     interrupted = state == INTERRUPTED
@@ -272,7 +273,17 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
         "reason": book.reason,
         "undelivered": undelivered(journal),
         "seconds_left": None if interrupted else seconds_left_of(record),
-    }
+        "budget": spending_of(book, None if interrupted else now),
+    } | _end_of(record, interrupted)
+
+
+def _end_of(record: SweepRecord, interrupted: bool) -> dict[str, Any]:
+    """When a running sweep ends, about (UTC), and whether it is its budget that ends it before its trials do."""
+    left, budget = seconds_left_of(record), seconds_of_budget(record.ledger, record.now)
+    if interrupted or left is None:
+        return {"eta": None, "ends_by_budget": False}
+    until = datetime.fromtimestamp(record.now + min(left, left if budget is None else budget), UTC)
+    return {"eta": until.isoformat(timespec="seconds"), "ends_by_budget": budget is not None and budget < left}
 
 
 def state_of(journal: Journal, book: Ledger) -> str:

@@ -26,6 +26,7 @@ from sweeps.tracking.queries import trial_of
 from tests.e2e.conftest import SMALL
 
 STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left"]
+STATUS_KEYS += ["budget", "eta", "ends_by_budget"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """
 import json, sys

@@ -67,6 +67,7 @@ DOORS = {
     "ray": ("sweeps/run/",),
     "pyarrow": ("sweeps/run/checkpoints.py",),
     "optuna": ("sweeps/space/", "sweeps/book/", "sweeps/conclusions/"),
+    "apprise": ("sweeps/tracking/notices.py",),
     "mlflow": ("sweeps/tracking/", "sweeps/pyfuncs/", "sweeps/registry/"),
     "fastapi": ("dashboards/",),
     "jinja2": ("dashboards/",),

@@ -244,7 +244,9 @@ def test_status_counts_what_runs_what_waits_and_what_is_best(tmp_path: Path) -> 
     journal.append(TrialClosed(0, "COMPLETE"))
     journal.append(trial_opened(1))
     journal.append(RunOpened(0, "abc"))
-    assert queries.status(home, "mice") == {
+    told = queries.status(home, "mice")
+    assert told.pop("budget").keys() == {"hours", "gpu_hours"}
+    assert told == {
         "name": "mice",
         "state": "RUNNING",
         "trials": {"complete": 1, "pruned": 0, "fail": 0, "running": 1, "waiting": 2},
@@ -260,6 +262,8 @@ def test_status_counts_what_runs_what_waits_and_what_is_best(tmp_path: Path) -> 
         "reason": "",
         "undelivered": 7,
         "seconds_left": None,
+        "eta": None,
+        "ends_by_budget": False,
     }
 
 

@@ -71,9 +71,9 @@ def test_a_step_counts_as_it_was_first_reported(tmp_path: Path) -> None:
 def test_the_time_of_an_interruption_is_nobodys_work(tmp_path: Path) -> None:
     record = record_of(interrupted_and_resumed(tmp_path), 600)
     first, second = record.trials
-    assert (first.opened, first.ended, first.busy_seconds) == (110, 531, 30 + 20)
-    assert (second.opened, second.ended, second.busy_seconds) == (540, 550, 5)
-    assert record.gpu_hours == 0.5 * 55 / 3600
+    assert (first.opened, first.ended, first.busy_seconds) == (110, 531, 40 + 21)
+    assert (second.opened, second.ended, second.busy_seconds) == (540, 550, 10)
+    assert record.gpu_hours == 0.5 * 71 / 3600
     assert first.step_seconds == 0.25
     assert record.ended == 560
 

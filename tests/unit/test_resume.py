@@ -154,3 +154,8 @@ def test_a_sweep_does_not_go_on_with_other_files_under_the_same_name(tags, messa
     with pytest.raises(StudyError, match=message):
         check_same_files(ledger, began | tags)
     check_same_files(Ledger(name="old", tags={"data.digest": "a" * 64}), began)  # from before hashes were written down
+
+
+def test_a_job_that_tells_somebody_else_goes_on_with_its_sweep(begin, home):
+    space = begin()
+    assert begun(home, "mine", replace(space, notify=("MICE_CHAT",))).name == "mine"
