@@ -10,6 +10,7 @@ from dashboards.charts.figure import name_of, short
 from dashboards.words import duration
 from pipeline.errors import counted
 from sweeps.book.importance import Importance
+from sweeps.book.known_results import described
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.space import words
 from sweeps.space.objective import Objective
@@ -67,6 +68,7 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
         "Scheduler": _plan(record, "scheduler"),
         "Gates": _plan(record, "gates"),
         "Work": f"{duration(worked)} of trials" + (f", {record.gpu_hours:.3g} GPU-hours" if record.gpu_hours else ""),
+        "Taken": described(ledger),
         "Begun": moment(ledger.opened),
         "Ended": moment(record.ended) if record.ended else f"it runs; read {moment(record.now)}",
         "Code": _words(tags, ("mlflow.source.git.branch", "mlflow.source.git.commit")),

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -198,15 +198,20 @@ class Journal:
 
         Raises StudyError when another process writes this journal, NoRoomError when the disk has no room.
         """
+        return self.append_all([event])[0]
+
+    def append_all(self, news: Iterable[E]) -> list[E]:
+        """As `append`, of several events at once: where the disk has no room for all of them, none is written."""
         with self._lock:
-            event = replace(event, time=self._clock())
-            line = json.dumps({"kind": type(event).__name__, **asdict(event)}, default=_plain)
+            timed = [replace(event, time=self._clock()) for event in news]
+            lines = (json.dumps({"kind": type(event).__name__, **asdict(event)}, default=_plain) for event in timed)
+            content = "".join(f"{line}\n" for line in lines).encode()
             file = self._writer()
             try:
-                append_whole(file, line.encode() + b"\n")
+                append_whole(file, content)
             except OSError as error:
                 raise no_room(self.folder, error) from error
-        return event
+        return timed
 
     def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
         """Events from byte `start` on, each with the offset that follows it.

@@ -19,6 +19,7 @@ from sweeps.home import Home
 from sweeps.space.objective import Objective
 
 _ENDINGS_KEPT = 100
+TAKEN_FROM = "trial.taken_from"  # the tag of a trial that took its result from another sweep: `SWEEP t0003`
 _ENDED_FIRST = "the sweep ended before this trial did"
 
 
@@ -45,6 +46,7 @@ class Trial:
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
     gaussians: str | None = None  # the folder of its Gaussians to be looked at, once it is COMPLETE or PRUNED
     last_event_time: float = 0.0  # unix seconds of its last opening or report
+    taken_from: str = ""  # `SWEEP t0003`, where it was trained; empty where this sweep trains it
 
     @property
     def begun(self) -> bool:
@@ -261,6 +263,7 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
         resumed_at=trial.last_step,
         fault=None,
         last_event_time=event.time,
+        taken_from=event.tags.get(TAKEN_FROM, ""),
     )
 
 

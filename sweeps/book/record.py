@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal
-from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.ledger import TAKEN_FROM, Ledger, Trial, fold
 
 PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
 MEASURE = {
@@ -58,7 +58,7 @@ class TrialRecord:
     faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
-    busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts
+    busy_seconds: float = 0.0  # from the opening to the last report, summed over its attempts that were trained here
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
 
     @property
@@ -217,17 +217,20 @@ class _Trial:
         self._previews: dict[tuple[str, int], Preview] = {}
         self._opened: float | None = None
         self._attempt_opened = self._busy = self._busy_before = 0.0
+        self._is_taken = False
 
     def open(self, event: events.TrialOpened) -> None:
         self.ended, self._known = None, None
         self._opened = self._opened or event.time
         self._attempt_opened, self._busy_before = event.time, self._busy
+        self._is_taken = TAKEN_FROM in event.tags
         self._recipe_params = event.recipe_params
         self._tags |= event.tags
 
     def report(self, event: events.Reported, folder: Path, is_new: bool) -> None:
         self._known = None
-        self._busy = self._busy_before + max(0.0, event.time - self._attempt_opened)
+        if not self._is_taken:
+            self._busy = self._busy_before + max(0.0, event.time - self._attempt_opened)
         self._tags |= event.tags
         if not is_new:
             return

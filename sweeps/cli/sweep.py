@@ -36,6 +36,9 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the sweep of that --name, where there is one."),
 ]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Train every trial, also one whose result another sweep of this home has.")
+]
 _STOP_SECONDS = 180.0
 
 
@@ -47,6 +50,7 @@ def train(
     name: Name = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs (default: one, where there is one).")] = None,
     resume: Resume = False,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
@@ -59,7 +63,7 @@ def train(
         standing = load_recipe(recipe).params
         changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
         space = SearchSpace(
-            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=gpus)
+            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=gpus), fresh=fresh
         )
         ledger = launch.new_or_resumed(space, name) if resume else launch.new(space, name)
     _end(ledger, as_json)
@@ -73,13 +77,15 @@ def sweep_run(
     data: Data = None,
     name: Name = None,
     resume: Resume = False,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
     with _launch(context) as launch:
         from sweeps.space.space import load_space
 
-        loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
+        ours = [f"fixed.{item}" for item in terminal.root(data)] + (["fresh=true"] if fresh else [])
+        loaded = load_space(space, split_overrides(overrides) + ours)
         ledger = launch.new_or_resumed(loaded, name) if resume else launch.new(loaded, name)
     _end(ledger, as_json)
 
@@ -125,6 +131,7 @@ def sweep_status(
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     _show_trials(home, found["name"], every)
+    _show_taken(ledger_of(home, name))
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
@@ -249,12 +256,21 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         typer.echo(json.dumps(queries.status(home, ledger.name) | _plain(importance)))
         return
     _show_trials(home, ledger.name, every=False)
+    _show_taken(ledger)
     if ended:
         _show_importance(importance)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
         typer.echo(f"go on: mouselift sweep resume {ledger.name}", err=True)
+
+
+def _show_taken(ledger: Ledger) -> None:
+    """How many trials took the results of other sweeps."""
+    from sweeps.book.known_results import described
+
+    if said := described(ledger):
+        typer.echo(said, err=True)
 
 
 def _plain(found: Importance) -> dict[str, Any]:

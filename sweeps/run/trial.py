@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
+from sweeps.book.code_version import CODE_CHANGED, code_version
 from sweeps.book.record import PROTOCOL
 from sweeps.errors import OutageError
 from sweeps.run.checkpoints import Checkpoints
@@ -50,6 +51,7 @@ class TrialSettings:
     checkpoints: str
     retention: Retention
     seats: list[Seat]
+    code: str  # its version, as the driver has it
 
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
@@ -66,7 +68,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     kept = Checkpoints(settings.checkpoints, settings.sweep, config["number"])
     splits: int = config["splits"]
     with kept.workspace() as folder, kept.newest(at_most=config["reported"]) as (start, damaged):
-        said = _said(start, damaged)
+        said = _said(start, damaged) | _changed_since(settings.code)
         step = None if start is None else checkpoint.inspect(start).step
         work = partial(_follow, recipe, kept, step, Path(settings.cache), splits)
         with companions(work, settings.seats) as device:
@@ -96,6 +98,11 @@ def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:
     """Tags of the run: the checkpoint from which the attempt starts, and later ones that are damaged."""
     tags = {} if start is None else {"trial.resumed_from": start.name}
     return tags | ({"checkpoint.damaged": "; ".join(damaged)} if damaged else {})
+
+
+def _changed_since(code: str) -> dict[str, str]:
+    """A tag of the run where this process found other code than its driver: an edit since, or another machine's."""
+    return {} if (own := code_version()) == code else {CODE_CHANGED: own}
 
 
 def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[str, str]:

@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pipeline.recipe import Recipe
+from sweeps.book.code_version import CODE, code_version
 from sweeps.book.delivery import Delivery, undelivered
 from sweeps.book.journal import Journal, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger
@@ -29,7 +30,7 @@ from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
 from sweeps.own_process import handled, said, signals_deferred, takes_signals
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
-from sweeps.run.nodes import Seat, seats_of, this_machine
+from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on, seats_of, this_machine
 from sweeps.run.processes import resources
 from sweeps.run.ray_session import Ray, nodes_of_cluster
 from sweeps.run.trial import IMAGES, TAGS, TrialSettings, metrics_of, run_trial
@@ -134,8 +135,9 @@ def conduct(
         nodes = nodes_of_cluster() if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
-        driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
-        ledger = _remember(driver, tags, seats, interruption, pages)
+        made_by = {CODE: code_version(), COMPUTED_ON: computed_on(seats)}
+        driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals, made_by=made_by)
+        ledger = _remember(driver, {CODE: made_by[CODE], **tags}, seats, interruption, pages)
     for number in [] if interruption.asked else [*interruption.deferred, *started.deferred][:1]:
         signal.raise_signal(number)  # the sweep was at its end; what the caller does next is not
     return ledger
@@ -235,7 +237,7 @@ def _nothing_added(raised: BaseException | None) -> Iterator[None]:
 def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -> None:
     space, home, name = driver.space, driver.home, driver.ledger.name
     settings = TrialSettings(
-        name, driver.recipe, space.objective, str(home.cache), home.checkpoints, space.retention, seats
+        name, driver.recipe, space.objective, str(home.cache), home.checkpoints, space.retention, seats, code_version()
     )
     if Path(home.ray_storage).is_dir():  # of an earlier session; nothing reads it
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)

@@ -96,6 +96,7 @@ class SpaceConfig:
     faults: Faults = field(default_factory=Faults)  # what is done when a trial breaks
     retention: Retention = field(default_factory=Retention)  # which checkpoints stay
     gates: dict[str, str] = field(default_factory=dict)  # targets that a champion has to meet: test metric -> ">= 25"
+    fresh: bool = False  # every trial is trained, also one whose result another sweep of the home has
 
 
 @dataclass(frozen=True, kw_only=True)

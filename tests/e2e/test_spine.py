@@ -23,7 +23,7 @@ from sweeps.book.optuna_copy import open_storage
 from sweeps.tracking.mlflow_layout import STATUS
 from tests.e2e.conftest import SMALL
 
-STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left"]
+STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left", "taken"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """
 import json, sys
