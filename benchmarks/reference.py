@@ -32,7 +32,15 @@ from benchmarks.structure import replaced
 
 ROOT = Path(__file__).parents[1]
 COMMANDS, RECIPES = ROOT / "docs/cli.md", ROOT / "docs/recipes.md"
-PLAIN = ("recipe", "fixed", "space", "enqueue", "gates")  # of a space: values, or mappings by path
+PLAIN = (
+    "recipe",
+    "fixed",
+    "space",
+    "enqueue",
+    "gates",
+    "warm_start",
+    "fresh",
+)  # of a space: values, or mappings by path
 TYPES = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value"}
 BOUNDS: dict[type, str] = {Gt: ">", Ge: "≥", Lt: "<", Le: "≤"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,11 +189,13 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
     def new(self, space: SearchSpace, name: str | None) -> Ledger:
         """A new sweep, run to its end. Raises StudyError for a name that a sweep has."""
+        from sweeps.book.warm_start import require_alike
         from sweeps.run.resume import check_is_new
 
         name = name or timed_name(space.name, datetime.now())
         located = with_registered_start(space, self._home).located()
         check_is_new(self._home, name, located)
+        require_alike(self._home, located)
         return self._run(located, name)
 
     def new_or_resumed(self, space: SearchSpace, name: str | None) -> Ledger:
@@ -216,8 +218,10 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         return self._run(resumable(self._home, name, trials), name)
 
     def _run(self, space: SearchSpace, name: str) -> Ledger:
+        from pipeline.metrics import DEFINITIONS
         from sweeps.book.journal import Journal
         from sweeps.book.ledger import read
+        from sweeps.book.warm_start import FIGURES, past_of
         from sweeps.preflight.checks import preflight
         from sweeps.run.resume import check_same_files, steps_so_far
 
@@ -241,7 +245,9 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             meanwhile = (lambda: None) if started else start_ray
             with audience.checking() as tell:
                 ready = preflight(space, home, resumed, meanwhile, self._process, nodes, audience.said, tell)
-            audience.checked(ready)
+            ready = replace(ready, tags=ready.tags | {FIGURES: str(DEFINITIONS)})
+            past, said = ((), []) if earlier.name else past_of(home, ready.space, ready.tags)
+            audience.checked(replace(ready, notes=(*ready.notes, *said)))
             started[0].ready()
             from sweeps.run.orphans import reap  # imports MLflow and Ray
             from sweeps.run.tune import conduct
@@ -250,4 +256,5 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
                 check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
             with audience.running(ready, earlier) as listen:
-                return conduct(name, ready.space, ready.recipe, ready.tags, home, listen, started[0], audience.pages)
+                settled = name, ready.space, ready.recipe, ready.tags, home
+                return conduct(*settled, listen, started[0], audience.pages, past)

@@ -65,6 +65,7 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
         "Recipe": ledger.recipe,
         "Tried first": _plan(record, "enqueue"),
         "Sampler": _plan(record, "sampler"),
+        "Known before": _known_before(record),
         "Scheduler": _plan(record, "scheduler"),
         "Gates": _plan(record, "gates"),
         "Work": f"{duration(worked)} of trials" + (f", {record.gpu_hours:.3g} GPU-hours" if record.gpu_hours else ""),
@@ -79,6 +80,12 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
 
 def _plan(record: SweepRecord, key: str) -> str:
     return words.plan(record.ledger.space).get(key, "")
+
+
+def _known_before(record: SweepRecord) -> str:
+    """What the sampler knew of other sweeps."""
+    known = record.ledger.past
+    return f"{counted(len(known), 'trial')} of {_plan(record, 'warm_start')}" if known else ""
 
 
 def _words(tags: dict[str, str], keys: Sequence[str]) -> str:

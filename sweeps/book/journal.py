@@ -63,6 +63,20 @@ class Event:
 
 
 @dataclass(frozen=True)
+class PastTrial:
+    """A finished trial of another sweep, that the sampler of this one knows: where it stands, its settings as this
+    space has them, and the objective that it reported last.
+    """
+
+    sweep: str
+    trial: int
+    state: State
+    params: dict[str, Any]
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
 class SweepOpened(Event):
     """A sweep starts, or is taken up again after it was interrupted."""
 
@@ -72,6 +86,7 @@ class SweepOpened(Event):
     tags: dict[str, str]
     params: dict[str, Any]  # the recipe's values by dotted path, before any trial changes them
     artifacts: dict[str, str] = field(default_factory=dict)  # path below the run's artifacts -> blob
+    past: tuple[PastTrial, ...] = ()  # of a sweep that opens for the first time
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ class Ledger:
     space: dict[str, Any] = field(default_factory=dict)  # as its YAML reads
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
     last_event_time: float = 0.0  # unix seconds of the last event
+    past: tuple[events.PastTrial, ...] = ()  # of other sweeps, known to the sampler
 
     @property
     def best(self) -> Trial | None:
@@ -217,6 +218,7 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         planned=planned,
         params=event.params,
         space=space,
+        past=event.past or ledger.past,
         endings=(),  # the user may have removed the cause since
         trials={number: _taken_up(trial) for number, trial in ledger.trials.items()},
     )

@@ -45,6 +45,7 @@ def check(
     if not (_is_space(name) if as_space is None else as_space):
         show_recipe(_checked_recipe(name, split_overrides(overrides) + root, home), as_json)
         return
+    from sweeps.book.warm_start import require_alike
     from sweeps.preflight.checks import preflight
     from sweeps.space.space import load_space
 
@@ -57,6 +58,7 @@ def check(
 
             nodes = nodes_of(stack.enter_context(Ray(home)))
         located = with_registered_start(space, home).located()
+        require_alike(home, located)
         ready = preflight(located, home, nodes=nodes, say=terminal.say, tell=tell, paced=True)
     _show(space.name, ready, as_json)
 

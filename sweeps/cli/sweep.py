@@ -78,6 +78,7 @@ def sweep_run(
     name: Name = None,
     resume: Resume = False,
     fresh: Fresh = False,
+    like: Annotated[str | None, typer.Option(metavar="SWEEP", help="The same as `warm_start: [SWEEP]`.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
@@ -85,6 +86,7 @@ def sweep_run(
         from sweeps.space.space import load_space
 
         ours = [f"fixed.{item}" for item in terminal.root(data)] + (["fresh=true"] if fresh else [])
+        ours += [f"warm_start={json.dumps([like])}"] if like is not None else []
         loaded = load_space(space, split_overrides(overrides) + ours)
         ledger = launch.new_or_resumed(loaded, name) if resume else launch.new(loaded, name)
     _end(ledger, as_json)

@@ -21,11 +21,12 @@ def fixed(space: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plan(space: Mapping[str, Any]) -> dict[str, str]:
-    """Objective, sampler, what is tried first, scheduler, rules of pruning, trials and gates."""
+    """Objective, sampler, what is tried first, from what it learns, scheduler, rules of pruning, trials and gates."""
     ways = {
         "objective": lambda plain: f"{plain['mode']} {plain['metric']}",
         "sampler": _sampler,
         "enqueue": lambda plain: "; ".join(map(_setting, plain)),
+        "warm_start": ", ".join,
         "scheduler": _scheduler,
         "pruning": lambda plain: ", ".join(name for name, rule in plain.items() if rule is not None) or "none",
         "trials": _trials,

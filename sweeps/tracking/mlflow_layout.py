@@ -46,6 +46,7 @@ from sweeps.book.code_version import CODE
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.known_results import ARTEFACT
 from sweeps.book.ledger import Ledger
+from sweeps.book.warm_start import FIGURES
 from sweeps.space import words
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
@@ -53,7 +54,7 @@ LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
 _FINGERPRINT = "fingerprint"
 _LINEAGE = {"recipe": _FINGERPRINT, "data": "data.digest", "code": "mlflow.source.git.commit"}
 _HASH_SHOWN = 12  # digits
-_NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on", CODE)
+_NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on", CODE, FIGURES)
 HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256

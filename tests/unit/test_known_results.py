@@ -30,7 +30,7 @@ from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on
 from sweeps.space.objective import Objective
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, Scheduler
-from tests.unit.test_driver import METRIC, STEPS, Desk
+from tests.unit.test_driver import METRIC, STEPS, ActorDiedError, Desk
 from tests.unit.test_gaussians import random_gaussians
 
 MADE_BY = {CODE: "c" * 64, COMPUTED_ON: "cpu, 1 thread"}
@@ -83,11 +83,13 @@ def release(desk, number):
 
 def run_out(desk):
     """Ask until a trial is to be trained, or none is left; the configs that were given."""
-    given = []
-    while (config := desk.driver.next_trial(f"{desk.sweep}-x{len(given)}")) is not None:
-        given.append(config)
-        if len(given) > 9:
-            break
+    given, before = [], None
+    while len(given) < 9 and desk.driver.ledger is not before:  # it takes for a second at most, and is asked again
+        before = desk.driver.ledger
+        config = desk.driver.next_trial(f"{desk.sweep}-x{len(given)}")
+        if config is not None:
+            given.append(config)
+            before = None
     return given
 
 
@@ -230,6 +232,34 @@ def test_a_trial_whose_process_had_other_code_gives_nothing(desk, tags):
         lines[at] = lines[at].replace('"p1"', '"p2"')
         first.journal.path.write_text("".join(lines))
     assert len(run_out(desk("again"))) == 3
+
+
+def test_a_trial_that_was_interrupted_and_finished_gives_each_step_as_it_was_first_reported(desk):
+    first = desk("first")
+    trial = first.start("a")
+    first.driver.reported(0, 4, {METRIC: 20.0}, {}, {PROTOCOL: "p1"})
+    first.fail(trial, ActorDiedError("gone"))
+    again = first.start("b")
+    for step, value in ((4, 99.0), (8, 21.0), (STEPS, 22.0)):
+        first.driver.reported(0, step, {METRIC: value}, {}, {PROTOCOL: "p1"})
+    again.last = {"step": STEPS, METRIC: 22.0}
+    release(first, 0)
+    first.end(again)
+    taking = desk("taking")
+    assert taking.start("x").config["number"] == 1
+    assert taking.driver.ledger.trials[0].curve == ((4, 20.0), (8, 21.0), (STEPS, 22.0))
+
+
+def test_a_trial_whose_batches_were_in_parts_gives_nothing(desk):
+    first = desk("first")
+    first.fail(first.start("a"), RuntimeError("CUDA out of memory. Tried to allocate"))
+    again = first.start("b")
+    assert again.config["splits"] == 2
+    first.driver.reported(0, STEPS, {METRIC: 22.0}, {}, {PROTOCOL: "p1"})
+    again.last = {"step": STEPS, METRIC: 22.0}
+    release(first, 0)
+    first.end(again)
+    assert first.states()[0] == "COMPLETE" and desk("taking").start("x").config["number"] == 0
 
 
 def test_only_what_finished_is_taken_and_of_a_sweep_that_still_runs_too(desk):
