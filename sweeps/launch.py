@@ -189,7 +189,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
     def new(self, space: SearchSpace, name: str | None) -> Ledger:
         """A new sweep, run to its end. Raises StudyError for a name that a sweep has."""
-        from sweeps.book.warm_start import require_alike
+        from sweeps.reuse.warm_start import require_alike
         from sweeps.run.resume import check_is_new
 
         name = name or timed_name(space.name, datetime.now())
@@ -221,8 +221,8 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         from pipeline.metrics import DEFINITIONS
         from sweeps.book.journal import Journal
         from sweeps.book.ledger import read
-        from sweeps.book.warm_start import FIGURES, past_of
         from sweeps.preflight.checks import preflight
+        from sweeps.reuse.warm_start import FIGURES, past_of
         from sweeps.run.resume import check_same_files, steps_so_far
 
         home, audience = self._home, self._audience

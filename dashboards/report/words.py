@@ -10,8 +10,8 @@ from dashboards.charts.figure import name_of, short
 from dashboards.words import duration
 from pipeline.errors import counted
 from sweeps.book.importance import Importance
-from sweeps.book.known_results import described
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.reuse.known_results import described
 from sweeps.space import words
 from sweeps.space.objective import Objective
 

@@ -24,7 +24,6 @@ from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import PastTrial, State, TrialProposed
 from sweeps.book.ledger import Ledger, Trial
-from sweeps.book.warm_start import learnt_from
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar, is_searched
 from sweeps.space.space import SearchSpace, space_of
@@ -79,6 +78,11 @@ def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial
 def direction(space: SearchSpace) -> str:
     """As Optuna spells it."""
     return "maximize" if space.objective.mode == "max" else "minimize"
+
+
+def learnt_from(space: SearchSpace) -> tuple[State, ...]:
+    """The states of the trials that the sampler counts as results, as Optuna's own samplers do."""
+    return (State.COMPLETE,) if space.sampler.kind == "gp" else (State.COMPLETE, State.PRUNED)
 
 
 def is_spent(ledger: Ledger, space: SearchSpace) -> bool:

@@ -45,8 +45,8 @@ def check(
     if not (_is_space(name) if as_space is None else as_space):
         show_recipe(_checked_recipe(name, split_overrides(overrides) + root, home), as_json)
         return
-    from sweeps.book.warm_start import require_alike
     from sweeps.preflight.checks import preflight
+    from sweeps.reuse.warm_start import require_alike
     from sweeps.space.space import load_space
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])

@@ -269,7 +269,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
 
 def _show_taken(ledger: Ledger) -> None:
     """How many trials took the results of other sweeps."""
-    from sweeps.book.known_results import described
+    from sweeps.reuse.known_results import described
 
     if said := described(ledger):
         typer.echo(said, err=True)

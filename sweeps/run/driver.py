@@ -18,16 +18,16 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
-from sweeps.book.known_results import PARTS
 from sweeps.book.ledger import Trial, closing, fold, read
 from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
 from sweeps.errors import counted
 from sweeps.home import Home
+from sweeps.reuse.known_results import PARTS
+from sweeps.reuse.taking import Taking
 from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler
-from sweeps.run.taking import Taking
 from sweeps.space.faults import Cause, Fault, Remedy, fault_of, remedy, run_of_failures
 from sweeps.space.space import SearchSpace
 
@@ -223,15 +223,16 @@ class Driver:
             self._listen(event)
 
     def _next(self) -> int | None:
-        """The next trial to be trained. Those before it whose results are known have ended when this returns."""
+        """The next trial to be trained; None where there is none, or where others took known results for too long."""
         began = time.monotonic()
-        while time.monotonic() - began < _TAKING_SECONDS:
+        while True:
             number = self._waiting()
             if number is None:
                 number = self._propose()
             if number is None or not self._takes(self.ledger.trials[number]):
                 return number
-        return None
+            if time.monotonic() - began >= _TAKING_SECONDS:
+                return None
 
     def _takes(self, trial: Trial) -> bool:
         """End a trial that was not trained yet with the result that another sweep has, if one has it."""

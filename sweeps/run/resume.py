@@ -11,11 +11,11 @@ from pipeline.config import flatten
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import FOLDER, renamed
 from sweeps.book.journal import Journal, State
-from sweeps.book.known_results import ARTEFACT, DATA
 from sweeps.book.ledger import Ledger, ledger_of, read
 from sweeps.book.study import began_with
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home
+from sweeps.reuse.known_results import ARTEFACT, DATA
 from sweeps.space.space import SearchSpace
 
 _GPUS = "trials.gpus"

@@ -25,9 +25,9 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
-from sweeps.book.code_version import CODE_CHANGED, code_version
 from sweeps.book.record import PROTOCOL
 from sweeps.errors import OutageError
+from sweeps.reuse.code_version import CODE_CHANGED, code_version
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
 from sweeps.run.processes import companions

@@ -20,7 +20,6 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pipeline.recipe import Recipe
-from sweeps.book.code_version import CODE, code_version
 from sweeps.book.delivery import Delivery, undelivered
 from sweeps.book.journal import Journal, PastTrial, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger
@@ -29,6 +28,7 @@ from sweeps.book.provenance import provenance
 from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
 from sweeps.own_process import handled, said, signals_deferred, takes_signals
+from sweeps.reuse.code_version import CODE, code_version
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
 from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on, seats_of, this_machine
 from sweeps.run.processes import resources

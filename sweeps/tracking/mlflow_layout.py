@@ -42,11 +42,11 @@ import yaml
 from PIL import Image
 
 from pipeline.config import unflatten
-from sweeps.book.code_version import CODE
 from sweeps.book.journal import Reported, TrialOpened
-from sweeps.book.known_results import ARTEFACT
 from sweeps.book.ledger import Ledger
-from sweeps.book.warm_start import FIGURES
+from sweeps.reuse.code_version import CODE
+from sweeps.reuse.known_results import ARTEFACT
+from sweeps.reuse.warm_start import FIGURES
 from sweeps.space import words
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}

@@ -29,14 +29,15 @@ MAY_IMPORT = {
 GROUND, LAUNCH, FACE = "sweeps", "sweeps/launch.py", "sweeps (the face)"
 WITHIN = {
     GROUND,
-    *(f"sweeps/{room}" for room in ("space", "book", "tracking", "run", "preflight", "pyfuncs", "registry")),
+    *(f"sweeps/{room}" for room in ("space", "book", "reuse", "tracking", "run", "preflight", "pyfuncs", "registry")),
 }
 BELOW = {
     GROUND: set[str](),
     "sweeps/space": {GROUND},
     "sweeps/book": {GROUND, "sweeps/space"},
-    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book"},
-    "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking"},
+    "sweeps/reuse": {GROUND, "sweeps/space", "sweeps/book"},
+    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book", "sweeps/reuse"},
+    "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/reuse", "sweeps/tracking"},
     "sweeps/pyfuncs": {"sweeps/tracking"},
     "sweeps/registry": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking", "sweeps/pyfuncs"},
     "sweeps/preflight": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking", "sweeps/run"},

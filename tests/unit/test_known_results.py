@@ -15,17 +15,18 @@ from pipeline import checkpoint
 from pipeline.cameras import facelift_ring
 from pipeline.previews import Preview
 from pipeline.recipes import override
-from sweeps.book.code_version import CODE, CODE_CHANGED, COMPUTING, code_version
 from sweeps.book.journal import (
     CheckpointReleased,
     RunOpened,
     TrialClosed,
     TrialOpened,
 )
-from sweeps.book.known_results import KnownResults, described
 from sweeps.book.ledger import TAKEN_FROM, read
 from sweeps.book.record import PROTOCOL, record_of
 from sweeps.book.remaining import seconds_left_of
+from sweeps.reuse.code_version import CODE, CODE_CHANGED, COMPUTING, code_version
+from sweeps.reuse.known_results import KnownResults, described
+from sweeps.run import driver
 from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on
 from sweeps.space.objective import Objective
 from sweeps.space.resources import Resources
@@ -281,6 +282,14 @@ def test_a_trial_that_ends_while_another_sweep_runs_is_taken_by_it(desk):
     later = desk("later")
     again_trial = train(first)
     assert again_trial == 1 and run_out(later)[0]["number"] == 2
+
+
+def test_ray_hears_its_trials_while_many_results_are_taken_and_the_sweep_is_not_over_meanwhile(desk, monkeypatch):
+    swept(desk)
+    again = desk("again")
+    monkeypatch.setattr(driver, "_TAKING_SECONDS", 0.0)
+    seen = [(again.driver.next_trial("a"), again.driver.is_over, len(again.events(TrialClosed))) for _ in range(3)]
+    assert seen == [(None, False, 1), (None, False, 2), (None, True, 3)]
 
 
 def test_what_was_taken_is_taken_on_by_its_origin(desk):

@@ -13,9 +13,9 @@ from sweeps.book.journal import Journal, Reported, SweepOpened, TrialClosed, Tri
 from sweeps.book.ledger import Ledger, fold, read
 from sweeps.book.record import PROTOCOL
 from sweeps.book.study import Proposals, began_with, frozen_trial, study_of
-from sweeps.book.warm_start import FIGURES, past_of, require_alike
 from sweeps.errors import SpaceError, StudyError
 from sweeps.home import Home
+from sweeps.reuse.warm_start import FIGURES, past_of, require_alike
 from sweeps.space.distributions import Choice, FloatRange
 from sweeps.space.objective import Objective
 from sweeps.space.space import load_space

@@ -12,11 +12,12 @@ from typing import Any
 
 from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import Journal, PastTrial, State
-from sweeps.book.known_results import DATA
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.book.record import MEASURE, SweepRecord, TrialRecord, record_of
+from sweeps.book.study import learnt_from
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home
+from sweeps.reuse.known_results import DATA
 from sweeps.space.distributions import FloatRange, Scalar, is_searched
 from sweeps.space.space import SearchSpace
 
@@ -56,11 +57,6 @@ def past_of(home: Home, space: SearchSpace, tags: Mapping[str, str]) -> tuple[tu
         said.append(_described(name, len(own), len(ended), record.ledger, space, tags))
         found = own | found
     return tuple(found.values()), [*said, *_startup(space, list(found.values()))]
-
-
-def learnt_from(space: SearchSpace) -> tuple[State, ...]:
-    """The states of the trials that the sampler counts as results, as Optuna's own samplers do."""
-    return (State.COMPLETE,) if space.sampler.kind == "gp" else (State.COMPLETE, State.PRUNED)
 
 
 def _refuse(name: str, differences: Iterator[str]) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.recipe import LOCAL_PATHS, Recipe
-from sweeps.book.code_version import CODE, CODE_CHANGED
 from sweeps.book.journal import Journal, Reported, State, TrialOpened
 from sweeps.book.ledger import TAKEN_FROM, Ledger
 from sweeps.book.record import PROTOCOL
 from sweeps.errors import DamagedError, counted
 from sweeps.home import Home
+from sweeps.reuse.code_version import CODE, CODE_CHANGED
 from sweeps.space.objective import Objective
 
 ARTEFACT = "artefact."  # and a setting: the tag of a sweep with the hash of the file or folder that it names
@@ -242,7 +242,9 @@ class _Other:
         return values
 
     def _damage(self, start: int, line: bytes) -> DamagedError:
-        return DamagedError(f"{self._journal.path}, byte {start}: expected an event of a sweep, got {line[:60]!r}")
+        return DamagedError(
+            f"{self._journal.path}, byte {start}: expected an event of a sweep, got {line[:60]!r} — restore it."
+        )
 
 
 def _hashes(params: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, str]:

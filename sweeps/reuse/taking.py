@@ -28,11 +28,11 @@ from sweeps.book.journal import (
     TrialClosed,
     TrialOpened,
 )
-from sweeps.book.known_results import DATA, Known, KnownResults
 from sweeps.book.ledger import TAKEN_FROM, Ledger, Trial
 from sweeps.book.record import PROTOCOL
 from sweeps.datasets import data_tags
 from sweeps.home import Home
+from sweeps.reuse.known_results import DATA, Known, KnownResults
 from sweeps.space.objective import Objective
 
 _RUN = f"{TAKEN_FROM}.run_id"
@@ -93,7 +93,8 @@ class Taking:
 def _released(info: CheckpointInfo, recipe: Recipe, target: Path) -> Path:
     """The checkpoint in a folder of this sweep, with its recipe: the data may lie elsewhere than they did there."""
     if info.recipe.fingerprint != recipe.fingerprint:
-        raise CheckpointError(f"{info.folder}: expected a checkpoint of recipe {recipe.fingerprint[:12]}, got another.")
+        wanted, came = recipe.fingerprint[:12], info.recipe.fingerprint[:12]
+        raise CheckpointError(f"{info.folder}: expected a checkpoint of recipe {wanted}, got {came} — train it again.")
     attachments = {path.name: partial(_link, path) for path in info.folder.iterdir() if path.name not in _OWN_FILES}
     weights = info.folder / checkpoint.WEIGHTS
     return checkpoint.write(target, Content(weights, recipe, info.step, info.metrics, None, attachments))
