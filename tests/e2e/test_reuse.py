@@ -1,4 +1,4 @@
-"""Nothing twice, by the real command: what another sweep of the home has finished is taken, and not trained."""
+"""By the real command: what another sweep of the home has finished is known to the sampler, and not trained twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline import checkpoint
 from tests.e2e.conftest import write_space
 
 
-def test_what_a_sweep_of_the_home_finished_is_taken_by_the_next_one_and_nothing_is_trained(seat, spine, mice_folder):
+def test_what_a_sweep_finished_is_known_to_the_next_one_which_takes_it_and_trains_nothing(seat, spine, mice_folder):
     shutil.copytree(spine.seat.home.journal("spine"), seat.home.journal("spine"))
     done = [trial for trial in spine.seat.ledger("spine").ranked if trial.state == "COMPLETE"]
     space = write_space(
@@ -19,10 +19,13 @@ def test_what_a_sweep_of_the_home_finished_is_taken_by_the_next_one_and_nothing_
         enqueue=[trial.params for trial in done],
         trials={"count": len(done), "concurrent": 2},
     )
-    ended = seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "again")
+    ended = seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "again", "--like", "spine")
     assert ended.returncode == 0, ended.stderr
     assert f"{len(done)} of {len(done)} trials taken from spine, 0 trained here" in ended.stderr
     again = seat.ledger("again")
+    known = [trial for trial in spine.seat.ledger("spine").trials.values() if trial.state in ("COMPLETE", "PRUNED")]
+    assert [(one.trial, one.params) for one in again.past] == [(trial.number, trial.params) for trial in known]
+    assert f"spine: {len(known)} of {len(known)} finished trials known to the sampler" in ended.stderr
     assert [(trial.params, trial.curve) for trial in again.ranked] == [(trial.params, trial.curve) for trial in done]
     assert not any(name.startswith(("time/", "system/")) for report in seat.reports("again") for name in report.metrics)
     status = json.loads(seat.mouselift("sweep", "status", "again", "--json").stdout)
