@@ -32,7 +32,8 @@ from benchmarks.structure import replaced
 
 ROOT = Path(__file__).parents[1]
 COMMANDS, RECIPES = ROOT / "docs/cli.md", ROOT / "docs/recipes.md"
-PLAIN = ("recipe", "fixed", "space", "enqueue", "notify", "gates")  # of a space: values, or mappings by path
+# Of a space: values, or mappings by path.
+PLAIN = ("recipe", "fixed", "space", "enqueue", "notify", "gates", "warm_start", "fresh")
 TYPES = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value"}
 BOUNDS: dict[type, str] = {Gt: ">", Ge: "≥", Lt: "<", Le: "≤"}
 

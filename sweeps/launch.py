@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,11 +211,13 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
         Raises StudyError for a name that a sweep has.
         """
+        from sweeps.reuse.warm_start import require_alike
         from sweeps.run.resume import check_is_new
 
         name = name or timed_name(space.name, datetime.now())
         located = looked_up(space, self._home).located()
         check_is_new(self._home, name, located)
+        require_alike(self._home, located)
         return self._run(located, name, tags or {})
 
     def new_or_resumed(self, space: SearchSpace, name: str | None) -> Ledger:
@@ -238,9 +240,11 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         return self._run(resumable(self._home, name, trials, raised), name, {})
 
     def _run(self, space: SearchSpace, name: str, tags: Mapping[str, str]) -> Ledger:
+        from pipeline.metrics import DEFINITIONS
         from sweeps.book.journal import Journal
         from sweeps.book.ledger import read
         from sweeps.preflight.checks import preflight
+        from sweeps.reuse.warm_start import FIGURES, past_of
         from sweeps.run.resume import check_same_files, steps_so_far
 
         home, audience = self._home, self._audience
@@ -263,7 +267,9 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             meanwhile = (lambda: None) if started else start_ray
             with audience.checking() as tell:
                 ready = preflight(space, home, resumed, meanwhile, self._process, nodes, audience.said, tell)
-            audience.checked(ready)
+            ready = replace(ready, tags=ready.tags | {FIGURES: str(DEFINITIONS)})
+            past, said = ((), []) if earlier.name else past_of(home, ready.space, ready.tags)
+            audience.checked(replace(ready, notes=(*ready.notes, *said)))
             started[0].ready()
             from sweeps.run.orphans import reap  # imports MLflow and Ray
             from sweeps.run.tune import conduct
@@ -273,9 +279,9 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
                 check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
             names, stall = ready.space.notify, ready.space.faults.hang_minutes * 30
-            told = {**ready.tags, **tags}
+            settled = name, ready.space, ready.recipe, {**ready.tags, **tags}, home
             with (
                 audience.running(ready, earlier) as shown,
                 announced(shown, names, os.environ, earlier, stall) as listen,
             ):
-                return conduct(name, ready.space, ready.recipe, told, home, listen, started[0], audience.pages)
+                return conduct(*settled, listen, started[0], audience.pages, past)

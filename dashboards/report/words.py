@@ -12,6 +12,7 @@ from pipeline.errors import counted
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.book.remaining import spending_in_words, spent_of
 from sweeps.conclusions.importance import Importance
+from sweeps.reuse.known_results import described
 from sweeps.space import words
 from sweeps.space.objective import Objective
 
@@ -66,10 +67,12 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
         "Plan": _plan(record, "plan"),
         "Tried first": _plan(record, "enqueue"),
         "Sampler": _plan(record, "sampler"),
+        "Known before": _known_before(record),
         "Scheduler": _plan(record, "scheduler"),
         "Gates": _plan(record, "gates"),
         "Work": f"{duration(worked)} of trials" + (f", {record.gpu_hours:.3g} GPU-hours" if record.gpu_hours else ""),
         "Spent": spending_in_words(ledger, None if record.ended else record.now) or _sessions(record),
+        "Taken": described(ledger),
         "Begun": moment(ledger.opened),
         "Ended": moment(record.ended) if record.ended else f"it runs; read {moment(record.now)}",
         "Code": _words(tags, ("mlflow.source.git.branch", "mlflow.source.git.commit")),
@@ -85,6 +88,12 @@ def _sessions(record: SweepRecord) -> str:
 
 def _plan(record: SweepRecord, key: str) -> str:
     return words.plan(record.ledger.space).get(key, "")
+
+
+def _known_before(record: SweepRecord) -> str:
+    """What the sampler knew of other sweeps."""
+    known = record.ledger.past
+    return f"{counted(len(known), 'trial')} of {_plan(record, 'warm_start')}" if known else ""
 
 
 def _words(tags: dict[str, str], keys: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.files import whole
 from pipeline.recipes import renamed
 from sweeps.errors import DamagedError, NoRoomError, StudyError
 
+TAKEN_FROM = "trial.taken_from"  # the tag of a trial that took its result from another sweep: `SWEEP t0003`
 _HASH_LENGTH = 16
 _LONGEST_ENDING = 65536  # bytes of a SweepClosed
 _log = logging.getLogger(__name__)
@@ -63,6 +64,20 @@ class Event:
 
 
 @dataclass(frozen=True)
+class PastTrial:
+    """A finished trial of another sweep, that the sampler of this one knows: where it stands, its settings as this
+    space has them, and the objective that it reported last.
+    """
+
+    sweep: str
+    trial: int
+    state: State
+    params: dict[str, Any]
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
 class SweepOpened(Event):
     """A sweep starts, or is taken up again after it was interrupted."""
 
@@ -72,6 +87,7 @@ class SweepOpened(Event):
     tags: dict[str, str]
     params: dict[str, Any]  # the recipe's values by dotted path, before any trial changes them
     artifacts: dict[str, str] = field(default_factory=dict)  # path below the run's artifacts -> blob
+    past: tuple[PastTrial, ...] = ()  # of a sweep that opens for the first time
 
 
 @dataclass(frozen=True)
@@ -199,15 +215,20 @@ class Journal:
 
         Raises StudyError when another process writes this journal, NoRoomError when the disk has no room.
         """
+        return self.append_all([event])[0]
+
+    def append_all(self, news: Iterable[E]) -> list[E]:
+        """As `append`, of several events at once: where the disk has no room for all of them, none is written."""
         with self._lock:
-            event = replace(event, time=self._clock())
-            line = json.dumps({"kind": type(event).__name__, **asdict(event)}, default=_plain)
+            timed = [replace(event, time=self._clock()) for event in news]
+            lines = (json.dumps({"kind": type(event).__name__, **asdict(event)}, default=_plain) for event in timed)
+            content = "".join(f"{line}\n" for line in lines).encode()
             file = self._writer()
             try:
-                append_whole(file, line.encode() + b"\n")
+                append_whole(file, content)
             except OSError as error:
                 raise no_room(self.folder, error) from error
-        return event
+        return timed
 
     def events(self, start: int = 0) -> Iterator[tuple[int, Event]]:
         """Events from byte `start` on, each with the offset that follows it.

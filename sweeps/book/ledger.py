@@ -46,6 +46,7 @@ class Trial:
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
     gaussians: str | None = None  # the folder of its Gaussians to be looked at, once it is COMPLETE or PRUNED
     last_event_time: float = 0.0  # unix seconds of its last opening or report
+    taken_from: str = ""  # `SWEEP t0003`, where it was trained; empty where this sweep trains it
 
     @property
     def begun(self) -> bool:
@@ -94,6 +95,7 @@ class Ledger:
     endings: tuple[str, ...] = ()  # of this session's latest trials, in order: the cause of a FAIL, '' of any other end
     last_event_time: float = 0.0  # unix seconds of the last event
     spending: Spending = field(default_factory=Spending)  # over all its sessions
+    past: tuple[events.PastTrial, ...] = ()  # of other sweeps, known to the sampler
 
     @property
     def best(self) -> Trial | None:
@@ -218,6 +220,7 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         planned=planned,
         params=event.params,
         space=space,
+        past=event.past or ledger.past,
         endings=(),  # the user may have removed the cause since
         trials={number: _taken_up(trial) for number, trial in ledger.trials.items()},
     )
@@ -264,6 +267,7 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
         resumed_at=trial.last_step,
         fault=None,
         last_event_time=event.time,
+        taken_from=event.tags.get(events.TAKEN_FROM, ""),
     )
 
 

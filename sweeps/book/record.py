@@ -60,7 +60,8 @@ class TrialRecord:
     faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
-    busy_seconds: float = 0.0  # from the opening to the last report or the end, summed over its attempts
+    # from the opening to the last report or the end, summed over its attempts; of one that was taken, 0
+    busy_seconds: float = 0.0
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
 
     @property

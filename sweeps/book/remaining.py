@@ -28,8 +28,9 @@ _BUDGET = TypeAdapter(Budget)
 
 def seconds_left_of(record: SweepRecord) -> float | None:
     """`seconds_left` of all that a record has."""
-    busy = sum(trial.busy_seconds for trial in record.trials)
-    return seconds_left(record.ledger, busy, sum(max(0, trial.trial.last_step) for trial in record.trials))
+    trained = [one for one in record.trials if not one.trial.taken_from]
+    busy = sum(one.busy_seconds for one in trained)
+    return seconds_left(record.ledger, busy, sum(max(0, one.trial.last_step) for one in trained))
 
 
 def seconds_left(ledger: Ledger, busy: float, steps: int) -> float | None:

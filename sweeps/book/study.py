@@ -22,14 +22,14 @@ from pipeline.config import one_line
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of
-from sweeps.book.journal import State, TrialProposed
+from sweeps.book.journal import PastTrial, State, TrialProposed
 from sweeps.book.ledger import Ledger, Trial
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar, is_searched
 from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
-RAY_TRIAL, FINGERPRINT, REASON, REPEATS = "ray_trial_id", "fingerprint", "reason", "repeats"
+RAY_TRIAL, FINGERPRINT, REASON, REPEATS, FROM = "ray_trial_id", "fingerprint", "reason", "repeats", "from"
 # Optuna would start a WAITING trial by itself. So a trial that is to go on is RUNNING in the study.
 _STATES = dict.fromkeys((State.WAITING, State.RUNNING, State.KILLED), TrialState.RUNNING) | {
     state: TrialState[state] for state in (State.COMPLETE, State.PRUNED, State.FAIL)
@@ -52,9 +52,12 @@ def began_with(ledger: Ledger) -> SearchSpace:
 
 
 def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
-    """A study in memory with every proposal of a sweep under its number. Trials that wait or run are RUNNING."""
+    """A study in memory with every proposal of a sweep under its number, and behind them what it knew before. Trials
+    that wait or run are RUNNING.
+    """
     study = optuna.create_study(direction=direction(space))
     study.add_trials(frozen_trial(ledger, space, number) for number in range(ledger.next_number))
+    study.add_trials(_frozen(_as_trial(one), space, {FROM: f"{one.sweep} t{one.trial:04d}"}) for one in ledger.past)
     return study
 
 
@@ -75,6 +78,11 @@ def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial
 def direction(space: SearchSpace) -> str:
     """As Optuna spells it."""
     return "maximize" if space.objective.mode == "max" else "minimize"
+
+
+def learnt_from(space: SearchSpace) -> tuple[State, ...]:
+    """The states of the trials that the sampler counts as results, as Optuna's own samplers do."""
+    return (State.COMPLETE,) if space.sampler.kind == "gp" else (State.COMPLETE, State.PRUNED)
 
 
 def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
@@ -114,7 +122,7 @@ class Proposals:
         if self._space.sampler.kind in ("random", "grid"):
             return self._draw(number)
         study = study_of(ledger, self._space)
-        if _is_startup(study, self._space):
+        if _is_startup(study, self._space, ledger):
             return self._draw(number)
         study.sampler = _model_sampler(self._space, number)
         return suggest(study.ask(), self._space)
@@ -165,6 +173,11 @@ def _frozen(trial: Trial, space: SearchSpace, attributes: dict[str, Any]) -> Fro
     )
 
 
+def _as_trial(one: PastTrial) -> Trial:
+    curve = ((one.step, one.value),)
+    return Trial(one.trial, state=State(one.state), params=one.params, last_value=one.value, curve=curve)
+
+
 def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> int | None:
     """The first trial, unless it failed, with this recipe and these files."""
     for number, trial in ledger.trials.items():
@@ -174,12 +187,15 @@ def _first(ledger: Ledger, fingerprint: str, params: Mapping[str, Scalar]) -> in
     return None
 
 
-def _is_startup(study: optuna.Study, space: SearchSpace) -> bool:
+def _is_startup(study: optuna.Study, space: SearchSpace, ledger: Ledger) -> bool:
     """Whether there are too few results for a model, counted as Optuna's own samplers count them, and besides those
-    of what is enqueued: a model begins after as many draws as without it.
+    of what is enqueued: a model begins after as many draws as without it. Where enough is known it begins at once.
     """
-    learnt = (TrialState.COMPLETE,) if space.sampler.kind == "gp" else (TrialState.COMPLETE, TrialState.PRUNED)
-    return len(study.get_trials(deepcopy=False, states=learnt)) < len(space.enqueue) + space.sampler.startup_trials
+    learnt, needed = learnt_from(space), space.sampler.startup_trials
+    if sum(one.state in learnt for one in ledger.past) >= needed:
+        return False
+    states = [TrialState[state] for state in learnt]
+    return len(study.get_trials(deepcopy=False, states=states)) < len(space.enqueue) + needed
 
 
 def _drawing_sampler(space: SearchSpace) -> BaseSampler:

@@ -46,6 +46,7 @@ def check(
         show_recipe(_checked_recipe(name, split_overrides(overrides) + root, home), as_json)
         return
     from sweeps.preflight.checks import preflight
+    from sweeps.reuse.warm_start import require_alike
     from sweeps.space.space import load_space
 
     space = load_space(name, split_overrides(overrides) + [f"fixed.{item}" for item in root])
@@ -57,6 +58,7 @@ def check(
 
             nodes = nodes_of(stack.enter_context(Ray(home)))
         located = looked_up(space, home).located()
+        require_alike(home, located)
         ready = preflight(located, home, nodes=nodes, say=terminal.say, tell=tell, paced=True)
     _show(space.name, ready, as_json)
 

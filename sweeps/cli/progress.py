@@ -15,7 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.progress import LINE_SECONDS, LastingError, duration
-from sweeps.book.journal import AttemptFailed, Event, Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.journal import (
+    TAKEN_FROM,
+    AttemptFailed,
+    Event,
+    Reported,
+    SweepClosed,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+)
 from sweeps.book.ledger import Ledger, Trial, fold
 from sweeps.book.remaining import seconds_left, steps_left
 from sweeps.errors import counted
@@ -86,6 +95,8 @@ class Progress:
                 so_far = f" ({self._ledger.ended} ended)" if self._ledger.trials else ""
                 planned = counted(self._ledger.planned, "trial")
                 return f"sweep {event.sweep}: recipe {event.recipe}, {planned}{so_far}"
+            case TrialOpened() if TAKEN_FROM in event.tags:
+                return ""  # its end follows at once
             case TrialOpened():
                 again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
                 return f"t{event.trial:04d} starts{again}: {describe(event.params)}"
@@ -162,7 +173,7 @@ class _Pace:
     def add(self, event: Event, before: Ledger) -> None:
         """Take in an event. before: the ledger without it."""
         match event:
-            case TrialOpened():
+            case TrialOpened() if TAKEN_FROM not in event.tags:
                 self._last[event.trial] = event.time
             case Reported() if event.trial in self._last:
                 self.busy += max(0.0, event.time - self._last[event.trial])

@@ -37,6 +37,9 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the sweep of that --name, where there is one."),
 ]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Train every trial, also one whose result another sweep of this home has.")
+]
 _STOP_SECONDS = 180.0
 
 
@@ -48,6 +51,7 @@ def train(
     name: Name = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs (default: one, where there is one).")] = None,
     resume: Resume = False,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe: a sweep of one, logged like any other."""
@@ -60,7 +64,7 @@ def train(
         standing = load_recipe(recipe).params
         changed = {path: value for path, value in resolved.params.items() if value != standing[path]}
         space = SearchSpace(
-            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=gpus)
+            name=resolved.name, recipe=recipe, base=resolved, fixed=changed, trials=Resources(gpus=gpus), fresh=fresh
         )
         ledger = launch.new_or_resumed(space, name) if resume else launch.new(space, name)
     _end(ledger, as_json)
@@ -74,13 +78,17 @@ def sweep_run(
     data: Data = None,
     name: Name = None,
     resume: Resume = False,
+    fresh: Fresh = False,
+    like: Annotated[str | None, typer.Option(metavar="SWEEP", help="The same as `warm_start: [SWEEP]`.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a search space: Optuna chooses, Ray runs, MLflow shows. `--set` reaches the space's own keys."""
     with launch_of(context) as launch:
         from sweeps.space.space import load_space
 
-        loaded = load_space(space, split_overrides(overrides) + [f"fixed.{item}" for item in terminal.root(data)])
+        ours = [f"fixed.{item}" for item in terminal.root(data)] + (["fresh=true"] if fresh else [])
+        ours += [f"warm_start={json.dumps([like])}"] if like is not None else []
+        loaded = load_space(space, split_overrides(overrides) + ours)
         ledger = launch.new_or_resumed(loaded, name) if resume else launch.new(loaded, name)
     _end(ledger, as_json)
 
@@ -134,6 +142,7 @@ def sweep_status(
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     _show_trials(home, found["name"], every)
+    _show_taken(ledger_of(home, name))
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
@@ -289,6 +298,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         typer.echo(json.dumps(status if compared is None else status | {"comparisons": asdict(compared)}))
         return
     _show_trials(home, ledger.name, every=False)
+    _show_taken(ledger)
     if compared is not None:
         _show_comparisons(compared)
     elif ended:
@@ -311,6 +321,14 @@ def _show_comparisons(found: Comparisons) -> None:
     terminal.table_or_blocks(columns, rows)
     for line in (f"Step {found.step}. {found.rule}", *found.notes):
         typer.echo(line, err=True)
+
+
+def _show_taken(ledger: Ledger) -> None:
+    """How many trials took the results of other sweeps."""
+    from sweeps.reuse.known_results import described
+
+    if said := described(ledger):
+        typer.echo(said, err=True)
 
 
 def _plain(found: Importance) -> dict[str, Any]:

@@ -117,6 +117,7 @@ def space_again(found: Original, paths: Mapping[str, str], on_cluster: bool) -> 
         trials=_resources(found, began, on_cluster),
         retention=began.retention,
         gates=began.gates,
+        fresh=True,  # its own result, known already, is no answer
     )
 
 

@@ -25,6 +25,8 @@ from sweeps.book.study import Proposals, is_spent, verdict
 from sweeps.datasets import data_tags
 from sweeps.errors import counted
 from sweeps.home import Home
+from sweeps.reuse.known_results import PARTS
+from sweeps.reuse.taking import Taking
 from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler
@@ -38,6 +40,7 @@ _NAP_SECONDS = 60.0  # a driver that did not run for so long heard no report: no
 _IDLE_SECONDS = 60.0  # after which a sweep says that no process came up for a trial; then after twice that, and so on
 _NO_FIGURE = "objective"  # the cause of a FAIL without an error: the objective is missing or not finite
 _MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
+_TAKING_SECONDS = 1.0  # in which results of other sweeps are taken before Ray hears its trials again
 _RELEASE_SECONDS = 10.0  # for checkpoints that are being released when the sweep is interrupted
 _log = logging.getLogger(__name__)
 E = TypeVar("E", bound=Event)
@@ -63,7 +66,8 @@ class Broken(NamedTuple):
 class Driver:
     """Decides about the trials of one session of a sweep.
 
-    end: is called with a state and a reason when the sweep should end early. clock: gives unix seconds.
+    end: is called with a state and a reason when the sweep should end early. clock: gives unix seconds. made_by: tags
+    of the code and of the kind of machine that trials are trained with; without them no result is taken.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Driver:
         end: Callable[[State, str], None],
         clock: Callable[[], float] = time.time,
         vitals: Vitals | None = None,
+        made_by: Mapping[str, str] | None = None,
     ) -> None:
         self.journal, self.ledger = journal, read(journal)
         self.space, self.recipe, self.home, self.scheduler = space, recipe, home, SweepScheduler(space)
@@ -92,6 +97,8 @@ class Driver:
         self._writing = threading.RLock()
         place = journal.folder / "checkpoints"
         self.releases = Releases(home, journal.folder.name, space.objective, place, self._released, self._kept)
+        self._made_by = dict(made_by or {})
+        self._taking = Taking(home, journal, space.objective, self._made_by, place)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles a driver with its experiment, but a driver is of use only in its own process
@@ -117,10 +124,7 @@ class Driver:
 
         It has `number`, `params` by dotted path, `attempt`, the last step `reported`, and `splits` of each batch.
         """
-        self._short = None
-        number = self._waiting()
-        if number is None and not is_spent(self.ledger, self.space) and self._affords(self.recipe.train.max_steps):
-            number = self._propose()
+        number = self._next()
         if number is None:
             return None
         self._given[ray_trial_id] = number
@@ -130,8 +134,9 @@ class Driver:
 
     @property
     def is_over(self) -> bool:
-        """Whether every trial has ended; or none runs, and none of the others can end within the budget."""
-        return not self.ledger.open or (self._short is not None and not self.running and not self._given)
+        """Whether every trial has ended, and none is to come; or none runs, and none can end within the budget."""
+        ended = not self.ledger.open and not self._may_propose
+        return ended or (self._short is not None and not self.running and not self._given)
 
     def opened(self, ray_trial_id: str, config: Mapping[str, Any]) -> None:
         """An attempt at a trial starts."""
@@ -139,9 +144,9 @@ class Driver:
         self._given.pop(ray_trial_id, None)
         self._hung.discard(number)  # the attempt before may have hung
         recipe = override(self.recipe, params)
-        tags = data_tags(recipe, self.home.cache)
+        tags = data_tags(recipe, self.home.cache) | self._made_by
         if config["splits"] > 1:
-            tags["trial.batch_parts"] = str(config["splits"])
+            tags[PARTS] = str(config["splits"])
         attempt, fingerprint = config["attempt"], recipe.fingerprint
         self.write(events.TrialOpened(number, ray_trial_id, attempt, params, recipe.params, fingerprint, tags))
 
@@ -219,7 +224,7 @@ class Driver:
         """Go on from where the session before this one ended."""
         self.scheduler.judge_again(event for _, event in self.journal.events())
         for trial in list(self.ledger.trials.values()):
-            if trial.begun and not trial.state.is_final:
+            if trial.begun and not trial.state.is_final and not trial.taken_from:
                 self._decide(trial)
             elif trial.lacks_release or trial.lacks_gaussians:
                 self.releases.add(trial.number, with_checkpoint=trial.lacks_release)
@@ -243,6 +248,32 @@ class Driver:
         for event in [self._noted(event) for event in closing(self.ledger, state, reason)]:
             self._listen(event)
 
+    def _next(self) -> int | None:
+        """The next trial to be trained; None where there is none, or where others took known results for too long."""
+        began, self._short = time.monotonic(), None
+        while True:
+            number = self._waiting()
+            if number is None and self._may_propose and self._affords(self.recipe.train.max_steps):
+                number = self._propose()
+            if number is None or not self._takes(self.ledger.trials[number]):
+                return number
+            if time.monotonic() - began >= _TAKING_SECONDS:
+                return None
+
+    def _takes(self, trial: Trial) -> bool:
+        """End a trial that was not trained yet with the result that another sweep has, if one has it."""
+        if self.space.fresh or (trial.begun and not trial.taken_from):
+            return False
+        news = self._taking.events(self.ledger, trial, override(self.recipe, trial.params))
+        if not news:
+            return False
+        with self._writing:
+            for event in self.journal.append_all(news):
+                self.ledger = fold(self.ledger, event)
+                self._listen(event)
+        self.scheduler.judge_again(news)  # others are compared with it
+        return True
+
     def _waiting(self) -> int | None:
         """The first trial that waits, that Ray has not taken, and that can end within the budget."""
         given, longest = self._given.values(), self.recipe.train.max_steps
@@ -259,11 +290,15 @@ class Driver:
 
     def _propose(self) -> int | None:
         """A new trial. None when the sweep has enough, or when nothing new is found before another trial ends."""
-        while self.ledger.fruitless < _MOST_REPEATS and not is_spent(self.ledger, self.space):
+        while self._may_propose:
             proposed = self.write(self._proposals.next(self.ledger))
             if proposed.trial in self.ledger.trials:
                 return proposed.trial
         return None
+
+    @property
+    def _may_propose(self) -> bool:
+        return self.ledger.fruitless < _MOST_REPEATS and not is_spent(self.ledger, self.space)
 
     def _number_of(self, ray_trial_id: str) -> int | None:
         """The trial that has this id of Ray in this session, unless it has ended."""

@@ -18,6 +18,7 @@ from sweeps.errors import StudyError, counted
 from sweeps.space.space import SearchSpace
 
 GPU_MEMORY = "gpu_memory_gb"
+COMPUTED_ON = "trial.computed_on"  # the tag of a trial
 _ANSWER_SECONDS = 5
 
 
@@ -153,6 +154,18 @@ def seats_of(space: SearchSpace, nodes: Sequence[Node]) -> list[Seat]:
         )
     labels = {} if len(fit) == len(nodes) else _selector(trials.needs, fit)
     return [Seat(each, gpus, labels)] * trials.processes
+
+
+def computed_on(seats: Sequence[Seat]) -> str:
+    """The kind of machine as far as figures depend on it, by rounding: `cpu, 2 processes of 4 threads`, `cuda`.
+
+    On a GPU threads change nothing, and which GPU it is changes no more than a second run on the same one.
+    """
+    processes = "" if len(seats) == 1 else f", {len(seats)} processes"
+    if seats[0].gpus:
+        return f"cuda{processes}"
+    threads = counted(seats[0].cpus, "thread")
+    return f"cpu{processes} of {threads}" if processes else f"cpu, {threads}"
 
 
 def _selector(needs: Mapping[str, float | str], fit: Sequence[Node]) -> dict[str, str]:

@@ -16,11 +16,10 @@ from sweeps.book.remaining import held_back, why
 from sweeps.book.study import began_with
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home
+from sweeps.reuse.known_results import ARTEFACT, DATA
 from sweeps.space.budget import Raised
 from sweeps.space.space import SearchSpace
 
-_ARTEFACT = "artefact."  # and a setting: the hash of the file or folder that it names
-_DATA = "data.digest"
 _GPUS = "trials.gpus"
 _SHOWN = 3  # differences, of many
 
@@ -68,13 +67,13 @@ def check_same_files(ledger: Ledger, tags: Mapping[str, str]) -> None:
     """Raises StudyError when the dataset, or weights or prompts that the recipe names, are no longer those that the
     sweep began with: later trials would not be comparable to earlier ones.
     """
-    names = {_DATA: "dataset"} | {tag: tag.removeprefix(_ARTEFACT) for tag in ledger.tags if tag.startswith(_ARTEFACT)}
+    names = {DATA: "dataset"} | {tag: tag.removeprefix(ARTEFACT) for tag in ledger.tags if tag.startswith(ARTEFACT)}
     for tag, name in names.items():
         then, now = ledger.tags.get(tag), tags.get(tag)
         if then != now:
             raise StudyError(
                 f"{ledger.name}: expected {name} {str(then)[:12]}, with which it began, got {str(now)[:12]} — "
-                f"bring {'that dataset' if tag == _DATA else 'that content'} back, or start a sweep under a new name."
+                f"bring {'that dataset' if tag == DATA else 'that content'} back, or start a sweep under a new name."
             )
 
 

@@ -28,6 +28,7 @@ from pipeline.training.saving import Report
 from sweeps.book.provenance import device_name, machine
 from sweeps.book.record import PROTOCOL, TARGETS
 from sweeps.errors import OutageError
+from sweeps.reuse.code_version import CODE_CHANGED, code_version
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
 from sweeps.run.processes import companions
@@ -52,6 +53,7 @@ class TrialSettings:
     checkpoints: str
     retention: Retention
     seats: list[Seat]
+    code: str  # its version, as the driver has it
 
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
@@ -68,7 +70,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     kept = Checkpoints(settings.checkpoints, settings.sweep, config["number"])
     splits: int = config["splits"]
     with kept.workspace() as folder, kept.newest(at_most=config["reported"]) as (start, damaged):
-        said = _said(start, damaged)
+        said = _said(start, damaged) | _changed_since(settings.code)
         step = None if start is None else checkpoint.inspect(start).step
         work = partial(_follow, recipe, kept, step, Path(settings.cache), splits)
         with companions(work, settings.seats) as device:
@@ -104,6 +106,11 @@ def _said(start: Path | None, damaged: list[str]) -> dict[str, str]:
 def _measured_by(report: Report) -> dict[str, str]:
     """Tags of the run: how its figures are measured, and on what."""
     return {PROTOCOL: report.protocol, TARGETS: report.targets} if report.protocol else {}
+
+
+def _changed_since(code: str) -> dict[str, str]:
+    """A tag of the run where this process found other code than its driver: an edit since, or another machine's."""
+    return {} if (own := code_version()) == code else {CODE_CHANGED: own}
 
 
 def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[str, str]:

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 
 from pipeline.recipe import Recipe
 from sweeps.book.delivery import Delivery, undelivered
-from sweeps.book.journal import Journal, State, SweepOpened, no_room
+from sweeps.book.journal import Journal, PastTrial, State, SweepOpened, no_room
 from sweeps.book.ledger import Ledger
 from sweeps.book.optuna_copy import OptunaDelivery
 from sweeps.book.provenance import provenance
@@ -29,8 +29,9 @@ from sweeps.book.scene_figures import SceneFigures
 from sweeps.errors import NoRoomError, OutageError, counted
 from sweeps.home import Home
 from sweeps.own_process import handled, said, signals_deferred, takes_signals
+from sweeps.reuse.code_version import CODE, code_version
 from sweeps.run.driver import STOP_FILE, Broken, Driver, Listener
-from sweeps.run.nodes import Seat, seats_of, this_machine
+from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on, seats_of, this_machine
 from sweeps.run.processes import resources
 from sweeps.run.ray_session import Ray, nodes_of_cluster
 from sweeps.run.trial import IMAGES, SCENES, TAGS, TrialSettings, metrics_of, run_trial
@@ -116,12 +117,13 @@ def conduct(
     listen: Listener,
     started: Ray,
     pages: Pages | None = None,
+    past: tuple[PastTrial, ...] = (),
 ) -> Ledger:
     """Run every trial of `space` as the sweep `name` and return what the journal then says.
 
     recipe: of which each trial changes some values; it has the fixed values and local paths. tags: of data and
     artefacts, from the preflight. started: the Ray that runs the trials; it ends with the sweep. pages: makes the texts
-    that MLflow shows of the sweep.
+    that MLflow shows of the sweep. past: what a new sweep's sampler knows of other sweeps.
 
     A sweep of that name is taken up where it was interrupted: trials that ended stay, trials that ran go on from their
     last checkpoints as the same trials and runs. At the end every trial and the sweep are closed in the journal. A
@@ -135,15 +137,21 @@ def conduct(
         nodes = nodes_of_cluster() if home.ray_address else [this_machine()]
         seats = seats_of(space, nodes)
         (journal.folder / STOP_FILE).unlink(missing_ok=True)
-        driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals)
-        ledger = _remember(driver, tags, seats, interruption, pages)
+        made_by = {CODE: code_version(), COMPUTED_ON: computed_on(seats)}
+        driver = Driver(journal, space, recipe, home, listen, interruption.end, vitals=vitals, made_by=made_by)
+        ledger = _remember(driver, {CODE: made_by[CODE], **tags}, seats, interruption, pages, past)
     for number in [] if interruption.asked else [*interruption.deferred, *started.deferred][:1]:
         signal.raise_signal(number)  # the sweep was at its end; what the caller does next is not
     return ledger
 
 
 def _remember(
-    driver: Driver, tags: Mapping[str, str], seats: list[Seat], interruption: Interruption, pages: Pages | None
+    driver: Driver,
+    tags: Mapping[str, str],
+    seats: list[Seat],
+    interruption: Interruption,
+    pages: Pages | None,
+    past: tuple[PastTrial, ...],
 ) -> Ledger:
     """Run the trials between an opened and a closed journal."""
     journal, space, home = driver.journal, driver.space, driver.home
@@ -153,7 +161,8 @@ def _remember(
     optuna = OptunaDelivery(journal, home)
     state, reason = State.FAIL, "the sweep's driver failed"
     try:
-        driver.write(SweepOpened(name, recipe, space.as_plain(), {**origin, **tags}, space.base.params, artifacts))
+        tags = {**origin, **tags}
+        driver.write(SweepOpened(name, recipe, space.as_plain(), tags, space.base.params, artifacts, past))
         mlflow.start()
         optuna.start()
         driver.take_up()
@@ -236,7 +245,7 @@ def _nothing_added(raised: BaseException | None) -> Iterator[None]:
 def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -> None:
     space, home, name = driver.space, driver.home, driver.ledger.name
     settings = TrialSettings(
-        name, driver.recipe, space.objective, str(home.cache), home.checkpoints, space.retention, seats
+        name, driver.recipe, space.objective, str(home.cache), home.checkpoints, space.retention, seats, code_version()
     )
     if Path(home.ray_storage).is_dir():  # of an earlier session; nothing reads it
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)

@@ -102,6 +102,9 @@ class SpaceConfig:
     retention: Retention = field(default_factory=Retention)  # which checkpoints stay
     notify: tuple[str, ...] = ()  # environment variables with addresses that are told of its end, a stall, a new best
     gates: dict[str, str] = field(default_factory=dict)  # targets that a champion has to meet: test metric -> ">= 25"
+    # sweeps of the home whose finished trials the sampler (tpe or gp) knows from the start
+    warm_start: tuple[str, ...] = ()
+    fresh: bool = False  # every trial is trained, also one whose result another sweep of the home has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +390,9 @@ def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, s
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."
+    if space.warm_start and space.sampler.kind not in ("tpe", "gp"):
+        came = f"got {space.sampler.kind} — change it, or drop warm_start."
+        yield "sampler.kind", f"expected tpe or gp, which learn from other sweeps (warm_start), {came}"
     steps, grace = space.base.train.max_steps, space.scheduler.grace_steps
     if space.scheduler.kind == "asha" and grace >= steps:
         yield "scheduler.grace_steps", f"expected less than train.max_steps {steps}, got {grace} — lower it."

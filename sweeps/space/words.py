@@ -21,7 +21,7 @@ def fixed(space: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plan(space: Mapping[str, Any]) -> dict[str, str]:
-    """Objective, sampler, what is tried first, scheduler, rules of pruning, trials and gates.
+    """Objective, sampler, what is tried first, from what it learns, scheduler, rules of pruning, trials and gates.
 
     Of a sweep that follows a plan: the plan, in place of the sampler and of what is tried first.
     """
@@ -31,6 +31,7 @@ def plan(space: Mapping[str, Any]) -> dict[str, str]:
         "plan": lambda plain: _planned(plain, len(space["enqueue"])),
         "sampler": _sampler,
         "enqueue": lambda plain: "; ".join(map(_setting, plain)),
+        "warm_start": ", ".join,
         "scheduler": _scheduler,
         "pruning": lambda plain: ", ".join(name for name, rule in plain.items() if rule is not None) or "none",
         "trials": _trials,

@@ -16,6 +16,9 @@ Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `m
     trial.reason                 why it was pruned or killed; trial.fail_reason: why it failed
     trial.fault.<attempt>        why an attempt broke, and what was done; its traceback is faults/<attempt>.txt
     machine.cpu  machine.device  machine.threads  machine.processes  machine.python    what a trial's attempt ran on
+    trial.computed_on            of a trial: `cpu, 2 threads`, `cuda`
+    trial.taken_from             where it was trained, if another sweep did that: `lr t0003`; its run: .run_id
+    code.changed                 of a trial whose process had other code than its driver: the digest of that code
     trial.resumed_from           the checkpoint with which an attempt began
     checkpoint.damaged           newer checkpoints that were damaged
     checkpointing                the last step kept, or `paused` and why
@@ -42,6 +45,9 @@ from PIL import Image
 from pipeline.config import unflatten
 from sweeps.book.journal import Reported, TrialOpened
 from sweeps.book.ledger import Ledger
+from sweeps.reuse.code_version import CODE
+from sweeps.reuse.known_results import ARTEFACT
+from sweeps.reuse.warm_start import FIGURES
 from sweeps.space import words
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "KILLED": "KILLED"}
@@ -49,8 +55,7 @@ LINEAGE, LINEAGE_FILE = "lineage", "lineage.json"
 _FINGERPRINT = "fingerprint"
 _LINEAGE = {"recipe": _FINGERPRINT, "data": "data.digest", "code": "mlflow.source.git.commit"}
 _HASH_SHOWN = 12  # digits
-_NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on")
-_HASHES = "artefact."
+_NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on", CODE, FIGURES)
 HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256
@@ -144,7 +149,7 @@ def _of_trial(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
 
 def _read_first(tags: Mapping[str, str]) -> dict[str, str]:
     """Those of a sweep's tags that are no hash and no long remark, which lineage.json has."""
-    return {key: value for key, value in tags.items() if key not in _NOT_SHOWN and not key.startswith(_HASHES)}
+    return {key: value for key, value in tags.items() if key not in _NOT_SHOWN and not key.startswith(ARTEFACT)}
 
 
 def _lineage_tag(tags: Mapping[str, str]) -> dict[str, str]:

@@ -41,7 +41,8 @@ STEPS = 12
 class Desk:
     """A sweep of a home, driven as Ray drives it; `session` is what a new process would begin with."""
 
-    def __init__(self, root, mice_folder, **changes):
+    def __init__(self, root, mice_folder, sweep="s", made_by=None, tags=None, **changes):
+        self.sweep, self.made_by, self.tags = sweep, made_by, tags or {}
         self.home = Home.from_environment({"MOUSELIFT_HOME": str(root)})
         fixed = {
             "train.max_steps": STEPS,
@@ -67,7 +68,7 @@ class Desk:
         """A new process takes the sweep up."""
         if hasattr(self, "journal"):
             self.journal.close()
-        self.journal = Journal(self.home.journal("s"), lambda: self.now).claim()
+        self.journal = Journal(self.home.journal(self.sweep), lambda: self.now).claim()
         recipe = self.space.base
         self.driver = Driver(
             self.journal,
@@ -77,9 +78,10 @@ class Desk:
             lambda event: self.listen(event),
             lambda *why: self.ends.append(why),
             lambda: self.now,
+            made_by=self.made_by,
         )
         self.scheduler = self.driver.scheduler
-        self.driver.write(SweepOpened("s", recipe.name, self.space.as_plain(), {}, recipe.params))
+        self.driver.write(SweepOpened(self.sweep, recipe.name, self.space.as_plain(), self.tags, recipe.params))
         self.driver.take_up()
         self.broken = {}
         self.driver.broken = self.broken.__getitem__

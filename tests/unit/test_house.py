@@ -27,15 +27,16 @@ MAY_IMPORT = {
 # Rooms of `sweeps`, upwards: what each may import beside itself. The folder itself holds errors, home, datasets and
 # own_process. On top of the rooms stand the launch of a sweep, then the face, which is `__init__`, and the commands.
 GROUND, LAUNCH, FACE = "sweeps", "sweeps/launch.py", "sweeps (the face)"
-UPWARDS = ("space", "book", "conclusions", "tracking", "run", "preflight", "pyfuncs", "registry")
+UPWARDS = ("space", "book", "conclusions", "reuse", "tracking", "run", "preflight", "pyfuncs", "registry")
 WITHIN = {GROUND, *(f"sweeps/{room}" for room in UPWARDS)}
 BELOW = {
     GROUND: set[str](),
     "sweeps/space": {GROUND},
     "sweeps/book": {GROUND, "sweeps/space"},
     "sweeps/conclusions": {GROUND, "sweeps/space", "sweeps/book"},
-    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book"},
-    "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/tracking"},
+    "sweeps/reuse": {GROUND, "sweeps/space", "sweeps/book"},
+    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book", "sweeps/reuse"},
+    "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/reuse", "sweeps/tracking"},
     "sweeps/pyfuncs": {"sweeps/tracking"},
     "sweeps/registry": {
         GROUND,

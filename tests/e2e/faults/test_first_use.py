@@ -31,7 +31,7 @@ def test_sixteen_processes_on_an_empty_home(bench, note):
     hurt = bench(trials={"count": 1, "concurrent": 1, "cpus": 1}, fixed={"train.max_steps": 32})
     seat, root = hurt.seat, str(hurt.seat.home.root)
     hurt.start()
-    other = seat.start(COMMAND, "sweep", "run", hurt.space, "--data", hurt.mice, "--name", "other")
+    other = seat.start(COMMAND, "sweep", "run", hurt.space, "--data", hurt.mice, "--name", "other", "--fresh")
     try:
         hurt.until(lambda: seat.home.root.exists(), "the home is there")
         many = [commands.FORKING.Process(target=use, args=(root, number)) for number in range(PROCESSES)]

@@ -37,7 +37,7 @@ def test_two_sweeps_in_one_home(bench, note, tmp_path):
     hurt = bench(**TWO)
     hurt.start()
     space = write_space(tmp_path / "other.yaml", fixed=STEPS, trials={"count": 2, "concurrent": 1})
-    other = hurt.seat.start(COMMAND, "sweep", "run", space, "--data", hurt.mice, "--name", "other")
+    other = hurt.seat.start(COMMAND, "sweep", "run", space, "--data", hurt.mice, "--name", "other", "--fresh")
     try:
         assert hurt.finish() == 0, hurt.said
         done = finish(other)
