@@ -7,12 +7,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from sweeps.book.importance import importance_of
 
 from sweeps.book.journal import Journal, Reported, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Ledger, fold, read
 from sweeps.book.record import PROTOCOL
 from sweeps.book.study import Proposals, began_with, frozen_trial, study_of
+from sweeps.conclusions.importance import importance_of
 from sweeps.errors import SpaceError, StudyError
 from sweeps.home import Home
 from sweeps.reuse.warm_start import FIGURES, past_of, require_alike
