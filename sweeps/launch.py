@@ -120,7 +120,7 @@ def looked_up(space: SearchSpace, home: Home) -> SearchSpace:
     Raises RegistryError and SpaceError for what is not there, StudyError for a sweep that is not there.
     """
     space = with_registered_start(space, home)
-    if space.plan.of is None or space.enqueue:
+    if space.plan.kind != "replicate" or space.plan.of is None or space.enqueue:
         return space
     from sweeps.book.ledger import ledger_of
     from sweeps.conclusions.replicates import with_the_best_of
@@ -228,10 +228,21 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
 
         if name is None:
             raise StudyError("--resume: expected the sweep's --name, got none — name what is to be gone on with.")
-        ledger = begun(self._home, name, looked_up(space, self._home).located())
+        ledger = begun(self._home, name, self._as_begun(name, space).located())
         if ledger is None:
             return self.new(space, name)
         return ledger if ledger.state == "COMPLETE" else self.resume(name, None)
+
+    def _as_begun(self, name: str, space: SearchSpace) -> SearchSpace:
+        """The space as a sweep of this name would have it: what it replicates is looked up once, when it begins."""
+        from sweeps.book.journal import Journal
+        from sweeps.book.ledger import read
+        from sweeps.space.plan import settings_asked
+
+        begun = read(Journal(self._home.journal(name))).space
+        if space.plan.kind == "replicate" and begun.get("enqueue"):
+            space = space.running(settings_asked(begun))
+        return looked_up(space, self._home)
 
     def resume(self, name: str, trials: int | None, raised: Raised | None = None) -> Ledger:
         """A sweep that was interrupted, run to its end."""

@@ -41,7 +41,7 @@ from sweeps.tracking.splats import SPLAT
 
 ROWS = (10, 5, 3)  # of the leaderboard: the first number for which there is room
 _REASONS, _SETTINGS = 8, 12  # shown at most
-_WHY = 400  # characters of a note on importance
+_WHY = 400  # characters of a note on importance, and of a comparison
 _FIGURE = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
 
 
@@ -298,8 +298,9 @@ def _go_on(record: SweepRecord) -> str:
     ledger = record.ledger
     name, best = shlex.quote(ledger.name), ledger.best
     lines = [f"mouselift sweep status {name}"]
-    if ledger.state == State.COMPLETE:
+    if ledger.state == State.COMPLETE and not words.follows_plan(ledger.space):
         lines.append(f"mouselift sweep resume {name} --trials {2 * ledger.planned}   # more trials, in the same study")
+    if ledger.state == State.COMPLETE:
         lines.append(f"mouselift model promote {name}   # scored afresh, registered; champion if it earns that")
     elif record.ended is not None:
         lines.append(f"{going_on(ledger)}   # the same trials, from their last checkpoints")

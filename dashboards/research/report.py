@@ -17,7 +17,10 @@ from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.journal import State
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.conclusions.comparisons import Comparisons, comparisons_of, difference_in_words
 from sweeps.conclusions.importance import LEAST_TRIALS, Importance
+from sweeps.space import words
+from sweeps.space.plan import as_asked
 
 ROWS, NAMES = 20, 8  # trials of a table; names in a sentence
 _REASON = 250  # characters
@@ -145,6 +148,9 @@ def _rule(noise: Noise, told: Texts) -> str:
 
 def _mattered(found: Conclusions, told: Texts) -> Iterator[str]:
     objective, importance = found.record.ledger.objective, found.importance
+    if (compared := comparisons_of(found.record)) is not None:
+        yield from _compared(compared, told)
+        return
     if not importance.shares or objective is None:
         yield told("mattered_not", note=_why(importance, told))
         return
@@ -157,6 +163,19 @@ def _mattered(found: Conclusions, told: Texts) -> Iterator[str]:
         yield told("mattered_nothing", **where)
     if rest := [path for path in importance.shares if path not in mattered]:
         yield told("not_told", settings=", ".join(map(code, rest)))
+
+
+def _compared(found: Comparisons, told: Texts) -> Iterator[str]:
+    """A line for each comparison of a plan, and the rule."""
+    for one in found.comparisons:
+        named = {"verdict": told(one.verdict), "effect": code(one.effect), "against": code(one.against)}
+        mean, span = difference_in_words(one)
+        n = {"seeds": len(one.seeds), "scenes": one.scenes}
+        if mean:
+            yield told("compared", metric=code(found.metric), mean=mean, span=span, **n, **named)
+        else:
+            yield told("not_compared", why=plain(one.why, _REASON), **named)
+    yield told("compared_rule")
 
 
 def _why(importance: Importance, told: Texts) -> str:
@@ -189,7 +208,7 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield _trials(group, metric, told)
         if len(group.trials) > ROWS:
             yield told("more", n=len(group.trials) - ROWS, file=f"[{plain(charts)}]({charts})")
-    if found.importance.shares:
+    if found.importance.shares and not words.follows_plan(found.record.ledger.space):
         yield f"### {told('importance')}"
         yield _importance(found.importance, told)
     if early := found.ended_early:
@@ -284,11 +303,13 @@ def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield told("edge", setting=code(path), value=value, ends=" – ".join(map(setting, (min(ends), max(ends)))))
     if best is not None and found.still_improving:
         yield told("longer", step=best.trial.last_step)
-    if ledger.searched and found.importance.trials < LEAST_TRIALS and ledger.state == State.COMPLETE:
+    is_search = not words.follows_plan(ledger.space)
+    if is_search and ledger.searched and found.importance.trials < LEAST_TRIALS and ledger.state == State.COMPLETE:
         count = max(LEAST_TRIALS, 2 * ledger.planned)
         more = fence([f"mouselift sweep resume {name} --trials {count}"])
         yield f"{told('more_trials', least=LEAST_TRIALS)}\n\n{more}"
-    if idle := [path for path in found.importance.shares if not (found.importance.is_told(path) or is_seed(path))]:
+    idle = [path for path in found.importance.shares if not (found.importance.is_told(path) or is_seed(path))]
+    if is_search and idle:
         yield told("drop", settings=", ".join(map(code, idle)))
     if best is not None and best.trial.state == State.COMPLETE:
         yield f"{told('promote')}\n\n{fence([f'mouselift model promote {name}'])}"
@@ -310,11 +331,12 @@ def _seeds(found: Conclusions) -> dict[str, Any]:
 
 
 def _said(space: Mapping[str, Any]) -> dict[str, Any]:
-    """A space without what it leaves open."""
+    """A space without what it leaves open, and without the runs that its plan made."""
+    space = as_asked(space)
     kept = {
         key: space[key]
-        for key in ("recipe", "fixed", "space", "objective", "sampler", "scheduler", "gates")
-        if key in space
+        for key in ("recipe", "fixed", "plan", "space", "objective", "sampler", "scheduler", "gates")
+        if key in space and (key != "plan" or words.follows_plan(space))
     }
     trials = {"trials": {"count": space["trials"]["count"]}} if "count" in space.get("trials", {}) else {}
     searched = {

@@ -59,6 +59,16 @@ _EN = {
     ),
     "not_told": "Not told from chance: {settings}.",
     "mattered_not": "What mattered is not told: {note}.",
+    "compared": "{verdict}, {metric} {mean} ({span}; seeds {seeds}, scenes {scenes}): {effect} against {against}",
+    "not_compared": "{verdict} ({why}): {effect} against {against}",
+    "compared_rule": (
+        "Rule: differences on the same scenes and with the same seeds, at the last step. A 95 % interval that leaves "
+        "out 0 says better or worse; the intervals hold together for all comparisons."
+    ),
+    "better": "Better",
+    "worse": "Worse",
+    "not told apart": "Not told apart",
+    "not measured": "Not measured",
     "too_few": "too few, {n} at step {step}; from {least} on",
     "mattered_nothing": "No setting was shown to matter over {n} trials at step {step}.",
     "early": "{n} of {all} trials ended early: {reasons}.",
@@ -189,6 +199,16 @@ _KO = {
     ),
     "not_told": "우연과 구별되지 않는 설정: {settings}.",
     "mattered_not": "무엇이 중요했는지 판단하지 않았습니다: {note}.",
+    "compared": "{verdict}, {metric} {mean} ({span}; 시드 {seeds}, 장면 {scenes}): {effect}, 비교 대상 {against}",
+    "not_compared": "{verdict} ({why}): {effect}, 비교 대상 {against}",
+    "compared_rule": (
+        "기준: 같은 장면과 같은 시드에서 마지막 스텝의 차이를 봅니다. 95 % 구간이 0을 포함하지 않으면 더 좋거나 "
+        "나쁘다고 말합니다. 구간들은 모든 비교에 함께 성립합니다."
+    ),
+    "better": "더 좋음",
+    "worse": "더 나쁨",
+    "not told apart": "구별되지 않음",
+    "not measured": "측정되지 않음",
     "too_few": "부족함, 스텝 {step}에서 {n}; 최소 {least}개 필요",
     "mattered_nothing": "시행 {n}개(스텝 {step})에서 중요하다고 밝혀진 설정이 없습니다.",
     "early": "시행 {all}개 중 {n}개가 일찍 끝났습니다: {reasons}.",

@@ -291,8 +291,8 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
-    importance = importance_of(ledger) if ended else Importance(0)
     compared = comparisons_of(record_of(Journal(home.journal(ledger.name)), time.time())) if ended else None
+    importance = importance_of(ledger) if ended and compared is None else Importance(0)
     if as_json:
         status = queries.status(home, ledger.name) | _plain(importance)
         typer.echo(json.dumps(status if compared is None else status | {"comparisons": asdict(compared)}))

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from sweeps.book.journal import State
 from sweeps.book.record import TARGETS, SweepRecord, TrialRecord
 from sweeps.book.scene_figures import Validated, read_scenes
-from sweeps.conclusions.paired_intervals import Interval, block_length, contrast_interval
+from sweeps.conclusions.paired_intervals import Interval, contrast_interval
 from sweeps.errors import SpaceError, counted
 from sweeps.space import words
-from sweeps.space.plan import SEED, mixed_with_pairs
+from sweeps.space.plan import mixed_with_pairs, settings_asked
 from sweeps.space.space import METRICS, METRICS_OF_SETS
 from sweeps.space.words import value as written
 
@@ -78,7 +78,7 @@ def comparisons_of(record: SweepRecord, metric: str | None = None) -> Comparison
     if metric is not None:
         _require_reported(record, metric)
     metric = metric or ledger.objective.metric
-    settings = _settings(ledger.space)
+    settings = settings_asked(ledger.space)
     runs = _Runs(record, metric, settings, tuple(plain["seeds"]))
     contrasts = list(_contrasts(plain["kind"], settings))
     better = (METRICS | METRICS_OF_SETS)[metric.removeprefix("val/")]
@@ -96,13 +96,13 @@ def difference_in_words(found: Comparison) -> tuple[str, str]:
 
 
 def sentence(found: Comparison, metric: str) -> str:
-    """One comparison in a sentence, with its n and its interval."""
+    """One comparison in a sentence: verdict, interval and n come first, for what is compared may be long."""
     held = f"{found.effect} against {found.against}"
     if found.difference is None:
-        return f"{held}: {found.verdict}: {found.why}."
+        return f"{found.verdict} ({found.why}): {held}"
     mean, span = difference_in_words(found)
     n = f"{counted(len(found.seeds), 'seed')}, {counted(found.scenes, 'scene')}"
-    return f"{held}: {found.verdict}, {metric} {mean} ({span}; {n})."
+    return f"{found.verdict}, {metric} {mean} ({span}; {n}{f'; {found.why}' if found.why else ''}): {held}"
 
 
 class _Runs:
@@ -135,11 +135,30 @@ class _Runs:
         keys = [(one, seed) for one in settings for seed in seeds]
         return len({(self._measured_on[key], self.figures[key].scenes) for key in keys}) == 1
 
-    def values(self, settings: Sequence[int], seeds: Sequence[int]) -> Float[np.ndarray, "setting seed scene"]:
-        """Of the scenes that have a figure in every run, in the order of their frames."""
+    def beside(self, settings: Sequence[int], seeds: Sequence[int]) -> list[int]:
+        """These settings first, then the others that have the same seeds and were measured alike: they tell, too, how
+        much chance does.
+        """
+        others = (one for one in range(self.num_settings) if one not in settings)
+        whole = (one for one in others if set(seeds) <= set(self.whole_seeds([one])))
+        return [*settings, *(one for one in whole if self.alike([*settings, one], seeds))]
+
+    def values(self, settings: Sequence[int], seeds: Sequence[int], part: int) -> Float[np.ndarray, "some seed scene"]:
+        """In the order of the scenes' frames. The first `part` settings decide which scenes count, those in which each
+        of them has a figure; a setting after them that lacks one of these is left out.
+        """
         values = np.array([[self.figures[one, seed].values for seed in seeds] for one in settings])
         order = np.argsort(self.figures[settings[0], seeds[0]].frames or range(values.shape[2]), kind="stable")
-        return values[..., [scene for scene in order if np.isfinite(values[..., scene]).all()]]
+        values = values[..., [scene for scene in order if np.isfinite(values[:part, :, scene]).all()]]
+        return values[[one < part or bool(np.isfinite(values[one]).all()) for one in range(len(values))]]
+
+    def gaps(self, settings: Sequence[int]) -> str:
+        """Which runs of these settings have no figures, and why; empty where all have."""
+        return "; ".join(dict.fromkeys(why for (one, _), why in self.missing.items() if one in settings))
+
+    def any_pruned(self, settings: Sequence[int]) -> bool:
+        """Whether a run of these settings was stopped for what it did: those that are left are the luckier ones."""
+        return any(f" {State.PRUNED}" in why for (one, _), why in self.missing.items() if one in settings)
 
     @property
     def frames(self) -> tuple[int, ...] | None:
@@ -148,27 +167,23 @@ class _Runs:
 
 
 def _compared(contrast: _Contrast, runs: _Runs, mode: str, comparisons: int) -> Comparison:
-    part = list(contrast.weights)
-    seeds = runs.whole_seeds(part)
+    part, named = list(contrast.weights), (contrast.effect, contrast.against)
+    seeds, gaps = runs.whole_seeds(part), runs.gaps(part)
     if not seeds:
-        why = "; ".join(dict.fromkeys(why for (one, _), why in runs.missing.items() if one in part))
-        return Comparison(contrast.effect, contrast.against, "not measured", None, seeds, 0, why)
+        return Comparison(*named, "not measured", None, seeds, 0, gaps)
     if not runs.alike(part, seeds):
-        why = "their figures are measured on other scenes or views"
-        return Comparison(contrast.effect, contrast.against, "not measured", None, seeds, 0, why)
-    everyone = list(range(runs.num_settings))
-    beside = everyone if runs.whole_seeds(everyone) == seeds and runs.alike(everyone, seeds) else part
-    values = runs.values(beside, seeds)
-    weights = np.array([contrast.weights.get(one, 0.0) for one in beside])
+        return Comparison(*named, "not measured", None, seeds, 0, "their figures are measured on other scenes or views")
+    values = runs.values(runs.beside(part, seeds), seeds, len(part))
+    weights = np.array([*contrast.weights.values(), *(0.0 for _ in values[len(part) :])])
+    scenes = values.shape[2]
     if min(values.shape[1:]) < 2:
-        mean = f"{np.tensordot(weights, values, axes=1).mean():+.{_DIGITS}g} of " if values.size else ""
-        n = f"{counted(len(seeds), 'seed')}, {counted(values.shape[2], 'scene')}"
-        why = f"{mean}{n} has no spread to be held against"
-        return Comparison(contrast.effect, contrast.against, "not told apart", None, seeds, values.shape[2], why)
-    block = block_length(runs.frames, values.shape[2])
-    interval = contrast_interval(values, weights, block, CONFIDENCE, comparisons)
-    verdict = _verdict(interval, mode)
-    return Comparison(contrast.effect, contrast.against, verdict, interval, seeds, values.shape[2])
+        mean = f"{np.tensordot(weights, values, axes=1).mean():+.{_DIGITS}g}; " if values.size else ""
+        n = f"{counted(len(seeds), 'seed')} and {counted(scenes, 'scene')}"
+        why = f"{mean}{n} have no spread{f'; left out: {gaps}' if gaps else ''}"
+        return Comparison(*named, "not told apart", None, seeds, scenes, why)
+    interval = contrast_interval(values, weights, CONFIDENCE, comparisons, runs.frames is not None)
+    verdict = "not told apart" if runs.any_pruned(part) else _verdict(interval, mode)
+    return Comparison(*named, verdict, interval, seeds, scenes, f"left out: {gaps}" if gaps else "")
 
 
 def _verdict(interval: Interval, mode: str) -> Verdict:
@@ -202,18 +217,14 @@ def _notes(kind: str, contrasts: Sequence[_Contrast], settings: Sequence[Mapping
         return ()
     means = "Each difference is a mean over the values of all other settings of the plan."
     signs = np.sign([[one.weights[n] for n in range(len(settings))] for one in contrasts]).astype(int)
-    mixed = "In this fraction the effect of one setting cannot be told from that of two others together."
+    mixed = (
+        "In this fraction the effect of one setting cannot be told from that of two others together (resolution III)."
+    )
     return (means, mixed) if mixed_with_pairs(signs) else (means,)
 
 
 def _named(setting: Mapping[str, Any], paths: set[str]) -> str:
     return ", ".join(f"{path} {written(setting[path])}" for path in setting if path in paths) or "without it"
-
-
-def _settings(space: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of a plan, without seeds."""
-    every = space["enqueue"][: len(space["enqueue"]) // len(space["plan"]["seeds"])]
-    return [{path: value for path, value in setting.items() if path != SEED} for setting in every]
 
 
 def _trial(record: SweepRecord, number: int) -> TrialRecord | None:
@@ -252,5 +263,5 @@ def _rule(runs: _Runs, comparisons: int) -> str:
     return (
         f"Paired by seed and scene at the last step. A {CONFIDENCE:.0%} interval that leaves out 0 says better or "
         f"worse; the intervals {together}. They hold the variation between seeds (t) and between scenes (bootstrap, "
-        f"{drawn})."
+        f"{drawn}). A setting of which a run was pruned is called neither better nor worse."
     )

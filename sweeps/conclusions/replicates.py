@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from statistics import fmean
 from typing import Any
 
 from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.study import began_with
-from sweeps.errors import SpaceError, counted
+from sweeps.errors import SpaceError
 from sweeps.space.plan import SEED
 from sweeps.space.space import SearchSpace
 from sweeps.space.words import value as written
@@ -17,8 +19,8 @@ from sweeps.space.words import value as written
 def with_the_best_of(space: SearchSpace, ledger: Ledger) -> SearchSpace:
     """The space with the best settings of a sweep as the runs of its plan, the best first.
 
-    Raises SpaceError for a sweep over another recipe or objective, or over values that this space does not have, and
-    for one with fewer finished trials than `plan.top`.
+    Raises SpaceError for a sweep over another recipe, space or objective, and for one with fewer settings that came to
+    their end than `plan.top`.
     """
     began, where = began_with(ledger), f"{space.name}: plan.of: {ledger.name}"
     if began.objective != space.objective:
@@ -26,32 +28,41 @@ def with_the_best_of(space: SearchSpace, ledger: Ledger) -> SearchSpace:
             f"{where}: expected a sweep by {space.objective.metric}, got one by {began.objective.metric} — "
             "name another sweep, or its objective."
         )
-    then, now = began.base.params, space.base.params
-    for path in sorted(now.keys() - {*LOCAL_PATHS, *space.space, SEED}):
-        if then.get(path) != now[path]:
+    then, now = _asked(began), _asked(space)
+    for path in sorted(then.keys() | now.keys(), key=lambda path: (not path.startswith("space."), path)):
+        if then.get(path) != now.get(path):
             raise SpaceError(
-                f"{where}: expected a sweep over {path} {written(now[path])}, got {written(then.get(path))} — "
-                "name another sweep, or set that under fixed."
+                f"{where}: expected a sweep over {path} {written(now.get(path))}, got {written(then.get(path))} — "
+                "name another sweep, or give this one the same space."
             )
-    return space.running(_best(space, ledger, where))
+    return space.running(_best(ledger, space, where))
 
 
-def _best(space: SearchSpace, ledger: Ledger, where: str) -> list[dict[str, Any]]:
-    """The settings of its best COMPLETE trials, each once."""
-    found: list[dict[str, Any]] = []
-    for trial in ledger.ranked:
-        if trial.state == State.COMPLETE and trial.params not in found:
-            found.append(trial.params)
-    if len(found) < space.plan.top:
+def _asked(space: SearchSpace) -> dict[str, Any]:
+    """What decides which settings a space has, by path: its recipe's values, and what is searched; seeds are left out.
+
+    A file is compared by its content when trials run.
+    """
+    plain = space.as_plain()["space"]
+    searched = {f"space.{path}": one for path, one in plain.items() if path != SEED}
+    skipped = {*LOCAL_PATHS, *space.space, SEED}
+    return searched | {path: value for path, value in space.base.params.items() if path not in skipped}
+
+
+def _best(ledger: Ledger, space: SearchSpace, where: str) -> list[dict[str, Any]]:
+    """The settings of its best COMPLETE trials, each once; of those that ran with several seeds, by their mean."""
+    values: dict[str, list[float]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for trial in ledger.trials.values():
+        if trial.state == State.COMPLETE and trial.best_value is not None:
+            setting = {path: value for path, value in trial.params.items() if path != SEED}
+            key = json.dumps(setting, sort_keys=True)
+            settings[key] = setting
+            values.setdefault(key, []).append(trial.best_value)
+    ranked = sorted(values, key=lambda key: fmean(values[key]), reverse=space.objective.mode == "max")
+    if len(ranked) < space.plan.top:
         raise SpaceError(
-            f"{where}: expected {counted(space.plan.top, 'finished trial')}, got {len(found)} — lower plan.top, or let "
-            "that sweep end."
+            f"{where}: expected {space.plan.top} settings with a finished trial, got {len(ranked)} — lower plan.top, "
+            "or let that sweep end."
         )
-    best = found[: space.plan.top]
-    for path, value in ((path, value) for one in best for path, value in one.items()):
-        if path not in space.space or not space.space[path].contains(value):
-            expected = space.space[path].described if path in space.space else "no such setting"
-            raise SpaceError(
-                f"{where}: expected {path} {expected}, got {written(value)} — give this sweep the same space."
-            )
-    return best
+    return [settings[key] for key in ranked[: space.plan.top]]

@@ -7,8 +7,8 @@
 
 `one_factor` runs a baseline, and each other value of each path alone. `factorial` runs every combination of two values
 of each path, or a fraction of them that keeps the paths apart. `replicate` runs the best settings of another sweep
-again, which won there with one seed. What a plan makes are settings to try, as `enqueue`
-has them: the sweep's engine knows of no plans.
+again, which won there with one seed. What a plan makes are settings to try, as `enqueue` has them: they are proposed,
+run and resumed like those.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -30,6 +30,9 @@ from sweeps.space.enqueued import Setting
 from sweeps.space.words import value as written
 
 SEED = "train.seed"
+# Settings that decide what figures are measured on: runs that differ in one of these have nothing to compare.
+MEASURED_ON = ("data.normalise", "data.zoom", "train.max_val_scenes")
+MOST_PATHS = 7  # of a fraction: finding the best one takes minutes beyond
 
 
 @strict
@@ -56,16 +59,35 @@ class Plan:
 Searched = Mapping[str, Distribution]
 
 
+def unwanted(written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Dotted path and problem of what a space says beside its plan. written: its values, `fixed` by dotted path."""
+    if "count" in written.get("trials", {}):
+        yield "trials.count", "expected it left out: the plan says how many there are — remove it."
+    if written.get("scheduler", {}).get("kind", "none") != "none":
+        yield "scheduler.kind", "expected none: a plan compares trials at their last step — write none, or remove it."
+    for name in ("enqueue", "pruning", "warm_start"):
+        if written.get(name):
+            yield name, "expected none beside a plan, which says every run and compares their last steps — remove it."
+    if SEED in written["fixed"]:
+        yield f"fixed.{SEED}", "expected it under plan.seeds, got it fixed — move it."
+
+
 def problems(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str, str]]:
     """Dotted path and problem of a plan over these paths. The caller stops at the first."""
-    if len(set(plan.seeds)) != len(plan.seeds) or len(plan.seeds) < 2:
-        few = "one seed tells no effect from chance" if len(plan.seeds) < 2 else "each once"
-        yield "plan.seeds", f"expected two or more different seeds, got {list(plan.seeds)} — {few}; change the list."
+    if len(plan.seeds) < 2:
+        mend = "name more: one tells no effect from chance."
+        yield "plan.seeds", f"expected two or more seeds, got {list(plan.seeds)} — {mend}"
+    if len(set(plan.seeds)) != len(plan.seeds):
+        yield "plan.seeds", f"expected different seeds, got {list(plan.seeds)} — name each once."
     if SEED in ordered:
         yield f"space.{SEED}", "expected it under plan.seeds, got it in the space — move it."
-    for field_, kind in (("baseline", "one_factor"), ("fraction", "factorial"), ("of", "replicate")):
-        if plan.kind != kind and getattr(plan, field_) != getattr(Plan(), field_):
-            yield f"plan.{field_}", f"expected it of a {kind} plan alone, got it of a {plan.kind} one — remove it."
+    for path in MEASURED_ON:
+        if path in ordered:
+            why = "expected a setting that leaves what is measured as it is, got one that changes it"
+            yield f"space.{path}", f"{why} — set it under fixed, in a sweep of its own for each value."
+    for name, kind in (("baseline", "one_factor"), ("fraction", "factorial"), ("of", "replicate")):
+        if plan.kind != kind and getattr(plan, name) != getattr(Plan(), name):
+            yield f"plan.{name}", f"expected it with kind: {kind} alone, got kind: {plan.kind} — remove it."
     if plan.kind == "replicate":
         if plan.of is None:
             yield "plan.of", "expected the sweep whose best settings are run again, got none — name it."
@@ -107,6 +129,21 @@ def moving_together(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     parts = {path: _partition([setting.get(path, _ABSENT) for setting in settings]) for path in paths}
     varied = {path: part for path, part in parts.items() if len(set(part)) > 1}
     return [pair for pair in itertools.combinations(varied, 2) if varied[pair[0]] == varied[pair[1]]]
+
+
+def settings_asked(space: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings of a plan without seeds, from the plain values of a space."""
+    every = space["enqueue"][: len(space["enqueue"]) // len(space["plan"]["seeds"])]
+    return [{path: value for path, value in setting.items() if path != SEED} for setting in every]
+
+
+def as_asked(space: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a space as a user would write them: without the runs that its plan made of it."""
+    if space.get("plan", {}).get("kind", "none") == "none":
+        return dict(space)
+    asked = {key: value for key, value in space.items() if key not in ("enqueue", "sampler", "scheduler", "pruning")}
+    trials = {key: value for key, value in space["trials"].items() if key != "count"}
+    return asked | {"space": {path: one for path, one in space["space"].items() if path != SEED}, "trials": trials}
 
 
 def mixed_with_pairs(signs: Int[np.ndarray, "path run"]) -> bool:
@@ -152,6 +189,11 @@ def _of_levels(plan: Plan, ordered: Searched) -> Iterator[tuple[str, str]]:
             yield f"space.{path}.when", "expected paths without conditions in a factorial plan — remove it."
         if len(found.ends) != 2:
             yield f"space.{path}", f"expected two values, got {found.described} — leave two."
+    if plan.fraction > 1 and len(ordered) > MOST_PATHS:
+        yield (
+            "plan.fraction",
+            f"expected up to {MOST_PATHS} paths of a fraction, got {len(ordered)} — leave some out.",
+        )
     if 2 ** len(ordered) < 2 * plan.fraction:
         yield (
             "plan.fraction",

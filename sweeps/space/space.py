@@ -14,6 +14,7 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -206,7 +207,7 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     for where, problem in _problems(space):
         _refuse(layers, where, problem)
     if space.plan.is_made:
-        space = _as_planned(space, layers)
+        return _as_planned(space, layers)
     return space if "pruning" in layers.values else replace(space, pruning=usual(space.base))
 
 
@@ -235,9 +236,8 @@ def _resolved(written: SpaceConfig, layers: Layers) -> Recipe:
 
 def _as_planned(space: SearchSpace, layers: Layers) -> SearchSpace:
     """The space with the runs of its plan as the settings to try, and no others. Raises SpaceError."""
-    if "count" in layers.values.get("trials", {}):
-        _refuse(layers, "trials.count", "expected it left out: the plan says how many there are — remove it.")
-    for where, problem in plan.problems(space.plan, space.ordered, space.base):
+    written = layers.values | {"fixed": space.fixed}
+    for where, problem in chain(plan.unwanted(written), plan.problems(space.plan, space.ordered, space.base)):
         _refuse(layers, where, problem)
     if space.plan.kind == "replicate":  # the sweep that it names is known to a home alone
         return space
@@ -382,11 +382,6 @@ def _unknown_metric(metric: str, known: list[str]) -> str:
 
 def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, str]]:
     """Sampler, scheduler, pruning and resources."""
-    if space.plan.is_made and space.scheduler.kind != "none":
-        mend = "a plan compares trials at their last step; write none."
-        yield "scheduler.kind", f"expected none beside a plan, got {space.scheduler.kind} — {mend}"
-    if space.plan.is_made and space.enqueue:
-        yield "enqueue", "expected none beside a plan, which says every setting to try, got some — drop one of the two."
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."

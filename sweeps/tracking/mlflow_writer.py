@@ -29,6 +29,7 @@ from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, Trial, fold
 from sweeps.home import is_served
+from sweeps.space.plan import as_asked
 from sweeps.tracking import mlflow_layout as layout
 from sweeps.tracking.mlflow_client import delivery_errors, environment, prepare_store
 from sweeps.tracking.mlflow_pages import PageWriter
@@ -170,7 +171,7 @@ class _Writer:
         self._client.log_dict(run_id, layout.sweep_lineage(ledger), layout.LINEAGE_FILE)
         for path, blob in event.artifacts.items():
             self._upload(run_id, path, self._journal.blob(blob))
-        self._client.log_text(run_id, yaml.safe_dump(event.space, sort_keys=False), "config/space.yaml")
+        self._client.log_text(run_id, yaml.safe_dump(as_asked(event.space), sort_keys=False), "config/space.yaml")
         self._describe(run_id, ledger.tags, event.params)
         for key, value in layout.experiment_tags(ledger).items():
             self._client.set_experiment_tag(self._experiment(ledger), key, value)

@@ -41,10 +41,12 @@ def planned_sweep(
     seed: int = 0,
     frames: bool = False,
     fails: tuple[int, ...] = (),
+    end: State = State.FAIL,
     targets: Effect = lambda _: 0.0,
 ) -> SweepRecord:
     """effect: of a setting, in dB, on every scene. noise: sd in dB of what a training's seed does, and of what a scene
-    does beside it. fails: numbers of trials that broke. targets: tells what a setting is measured on.
+    does beside it. fails: numbers of trials that ended early, in the state `end`. targets: tells what a setting is
+    measured on.
     """
     chance = np.random.default_rng(seed)
     of_scenes, of_seeds = chance.normal(20.0, 2.0, scenes), dict.fromkeys(space.plan.seeds, 0.0)
@@ -62,7 +64,7 @@ def planned_sweep(
             rows = [{"scene": f"s{i:03d}", name: float(value)} for i, value in enumerate(values)]
             rows = [row | ({"frame": float(i)} if frames else {}) for i, row in enumerate(rows)]
             if number in fails:
-                journal.append(TrialClosed(number, State.FAIL, "out of memory"))
+                journal.append(TrialClosed(number, end, "out of memory"))
                 continue
             metrics = {space.objective.metric: float(values.mean())}
             journal.append(Reported(number, 100, metrics, scenes=keep_scenes(journal, rows)))

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from html import unescape
 
 import pytest
+import yaml
 
+from dashboards.charts.comparisons import forest
 from dashboards.pages.notes import sweep_note
 from dashboards.pages.report import report_page
+from dashboards.research.report import research_report
+from sweeps.book.journal import State
 from sweeps.conclusions.comparisons import comparisons_of, sentence
+from sweeps.conclusions.importance import importance_of
 from sweeps.errors import SpaceError
+from sweeps.space.plan import as_asked
+from sweeps.space.space import load_space
 from sweeps.tracking.pages import Links
 from tests.support.planned import METRIC, planned_space, planned_sweep
 from tests.support.recorded import recorded
@@ -40,8 +48,8 @@ def test_the_sentence_has_the_difference_its_interval_and_its_n(tmp_path):
     masked = comparisons_of(record).comparisons[1]
     low, high = masked.difference.low, masked.difference.high
     assert sentence(masked, METRIC) == (
-        f"loss.masked true against loss.masked false: worse, {METRIC} {masked.difference.mean:+.3g} "
-        f"({low:+.3g} to {high:+.3g}; 3 seeds, 12 scenes)."
+        f"worse, {METRIC} {masked.difference.mean:+.3g} ({low:+.3g} to {high:+.3g}; 3 seeds, 12 scenes): "
+        "loss.masked true against loss.masked false"
     )
     assert masked.difference.mean == pytest.approx(-1.0, abs=0.3)
 
@@ -75,13 +83,58 @@ def test_a_factor_is_judged_over_the_values_of_all_others(tmp_path):
 def test_a_fraction_that_mixes_effects_with_pairs_says_so(tmp_path):
     space = planned_space(tmp_path, space=FACTORS, plan={"kind": "factorial", "seeds": [0, 1], "fraction": 2})
     notes = comparisons_of(planned_sweep(tmp_path, space, masked_is_worth(1.0))).notes
-    assert notes[1] == "In this fraction the effect of one setting cannot be told from that of two others together."
+    assert "(resolution III)" in notes[1]
 
 
 def test_a_run_that_broke_takes_its_seed_out_of_its_own_comparison_alone(tmp_path):
     record = planned_sweep(tmp_path, planned_space(tmp_path), masked_is_worth(1.0), fails=(2,))
     ssim, masked = comparisons_of(record).comparisons
     assert (ssim.seeds, masked.seeds) == ((0, 1, 2), (1, 2))
+    assert (ssim.why, masked.why) == ("", "left out: t0002 is FAIL: out of memory")
+
+
+def test_a_setting_of_which_a_run_was_pruned_is_not_better_for_those_that_are_left(tmp_path):
+    record = planned_sweep(tmp_path, planned_space(tmp_path), masked_is_worth(5.0), fails=(2,), end=State.PRUNED)
+    masked = comparisons_of(record).comparisons[1]
+    assert masked.difference.low > 0.0
+    assert (masked.verdict, masked.why) == ("not told apart", "left out: t0002 is PRUNED: out of memory")
+
+
+def test_a_run_that_broke_elsewhere_leaves_an_interval_nearly_as_it_was(tmp_path):
+    """What the other settings tell of chance still counts."""
+    space = planned_space(tmp_path, space=FACTORS)
+    whole = comparisons_of(planned_sweep(tmp_path / "a", space, masked_is_worth(1.0))).comparisons[0]
+    broken = comparisons_of(planned_sweep(tmp_path / "b", space, masked_is_worth(1.0), fails=(3,))).comparisons[0]
+    width = [one.difference.high - one.difference.low for one in (whole, broken)]
+    assert width[1] < 2.5 * width[0]
+
+
+def test_settings_that_are_named_by_long_paths_have_rows_of_their_own_and_keep_their_figures(tmp_path):
+    paths = [f"/data/experiments/2025/of/a/long/name/checkpoints/{run}/step_00001000" for run in ("a", "b", "c")]
+    starts = {"train.init_from": {"choice": [None, *paths[:2]]}}
+    record = planned_sweep(tmp_path, planned_space(tmp_path, space=starts), lambda _: 0.0)
+    found = comparisons_of(record)
+    drawn = forest(found)
+    assert len({row["y"][0] for row in drawn["data"]}) == len(set(drawn["layout"]["yaxis"]["ticktext"])) == 2
+    assert all(sentence(one, METRIC).startswith("not told apart, val/psnr_fg ") for one in found.comparisons)
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_the_researchers_report_says_what_the_plan_tells_and_proposes_no_more_trials(tmp_path, language):
+    record = planned_sweep(tmp_path, planned_space(tmp_path), masked_is_worth(1.0))
+    text = research_report(record, importance_of(record.ledger), language, "charts.html")
+    mean = comparisons_of(record).comparisons[1].difference.mean
+    assert f"{mean:+.3g}" in text
+    assert "--trials" not in text
+    assert not any(words in text for words in ("What mattered", "무엇이 중요했는가", "Not told from chance"))
+
+
+def test_the_space_that_mlflow_has_can_be_run_again(tmp_path):
+    space = planned_space(tmp_path)
+    (tmp_path / "again.yaml").write_text(
+        yaml.safe_dump(as_asked(json.loads(json.dumps(space.as_plain()))), sort_keys=False)
+    )
+    assert load_space(tmp_path / "again.yaml").enqueued == space.enqueued
 
 
 def test_what_has_no_pair_left_is_not_measured_and_says_why(tmp_path):
@@ -95,7 +148,7 @@ def test_one_seed_that_is_left_tells_nothing_apart_however_large_the_difference(
     record = planned_sweep(tmp_path, planned_space(tmp_path), masked_is_worth(50.0), fails=(5, 8))
     masked = comparisons_of(record).comparisons[1]
     assert masked.verdict == "not told apart"
-    assert masked.why.endswith("of 1 seed, 12 scenes has no spread to be held against")
+    assert "1 seed and 12 scenes have no spread; left out: t0005 is FAIL" in masked.why
 
 
 def test_figures_of_other_views_are_not_compared(tmp_path):
@@ -131,11 +184,12 @@ def test_json_has_every_figure(tmp_path):
 
 
 def test_report_and_description_say_what_the_plan_tells_and_no_importance(tmp_path):
-    record = planned_sweep(tmp_path, planned_space(tmp_path), masked_is_worth(1.0))
+    record = planned_sweep(tmp_path, planned_space(tmp_path), masked_is_worth(3.0))
     found = comparisons_of(record)
     page, note = report_page(record), sweep_note(record, Links("1"))
     for text in (page, note):
         assert "What the plan tells" in text
         assert "What mattered" not in text
     assert f"<strong>{found.comparisons[1].verdict}</strong>" in page
-    assert "loss.masked true against loss.masked false: better" in note
+    assert sentence(found.comparisons[1], METRIC) in unescape(note)
+    assert "--trials" not in note

@@ -68,17 +68,32 @@ def test_what_cannot_be_run_again_is_refused_in_one_line(home, tmp_path):
 
     ledger = ledger_of(home, "search")
     assert refusal(again(tmp_path, plan=AGAIN | {"top": 4}), ledger) == (
-        "question: plan.of: search: expected 4 finished trials, got 3 — lower plan.top, or let that sweep end."
+        "question: plan.of: search: expected 4 settings with a finished trial, got 3 — lower plan.top, or let that "
+        "sweep end."
     )
     assert refusal(replace(again(tmp_path), objective=Objective("val/psnr", "max")), ledger) == (
         "question: plan.of: search: expected a sweep by val/psnr, got one by val/psnr_fg — name another sweep, or its "
         "objective."
     )
     assert refusal(again(tmp_path, fixed={"train.max_steps": 200}), ledger) == (
-        "question: plan.of: search: expected a sweep over train.max_steps 200, got 100 — name another sweep, or set "
-        "that under fixed."
+        "question: plan.of: search: expected a sweep over train.max_steps 200, got 100 — name another sweep, or give "
+        "this one the same space."
     )
     narrower = planned_space(tmp_path / "narrow", plan=AGAIN, space={"loss.ssim": {"choice": [0.0, 0.2]}})
-    assert refusal(narrower, ledger) == (
-        "question: plan.of: search: expected loss.ssim one of 0.0, 0.2, got 0.1 — give this sweep the same space."
+    assert refusal(narrower, ledger).startswith(
+        'question: plan.of: search: expected a sweep over space.loss.ssim {"choice": [0.0, 0.2], "when": {}}, got '
     )
+    wider = planned_space(tmp_path / "wide", plan=AGAIN, space=SSIM | {"loss.masked": {"choice": [True, False]}})
+    assert "expected a sweep over space.loss.masked" in refusal(wider, ledger)
+
+
+def test_of_a_sweep_with_seeds_the_best_are_those_of_the_best_mean(tmp_path):
+    source = planned_space(tmp_path / "source", space=SSIM)
+    record = planned_sweep(tmp_path / "book", source, lambda p: 5.0 * p["loss.ssim"])
+    space = with_the_best_of(again(tmp_path), record.ledger)
+    assert [one["loss.ssim"] for one in space.enqueued[:2]] == [0.2, 0.1]
+
+
+def test_without_its_kind_a_plan_replicates_nothing(home, tmp_path):
+    space = planned_space(tmp_path / "none", space=SSIM, plan={"kind": "none", "of": "search"})
+    assert looked_up(space, home) is space
