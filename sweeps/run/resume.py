@@ -38,7 +38,7 @@ def resumable(home: Home, name: str, count: int | None = None, raised: Raised | 
         )
     space = began_with(ledger)
     if count is not None and space.plan.is_made:
-        raise StudyError(f"{name}: expected no --trials: its plan says what is run — start a sweep with another plan.")
+        raise StudyError(f"{name}: expected a search, got a plan, which says what is run — leave --trials out.")
     if count is not None:
         if count < space.trials.count:
             raise StudyError(

@@ -58,17 +58,17 @@ def test_the_comparison_is_that_of_the_reported_figures_and_one_scene_tells_noth
     }
     difference = sum(values[0.2, seed] - values[0.0, seed] for seed in (0, 1)) / 2
     assert (one["effect"], one["verdict"], one["seeds"]) == ("loss.ssim 0.2", "not told apart", [0, 1])
-    assert one["why"] == f"{difference:+.3g} of 2 seeds, 1 scene has no spread to be held against"
+    assert one["why"] == f"{difference:+.3g}; 2 seeds and 1 scene have no spread"
 
 
 def test_a_plan_has_no_further_trials(followed):
     seat, _ = followed
     refused = seat.run(COMMAND, "sweep", "resume", "question", "--trials", "9")
     assert refused.returncode == 2
-    assert "question: expected no --trials: its plan says what is run" in refused.stderr
+    assert "question: expected a search, got a plan, which says what is run" in refused.stderr
 
 
-def test_a_search_has_nothing_to_compare_as_a_plan(followed, tmp_path):
+def test_a_sweep_that_is_not_there_has_nothing_to_compare(followed):
     seat, _ = followed
     refused = seat.run(COMMAND, "sweep", "compare", "nothing")
     assert refused.returncode == 2
