@@ -48,10 +48,11 @@ Curve = tuple[float, ...]  # a figure at each of RUNGS
 
 @dataclass(frozen=True)
 class Search:
-    """What a space says of its sampler, but for the seed, and of its scheduler."""
+    """What a space says of its sampler, but for the seed, of its scheduler, and which paths it has as ranges."""
 
     sampler: Mapping[str, Any]
     scheduler: Mapping[str, Any]
+    ranges: tuple[str, ...] = RANGES
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,23 @@ SEARCHES = {
     for kind in ("random", "tpe", "gp")
 }
 TPE = {"kind": "tpe"}
-# What else a space may say, each against random.
-STARTUPS = {f"tpe after {n} draws": Search(TPE | {"startup_trials": n}, NO_ASHA) for n in (5, 10, 20)}
-RUNGS_TRIED = {
-    f"tpe, rungs from {grace}, one in {factor}": Search(TPE, ASHA | {"grace_steps": grace, "reduction_factor": factor})
-    for grace in (20, 40, 80)
-    for factor in (2, 3, 4)
+# What else a space may say, beside random: how many draws come first, and where ASHA compares and how hard.
+SETTINGS = {
+    "random": SEARCHES["random"],
+    **{f"tpe after {n} draws": Search(TPE | {"startup_trials": n}, NO_ASHA) for n in (5, 10, 20)},
+    **{
+        f"tpe, rungs from {grace}, one in {factor}": Search(
+            TPE, ASHA | {"grace_steps": grace, "reduction_factor": factor}
+        )
+        for grace in (20, 40, 80)
+        for factor in (2, 3, 4)
+    },
 }
-TABLES = {"searches": SEARCHES, "settings": {"random": SEARCHES["random"]} | STARTUPS | RUNGS_TRIED}
+# Lists alone: every proposal is a point of the grid, and one that repeats a point is not trained again.
+LISTS = {name: Search({"kind": name}, NO_ASHA, ranges=()) for name in ("random", "tpe", "gp")}
+TABLES = {"searches": SEARCHES, "settings": SETTINGS, "lists": LISTS}
+DRAWN_FIRST = 10  # by tpe and gp, unless a space says otherwise
+KNOWING = f"what knew the best after {DRAWN_FIRST} draws"
 
 
 def main() -> None:
@@ -96,7 +106,7 @@ def main() -> None:
             for name, goal in goals.items():
                 good = sum(max(curve) >= goal for curve in curves.values())
                 print(f"\n{metric} of {goal:.4g}, {name}: {good} of {len(curves)} points have it\n")
-                print(table(compared(found, goal)), flush=True)
+                print(table(compared(found | {KNOWING: knowing(found["random"])}, goal)), flush=True)
 
 
 def curves_of(recorded: Table, metric: str, seed: int = search_table.SEED) -> dict[Point, Curve]:
@@ -126,21 +136,22 @@ GOALS = {"99 % of the best": of_the_best, "the best tenth": of_the_best_tenth}
 
 
 def luck(recorded: Table) -> list[dict[str, object]]:
-    """Of the points that were trained with both seeds: how far apart their figures lie, and those of one point."""
+    """What figures of the table are worth. Of the points that both seeds trained: how far apart they lie, and the two
+    figures of one point. Of all: how the order at a rung agrees with that of the best figures.
+    """
     rows: list[dict[str, object]] = []
     for metric in search_table.METRICS:
-        best = {key: max(curves[metric]) for key, curves in recorded.curves.items()}
+        curves = np.array(list(curves_of(recorded, metric).values()))
+        best = {key: max(found[metric]) for key, found in recorded.curves.items()}
         others = {key: (*key[:-1], float(search_table.OTHER_SEED)) for key in best if key[-1] == search_table.SEED}
         pairs = np.array([(best[key], best[other]) for key, other in others.items() if other in best])
-        rows.append(
-            {
-                "figure": metric,
-                "points": len(pairs),
-                "SD over points": float(pairs.std(axis=0, ddof=1).mean()),
-                "SD over seeds": float((pairs[:, 0] - pairs[:, 1]).std(ddof=1) / math.sqrt(2)),
-                "rank correlation": float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic),
-            }
-        )
+        row = {"figure": metric, "points of both seeds": len(pairs)}
+        row["SD over points"] = float(pairs.std(axis=0, ddof=1).mean())
+        row["SD over seeds"] = float((pairs[:, 0] - pairs[:, 1]).std(ddof=1) / math.sqrt(2))
+        row["order of both seeds"] = f"{spearmanr(pairs[:, 0], pairs[:, 1]).statistic:.2f}"
+        for place, step in enumerate(RUNGS):
+            row[f"order at {step}"] = f"{spearmanr(curves[:, place], curves.max(axis=1)).statistic:.2f}"
+        rows.append(row)
     return rows
 
 
@@ -160,7 +171,7 @@ def sweeps(
         with tempfile.TemporaryDirectory(dir=work) as folder:
             home = Home.from_environment({"MOUSELIFT_HOME": folder})
             space = space_of(search, metric, grid, seed, Path(folder)).with_fixed({"data.root": str(mice)})
-            found.append(replayed(space, home, lambda params: curves[nearest(params, grid)], goal))
+            found.append(replayed(space, home, lambda params: curves[nearest(params, grid, search.ranges)], goal))
     return found
 
 
@@ -169,7 +180,7 @@ def space_of(search: Search, metric: str, grid: Grid, seed: int, folder: Path) -
     written = {
         "recipe": RECIPE,
         "fixed": dict(FIXED),
-        "space": {path: _range(values) if path in RANGES else {"choice": values} for path, values in grid.items()},
+        "space": {path: _range(at) if path in search.ranges else {"choice": at} for path, at in grid.items()},
         "objective": {"metric": metric, "mode": "max"},
         "sampler": {**search.sampler, "seed": seed},
         "scheduler": search.scheduler,
@@ -179,10 +190,10 @@ def space_of(search: Search, metric: str, grid: Grid, seed: int, folder: Path) -
     return load_space(folder / "space.yaml")
 
 
-def nearest(params: Mapping[str, Any], grid: Grid) -> Point:
+def nearest(params: Mapping[str, Any], grid: Grid, ranges: Sequence[str] = RANGES) -> Point:
     """The point of the grid that is nearest to a proposal, in the logarithm."""
     return tuple(
-        min(values, key=lambda at: abs(math.log(at / params[path]))) if path in RANGES else float(params[path])
+        min(values, key=lambda at: abs(math.log(at / params[path]))) if path in ranges else float(params[path])
         for path, values in grid.items()
     )
 
@@ -240,6 +251,13 @@ def _has_ended(driver: Driver, trial: Any, step: int, value: float) -> bool:
     driver.scheduler.on_trial_complete(None, trial, result)
     driver.ended(trial.trial_id, result, error=False)
     return True
+
+
+def knowing(drawn: list[list[Rise]]) -> list[list[Rise]]:
+    """No sampler that draws first can be faster: after its draws, the next trial has the best there is."""
+    steps = (DRAWN_FIRST + 1) * STEPS
+    best = Rise(math.inf, steps, DRAWN_FIRST + 1)
+    return [[*(rise for rise in one if rise.steps < steps), best] for one in drawn]
 
 
 def compared(found: Mapping[str, list[list[Rise]]], goal: float) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ from benchmarks.search_replay import (
     Search,
     compared,
     curves_of,
+    knowing,
     nearest,
     of_the_best,
     of_the_best_tenth,
@@ -115,6 +116,12 @@ def test_a_search_is_compared_with_the_first_by_steps_over_the_same_seeds():
 def test_a_search_that_does_not_reach_the_goal_counts_with_all_its_steps():
     row = compared({"one": [[Rise(1.0, 10, 1), Rise(1.0, 900, 7)]]}, goal=2.0)[0]
     assert (row["reached"], row["trials"], row["steps"]) == ("0 of 1", "7", "900 (900 to 900)")
+
+
+def test_what_knows_the_best_is_held_up_by_its_draws_alone():
+    early, late = [Rise(2.0, 300, 2)], [Rise(1.0, 300, 2), Rise(2.0, 9000, 60)]
+    found = compared({"random": [early, late], "knowing": knowing([early, late])}, goal=2.0)
+    assert [row["steps"].partition(" ")[0] for row in found] == ["4,650", "1,030"]
 
 
 def test_goals_are_a_hundredth_below_the_best_and_what_one_point_in_ten_has():
