@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,16 @@ class Trainer:
             raise self._at(step, error) from None
         pictures = {"val/preview": validation.picture} if self.world.leads else {}
         found = validation.evaluation
-        scenes = [{**row, **self._frame(str(row["scene"]))} for row in found.scenes]
+        scenes = [{**row, **self._frames.get(str(row["scene"]), {})} for row in found.scenes]
         by = found.protocol
         report = Report(step, metrics | found.metrics, pictures, protocol=by.id, targets=by.targets_id, scenes=scenes)
         return report, validation.attachments
 
-    def _frame(self, scene: str) -> dict[str, float]:
-        """The frame of the recording that a scene was taken from, where it says one."""
-        frame = self.dataset.scenes[scene].notes.frame
-        return {} if frame is None else {"frame": float(frame)}
+    @cached_property
+    def _frames(self) -> dict[str, dict[str, float]]:
+        """By the scene's name, the frame of the recording that it was taken from, where it says one."""
+        frames = {scene.name: scene.notes.frame for scene in self.dataset.scenes.values()}
+        return {name: {"frame": float(frame)} for name, frame in frames.items() if frame is not None}
 
     def save(self, workdir: Path, report: Report, attachments: Mapping[str, Any]) -> Callable[[], Report]:
         """Copy what the checkpoint of this step holds. Returns what writes it and gives the report with it."""
