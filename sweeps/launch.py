@@ -224,14 +224,16 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         """The sweep of this name and space: begun, gone on with, or as it ended. The same call serves a job each time
         that it is queued. Raises StudyError without a name, and for one that a sweep of another space has.
         """
-        from sweeps.run.resume import begun
+        from sweeps.run.resume import begun, resumable
 
         if name is None:
             raise StudyError("--resume: expected the sweep's --name, got none — name what is to be gone on with.")
         ledger = begun(self._home, name, self._as_begun(name, space).located())
         if ledger is None:
             return self.new(space, name)
-        return ledger if ledger.state == "COMPLETE" else self.resume(name, None)
+        if ledger.state == "COMPLETE":
+            return ledger
+        return self._run(replace(resumable(self._home, name), notify=space.notify), name, {})
 
     def _as_begun(self, name: str, space: SearchSpace) -> SearchSpace:
         """The space as a sweep of this name would have it: what it replicates is looked up once, when it begins."""
@@ -240,7 +242,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         from sweeps.space.plan import settings_asked
 
         begun = read(Journal(self._home.journal(name))).space
-        if space.plan.kind == "replicate" and begun.get("enqueue"):
+        if space.plan.kind == "replicate" == begun.get("plan", {}).get("kind"):
             space = space.running(settings_asked(begun))
         return looked_up(space, self._home)
 

@@ -225,6 +225,7 @@ class _Trial:
         self.ended, self._known = None, None
         self._opened = self._opened or event.time
         self._recipe_params = event.recipe_params
+        self._tags.pop(events.TAKEN_FROM, None)  # of a copy that was cut off, and whose source was gone then
         self._tags |= event.tags
 
     def report(self, event: events.Reported, folder: Path, is_new: bool) -> None:

@@ -18,6 +18,7 @@ from sweeps.book.ledger import Ledger, Trial
 from sweeps.book.record import SweepRecord, gpus_of
 from sweeps.errors import counted
 from sweeps.space.budget import BY_BUDGET, Budget, Limit, Spent, options, words
+from sweeps.space.words import follows_plan
 
 # The tag with seconds of a step at the least, by a preflight; it counts until trials tell their own pace.
 LEAST_STEP_SECONDS = "preflight.least_step_seconds"
@@ -85,7 +86,8 @@ def pace(ledger: Ledger) -> Pace | None:
         return Pace(step, max(0.0, first.seconds - first.steps * step) / max(1, first.stretches))
     if LEAST_STEP_SECONDS in ledger.tags:
         return Pace(float(ledger.tags[LEAST_STEP_SECONDS]))
-    ended = [trial for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED)]
+    finished = (trial for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED))
+    ended = [trial for trial in finished if not trial.taken_from]
     steps = sum(max(0, trial.last_step) for trial in ended)  # reports are so rare that a trial has one
     return Pace(sum(spending.trials[trial.number] for trial in ended) / steps) if steps >= telling else None
 
@@ -129,10 +131,15 @@ def held_back(ledger: Ledger) -> Shortage | None:
 
 def why(ledger: Ledger, short: Shortage, now: float | None = None) -> str:
     """The reason of a sweep that its budget ends: which bound, how much of it is spent, and what goes on with it."""
+    return f"{lacking(ledger, short)} — `{raising(ledger, now)}` goes on with it"
+
+
+def lacking(ledger: Ledger, short: Shortage) -> str:
+    """Which bound of the budget, how much of it is spent, and what was not done for that."""
     said = f"{BY_BUDGET}{short.limit} are spent"
     if short.needed:
         said += f" and another trial takes about {short.needed:.2g}"
-    return f"{said}, {_undone(ledger)} — `{raising(ledger, now)}` goes on with it"
+    return f"{said}, {_undone(ledger)}"
 
 
 def raising(ledger: Ledger, now: float | None = None) -> str:
@@ -221,4 +228,6 @@ def _steps_left_of(trial: Trial, longest: int) -> int:
 
 
 def _unproposed(ledger: Ledger) -> int:
+    if follows_plan(ledger.space) and ledger.next_number >= len(ledger.space["enqueue"]):
+        return 0  # runs of a plan that repeat another are no trials
     return max(0, ledger.planned - len(ledger.trials))

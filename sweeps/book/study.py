@@ -57,7 +57,9 @@ def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
     """
     study = optuna.create_study(direction=direction(space))
     study.add_trials(frozen_trial(ledger, space, number) for number in range(ledger.next_number))
-    study.add_trials(_frozen(_as_trial(one), space, {FROM: f"{one.sweep} t{one.trial:04d}"}) for one in ledger.past)
+    taken = {trial.taken_from for trial in ledger.trials.values()}
+    past = ((f"{one.sweep} t{one.trial:04d}", one) for one in ledger.past)
+    study.add_trials(_frozen(_as_trial(one), space, {FROM: origin}) for origin, one in past if origin not in taken)
     return study
 
 

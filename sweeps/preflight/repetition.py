@@ -86,6 +86,11 @@ def original(journal: Journal, number: int) -> Original:
             f"{found.name}: expected a run that has ended, got one that is {one.trial.state} — `mouselift sweep status "
             f"{sweep}` says how far it is."
         )
+    if one.trial.taken_from:  # its own journal does not say on what it was trained
+        raise StudyError(
+            f"{found.name}: expected a run that was trained in its sweep, got one taken from {one.trial.taken_from} — "
+            "reproduce that one."
+        )
     if not one.metrics:
         raise StudyError(
             f"{found.name}: expected a run with figures to compare with, got none ({one.trial.state}) — choose another."

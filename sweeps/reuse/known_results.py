@@ -217,7 +217,7 @@ class _Other:
             return None
         gaussians = Path(one.paths["GaussiansKept"]) if "GaussiansKept" in one.paths else None
         return Known(
-            origin=openings[0].tags.get(TAKEN_FROM) or f"{self._journal.folder.name} t{one.number:04d}",
+            origin=openings[-1].tags.get(TAKEN_FROM) or f"{self._journal.folder.name} t{one.number:04d}",
             run_id=one.paths.get("RunOpened", ""),
             journal=self._journal,
             reports=tuple(reports),

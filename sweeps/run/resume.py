@@ -12,7 +12,7 @@ from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import FOLDER, renamed
 from sweeps.book.journal import Journal, State
 from sweeps.book.ledger import Ledger, ledger_of, read
-from sweeps.book.remaining import held_back, why
+from sweeps.book.remaining import held_back, lacking, raising
 from sweeps.book.study import began_with
 from sweeps.errors import StudyError, counted
 from sweeps.home import Home
@@ -53,7 +53,9 @@ def resumable(home: Home, name: str, count: int | None = None, raised: Raised | 
     space = replace(space, budget=space.budget.raised(name, raised or Raised()))
     then = replace(ledger, space=space.as_plain(), planned=space.trials.count)
     if (short := held_back(then)) is not None:
-        raise StudyError(f"{name}: expected room for another trial, got {why(then, short)}.")
+        raise StudyError(
+            f"{name}: expected room for another trial, got {lacking(then, short)} — `{raising(then)}` goes on with it."
+        )
     return space
 
 
@@ -116,7 +118,8 @@ def _differences(ledger: Ledger, space: SearchSpace) -> Iterator[str]:
     for path in sorted(then.keys() | now.keys()):
         setting = path.removeprefix("recipe.")
         undecided = path == _GPUS and now.get(path) is None  # the machine decides, and did so when the sweep began
-        unasked = undecided or path == "notify" or setting in LOCAL_PATHS or _came_later(path, ledger, space)
+        whom_and_how_much = path == "notify" or path.startswith("budget.")  # a raised budget is the journal's
+        unasked = undecided or whom_and_how_much or setting in LOCAL_PATHS or _came_later(path, ledger, space)
         if then.get(path) != now.get(path) and not unasked:
             yield f"{setting}: {_shown(then.get(path))} -> {_shown(now.get(path))}"
 

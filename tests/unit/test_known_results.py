@@ -23,8 +23,11 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.ledger import read
-from sweeps.book.record import PROTOCOL, record_of
-from sweeps.book.remaining import seconds_left_of
+from sweeps.book.record import PROTOCOL, TARGETS, record_of
+from sweeps.book.remaining import pace, seconds_left_of
+from sweeps.book.scene_figures import read_scenes
+from sweeps.errors import StudyError
+from sweeps.preflight.repetition import original
 from sweeps.reuse.code_version import CODE, CODE_CHANGED, COMPUTING, code_version
 from sweeps.reuse.known_results import KnownResults, described
 from sweeps.run import driver
@@ -56,8 +59,9 @@ def train(desk, value=20.0, tags=None, metric=METRIC):
     number = trial.config["number"]
     for step in (4, 8, STEPS):
         metrics = {metric: value + step, "time/step_seconds": 9.0, "system/x": 1.0, "train/loss": 1 / step}
-        said = {PROTOCOL: "p1", "checkpointing": f"step {step} is kept"} | (tags or {})
-        desk.driver.reported(number, step, metrics, {"val": png(step)}, said)
+        said = {PROTOCOL: "p1", TARGETS: "views", "checkpointing": f"step {step} is kept"} | (tags or {})
+        scenes = [{"scene": "s0", metric.removeprefix("val/"): value + step}]
+        desk.driver.reported(number, step, metrics, {"val": png(step)}, said, scenes)
         desk.now += 10
         trial.last = {"step": step, metric: value + step}
     release(desk, number)
@@ -129,6 +133,8 @@ def test_what_is_taken_has_its_figures_pictures_checkpoint_and_source_and_cost_n
     assert (one.busy_seconds, one.step_seconds) == (0.0, None)
     assert [preview.path.read_bytes() for preview in one.previews] == [png(step) for step in (4, 8, STEPS)]
     assert all(again.journal.folder in preview.path.parents for preview in one.previews)
+    assert again.journal.folder in one.scenes.parents and one.tags[TARGETS] == "views"
+    assert read_scenes(one.scenes, METRIC).values.tolist() == [one.last(METRIC)]
     released, kept = Path(one.trial.released), Path(one.trial.gaussians)
     assert {released.parents[1], kept.parents[1]} == {again.journal.folder}
     info = checkpoint.inspect(released)
@@ -359,6 +365,23 @@ def test_the_time_that_is_left_is_not_told_by_the_pace_of_what_was_taken(desk):
     again.now += 60
     again.report(trial, STEPS // 2, 20.0)
     assert seconds_left_of(record_of(again.journal, again.now)) == pytest.approx((60 + 120) / 2)
+
+
+def test_what_was_taken_tells_a_budget_nothing_of_the_pace(desk):
+    """It took no time here. What the preflight measured counts until a trial is trained."""
+    swept(desk)
+    again = desk("again")
+    run_out(again)
+    assert pace(again.driver.ledger) is None
+    assert again.driver.ledger.spending.at(None)[1] == 0.0
+
+
+def test_what_was_taken_is_run_again_where_it_was_trained(desk):
+    swept(desk)
+    again = desk("again")
+    run_out(again)
+    with pytest.raises(StudyError, match=r"again/t0001: .* got one taken from first t0001 — reproduce that one\."):
+        original(again.journal, 1)
 
 
 @pytest.mark.parametrize(

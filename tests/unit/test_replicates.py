@@ -11,7 +11,7 @@ from sweeps.conclusions.comparisons import comparisons_of
 from sweeps.conclusions.replicates import with_the_best_of
 from sweeps.errors import SpaceError, StudyError
 from sweeps.home import Home
-from sweeps.launch import looked_up
+from sweeps.launch import Audience, Launch, looked_up
 from sweeps.space.objective import Objective
 from tests.support.planned import METRIC, planned_space, planned_sweep
 
@@ -97,3 +97,18 @@ def test_of_a_sweep_with_seeds_the_best_are_those_of_the_best_mean(tmp_path):
 def test_without_its_kind_a_plan_replicates_nothing(home, tmp_path):
     space = planned_space(tmp_path / "none", space=SSIM, plan={"kind": "none", "of": "search"})
     assert looked_up(space, home) is space
+
+
+def test_a_job_that_is_queued_again_goes_on_with_what_it_looked_up_first(home, tmp_path):
+    """Whatever became of the sweep that it replicates; and an older sweep of that name is refused, not misread."""
+    began = looked_up(again(tmp_path), home)
+    with Journal(home.journal("twice")) as journal:
+        journal.append(SweepOpened("twice", "gslrm_tiny", began.as_plain(), {}, began.base.params))
+    launch = Launch(home, Audience())
+    (home.journal("search") / "journal.jsonl").unlink()
+    assert launch._as_begun("twice", again(tmp_path)).enqueued == began.enqueued
+    plain = {key: value for key, value in began.as_plain().items() if key != "plan"}
+    with Journal(home.journal("older")) as journal:
+        journal.append(SweepOpened("older", "gslrm_tiny", plain, {}, began.base.params))
+    with pytest.raises(StudyError, match="search: expected a sweep"):
+        launch._as_begun("older", again(tmp_path))

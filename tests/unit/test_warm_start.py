@@ -179,6 +179,18 @@ def test_a_result_that_one_sweep_took_from_another_is_known_once(home):
     assert len(past) == 12
 
 
+def test_a_result_that_is_known_and_taken_is_in_the_study_once(home):
+    swept(home)
+    space = after(home, "old")
+    ledger = opened(home, space)
+    params = ledger.past[0].params
+    known = len(study_of(ledger, space).trials)
+    taken = {"trial.taken_from": f"old t{ledger.past[0].trial:04d}"}
+    for event in (TrialOpened(0, "", 1, params, {}, "f", taken), Reported(0, STEPS, {METRIC: 1.0})):
+        ledger = fold(ledger, event)
+    assert len(study_of(fold(ledger, TrialClosed(0, "COMPLETE")), space).trials) == known
+
+
 def test_settings_in_which_recipes_differ_are_said(home):
     swept(home)
     space = after(home, "old").with_fixed({"loss.ssim": 0.5, "train.max_steps": 200})
