@@ -8,7 +8,7 @@ DEMO_SCENES := 240
 # 3 is the version of the mice: those of an older demo are not in the way.
 DEMO_MICE := $(HOME_DIR)/calico-3
 DEMO_SCENE := scene_000239
-DEMO_MINUTES := 6
+DEMO_MINUTES := 5
 OUT := $(CURDIR)/out/$(SWEEP)
 # With CPU=1, PyTorch without CUDA comes from here; no GPU is used then.
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
