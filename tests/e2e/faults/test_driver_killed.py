@@ -10,6 +10,7 @@ import time
 import pytest
 
 from sweeps.book.journal import Journal
+from sweeps.book.remaining import spent_of
 from tests.e2e.conftest import COMMAND, finish
 from tests.e2e.faults.patches import DRIVER, at_step, hold_at, patched
 
@@ -177,3 +178,32 @@ def test_a_driver_that_died_is_closed_by_status_and_a_living_one_is_not(bench, n
 def _journal(hurt) -> bytes:
     path = Journal(hurt.seat.home.journal("hurt")).path
     return path.read_bytes() if path.is_file() else b""
+
+
+def test_kill_9_of_the_driver_of_a_sweep_with_a_budget(bench, note):
+    """What was spent before counts afterwards."""
+    hurt = bench(budget={"hours": 1.0}, trials={"count": 3, "concurrent": 2})
+    hurt.start()
+    hurt.until_reports(4)
+    hurt.kill()
+    before = spent_of(hurt.seat.ledger("hurt")).hours
+    hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    assert 0.0 < before < spent_of(hurt.seat.ledger("hurt")).hours
+    note(
+        "`kill -9` of the driver of a sweep with a budget", hurt.check(), "what was spent counts; to its end"
+    )
+
+
+def test_kill_9_of_the_driver_while_it_takes_results_of_another_sweep(bench, note):
+    hurt = bench(trials={"count": 3, "concurrent": 2})
+    first = hurt.seat.run(COMMAND, "sweep", "run", hurt.space, "--data", hurt.mice, "--name", "first")
+    assert first.returncode == 0, first.stderr
+    hurt.start()
+    hurt.until(lambda: b'"TrialClosed"' in _journal(hurt), "a result is taken")
+    hurt.kill()
+    hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    trials = hurt.seat.ledger("hurt").trials
+    assert [one.reason for _, one in sorted(trials.items())] == [f"taken from first t{n:04d}" for n in range(3)]
+    note("`kill -9` of the driver while it takes results of another sweep", hurt.check(), "the rest is taken, too")
