@@ -190,9 +190,7 @@ def test_kill_9_of_the_driver_of_a_sweep_with_a_budget(bench, note):
     hurt.resume()
     assert hurt.finish() == 0, hurt.said
     assert 0.0 < before < spent_of(hurt.seat.ledger("hurt")).hours
-    note(
-        "`kill -9` of the driver of a sweep with a budget", hurt.check(), "what was spent counts; to its end"
-    )
+    note("`kill -9` of the driver of a sweep with a budget", hurt.check(), "what was spent counts; to its end")
 
 
 def test_kill_9_of_the_driver_while_it_takes_results_of_another_sweep(bench, note):
