@@ -325,7 +325,9 @@ def _remedy(problem: Any, word: str | None) -> str:
         return trap
     if kind in _TEXT and not _is_text(value):
         # One of the expected words may be one that YAML reads as this value, as it reads `off`.
-        words = re.findall("'([^']*)'", problem.get("ctx", {}).get("expected", "")) or [word or str(value)]
+        words = re.findall("'([^']*)'", problem.get("ctx", {}).get("expected", ""))
+        if kind == "string_type":  # any text will do
+            words = [word or str(value)]
         traps = [text for text in words if parse_yaml(text, "", RecipeError).values == value]
         if traps:
             read = "" if traps[0] == json.dumps(value) else f"YAML reads {traps[0]} as {json.dumps(value)}: "

@@ -33,8 +33,8 @@ class Comparison:
     """One setting held against another.
 
     effect and against: the two in words; difference: of the metric, `effect` less `against`, with its interval; seeds:
-    with which all runs of the comparison ended; scenes: on which they are measured; why: what is missing, where the
-    verdict is that nothing was measured or could be told.
+    with which all runs of the comparison ended; scenes: on which they are measured; why: which runs are left out, and
+    why nothing was measured or could be told, where that is so.
     """
 
     effect: str
@@ -114,12 +114,15 @@ class _Runs:
         self.seeds, self.num_settings = seeds, len(settings)
         self.figures: dict[tuple[int, int], Validated] = {}
         self.missing: dict[tuple[int, int], str] = {}
+        self._pruned: set[int] = set()  # settings
         self._measured_on: dict[tuple[int, int], str] = {}
         for number in range(len(seeds) * len(settings)):
             key = number % len(settings), seeds[number // len(settings)]
             trial = _trial(record, number)
             why = "not run" if trial is None else _why_without(trial, record, metric)
             figures = None if trial is None or trial.scenes is None or why else read_scenes(trial.scenes, metric)
+            if trial is not None and trial.trial.state == State.PRUNED:
+                self._pruned.add(key[0])
             if trial is None or figures is None:
                 self.missing[key] = why or "no figures of its scenes"
             else:
@@ -158,7 +161,7 @@ class _Runs:
 
     def any_pruned(self, settings: Sequence[int]) -> bool:
         """Whether a run of these settings was stopped for what it did: those that are left are the luckier ones."""
-        return any(f" {State.PRUNED}" in why for (one, _), why in self.missing.items() if one in settings)
+        return not self._pruned.isdisjoint(settings)
 
     @property
     def frames(self) -> tuple[int, ...] | None:

@@ -27,6 +27,7 @@ from pipeline.recipe import Recipe, Seed, strict
 from sweeps.space import enqueued
 from sweeps.space.distributions import Choice, Distribution, Scalar
 from sweeps.space.enqueued import Setting
+from sweeps.space.words import follows_plan
 from sweeps.space.words import value as written
 
 SEED = "train.seed"
@@ -57,6 +58,7 @@ class Plan:
 
 
 Searched = Mapping[str, Distribution]
+_FIELDS_OF = (("baseline", "one_factor"), ("fraction", "factorial"), ("of", "replicate"), ("top", "replicate"))
 
 
 def unwanted(written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -65,7 +67,7 @@ def unwanted(written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "trials.count", "expected it left out: the plan says how many there are — remove it."
     if written.get("scheduler", {}).get("kind", "none") != "none":
         yield "scheduler.kind", "expected none: a plan compares trials at their last step — write none, or remove it."
-    for name in ("enqueue", "pruning", "warm_start"):
+    for name in ("enqueue", "sampler", "pruning", "warm_start"):
         if written.get(name):
             yield name, "expected none beside a plan, which says every run and compares their last steps — remove it."
     if SEED in written["fixed"]:
@@ -85,7 +87,7 @@ def problems(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str,
         if path in ordered:
             why = "expected a setting that leaves what is measured as it is, got one that changes it"
             yield f"space.{path}", f"{why} — set it under fixed, in a sweep of its own for each value."
-    for name, kind in (("baseline", "one_factor"), ("fraction", "factorial"), ("of", "replicate")):
+    for name, kind in _FIELDS_OF:
         if plan.kind != kind and getattr(plan, name) != getattr(Plan(), name):
             yield f"plan.{name}", f"expected it with kind: {kind} alone, got kind: {plan.kind} — remove it."
     if plan.kind == "replicate":
@@ -139,7 +141,7 @@ def settings_asked(space: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def as_asked(space: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values of a space as a user would write them: without the runs that its plan made of it."""
-    if space.get("plan", {}).get("kind", "none") == "none":
+    if not follows_plan(space):
         return dict(space)
     asked = {key: value for key, value in space.items() if key not in ("enqueue", "sampler", "scheduler", "pruning")}
     trials = {key: value for key, value in space["trials"].items() if key != "count"}

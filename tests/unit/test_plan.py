@@ -176,6 +176,18 @@ REFUSALS = {
         {"pruning": {"skip_rate": {}}, "fixed": {"train.max_steps": 1000}},
         "pruning: expected none beside a plan, which says every run and compares their last steps — remove it.",
     ),
+    "a sampler": (
+        {"sampler": {"kind": "grid"}},
+        "sampler: expected none beside a plan, which says every run and compares their last steps — remove it.",
+    ),
+    "how many of the best, of one_factor": (
+        {"plan": ONE | {"top": 4}},
+        "plan.top: expected it with kind: replicate alone, got kind: one_factor — remove it.",
+    ),
+    "a fraction that there is not": (
+        {"plan": {"kind": "factorial", "fraction": 3}},
+        "plan.fraction: expected 1, 2, 4 or 8, got 3 — write one of these.",
+    ),
     "a fixed seed": (
         {"fixed": {"train.seed": 4}},
         "fixed.train.seed: expected it under plan.seeds, got it fixed — move it.",
