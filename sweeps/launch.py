@@ -242,7 +242,7 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
         from sweeps.space.plan import settings_asked
 
         begun = read(Journal(self._home.journal(name))).space
-        if space.plan.kind == "replicate" == begun.get("plan", {}).get("kind"):
+        if space.plan.kind == "replicate" and begun.get("plan", {}).get("kind") == "replicate":
             space = space.running(settings_asked(begun))
         return looked_up(space, self._home)
 
@@ -291,7 +291,10 @@ class Launch(contextlib.AbstractContextManager["Launch"]):
             if earlier.name:
                 check_same_files(earlier, ready.tags)
             audience.closed(reap(home, audience.pages))
-            names, stall = ready.space.notify, ready.space.faults.hang_minutes * 30
+            names, stall = (
+                ready.space.notify,
+                ready.space.faults.hang_minutes * 60 / 2,
+            )  # before a silent trial is killed
             settled = name, ready.space, ready.recipe, {**ready.tags, **tags}, home
             with (
                 audience.running(ready, earlier) as shown,

@@ -23,8 +23,7 @@ from sweeps.own_process import exit_code
 
 if TYPE_CHECKING:
     from sweeps.book.ledger import Ledger
-    from sweeps.conclusions.comparisons import Comparisons
-    from sweeps.conclusions.importance import Importance
+    from sweeps.book.record import SweepRecord
     from sweeps.home import Home
     from sweeps.preflight.checks import Readiness
     from sweeps.run.driver import Listener
@@ -136,17 +135,18 @@ def sweep_status(
     reason = f" ({terminal.printable(found['reason'])})" if found["reason"] else ""
     left = "" if found["seconds_left"] is None else f"; about {duration(found['seconds_left'])} left, {_eta(found)}"
     typer.echo(f"{found['name']}: {found['state']}{reason}; {counts or 'no trials'}{left}")
-    if spent := spending_in_words(ledger_of(home, name), time.time() if found["state"] == "RUNNING" else None):
+    record = _record(home, name)
+    if spent := spending_in_words(record.ledger, record.now if found["state"] == "RUNNING" else None):
         typer.echo(f"spent: {spent}")
     if found["best"]:
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
-    _show_trials(home, found["name"], every)
-    _show_taken(ledger_of(home, name))
+    _show_trials(home, record, every)
+    _show_taken(record.ledger)
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
     if found["state"] in ("KILLED", "FAIL", "INTERRUPTED"):  # where no trial waits, a checkpoint may be to be released
-        typer.echo(f"go on: {going_on(ledger_of(home, name))}", err=True)
+        typer.echo(f"go on: {going_on(record.ledger)}", err=True)
 
 
 @sweep.command("stop")
@@ -198,20 +198,19 @@ def sweep_compare(
     as_json: AsJson = False,
 ) -> None:
     """Say what the runs of a plan tell: what is better, what is worse, and what is not told apart."""
-    from sweeps.book.journal import Journal
     from sweeps.book.ledger import ledger_of
-    from sweeps.book.record import record_of
+    from sweeps.cli.conclusions import show_comparisons
     from sweeps.conclusions.comparisons import comparisons_of
 
     home = terminal.home()
     ledger_of(home, name)
-    found = comparisons_of(record_of(Journal(home.journal(name)), time.time()), metric)
+    found = comparisons_of(_record(home, name), metric)
     if found is None:
         raise SpaceError(f"{name}: expected a sweep that follows a plan, got a search — run a space with `plan:`.")
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
-    _show_comparisons(found)
+    show_comparisons(found)
 
 
 @sweep.command("gc")
@@ -283,44 +282,30 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
-    from sweeps.book.journal import Journal
-    from sweeps.book.record import record_of
     from sweeps.book.remaining import going_on
+    from sweeps.cli.conclusions import plain, show_comparisons, show_importance
     from sweeps.conclusions.comparisons import comparisons_of
     from sweeps.conclusions.importance import Importance, importance_of
     from sweeps.tracking import queries
 
     ended = ledger.searched and ledger.state == "COMPLETE"  # of an interrupted one nobody waits for it
-    compared = comparisons_of(record_of(Journal(home.journal(ledger.name)), time.time())) if ended else None
+    record = _record(home, ledger.name)
+    compared = comparisons_of(record) if ended else None
     importance = importance_of(ledger) if ended and compared is None else Importance(0)
     if as_json:
-        status = queries.status(home, ledger.name) | _plain(importance)
+        status = queries.status(home, ledger.name) | plain(importance)
         typer.echo(json.dumps(status if compared is None else status | {"comparisons": asdict(compared)}))
         return
-    _show_trials(home, ledger.name, every=False)
+    _show_trials(home, record, every=False)
     _show_taken(ledger)
     if compared is not None:
-        _show_comparisons(compared)
+        show_comparisons(compared)
     elif ended:
-        _show_importance(importance)
+        show_importance(importance)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
         typer.echo(f"go on: {going_on(ledger)}", err=True)
-
-
-def _show_comparisons(found: Comparisons) -> None:
-    from sweeps.conclusions.comparisons import CONFIDENCE, difference_in_words
-
-    rows = [
-        [one.effect, one.against, one.verdict, *difference_in_words(one), str(len(one.seeds)), str(one.scenes), one.why]
-        for one in found.comparisons
-    ]
-    interval = f"{CONFIDENCE:.0%} interval"
-    columns = ["setting", "against", "verdict", f"Δ {found.metric}", interval, "seeds", "scenes", "why"]
-    terminal.table_or_blocks(columns, rows)
-    for line in (f"Step {found.step}. {found.rule}", *found.notes):
-        typer.echo(line, err=True)
 
 
 def _show_taken(ledger: Ledger) -> None:
@@ -331,33 +316,19 @@ def _show_taken(ledger: Ledger) -> None:
         typer.echo(said, err=True)
 
 
-def _plain(found: Importance) -> dict[str, Any]:
-    """An importance as `--json` prints it, beside the status."""
-    named = {"importance": found.shares, "importance_spread": found.spread, "importance_chance": found.chance}
-    of = {"importance_trials": found.trials, "importance_step": found.step, "importance_partial": found.partial}
-    return named | of | {"importance_note": found.note}
-
-
-def _show_importance(found: Importance) -> None:
-    rows = [
-        [path, f"{share:.2f}", _span(found.spread[path]), _span(found.chance[path]), _judged(found, path)]
-        for path, share in found.shares.items()
-    ]
-    if rows:
-        n = f"{counted(found.trials, 'trial')}, step {found.step}"
-        terminal.table(["setting", "importance", f"spread of {n}", "by chance", ""], rows)
-    if found.note:
-        typer.echo(f"importance: {found.note}", err=True)
-
-
-def _show_trials(home: Home, name: str, every: bool) -> None:
-    """The leaderboard on the standard output, and where MLflow shows it beside it."""
+def _record(home: Home, name: str) -> SweepRecord:
+    """What the journal of a sweep says now."""
     from sweeps.book.journal import Journal
     from sweeps.book.record import record_of
+
+    return record_of(Journal(home.journal(name)), time.time())
+
+
+def _show_trials(home: Home, record: SweepRecord, every: bool) -> None:
+    """The leaderboard on the standard output, and where MLflow shows it beside it."""
     from sweeps.cli.leaderboard import ROWS_SHOWN, Leaderboard
     from sweeps.tracking import listing
 
-    record = record_of(Journal(home.journal(name)), time.time())
     place = listing.place_of(home, record.ledger)
     board = Leaderboard(record, None if place is None else place.run, None if every else ROWS_SHOWN)
     if record.trials:
@@ -389,12 +360,3 @@ def _row_of(found: Sweep) -> list[str]:
     return [
         found.name, found.state, began, f"{done}/{planned}", best, found.metric, found.data, found.recipe, found.home,
     ]  # fmt: skip
-
-
-def _span(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.2f} to {ends[1]:.2f}"
-
-
-def _judged(found: Importance, path: str) -> str:
-    among = f", of {counted(found.partial[path], 'trial')} that have it" if path in found.partial else ""
-    return f"{'matters' if found.is_told(path) else 'not told from chance'}{among}"
