@@ -15,11 +15,11 @@ from sweeps.errors import counted
 def show_comparisons(found: Comparisons) -> None:
     """What the runs of a plan tell, a row each, and by which rule."""
     rows = [
-        [one.effect, one.against, one.verdict, *difference_in_words(one), str(len(one.seeds)), str(one.scenes), one.why]
+        [one.verdict, one.effect, one.against, *difference_in_words(one), str(len(one.seeds)), str(one.scenes), one.why]
         for one in found.comparisons
     ]
     interval = f"{CONFIDENCE:.0%} interval"
-    columns = ["setting", "against", "verdict", f"Δ {found.metric}", interval, "seeds", "scenes", "why"]
+    columns = ["verdict", "setting", "against", f"Δ {found.metric}", interval, "seeds", "scenes", "why"]
     terminal.table_or_blocks(columns, rows)
     for line in (f"Step {found.step}. {found.rule}", *found.notes):
         typer.echo(line, err=True)
