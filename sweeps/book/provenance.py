@@ -21,6 +21,23 @@ from pipeline.machine.devices import CPU
 PACKAGES, PATCH, UNKNOWN = "code/packages.txt", "code/diff.patch", "code/unknown.txt"
 COMMIT, DIRTY = "mlflow.source.git.commit", "mlflow.source.git.dirty"  # tags of a sweep
 MACHINE = "machine."  # and a word: tags of a trial
+# Distributions that compute what a loss, a step or a figure is made of. What only reads, checks or shows is left out.
+COMPUTING = (
+    "accelerate",
+    "diffusers",
+    "gsplat",
+    "lpips",
+    "numba",
+    "numpy",
+    "peft",
+    "pillow",
+    "scikit-image",
+    "scipy",
+    "torch",
+    "torchmetrics",
+    "torchvision",
+    "transformers",
+)
 _CODE = Path(__file__).resolve().parents[2]
 _OURS = ("pipeline", "sweeps", "dashboards", "mouselift.py")  # what a trial may import of it
 _GIT_SECONDS = 20

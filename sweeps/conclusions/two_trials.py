@@ -17,7 +17,7 @@ from pipeline.machine.devices import CPU
 from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import Journal, Reported, SweepOpened, TrialOpened
 from sweeps.book.ledger import read
-from sweeps.book.provenance import COMMIT, MACHINE, PACKAGES, PATCH, UNKNOWN
+from sweeps.book.provenance import COMMIT, COMPUTING, MACHINE, PACKAGES, PATCH, UNKNOWN
 from sweeps.book.record import Point, SweepRecord, TrialRecord
 
 ABSENT, NOT_RECORDED, NOT_INSTALLED = "absent", "not recorded", "not installed"
@@ -25,13 +25,7 @@ ABSENT, NOT_RECORDED, NOT_INSTALLED = "absent", "not recorded", "not installed"
 DATA, IN_PARTS, ARTEFACT, ON_MACHINE, PACKAGE = "data", "batch in parts", "artefact ", "machine ", "package "
 # Packages of which another version may compute other figures, or choose or run trials in another way; with those whose
 # names begin with one of the latter, which are parts of CUDA.
-_DECIDING = frozenset(
-    (
-        "accelerate", "av", "diffusers", "gsplat", "llvmlite", "lpips", "mouselift", "numba", "numpy", "optuna", "peft",
-        "pillow", "ray", "safetensors", "scikit-image", "scipy", "torch", "torchmetrics", "torchvision", "transformers",
-        "triton",
-    )
-)  # fmt: skip
+_DECIDING = {*COMPUTING, "av", "llvmlite", "mouselift", "optuna", "ray", "safetensors", "triton"}
 _PARTS_OF_CUDA = ("nvidia-", "cuda-")
 _COMPARED = ("train", "val")  # groups of metrics that a repeated trial has to come to; times and loads are no figures
 _HASH = 12  # digits of a hash that are shown

@@ -12,26 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pipeline
+from sweeps.book.provenance import COMPUTING
 
 CODE = "code.digest"  # the tag of a sweep and of a trial
 CODE_CHANGED = "code.changed"  # of a trial whose process had other code than its driver: the digest of that
-# Distributions that compute what a loss, a step or a figure is made of. What only reads, checks or shows is left out.
-COMPUTING = (
-    "accelerate",
-    "diffusers",
-    "gsplat",
-    "lpips",
-    "numba",
-    "numpy",
-    "peft",
-    "pillow",
-    "scikit-image",
-    "scipy",
-    "torch",
-    "torchmetrics",
-    "torchvision",
-    "transformers",
-)
 
 
 @lru_cache

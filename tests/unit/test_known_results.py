@@ -23,12 +23,13 @@ from sweeps.book.journal import (
     TrialOpened,
 )
 from sweeps.book.ledger import read
+from sweeps.book.provenance import COMPUTING
 from sweeps.book.record import PROTOCOL, TARGETS, record_of
 from sweeps.book.remaining import pace, seconds_left_of
 from sweeps.book.scene_figures import read_scenes
 from sweeps.errors import StudyError
 from sweeps.preflight.repetition import original
-from sweeps.reuse.code_version import CODE, CODE_CHANGED, COMPUTING, code_version
+from sweeps.reuse.code_version import CODE, CODE_CHANGED, code_version
 from sweeps.reuse.known_results import KnownResults, described
 from sweeps.run import driver
 from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on
