@@ -19,8 +19,8 @@ from sweeps.book.scene_figures import Validated, read_scenes
 from sweeps.conclusions.paired_intervals import Interval, contrast_interval
 from sweeps.errors import SpaceError, counted
 from sweeps.space import words
+from sweeps.space.objective import METRICS, METRICS_OF_SETS
 from sweeps.space.plan import mixed_with_pairs, settings_asked
-from sweeps.space.space import METRICS, METRICS_OF_SETS
 from sweeps.space.words import value as written
 
 CONFIDENCE = 0.95

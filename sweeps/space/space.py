@@ -25,12 +25,12 @@ from pipeline.config import Layers, did_you_mean
 from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS, Positive, Recipe, Seed, Weight, strict
 from pipeline.recipes import load_recipe, override, renamed
-from sweeps.errors import RegistryError, SpaceError
+from sweeps.errors import SpaceError
 from sweeps.space import enqueued, plan
+from sweeps.space import objective as figures
 from sweeps.space.budget import Budget
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
-from sweeps.space.gates import parse_gates
 from sweeps.space.notify import notify_problem
 from sweeps.space.objective import Objective
 from sweeps.space.plan import Plan
@@ -38,10 +38,6 @@ from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Resources
 
 FOLDER = Path(__file__).parents[1] / "spaces"
-# Which way each metric is better.
-METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask_iou": "max"}
-# Of generated view sets alone: whether they agree on one shape, and foreground PSNR less what that costs.
-METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
 # Trials that differ in these settings cannot be compared: their figures are measured in another way.
 SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
 # Where a space searches this, the dataset as it lies may be one that no trial can train on (in millimetres, say), so
@@ -309,7 +305,7 @@ def _problems(space: SearchSpace) -> Iterator[tuple[str, str]]:
     yield from _of_paths(space)
     yield from _of_conditions(space)
     recipes = yield from _of_values(space)
-    yield from _of_metrics(space)
+    yield from figures.problems(space.objective, space.gates, space.base.model.kind)
     yield from _of_plan(space, recipes)
 
 
@@ -355,29 +351,6 @@ def _of_values(space: SearchSpace) -> Generator[tuple[str, str], None, list[Reci
         except RecipeError as error:
             yield f"space.{list(params)[-1]}", str(error)
     return recipes
-
-
-def _of_metrics(space: SearchSpace) -> Iterator[tuple[str, str]]:
-    metric, mode = space.objective.metric, space.objective.mode
-    of_sets = METRICS_OF_SETS if space.base.model.kind == "mvdiffusion" else {}
-    ways = METRICS | of_sets
-    group, _, name = metric.partition("/")
-    if group != "val" or name not in ways:
-        yield "objective.metric", _unknown_metric(metric, [f"val/{known}" for known in ways])
-    elif mode != ways[name]:
-        yield "objective.mode", f"expected {ways[name]}, the better way of {metric}, got {mode} — write {ways[name]}."
-    known = [f"test/{role}{name}" for role in ("", "input/") for name in METRICS] + [f"test/{name}" for name in of_sets]
-    for gated in space.gates:
-        if gated not in known:
-            yield f"gates.{gated}", _unknown_metric(gated, known)
-    try:
-        parse_gates(space.gates, "gates")
-    except RegistryError as error:
-        yield "gates", str(error).removeprefix("gates: ")
-
-
-def _unknown_metric(metric: str, known: list[str]) -> str:
-    return f"expected one of {', '.join(known)}, got {metric}{did_you_mean(metric, known) or ' — name one.'}"
 
 
 def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, str]]:
