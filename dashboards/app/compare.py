@@ -66,7 +66,7 @@ def _run(series: int, ref: Ref, record: SweepRecord, one: TrialRecord) -> dict[s
         "number": trial.number,
         "series": series,
         "state": trial.state.value,
-        "reason": trial.reason,
+        "reason": one.reason,
         "protocol": one.protocol,
         "words": one.measured,
         "digest": (record.ledger.tags | one.tags).get(DATA, ""),

@@ -68,7 +68,7 @@ def _row(name: str, one: TrialRecord, ref: Ref | None = None) -> dict[str, Any]:
         "ref": str(ref or Ref(name, trial.number)),
         "number": trial.number,
         "state": trial.state.value,
-        "reason": trial.reason,
+        "reason": one.reason,
         "best": trial.best_value,
         "best_step": trial.best_step,
         "last": trial.last_value,

@@ -29,6 +29,7 @@ from dashboards.pages.note_parts import (
 from dashboards.words import duration, figure, trial_name
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
+from sweeps.book.pareto import front_of
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.book.remaining import going_on, spending_in_words, spent_of
 from sweeps.conclusions.comparisons import comparisons_of, sentence
@@ -40,6 +41,7 @@ from sweeps.tracking.pages import Links
 from sweeps.tracking.splats import SPLAT
 
 ROWS = (10, 5, 3)  # of the leaderboard: the first number for which there is room
+FRONT_ROWS = 12  # of the Pareto front
 _REASONS, _SETTINGS = 8, 12  # shown at most
 _WHY = 400  # characters of a note on importance, and of a comparison
 _FIGURE = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
@@ -57,6 +59,7 @@ def sweep_note(record: SweepRecord, links: Links, importance: Importance | None 
             Section("Question", _question(record.ledger), urgency=3),
             Section("Data and protocol", _measured(record), urgency=2),
             Section("Leaderboard", *(_leaderboard(record, links, rows) for rows in ROWS), urgency=1),
+            Section("Pareto front", _front(record, links), urgency=1),
             Section("What the plan tells", _compared(record), urgency=1),
             Section("What mattered", _mattered(record, importance), urgency=4),
             Section("Ended early", _ended_early(record, links), urgency=5),
@@ -229,6 +232,28 @@ def _board(metric: str, shown: Sequence[TrialRecord], links: Links) -> str:
         for place, one in enumerate(shown, 1)
     ]
     return table(columns, rows, numbers=range(3, 5 + len(beside)))
+
+
+def _front(record: SweepRecord, links: Links) -> str:
+    """The trials between which several objectives leave the choice; nothing of a sweep with one."""
+    found = front_of(record.ledger)
+    if found is None:
+        return ""
+    columns = ["trial", *(code(one.metric) for one in found.objectives), "at step", "", "settings"]
+    rows = [
+        [
+            run(record.trial(trial.number), links),
+            *map(figure, found.values(trial)),
+            f"{trial.best_step}",
+            "**knee**" if trial.number == found.knee else "",
+            plain(settings(trial.params), 200),
+        ]
+        for trial in found.trials[:FRONT_ROWS]
+    ]
+    more = len(found.trials) - len(rows)
+    said = table(columns, rows, numbers=range(1, 2 + len(found.objectives))) if rows else ""
+    notes = [*([f"{counted(more, 'trial')} more on the front."] if more else []), *map(plain, found.notes)]
+    return "\n\n".join(filter(None, [said, " ".join(notes)]))
 
 
 def _compared(record: SweepRecord) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 import jinja2
 
 from dashboards.charts import settings
-from dashboards.charts.figure import name_of
-from dashboards.report.charts import Chart, charts_of, comparisons_chart, importance_chart
+from dashboards.charts.figure import name_of, short
+from dashboards.report.charts import Chart, charts_of, comparisons_chart, front_charts, importance_chart
 from dashboards.report.packing import packed_json, packed_plotly, pooled
 from dashboards.report.table import Cell, columns, number, row, state_badge
 from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
+from sweeps.book.pareto import front_of
 from sweeps.book.record import Measured, SweepRecord
 from sweeps.book.remaining import cost_of_trial
 from sweeps.conclusions.comparisons import comparisons_of, difference_in_words
@@ -60,13 +61,13 @@ def report_page(
     the previews to carry along.
     """
     sections = _sections(record)
-    compared = comparisons_of(record)
+    compared, front = comparisons_of(record), front_of(record.ledger)
     importance = importance if compared is None else None
     environment = _environment()
     charts = [chart for section in sections for group in section.charts.values() for chart in group]
     mattered = importance_chart(importance)
-    differences = comparisons_chart(compared)
-    figures = {chart.key: chart.figures for chart in [*charts, *mattered, *differences]}
+    differences, fronts = comparisons_chart(compared), front_charts(front, record)
+    figures = {chart.key: chart.figures for chart in [*charts, *mattered, *differences, *fronts]}
     data = packed_json(pooled({"figures": figures, "tables": _tables(sections, environment)}))
     plotly = packed_plotly() if figures else ""
     shown = (pictures or Thumbnails()).within(MOST_BYTES - _MARGIN - len(data) - len(plotly))
@@ -78,6 +79,9 @@ def report_page(
         facts=facts(record),
         sections=sections,
         columns=columns(settings.settings_of(record), _gates(record), _metric(record), _cost(record, 0.0) is not None),
+        front=front,
+        fronts=fronts,
+        short=short,
         compared=compared,
         differences=differences,
         in_words=difference_in_words,

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeps.book.journal import State
-from sweeps.book.ledger import Trial
-from sweeps.book.record import SweepRecord
+from sweeps.book.record import SweepRecord, TrialRecord
 
 OUTCOME = "trial.outcome"  # the state, with a sign that is told apart at a glance, and why
 STEPS = "trial.steps"  # the last step that it reported
@@ -30,16 +29,16 @@ def trial_tags(record: SweepRecord) -> dict[int, dict[str, str]]:
     """The tags of each trial, by its number."""
     short = setting_tags(record)
     return {
-        one.trial.number: {OUTCOME: outcome(one.trial), STEPS: str(max(one.trial.last_step, 0))}
+        one.trial.number: {OUTCOME: outcome(one), STEPS: str(max(one.trial.last_step, 0))}
         | {path: texts[one.trial.number] for path, texts in short.items() if one.trial.number in texts}
         for one in record.trials
     }
 
 
-def outcome(trial: Trial) -> str:
+def outcome(one: TrialRecord) -> str:
     """The state of a trial and its reason, in one line."""
-    why = " ".join(trial.reason.split())
-    return f"{SIGNS[trial.state]} {trial.state}" + (f" {why}" if why else "")
+    why, state = " ".join(one.reason.split()), one.trial.state
+    return f"{SIGNS[state]} {state}" + (f" {why}" if why else "")
 
 
 def setting_tags(record: SweepRecord) -> dict[str, dict[int, str]]:

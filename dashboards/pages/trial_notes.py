@@ -34,7 +34,7 @@ def trial_note(record: SweepRecord, number: int, links: Links) -> str:
 
 def _outcome(record: SweepRecord, one: TrialRecord, links: Links) -> str:
     trial, objective = one.trial, record.ledger.objective
-    reason = f": {plain(trial.reason, _WHY)}" if trial.reason else ""
+    reason = f": {plain(one.reason, _WHY)}" if one.reason else ""
     head = f"**{trial.state}**{reason}."
     if objective is None or trial.best_value is None:
         reported = objective is not None and trial.last_value is not None

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from dashboards.charts import curves, history, settings
 from dashboards.charts.comparisons import forest
 from dashboards.charts.figure import Figure
+from dashboards.charts.front import front
 from dashboards.charts.settings import Setting
 from dashboards.report.words import best_of
 from pipeline.errors import counted
+from sweeps.book.pareto import Front
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.conclusions.comparisons import Comparisons
 from sweeps.conclusions.importance import Importance
@@ -112,6 +114,17 @@ def comparisons_chart(found: Comparisons | None) -> list[Chart]:
         return []
     caption = "A line is the interval of a difference. One that crosses 0 is grey: nothing is told apart."
     return [Chart("comparisons", "Comparisons", caption, {"": drawn}, int(drawn["layout"]["height"]), "wide")]
+
+
+def front_charts(found: Front | None, record: SweepRecord) -> list[Chart]:
+    """Each further objective against the first, where there are several and a trial has finished."""
+    charts = []
+    for place, objective in enumerate(found.objectives[1:] if found else [], 1):
+        drawn = front(found, place, record.trials) if found else None
+        if drawn is not None:
+            caption = "Orange: the front. Grey: beaten in every objective. Crosses: outside the constraints."
+            charts.append(Chart(f"front-{place}", objective.metric, caption, {"": drawn}, 360, "wide"))
+    return charts
 
 
 def importance_chart(found: Importance | None) -> list[Chart]:

@@ -80,7 +80,7 @@ def row(one: TrialRecord, settings: Sequence[Setting], gates: Sequence[Gate], co
         *before,
         *gated,
         *(_setting(one, setting) for setting in settings),
-        Cell("text", trial.reason, trial.reason),
+        Cell("text", one.reason, one.reason),
     ]
 
 

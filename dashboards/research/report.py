@@ -16,6 +16,7 @@ from dashboards.research.conclusions import Conclusions, Noise, Target, by_reaso
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.journal import State
+from sweeps.book.pareto import front_of
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.conclusions.comparisons import Comparisons, comparisons_of, difference_in_words
 from sweeps.conclusions.importance import LEAST_TRIALS, Importance
@@ -102,6 +103,7 @@ def _conclusions(found: Conclusions, told: Texts) -> Iterator[str]:
             reached = {"value": figure(first.best_value), "step": first.best_step}
             yield told("stronger", trial=trial_name(first.number), state=str(first.state), **reached)
         yield from _how_sure(found, told, "chosen" if objective.mode == "max" else "chosen_min")
+    yield from _front(found, told)
     yield from _mattered(found, told)
     if early := found.ended_early:
         reasons = ", ".join(f"{plain(rule)} {len(trials)}" for rule, trials in by_reason(early).items())
@@ -144,6 +146,22 @@ def _rule(noise: Noise, told: Texts) -> str:
     if noise.sd is None:
         return told("noise_steps", limit=figure(noise.limit), n=noise.n)
     return told("noise_seeds", limit=figure(noise.limit), sd=figure(noise.sd), n=noise.n)
+
+
+def _front(found: Conclusions, told: Texts) -> Iterator[str]:
+    """Of several objectives: the trials of the front with their figures, and which of them is the knee."""
+    front = front_of(found.record.ledger)
+    if front is None:
+        return
+    objectives = ", ".join(code(one.metric) for one in front.objectives)
+    if not front.trials:
+        yield told("no_front", objectives=objectives)
+        return
+    named = [f"{trial_name(one.number)} ({', '.join(map(figure, front.values(one)))})" for one in front.trials[:NAMES]]
+    more = f" … ({len(front.trials)})" if len(front.trials) > NAMES else ""
+    knee = "–" if front.knee is None else trial_name(front.knee)
+    n = told.trials(front.judged)
+    yield told("front", objectives=objectives, trials=", ".join(named) + more, n=n, knee=knee)
 
 
 def _mattered(found: Conclusions, told: Texts) -> Iterator[str]:

@@ -59,6 +59,8 @@ _EN = {
     ),
     "not_told": "Not told from chance: {settings}.",
     "mattered_not": "What mattered is not told: {note}.",
+    "front": "Pareto front of {objectives}: {trials}; of {n}, each with one seed. Knee: {knee}.",
+    "no_front": "No trial is on the Pareto front of {objectives} yet.",
     "compared": "{verdict}, {metric} {mean} ({span}; seeds {seeds}, scenes {scenes}): {effect} against {against}",
     "not_compared": "{verdict} ({why}): {effect} against {against}",
     "compared_rule": (
@@ -199,6 +201,8 @@ _KO = {
     ),
     "not_told": "우연과 구별되지 않는 설정: {settings}.",
     "mattered_not": "무엇이 중요했는지 판단하지 않았습니다: {note}.",
+    "front": "{objectives}의 파레토 전선: {trials} ({n}, 각각 시드 하나). 무릎점: {knee}.",
+    "no_front": "{objectives}의 파레토 전선에 놓인 시행이 아직 없습니다.",
     "compared": "{verdict}, {metric} {mean} ({span}; 시드 {seeds}, 장면 {scenes}): {effect}, 비교 대상 {against}",
     "not_compared": "{verdict} ({why}): {effect}, 비교 대상 {against}",
     "compared_rule": (

@@ -15,9 +15,10 @@ from typing import Any
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
 from sweeps.book.spending import Spending
-from sweeps.errors import DamagedError, StudyError
+from sweeps.errors import DamagedError, RegistryError, StudyError
 from sweeps.home import Home
-from sweeps.space.objective import Objective
+from sweeps.space.gates import GateResult
+from sweeps.space.objective import COSTS, Aims, Objective, aims_of, over_a_trial
 
 _ENDINGS_KEPT = 100
 _ENDED_FIRST = "the sweep ended before this trial did"
@@ -41,6 +42,8 @@ class Trial:
     best_step: int | None = None
     last_value: float | None = None  # the objective when it was last reported
     curve: tuple[tuple[int, float], ...] = ()  # step and objective, as first reported, where finite
+    at_best: dict[str, float] = field(default_factory=dict)  # validated figures of several aims, at `best_step`
+    costs: dict[str, tuple[float, ...]] = field(default_factory=dict)  # those of the aims, of each report
     faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
     fault: events.AttemptFailed | None = None  # of the last attempt, until another one starts
     released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
@@ -68,6 +71,13 @@ class Trial:
         return self.state in (State.COMPLETE, State.PRUNED) and self.gaussians is None
 
     @property
+    def figures(self) -> dict[str, float]:
+        """What objectives and constraints name: of its best checkpoint, and over the trial what it cost; empty where
+        its sweep has one objective alone.
+        """
+        return self.at_best | {metric: over_a_trial(metric, values) for metric, values in self.costs.items()}
+
+    @property
     def splits(self) -> int:
         """Parts in which each batch goes through the network, after running out of memory so often."""
         return 2 ** self.faults.count("halve")
@@ -82,7 +92,8 @@ class Ledger:
     opened: float = 0.0
     state: State = State.RUNNING
     reason: str = ""
-    objective: Objective | None = None
+    objective: Objective | None = None  # the first of its aims
+    aims: Aims | None = None
     searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
     planned: int = 0  # trials
     tags: dict[str, str] = field(default_factory=dict)
@@ -99,17 +110,23 @@ class Ledger:
 
     @property
     def best(self) -> Trial | None:
-        """The finished trial with the best objective; before any has finished, the best so far."""
-        judged = [trial for trial in self.ranked if trial.best_value is not None]
+        """The finished trial with the best objective; before any has finished, the best so far. None of those that
+        break a constraint.
+        """
+        judged = [trial for trial in self.ranked if trial.best_value is not None and not self.unmet(trial)]
         finished = [trial for trial in judged if trial.state == State.COMPLETE]
         return next(iter(finished or judged), None)
 
     @property
     def ranked(self) -> list[Trial]:
-        """Every trial, the best objective first, those without one last."""
+        """Every trial, the best objective first; then those that break a constraint, and last those without figures."""
         sign = -1.0 if self.objective is not None and self.objective.mode == "max" else 1.0
-        trials = self.trials.values()
-        return sorted(trials, key=lambda t: (t.best_value is None, sign * (t.best_value or 0.0), t.number))
+
+        def place(trial: Trial) -> tuple[bool, bool, float, int]:
+            broken = trial.best_value is not None and bool(self.unmet(trial))
+            return trial.best_value is None, broken, sign * (trial.best_value or 0.0), trial.number
+
+        return sorted(self.trials.values(), key=place)
 
     @property
     def open(self) -> set[int]:
@@ -125,6 +142,16 @@ class Ledger:
     def next_number(self) -> int:
         """The number of the next proposal: one more than the highest that any proposal has."""
         return 1 + max((*self.trials, *self.not_run), default=-1)
+
+    def unmet(self, trial: Trial) -> list[GateResult]:
+        """The constraints that a trial does not meet, as far as it has come."""
+        return [] if self.aims is None else self.aims.unmet(trial.figures)
+
+    def reason_of(self, trial: Trial) -> str:
+        """Why a trial ended as it did, and which constraints it breaks."""
+        broken = self.unmet(trial) if trial.best_value is not None else []
+        bounds = f"breaks a constraint: {'; '.join(result.reason for result in broken)}" if broken else ""
+        return " — ".join(filter(None, [trial.reason, bounds]))
 
     def count(self, state: State | str) -> int:
         """How many trials are in this state."""
@@ -176,7 +203,7 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
             earlier = ledger.trials.get(event.trial, Trial(event.trial))
             return _with(ledger, _reopened(earlier, event))
         case events.Reported():
-            return _with(ledger, _reported(_trial(ledger, event.trial), event, ledger.objective))
+            return _with(ledger, _reported(_trial(ledger, event.trial), event, ledger.aims))
         case events.AttemptFailed():
             broken = _trial(ledger, event.trial)
             state = State.WAITING if event.action in ("retry", "halve") else broken.state
@@ -199,10 +226,10 @@ def _folded(ledger: Ledger, event: Event) -> Ledger:
 
 def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
     try:
-        objective, space = _objective(event.space), event.space
+        aims, space = aims_of(event.space) if "objective" in event.space else None, event.space
         searched = tuple(space["space"]) if "space" in space else ()
         planned = int(space["trials"]["count"]) if "trials" in space else 1
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RegistryError) as error:
         raise DamagedError(
             f"{event.sweep}: expected a search space in the journal, got a fault at {error} — the journal is damaged; "
             "restore it."
@@ -214,7 +241,8 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         opened=ledger.opened or event.time,
         state=State.RUNNING,
         reason="",
-        objective=objective,
+        objective=None if aims is None else aims.first,
+        aims=aims,
         tags=event.tags,
         searched=searched,
         planned=planned,
@@ -229,10 +257,6 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
 def _taken_up(trial: Trial) -> Trial:
     """A trial that had no end of its own when the session before ended is to go on."""
     return trial if trial.state.is_final else replace(trial, state=State.WAITING, reason="")
-
-
-def _objective(space: dict[str, Any]) -> Objective | None:
-    return Objective(space["objective"]["metric"], space["objective"]["mode"]) if "objective" in space else None
 
 
 def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
@@ -271,22 +295,36 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
     )
 
 
-def _reported(trial: Trial, event: events.Reported, objective: Objective | None) -> Trial:
+def _reported(trial: Trial, event: events.Reported, aims: Aims | None) -> Trial:
     changes: dict[str, Any] = {"last_event_time": event.time}
     if event.step > trial.resumed_at:  # else an earlier attempt reported this step, and its report stands
         changes["last_step"] = max(trial.last_step, event.step)
-        if objective is not None and objective.metric in event.metrics:
-            changes |= _judged(trial, event.step, event.metrics[objective.metric], objective)
+        if aims is not None and aims.first.metric in event.metrics:
+            changes |= _judged(trial, event.step, event.metrics, aims)
+        if aims is not None and not aims.is_one:
+            changes |= _by_aim(trial, event.metrics, aims, is_best="best_step" in changes)
     return replace(trial, **changes)  # once: a sweep has many reports
 
 
-def _judged(trial: Trial, step: int, value: float, objective: Objective) -> dict[str, Any]:
-    """What a report of the objective changes."""
+def _judged(trial: Trial, step: int, metrics: dict[str, float], aims: Aims) -> dict[str, Any]:
+    """What a report of the first objective changes. One within the constraints beats others."""
+    value = metrics[aims.first.metric]
     changes: dict[str, Any] = {"last_value": value}
     if math.isfinite(value) and step not in dict(trial.curve):
         changes["curve"] = (*trial.curve, (step, value))
-    if objective.better(value, than=trial.best_value):
+    allowed, was = aims.allow(metrics), trial.best_value is not None and aims.allow(trial.at_best)
+    if aims.first.better(value, than=trial.best_value if allowed == was else None) and allowed >= was:
         changes |= {"best_value": value, "best_step": step}
+    return changes
+
+
+def _by_aim(trial: Trial, metrics: dict[str, float], aims: Aims, is_best: bool) -> dict[str, Any]:
+    """What a report changes in the figures that several aims name."""
+    named = {metric: metrics[metric] for metric in aims.metrics if metric in metrics}
+    costs = {metric: (*trial.costs.get(metric, ()), value) for metric, value in named.items() if metric in COSTS}
+    changes: dict[str, Any] = {"costs": trial.costs | costs} if costs else {}
+    if is_best:
+        changes["at_best"] = {metric: value for metric, value in named.items() if metric not in COSTS}
     return changes
 
 

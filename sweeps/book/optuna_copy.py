@@ -27,7 +27,7 @@ from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal, State, append_whole
 from sweeps.book.ledger import Ledger, fold_all
-from sweeps.book.study import began_with, direction, frozen_trial
+from sweeps.book.study import began_with, directions, frozen_trial
 from sweeps.errors import StudyError, cause
 from sweeps.home import Home
 from sweeps.space.space import SearchSpace
@@ -103,7 +103,7 @@ class _Writer:
         owner = f"{self._home.root} {ledger.opened:.3f}"
         for name in (ledger.name, f"{ledger.name}@{ledger.opened:.3f}"):
             with suppress(DuplicatedStudyError):
-                optuna.create_study(storage=self._storage, study_name=name, direction=direction(space))
+                optuna.create_study(storage=self._storage, study_name=name, directions=directions(space))
             study = self._storage.get_study_id_from_name(name)
             if self._is_of(owner, study, ledger, space):
                 self._storage.set_study_user_attr(study, OWNER, owner)
@@ -124,6 +124,8 @@ class _Writer:
         for key in stored.user_attrs.keys() | wanted.user_attrs.keys():
             if stored.user_attrs.get(key, "") != (value := wanted.user_attrs.get(key, "")):
                 self._storage.set_trial_user_attr(number, key, value)
+        for key in wanted.system_attrs.keys() - stored.system_attrs.keys():  # Optuna keeps constraints there
+            self._storage.set_trial_system_attr(number, key, wanted.system_attrs[key])
         for step in sorted(wanted.intermediate_values.keys() - stored.intermediate_values.keys()):
             self._storage.set_trial_intermediate_value(number, step, wanted.intermediate_values[step])
         if wanted.state != stored.state:

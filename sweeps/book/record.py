@@ -60,6 +60,7 @@ class TrialRecord:
     faults: tuple[events.AttemptFailed, ...] = ()  # how its attempts broke
     opened: float | None = None  # unix seconds of its first attempt
     ended: float | None = None
+    reason: str = ""  # why it ended so, and which constraints it breaks
     # from the opening to the last report or the end, summed over its attempts; of one that was taken, 0
     busy_seconds: float = 0.0
     gpus: float = 0.0  # that it occupied; 0 also where the sweep took what the machine has
@@ -201,7 +202,7 @@ class Recorder:
         """What the events so far add up to."""
         gpus, busy = gpus_of(self._ledger), self._ledger.spending.trials
         trials = (
-            self._trials.get(number, _Trial()).record(trial, gpus, busy.get(number, 0.0))
+            self._trials.get(number, _Trial()).record(trial, self._ledger.reason_of(trial), gpus, busy.get(number, 0.0))
             for number, trial in sorted(self._ledger.trials.items())
         )
         return SweepRecord(self._ledger, tuple(trials), self._ended, now)
@@ -247,14 +248,14 @@ class _Trial:
     def end(self, when: float) -> None:
         self.ended, self._known = when, None
 
-    def record(self, trial: Trial, gpus: float, busy: float) -> TrialRecord:
+    def record(self, trial: Trial, reason: str, gpus: float, busy: float) -> TrialRecord:
         """Made anew only where something happened to the trial since."""
         known = self._known
         if known is None or known.trial is not trial or (known.gpus, known.busy_seconds) != (gpus, busy):
-            self._known = known = self._made(trial, gpus, busy)
+            self._known = known = self._made(trial, reason, gpus, busy)
         return known
 
-    def _made(self, trial: Trial, gpus: float, busy: float) -> TrialRecord:
+    def _made(self, trial: Trial, reason: str, gpus: float, busy: float) -> TrialRecord:
         return TrialRecord(
             trial=trial,
             recipe_params=self._recipe_params,
@@ -265,6 +266,7 @@ class _Trial:
             faults=tuple(self._faults),
             opened=self._opened,
             ended=self.ended if trial.state.is_final or trial.state == "KILLED" else None,
+            reason=reason,
             busy_seconds=busy,
             gpus=gpus,
         )

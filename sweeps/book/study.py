@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from sweeps.book.journal import PastTrial, State, TrialProposed
 from sweeps.book.ledger import Ledger, Trial
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar, is_searched
+from sweeps.space.objective import Aims, beyond
 from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
@@ -55,7 +56,7 @@ def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
     """A study in memory with every proposal of a sweep under its number, and behind them what it knew before. Trials
     that wait or run are RUNNING.
     """
-    study = optuna.create_study(direction=direction(space))
+    study = optuna.create_study(directions=directions(space))
     study.add_trials(frozen_trial(ledger, space, number) for number in range(ledger.next_number))
     taken = {trial.taken_from for trial in ledger.trials.values()}
     past = ((f"{one.sweep} t{one.trial:04d}", one) for one in ledger.past)
@@ -77,14 +78,14 @@ def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial
     return _frozen(replace(ledger.trials[one.repeats], params=one.params), space, {REPEATS: one.repeats})
 
 
-def direction(space: SearchSpace) -> str:
-    """As Optuna spells it."""
-    return "maximize" if space.objective.mode == "max" else "minimize"
+def directions(space: SearchSpace) -> list[str]:
+    """One for each objective, as Optuna spells it."""
+    return ["maximize" if one.mode == "max" else "minimize" for one in space.aims.objectives]
 
 
 def learnt_from(space: SearchSpace) -> tuple[State, ...]:
     """The states of the trials that the sampler counts as results, as Optuna's own samplers do."""
-    return (State.COMPLETE,) if space.sampler.kind == "gp" else (State.COMPLETE, State.PRUNED)
+    return (State.COMPLETE,) if space.sampler.kind in ("gp", "nsga2") else (State.COMPLETE, State.PRUNED)
 
 
 def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
@@ -161,18 +162,35 @@ def verdict(step: int | None, value: float | None, metric: str, max_steps: int) 
 
 
 def _frozen(trial: Trial, space: SearchSpace, attributes: dict[str, Any]) -> FrozenTrial:
-    state = _STATES[trial.state]
-    value = trial.last_value if state is TrialState.COMPLETE else None
-    if state is TrialState.PRUNED and trial.curve:  # Optuna itself gives a pruned trial its last value
-        value = trial.curve[-1][1]
+    state, aims = _STATES[trial.state], space.aims
+    if state is TrialState.COMPLETE and (lacking := _lacking(trial, aims)):
+        state, attributes = TrialState.FAIL, attributes | {REASON: f"{lacking} was not reported"}
+    is_done = state is TrialState.COMPLETE
     return create_trial(
         state=state,
-        value=value,
+        values=_values(trial, state, aims),
         params=trial.params,
         distributions={path: space.space[path].distribution for path in trial.params},
-        intermediate_values=dict(trial.curve),
+        intermediate_values={} if aims.are_several else dict(trial.curve),  # Optuna knows none of several objectives
         user_attrs=attributes,
+        constraints={one.metric: beyond(one, trial.figures[one.metric]) for one in aims.constraints} if is_done else {},
     )
+
+
+def _values(trial: Trial, state: TrialState, aims: Aims) -> list[float] | None:
+    """Of several objectives those of its best checkpoint. Of one the last; a pruned trial has it, too, as in Optuna."""
+    if aims.are_several:
+        return [trial.figures[one.metric] for one in aims.objectives] if state is TrialState.COMPLETE else None
+    last = trial.last_value if state is TrialState.COMPLETE else None
+    if state is TrialState.PRUNED and trial.curve:
+        last = trial.curve[-1][1]
+    return None if last is None else [last]
+
+
+def _lacking(trial: Trial, aims: Aims) -> str | None:
+    """A figure of several aims that the trial does not have."""
+    metrics = () if aims.is_one else aims.metrics
+    return next((metric for metric in metrics if not math.isfinite(trial.figures.get(metric, math.nan))), None)
 
 
 def _as_trial(one: PastTrial) -> Trial:
@@ -209,12 +227,33 @@ def _drawing_sampler(space: SearchSpace) -> BaseSampler:
 def _model_sampler(space: SearchSpace, number: int) -> BaseSampler:
     """The sampler for one trial. Its seed depends on the number alone, so that a resumed sweep draws the same."""
     seed, startup = space.sampler.seed + number, space.sampler.startup_trials
+    if space.sampler.kind == "nsga2":
+        return _Generations(population_size=startup, seed=seed)
     if space.sampler.kind == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
     conditional = any(found.when for found in space.space.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
         return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=conditional, constant_liar=True)
+
+
+class _Generations(NSGAIISampler):
+    """NSGA-II whose generations follow from the trials: each has as many COMPLETE ones as the population, by number.
+
+    Optuna writes a trial's generation down when it asks for it. A study that is made anew has no such notes.
+    """
+
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        before = [one for one in _completed(study) if one.number < trial.number]
+        return len(before) // self.population_size
+
+    def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        first = generation * self.population_size
+        return _completed(study)[first : first + self.population_size]
+
+
+def _completed(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
 
 
 def _points(space: SearchSpace) -> dict[str, tuple[Scalar, ...]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from sweeps.book.pareto import Front
 from sweeps.cli import terminal
 from sweeps.conclusions.comparisons import CONFIDENCE, Comparisons, difference_in_words
 from sweeps.conclusions.importance import Importance
@@ -22,6 +23,23 @@ def show_comparisons(found: Comparisons) -> None:
     columns = ["verdict", "setting", "against", f"Δ {found.metric}", interval, "seeds", "scenes", "why"]
     terminal.table_or_blocks(columns, rows)
     for line in (f"Step {found.step}. {found.rule}", *found.notes):
+        typer.echo(line, err=True)
+
+
+def show_front(found: Front) -> None:
+    """The trials between which several objectives leave the choice, and which of them is the knee."""
+    rows = [
+        [
+            f"t{trial.number:04d}",
+            *(f"{value:.4g}" for value in found.values(trial)),
+            str(trial.best_step),
+            "knee" if trial.number == found.knee else "",
+        ]
+        for trial in found.trials
+    ]
+    if rows:
+        terminal.table(["front", *(one.metric for one in found.objectives), "at", ""], rows)
+    for line in found.notes:
         typer.echo(line, err=True)
 
 

@@ -16,6 +16,7 @@ from pipeline.cli import Device, Overrides, device_of, split_overrides
 from pipeline.data.cli import AsJson
 from pipeline.weights.known import LPIPS
 from sweeps.cli import terminal
+from sweeps.errors import RegistryError
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
 
@@ -27,6 +28,10 @@ def model_promote(
     context: typer.Context,
     sweep: Annotated[str, typer.Argument(help="A finished sweep.")],
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="Of several objectives: knee, or the best by this METRIC (default: by the first)."),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,10 +39,12 @@ def model_promote(
     from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import promote_best
 
+    if trial is not None and pick is not None:
+        raise RegistryError("--pick: expected it or --trial, got both — leave one away.")
     chosen = device_of(device)
     require_tracking(terminal.home())
     with progress.shown() as tell:
-        verdict = promote_best(terminal.home(), sweep, chosen, trial, tell, terminal.pages(context))
+        verdict = promote_best(terminal.home(), sweep, chosen, trial, pick, tell, terminal.pages(context))
     if as_json:
         found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
         typer.echo(json.dumps(verdict.version.as_plain() | found))

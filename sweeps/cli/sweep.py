@@ -142,6 +142,7 @@ def sweep_status(
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     _show_trials(home, record, every)
+    _show_front(record.ledger)
     _show_taken(record.ledger)
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
@@ -302,10 +303,25 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         show_comparisons(compared)
     elif ended:
         show_importance(importance)
+    _show_front(ledger)
     if ledger.best is not None and ledger.best.state == "COMPLETE":
         typer.echo(f"promote the best: mouselift model promote {ledger.name}", err=True)
     if ledger.state != "COMPLETE":
         typer.echo(f"go on: {going_on(ledger)}", err=True)
+
+
+def _show_front(ledger: Ledger) -> None:
+    """The Pareto front of several objectives, and how a trial of it is promoted."""
+    from sweeps.book.pareto import front_of
+    from sweeps.cli.conclusions import show_front
+
+    front = front_of(ledger)
+    if front is None:
+        return
+    show_front(front)
+    if len(front.trials) > 1:
+        picks = "knee or a metric" if front.knee is not None else "a metric"
+        typer.echo(f"promote another of the front: --pick {picks}, or --trial", err=True)
 
 
 def _show_taken(ledger: Ledger) -> None:

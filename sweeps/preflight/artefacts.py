@@ -88,8 +88,7 @@ def require_lpips(space: SearchSpace, environment: Mapping[str, str], on_cluster
 
 
 def _asking_for_lpips(space: SearchSpace) -> Iterator[str]:
-    if space.objective.metric.endswith("/lpips"):
-        yield f"objective.metric {space.objective.metric}"
+    yield from (f"objective.metric {metric}" for metric in space.aims.metrics if metric.endswith("/lpips"))
     yield from (f"gates.{metric}" for metric in space.gates if metric.endswith("/lpips"))
 
 

@@ -83,7 +83,7 @@ class DryRun:
     def outcome(self, tell: Tell = silent) -> Measured | None:
         """What the configurations need, each figure that of the neediest; None where no step is taken.
 
-        Raises StudyError for a configuration that fails, or that does not report the objective.
+        Raises StudyError for a configuration that fails, or that does not report what objectives and constraints name.
         """
         if not self._possible:
             return None
@@ -92,12 +92,15 @@ class DryRun:
             for name in told(self._recipes, "two steps", len(self._recipes), tell)
         }
         for name, found in self._measured.items():
-            metric = self._space.objective.metric
-            if metric not in found.figures:
-                raise StudyError(
-                    f"{self._where(name)}: expected {metric} among the figures of a validation, got "
-                    f"{', '.join(found.figures)} — set objective.metric to one of them."
-                )
+            for metric in self._space.aims.metrics:
+                if metric not in found.figures:
+                    setting = (
+                        "objective.metric" if metric == self._space.objective.metric else "objectives or constraints"
+                    )
+                    raise StudyError(
+                        f"{self._where(name)}: expected {metric} among the figures of a validation, got "
+                        f"{', '.join(found.figures)} — set {setting} to one of them."
+                    )
         every = list(self._measured.values())
         return replace(
             every[-1],

@@ -27,6 +27,7 @@ from pipeline.recipes import override
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
 from sweeps.preflight.dry_run_messages import STEPS, Fault, Job, Measured
+from sweeps.space.objective import COSTS
 
 _LONG_STEP_SECONDS = 3.0  # beside which what is done once counts little
 _PACED = 9  # steps, of which the first two and the last, with its validation, do not count
@@ -80,7 +81,7 @@ def measure(job: Job, folder: Path) -> Measured:
         memory_total=torch.cuda.get_device_properties(device).total_memory if job.gpu else None,
         checkpoint=whole,
         release=whole - state,
-        figures=tuple(sorted(name for name in last.metrics if name.startswith("val/"))),
+        figures=tuple(sorted(name for name in last.metrics if name.startswith("val/") or name in COSTS)),
         pace=_pace(job, folder, device, last.metrics["time/step_seconds"]) if job.paced else None,
     )
 

@@ -6,13 +6,15 @@ from pipeline import checkpoint
 from pipeline.data.variants import prepared
 from pipeline.progress import Tell, silent
 from pipeline.recipe import Recipe
-from sweeps.book.journal import Journal, Reported
+from sweeps.book.journal import Journal, Reported, State
 from sweeps.book.ledger import Ledger, Trial, ledger_of
+from sweeps.book.pareto import picked
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import SPREAD, verify
 from sweeps.space.gates import parse_gates
+from sweeps.space.objective import COSTS
 from sweeps.tracking.pages import Pages
 
 _LINEAGE_TAGS = ("mlflow.source.git.commit", "mlflow.user")
@@ -28,18 +30,24 @@ def promote_best(
     sweep: str,
     device: str = "cpu",
     trial: int | None = None,
+    pick: str | None = None,
     tell: Tell = silent,
     pages: Pages | None = None,
 ) -> Verdict:
     """Verify, register and promote a sweep's best trial, or the one given. tell: hears how far this is.
 
-    Raises StudyError for an unknown sweep, RegistryError when nothing finished or the figures do not come out again.
+    pick: of several objectives, the knee of the front or the best by one of them; that one decides about the champion,
+    else the first. Raises StudyError for an unknown sweep, RegistryError when nothing finished, for a checkpoint that
+    breaks a constraint, or when the figures do not come out again.
     """
     ledger = ledger_of(home, sweep)
-    chosen = _finished(ledger, trial)
+    found, objective = (None, ledger.objective) if pick is None else picked(ledger, pick)
+    chosen = _finished(ledger, trial if found is None else found.number)
     info = checkpoint.inspect(str(chosen.released))
+    logged = _logged(home, sweep, chosen.number, info.step)
+    _require_bounds(ledger, chosen, logged)
     root = str(prepared(info.recipe.data, home.cache, verify=True).root)
-    verification = verify(info, root, _logged(home, sweep, chosen.number, info.step), home.cache, device, tell)
+    verification = verify(info, root, logged, home.cache, device, tell)
     registry = Registry(home, tell=tell, pages=pages)
     tags = {key: ledger.tags[key] for key in _LINEAGE_TAGS if key in ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(chosen.number)}
@@ -47,15 +55,16 @@ def promote_best(
     # LPIPS's weights came after its registration, or it was registered before the spread was kept
     if verification.metrics.keys() > version.metrics.keys() or SPREAD not in version.tags:
         version = registry.refresh(version, verification)
-    assert ledger.objective is not None
-    return registry.promote(version, parse_gates(ledger.space["gates"]), ledger.objective, root, device)
+    assert objective is not None
+    return registry.promote(version, parse_gates(ledger.space["gates"]), objective, root, device)
 
 
 def _finished(ledger: Ledger, number: int | None) -> Trial:
     """The best finished trial of a sweep, or trial `number`, which has a released checkpoint and a run."""
     trial = ledger.best if number is None else ledger.trials.get(number)
     if trial is None or trial.state != "COMPLETE":
-        state = "none" if trial is None else f"t{trial.number:04d} {trial.state}"
+        broken = [] if ledger.aims is None else [one for one in ledger.ranked if one.state == State.COMPLETE]
+        state = f"t{trial.number:04d} {trial.state}" if trial else _unbounded(ledger, broken[0]) if broken else "none"
         raise RegistryError(
             f"{ledger.name}: expected a finished trial to register, got {state} — name one with --trial."
         )
@@ -65,6 +74,25 @@ def _finished(ledger: Ledger, number: int | None) -> Trial:
             f"`mouselift sweep resume {ledger.name}`, or run the sweep again."
         )
     return trial
+
+
+def _require_bounds(ledger: Ledger, trial: Trial, logged: dict[str, float]) -> None:
+    """Raises RegistryError for a checkpoint whose figures, or whose costs, break a constraint."""
+    unmet = (
+        []
+        if ledger.aims is None
+        else ledger.aims.unmet(trial.figures | {name: one for name, one in logged.items() if name not in COSTS})
+    )
+    if unmet:
+        raise RegistryError(
+            f"{ledger.name}: expected a trial within its constraints to register, got t{trial.number:04d} with "
+            f"{'; '.join(result.reason for result in unmet)} — name another with --trial."
+        )
+
+
+def _unbounded(ledger: Ledger, trial: Trial) -> str:
+    unmet = "; ".join(result.reason for result in ledger.unmet(trial))
+    return f"none within the constraints (t{trial.number:04d}: {unmet})"
 
 
 def _logged(home: Home, sweep: str, trial: int, step: int) -> dict[str, float]:

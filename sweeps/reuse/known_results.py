@@ -21,10 +21,10 @@ from pipeline.recipe import LOCAL_PATHS, Recipe
 from sweeps.book.journal import TAKEN_FROM, Journal, Reported, State, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import PROTOCOL
-from sweeps.errors import DamagedError, counted
+from sweeps.errors import DamagedError, RegistryError, counted
 from sweeps.home import Home
 from sweeps.reuse.code_version import CODE, CODE_CHANGED
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims, aims_of
 
 ARTEFACT = "artefact."  # and a setting: the tag of a sweep with the hash of the file or folder that it names
 DATA = "data.digest"
@@ -56,8 +56,8 @@ class KnownResults:
     A journal that cannot be read is named in a line of the log, once, and left out.
     """
 
-    def __init__(self, home: Home, own: str, objective: Objective, made_by: Mapping[str, str]) -> None:
-        self._home, self._own, self._objective, self._made_by = home, own, objective, dict(made_by)
+    def __init__(self, home: Home, own: str, aims: Aims, made_by: Mapping[str, str]) -> None:
+        self._home, self._own, self._aims, self._made_by = home, own, aims, dict(made_by)
         self._others: dict[str, _Other | None] = {}  # None: it cannot be read
 
     def find(self, recipe: Recipe, data: str, tags: Mapping[str, str]) -> Iterator[Known]:
@@ -68,7 +68,7 @@ class KnownResults:
         if CODE not in self._made_by or not all(files.values()):
             return
         plain, made_by = json.loads(json.dumps(recipe.params)), self._made_by | {DATA: data}
-        wanted = _Wanted(recipe.fingerprint, recipe.train.max_steps, plain, made_by, files, self._objective)
+        wanted = _Wanted(recipe.fingerprint, recipe.train.max_steps, plain, made_by, files, self._aims)
         for name, other in self._readable():
             try:
                 yield from other.found(wanted)
@@ -109,7 +109,7 @@ class _Wanted:
     params: Mapping[str, Any]  # of the recipe, as JSON gives them back
     tags: Mapping[str, str]
     files: Mapping[str, str]
-    objective: Objective
+    aims: Aims
 
 
 @dataclass
@@ -136,16 +136,14 @@ class _Other:
             self._params, self._space = values["params"], values["space"]
             searched = self._space.get("space", {})
             self._open = {*searched, *LOCAL_PATHS}
-            objective = self._space["objective"]
-            self._objective = objective["metric"], objective["mode"]
-        except (KeyError, TypeError, AttributeError, ValueError):
+            self._kept_by = _kept_by(aims_of(self._space))
+        except (KeyError, TypeError, AttributeError, ValueError, RegistryError):
             raise self._damage(0, b"no sweep that opens") from None
         self._forget()
 
     def found(self, wanted: _Wanted) -> list[Known]:
         """Its finished trials that are what is wanted."""
-        objective = wanted.objective.metric, wanted.objective.mode
-        if self._objective != objective or any(
+        if self._kept_by != _kept_by(wanted.aims) or any(
             self._params.get(path) != value for path, value in wanted.params.items() if path not in self._open
         ):
             return []
@@ -259,8 +257,13 @@ def _is_alike(opened: TrialOpened, of_sweep: Mapping[str, str], wanted: _Wanted)
     return PARTS not in tags and tags.items() >= wanted.tags.items() and files == wanted.files
 
 
+def _kept_by(aims: Aims) -> tuple[Any, ...]:
+    """What decides which checkpoint of a trial is its best, which is released."""
+    return aims.first, frozenset(aims.validated)
+
+
 def _is_whole(reports: list[Reported], wanted: _Wanted) -> bool:
     """Whether the last report is of the last step and has a finite objective."""
     if not reports or reports[-1].step != wanted.max_steps:
         return False
-    return math.isfinite(reports[-1].metrics.get(wanted.objective.metric, math.nan))
+    return math.isfinite(reports[-1].metrics.get(wanted.aims.first.metric, math.nan))

@@ -34,7 +34,7 @@ from sweeps.book.record import PROTOCOL, TARGETS
 from sweeps.datasets import data_tags
 from sweeps.home import Home
 from sweeps.reuse.known_results import DATA, Known, KnownResults
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims
 
 _RUN = f"{TAKEN_FROM}.run_id"
 _OF_ITS_MACHINE = ("time/", "system/")  # metrics of what it cost there
@@ -46,10 +46,10 @@ class Taking:
     """Takes results for the trials of one sweep. made_by: the tags of code and machine that its trials get."""
 
     def __init__(
-        self, home: Home, journal: Journal, objective: Objective, made_by: Mapping[str, str], release_folder: Path
+        self, home: Home, journal: Journal, aims: Aims, made_by: Mapping[str, str], release_folder: Path
     ) -> None:
-        self._home, self._journal, self._objective, self._made_by = home, journal, objective, dict(made_by)
-        self._known = KnownResults(home, journal.folder.name, objective, made_by)
+        self._home, self._journal, self._aims, self._made_by = home, journal, aims, dict(made_by)
+        self._known = KnownResults(home, journal.folder.name, aims, made_by)
         self._folder = release_folder
 
     def events(self, ledger: Ledger, trial: Trial, recipe: Recipe) -> list[Event]:

@@ -34,7 +34,7 @@ from pipeline.errors import CheckpointError
 from pipeline.files import free_bytes, link_or_copy, whole_folder
 from sweeps.book.delivery import pause_after
 from sweeps.errors import OutageError, StudyError
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims
 
 _STEP = re.compile(r"step-(\d{6,})")
 _DAMAGED = ".damaged-"
@@ -160,15 +160,15 @@ class Checkpoints:
                 return
         yield None, damaged
 
-    def best(self, objective: Objective) -> list[Kept]:
-        """The checkpoints that have the objective's metric, the best first."""
-        metric, sign = objective.metric, -1.0 if objective.mode == "max" else 1.0
+    def best(self, aims: Aims) -> list[Kept]:
+        """The checkpoints that have the first objective's metric, the best first; those within constraints before."""
+        metric, sign = aims.first.metric, -1.0 if aims.first.mode == "max" else 1.0
         judged = [kept for kept in self.all() if math.isfinite(kept.metrics.get(metric, math.nan))]
-        return sorted(judged, key=lambda kept: (sign * kept.metrics[metric], -kept.step))
+        return sorted(judged, key=lambda kept: (not aims.allow(kept.metrics), sign * kept.metrics[metric], -kept.step))
 
-    def thin(self, objective: Objective, best: int, last: int) -> list[int]:
+    def thin(self, aims: Aims, best: int, last: int) -> list[int]:
         """Remove all but the best and the last few, if the newest is sound. Returns the steps removed."""
-        surplus = self.surplus(objective, best, last)
+        surplus = self.surplus(aims, best, last)
         if not surplus:
             return []
         try:
@@ -180,14 +180,14 @@ class Checkpoints:
             self.remove(step)
         return surplus
 
-    def surplus(self, objective: Objective, best: int, last: int) -> list[int]:
+    def surplus(self, aims: Aims, best: int, last: int) -> list[int]:
         """The steps that `thin` would remove."""
-        kept = {item.step for item in self.best(objective)[:best]} | {item.step for item in self.all()[-last:]}
+        kept = {item.step for item in self.best(aims)[:best]} | {item.step for item in self.all()[-last:]}
         return [item.step for item in self.all() if item.step not in kept]
 
-    def release(self, objective: Objective, target: Path) -> Path | None:
+    def release(self, aims: Aims, target: Path) -> Path | None:
         """Put the best sound checkpoint, without its optimizer state, into `target`: by links, where that can be."""
-        for kept in self.best(objective) or list(reversed(self.all())):
+        for kept in self.best(aims) or list(reversed(self.all())):
             with contextlib.suppress(CheckpointError):
                 with whole_folder(target) as folder:
                     self._fetch_stripped(kept.step, folder)

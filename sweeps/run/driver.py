@@ -96,9 +96,9 @@ class Driver:
         self._spent_since: float | None = None  # when the budget was found to be spent
         self._writing = threading.RLock()
         place = journal.folder / "checkpoints"
-        self.releases = Releases(home, journal.folder.name, space.objective, place, self._released, self._kept)
+        self.releases = Releases(home, journal.folder.name, space.aims, place, self._released, self._kept)
         self._made_by = dict(made_by or {})
-        self._taking = Taking(home, journal, space.objective, self._made_by, place)
+        self._taking = Taking(home, journal, space.aims, self._made_by, place)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles a driver with its experiment, but a driver is of use only in its own process
@@ -261,8 +261,11 @@ class Driver:
                 return None
 
     def _takes(self, trial: Trial) -> bool:
-        """End a trial that was not trained yet with the result that another sweep has, if one has it."""
-        if self.space.fresh or (trial.begun and not trial.taken_from):
+        """End a trial that was not trained yet with the result that another sweep has, if one has it.
+
+        What it cost there is no figure of this sweep.
+        """
+        if self.space.fresh or self.space.aims.count_costs or (trial.begun and not trial.taken_from):
             return False
         news = self._taking.events(self.ledger, trial, override(self.recipe, trial.params))
         if not news:

@@ -11,7 +11,7 @@ from sweeps.book.journal import Journal
 from sweeps.book.ledger import Ledger, ledger_of
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims, Objective
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ def garbage(home: Home, ledger: Ledger) -> Iterator[Garbage]:
 
     The best trial of the sweep keeps its best. Releases, which MLflow and the registry have, are other files.
     """
-    objective = ledger.objective or Objective()
+    aims = ledger.aims or Aims((Objective(),))
     retention = ledger.space.get("retention", {"best": 1, "last": 1})
     best = ledger.best.number if ledger.best is not None else None
     for trial in ledger.trials.values():
         kept = Checkpoints(home.checkpoints, ledger.name, trial.number)
         if not trial.state.is_final or trial.lacks_release:
-            steps, reason = kept.surplus(objective, retention["best"], retention["last"]), "neither best nor last"
+            steps, reason = kept.surplus(aims, retention["best"], retention["last"]), "neither best nor last"
         else:
-            stays = kept.best(objective)[: retention["best"]] if trial.number == best else []
+            stays = kept.best(aims)[: retention["best"]] if trial.number == best else []
             steps = [item.step for item in kept.all() if item not in stays]
             reason = "not the best step" if trial.number == best else f"the trial is {trial.state}"
         for step in steps:

@@ -16,7 +16,7 @@ from queue import Queue
 from sweeps.errors import OutageError
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ class Releases:
         self,
         home: Home,
         sweep: str,
-        objective: Objective,
+        aims: Aims,
         folder: Path,
         released: Callable[[int, Path], None],
         kept: Callable[[int, Path], None],
     ) -> None:
-        self._home, self._sweep, self._objective, self._folder = home, sweep, objective, folder
+        self._home, self._sweep, self._aims, self._folder = home, sweep, aims, folder
         self._released, self._gaussians_kept = released, kept
         self._wanted: Queue[tuple[int, bool] | None] = Queue()
         self._writing = threading.Lock()
@@ -96,7 +96,7 @@ class Releases:
 
     def _release(self, number: int) -> Path | None:
         trial = Checkpoints(self._home.checkpoints, self._sweep, number)
-        return trial.release(self._objective, self._folder / f"t{number:04d}")
+        return trial.release(self._aims, self._folder / f"t{number:04d}")
 
     def _gaussians(self, number: int) -> Path | None:
         """They are looked at, and nothing else depends on them: what stands in the way ends no sweep."""

@@ -32,7 +32,7 @@ from sweeps.reuse.code_version import CODE_CHANGED, code_version
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.nodes import Seat
 from sweeps.run.processes import companions
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims
 from sweeps.space.space import Retention
 
 IMAGES = "images"  # PNG bytes by name; the driver takes them out of the result before Ray stores it
@@ -48,7 +48,7 @@ class TrialSettings:
 
     sweep: str
     recipe: Recipe
-    objective: Objective
+    aims: Aims
     cache: str
     checkpoints: str
     retention: Retention
@@ -121,7 +121,7 @@ def _kept(kept: Checkpoints, report: Report, settings: TrialSettings) -> dict[st
         return {}
     try:
         kept.keep(report.checkpoint)
-        kept.thin(settings.objective, settings.retention.best, settings.retention.last)
+        kept.thin(settings.aims, settings.retention.best, settings.retention.last)
     except OutageError as error:  # training goes on; the store may answer when the next checkpoint is written
         return {CHECKPOINTING: f"paused: {error}"}
     return {CHECKPOINTING: f"step {report.step} is kept"}

@@ -245,7 +245,7 @@ def _nothing_added(raised: BaseException | None) -> Iterator[None]:
 def _run_trials(driver: Driver, seats: list[Seat], interruption: Interruption) -> None:
     space, home, name = driver.space, driver.home, driver.ledger.name
     settings = TrialSettings(
-        name, driver.recipe, space.objective, str(home.cache), home.checkpoints, space.retention, seats, code_version()
+        name, driver.recipe, space.aims, str(home.cache), home.checkpoints, space.retention, seats, code_version()
     )
     if Path(home.ray_storage).is_dir():  # of an earlier session; nothing reads it
         shutil.rmtree(Path(home.ray_storage) / name, ignore_errors=True)

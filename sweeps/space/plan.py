@@ -70,6 +70,10 @@ def unwanted(written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("enqueue", "sampler", "pruning", "warm_start"):
         if written.get(name):
             yield name, "expected none beside a plan, which says every run and compares their last steps — remove it."
+    for name in ("objectives", "constraints"):
+        if written.get(name):
+            mend = "remove it; `mouselift sweep compare --metric` compares another figure."
+            yield name, f"expected none beside a plan, which compares every trial by one figure — {mend}"
     if SEED in written["fixed"]:
         yield f"fixed.{SEED}", "expected it under plan.seeds, got it fixed — move it."
 

@@ -31,8 +31,9 @@ from sweeps.space import objective as figures
 from sweeps.space.budget import Budget
 from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRange, Scalar, range_problem
 from sweeps.space.faults import Faults
+from sweeps.space.gates import parse_gates
 from sweeps.space.notify import notify_problem
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims, Objective
 from sweeps.space.plan import Plan
 from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Resources
@@ -43,6 +44,7 @@ SAME_FOR_ALL = ("data.image_size", "data.num_held_out_views", "train.max_steps")
 # Where a space searches this, the dataset as it lies may be one that no trial can train on (in millimetres, say), so
 # every check is made on the first choice.
 NORMALISE = "data.normalise"
+MIN_POPULATION = 2  # of nsga2
 _KINDS: dict[str, Any] = {"float": FloatRange, "int": IntRange, "choice": Choice}
 _KEYS = {*_KINDS, "log", "step", "when"}
 
@@ -50,12 +52,12 @@ _KEYS = {*_KINDS, "log", "step", "when"}
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How the next parameters are chosen; tpe and gp draw their first `startup_trials` at random."""
+    """How the next parameters are chosen; tpe, gp and nsga2 draw their first `startup_trials` at random."""
 
-    # tpe and gp learn from finished trials; random does not; grid tries every point
-    kind: Literal["tpe", "random", "grid", "gp"] = "tpe"
+    # tpe, gp and nsga2 learn from finished trials; random does not; grid tries every point
+    kind: Literal["tpe", "random", "grid", "gp", "nsga2"] = "tpe"
     seed: Seed = 0  # of the sampler's draws
-    startup_trials: Positive = 10  # drawn at random before tpe or gp begins
+    startup_trials: Positive = 10  # drawn at random before tpe, gp or nsga2 begins; of nsga2 also its population
 
 
 @strict
@@ -90,6 +92,9 @@ class SpaceConfig:
     enqueue: tuple[dict[str, Scalar], ...] = ()
     plan: Plan = field(default_factory=Plan)  # runs that answer a question, in place of a search
     objective: Objective = field(default_factory=Objective)  # the figure to improve
+    objectives: tuple[Objective, ...] = ()  # several figures to improve, in place of one; the first becomes `objective`
+    # bounds on a trial's figures, its costs among them: metric -> "<= 20"; one that breaks them is never the best
+    constraints: dict[str, str] = field(default_factory=dict)
     sampler: Sampler = field(default_factory=Sampler)  # how parameters are chosen
     scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
     pruning: Pruning = field(default_factory=Pruning)  # `load_space` fills in the usual rules where a file has none
@@ -142,6 +147,11 @@ class SearchSpace(SpaceConfig):
         return replace(self, space=searched, enqueue=runs, trials=replace(self.trials, count=len(runs)))
 
     @property
+    def aims(self) -> Aims:
+        """What its trials are judged by."""
+        return Aims(self.objectives or (self.objective,), parse_gates(self.constraints, "constraints"))
+
+    @property
     def order(self) -> tuple[str, ...]:
         """The paths, each after those its conditions ask about."""
         graph = {path: found.when for path, found in self.space.items()}
@@ -160,9 +170,10 @@ class SearchSpace(SpaceConfig):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what the trials of a study have in common: recipe, ranges, objective."""
+        """Hash of what the trials of a study have in common: recipe, ranges, objectives and constraints."""
         plain = self.as_plain()
         common = {key: plain[key] for key in ("space", "objective")}
+        common |= {key: plain[key] for key in ("objectives", "constraints") if plain[key]}
         return config.fingerprint({"recipe": self.base.fingerprint, **common})
 
     def as_plain(self) -> dict[str, Any]:
@@ -256,6 +267,8 @@ def _decode(layers: Layers) -> SpaceConfig:
         _refuse(layers, "space", f"expected paths of the recipe with their ranges, got {raw!r} — add one.")
     if isinstance(values.get("fixed"), Mapping):
         values["fixed"] = config.flatten(values["fixed"])
+    if values.get("objectives") and "objective" in values:
+        _refuse(layers, "objectives", "expected it in place of objective, got both — remove one.")
     if "notify" in values and (problem := notify_problem(values["notify"])):  # first: other messages repeat the value
         _refuse(layers, "notify", problem)
     if isinstance(values.get("enqueue"), list):
@@ -266,7 +279,9 @@ def _decode(layers: Layers) -> SpaceConfig:
     if isinstance(trials := values.get("trials"), Mapping) and isinstance(needs := trials.get("needs"), Mapping):
         values["trials"] = {**trials, "needs": config.flatten(needs)}  # a label may have dots in its name
     found = {path: _distribution(path, item, layers) for path, item in _by_path(raw).items()}
-    return replace(config.decode(Layers(values, layers.sources), SpaceConfig), space=found)
+    written = config.decode(Layers(values, layers.sources), SpaceConfig)
+    first = next(iter(written.objectives), written.objective)
+    return replace(written, space=found, objective=first)
 
 
 def _by_path(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -305,7 +320,9 @@ def _problems(space: SearchSpace) -> Iterator[tuple[str, str]]:
     yield from _of_paths(space)
     yield from _of_conditions(space)
     recipes = yield from _of_values(space)
-    yield from figures.problems(space.objective, space.gates, space.base.model.kind)
+    yield from figures.problems(
+        space.objective, space.objectives, space.constraints, space.gates, space.base.model.kind
+    )
     yield from _of_plan(space, recipes)
 
 
@@ -358,6 +375,11 @@ def _of_plan(space: SearchSpace, recipes: list[Recipe]) -> Iterator[tuple[str, s
     for path, found in space.space.items():
         if space.sampler.kind == "grid" and found.points is None:
             yield f"space.{path}", "expected a step, which the grid sampler needs, got none — add one."
+    if space.sampler.kind == "nsga2" and space.sampler.startup_trials < MIN_POPULATION:
+        few = space.sampler.startup_trials
+        yield "sampler.startup_trials", f"expected {MIN_POPULATION} or more, nsga2's population, got {few} — raise it."
+    if space.warm_start and (space.aims.are_several or space.constraints):
+        yield "warm_start", "expected one objective and no constraints to learn for, got more — remove it."
     if space.warm_start and space.sampler.kind not in ("tpe", "gp"):
         came = f"got {space.sampler.kind} — change it, or drop warm_start."
         yield "sampler.kind", f"expected tpe or gp, which learn from other sweeps (warm_start), {came}"

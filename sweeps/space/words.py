@@ -21,13 +21,16 @@ def fixed(space: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plan(space: Mapping[str, Any]) -> dict[str, str]:
-    """Objective, sampler, what is tried first, from what it learns, scheduler, rules of pruning, trials and gates.
+    """Objectives, constraints, sampler, what is tried first, from what it learns, scheduler, pruning, trials and gates.
 
     Of a sweep that follows a plan: the plan, in place of the sampler and of what is tried first.
     """
-    unsaid = ("sampler", "enqueue") if follows_plan(space) else ("plan",)
+    unsaid = {"sampler", "enqueue"} if follows_plan(space) else {"plan"}
+    unsaid |= {"objective"} if space.get("objectives") else set()
     ways = {
-        "objective": lambda plain: f"{plain['mode']} {plain['metric']}",
+        "objective": _objective,
+        "objectives": lambda plain: "; ".join(map(_objective, plain)),
+        "constraints": lambda plain: ", ".join(f"{metric} {bound}" for metric, bound in plain.items()),
         "plan": lambda plain: _planned(plain, len(space["enqueue"])),
         "sampler": _sampler,
         "enqueue": lambda plain: "; ".join(map(_setting, plain)),
@@ -49,6 +52,10 @@ def follows_plan(space: Mapping[str, Any]) -> bool:
 def value(plain: Any) -> str:
     """A value as a person writes it: text as it is, anything else as JSON has it."""
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _objective(plain: Mapping[str, Any]) -> str:
+    return f"{plain['mode']} {plain['metric']}"
 
 
 def _setting(plain: Mapping[str, Any]) -> str:
@@ -75,7 +82,7 @@ def _range(plain: Mapping[str, Any]) -> str:
 
 def _sampler(plain: Mapping[str, Any]) -> str:
     said = [plain["kind"], *([f"seed {plain['seed']}"] if "seed" in plain else [])]
-    if plain["kind"] in ("tpe", "gp") and "startup_trials" in plain:
+    if plain["kind"] in ("tpe", "gp", "nsga2") and "startup_trials" in plain:
         said.append(f"its first {plain['startup_trials']} draws at random")
     return ", ".join(said)
 

@@ -85,6 +85,7 @@ def record_elsewhere(uri: str, run_id: str) -> tuple[SweepRecord, TrialRecord] |
         metrics,
         opened=opened,
         ended=ended,
+        reason=trial.reason,
         busy_seconds=max(0.0, last - opened),
     )
     recipe = client.get_experiment(run.info.experiment_id).name

@@ -21,6 +21,7 @@ from mlflow.entities import Run
 from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, RunOpened, State
 from sweeps.book.ledger import Ledger, ledger_of
+from sweeps.book.pareto import front_of
 from sweeps.book.record import Recorder, SweepRecord, TrialRecord, record_of
 from sweeps.book.remaining import seconds_left_of, seconds_of_budget, spending_of
 from sweeps.errors import OutageError, StudyError, cause
@@ -265,17 +266,21 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
     counts = {state.lower(): book.count(state) for state in State if state.is_final}
     counts["running"] = 0 if interrupted else book.count(State.RUNNING)
     counts["waiting"] = 0 if book.state == State.COMPLETE else max(0, book.planned - sum(counts.values()))
-    return {
-        "name": book.name,
-        "state": state,
-        "trials": counts,
-        "best": _best(book),
-        "reason": book.reason,
-        "undelivered": undelivered(journal),
-        "seconds_left": None if interrupted else seconds_left_of(record),
-        "taken": sum(bool(trial.taken_from) for trial in book.trials.values()),
-        "budget": spending_of(book, None if interrupted else now),
-    } | _end_of(record, interrupted)
+    return (
+        {
+            "name": book.name,
+            "state": state,
+            "trials": counts,
+            "best": _best(book),
+            "reason": book.reason,
+            "undelivered": undelivered(journal),
+            "seconds_left": None if interrupted else seconds_left_of(record),
+            "taken": sum(bool(trial.taken_from) for trial in book.trials.values()),
+            "budget": spending_of(book, None if interrupted else now),
+        }
+        | _end_of(record, interrupted)
+        | _front(book)
+    )
 
 
 def _end_of(record: SweepRecord, interrupted: bool) -> dict[str, Any]:
@@ -322,6 +327,12 @@ def _written(home: Home) -> list[str]:
 
 def _changed(folder: Path) -> float:
     return Journal(folder).path.stat().st_mtime
+
+
+def _front(book: Ledger) -> dict[str, Any]:
+    """Of several objectives."""
+    front = front_of(book)
+    return {} if front is None else {"front": front.as_plain()}
 
 
 def _best(book: Ledger) -> dict[str, Any]:

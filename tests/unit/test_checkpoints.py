@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ import torch
 from pipeline import checkpoint
 from sweeps.errors import StudyError
 from sweeps.run.checkpoints import Checkpoints
-from sweeps.space.objective import Objective
+from sweeps.space.gates import parse_gates
+from sweeps.space.objective import Aims, Objective
 
-GOAL = Objective("val/psnr_fg", "max")
+GOAL = Aims((Objective("val/psnr_fg", "max"),))
 
 
 def keep(store, recipe, step, value=None):
     """A checkpoint of a network of one tensor."""
-    metrics = {} if value is None else {GOAL.metric: value}
+    metrics = {} if value is None else {GOAL.first.metric: value}
     with store.workspace() as folder:
         model = torch.nn.Linear(4, 4)
         store.keep(checkpoint.save(folder / f"step-{step:06d}", model, recipe, step, metrics, {"step": step}))
@@ -38,7 +40,7 @@ def store(tmp_path):
 
 def test_a_kept_checkpoint_lies_whole_at_its_step(store, tiny_recipe):
     keep(store, tiny_recipe(), 4, 20.0)
-    assert [(kept.step, kept.metrics) for kept in store.all()] == [(4, {GOAL.metric: 20.0})]
+    assert [(kept.step, kept.metrics) for kept in store.all()] == [(4, {GOAL.first.metric: 20.0})]
     with store.fetched(4) as folder:
         assert checkpoint.inspect(folder).step == 4
     assert sorted(os.listdir(store.folder)) == ["step-000004"]
@@ -170,3 +172,12 @@ def test_metrics_of_a_checkpoint_come_from_its_index(store, tiny_recipe):
     path = f"{store.folder}/step-000004/{checkpoint.INDEX}"
     with open(path) as file:
         assert json.load(file)["metrics"] == store.all()[0].metrics
+
+
+def test_a_checkpoint_within_the_constraints_goes_before_a_better_one_without(store, tiny_recipe):
+    """A cost is a trial's, so that no checkpoint is told by it."""
+    aims = replace(GOAL, constraints=parse_gates({GOAL.first.metric: "<= 19", "time/step_seconds": "<= 0.1"}))
+    for step, psnr in ((2, 20.0), (4, 18.0), (6, 19.0), (8, 21.0)):
+        keep(store, tiny_recipe(), step, psnr)
+    assert [kept.step for kept in store.best(aims)] == [6, 4, 8, 2]
+    assert [kept.step for kept in store.best(GOAL)] == [8, 2, 6, 4]

@@ -193,7 +193,7 @@ def test_a_sweep_that_recorded_no_code_gives_nothing(desk):
 
 def test_other_data_take_nothing(desk):
     first = swept(desk)
-    known = KnownResults(first.home, "other", first.space.objective, MADE_BY)
+    known = KnownResults(first.home, "other", first.space.aims, MADE_BY)
     trial = first.driver.ledger.trials[0]
     recipe = override(first.space.base, trial.params)
     digest = first.events(TrialOpened)[0].tags["data.digest"]

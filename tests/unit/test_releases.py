@@ -17,10 +17,10 @@ from sweeps.errors import OutageError
 from sweeps.home import Home
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.releases import Releases
-from sweeps.space.objective import Objective
+from sweeps.space.objective import Aims, Objective
 from tests.unit.test_gaussians import random_gaussians
 
-GOAL = Objective("val/psnr_fg", "max")
+GOAL = Aims((Objective("val/psnr_fg", "max"),))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def made(home, released, kept=lambda number, folder: None):
 def slow(seconds, monkeypatch):
     """A store that takes so long for each copy."""
 
-    def release(self, objective, target):
+    def release(self, aims, target):
         time.sleep(seconds)
         target.mkdir(parents=True)
         return target
@@ -68,7 +68,7 @@ def test_a_trial_without_a_checkpoint_is_not_told(home):
 
 
 def test_what_stood_in_the_way_is_raised_at_the_end_and_the_others_are_released(home, monkeypatch):
-    def release(self, objective, target):
+    def release(self, aims, target):
         if "t0001" in self.folder:
             raise OutageError("MOUSELIFT_CHECKPOINTS: expected a store that answers, got none.")
         return target
@@ -136,7 +136,7 @@ def kept_checkpoint(home, number, step):
     folder = home.root / "made" / f"step-{step:06d}"
     shown = Preview(random_gaussians(step), facelift_ring(32, 3), "scene_000020")
     model = torch.nn.Linear(1, 1)
-    checkpoint.save(folder, model, load_recipe("gslrm_tiny"), step, {GOAL.metric: 1.0 * step}, {}, shown.writers)
+    checkpoint.save(folder, model, load_recipe("gslrm_tiny"), step, {GOAL.first.metric: 1.0 * step}, {}, shown.writers)
     place = Path(home.checkpoints) / "s" / f"t{number:04d}"
     place.mkdir(parents=True, exist_ok=True)
     Checkpoints(home.checkpoints, "s", number).keep(folder)

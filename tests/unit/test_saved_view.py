@@ -15,7 +15,7 @@ from dashboards.pages.saved_view import experiment_note, saved_view
 from dashboards.pages.table_tags import OUTCOME, STEPS, outcome, short_texts, trial_tags
 from sweeps.book.journal import Event, Reported, State, SweepOpened, TrialClosed, TrialOpened
 from sweeps.book.ledger import Trial
-from sweeps.book.record import Recorder, SweepRecord
+from sweeps.book.record import Recorder, SweepRecord, TrialRecord
 from sweeps.tracking.pages import Links
 
 LONGEST_TAG = 20_000  # characters of an experiment's tag in MLflow
@@ -106,7 +106,7 @@ def test_numbers_have_as_few_digits_as_tell_them_apart_up_to_four(values: list[A
 
 
 def test_each_state_has_a_sign_of_its_own_and_its_reason_one_line() -> None:
-    texts = [outcome(Trial(0, state=one, reason="a\n b")) for one in State]
+    texts = [outcome(TrialRecord(Trial(0, state=one), reason="a\n b")) for one in State]
     assert len({text[0] for text in texts}) == len(State)
     assert all(text.endswith(" a b") for text in texts)
 

@@ -382,7 +382,7 @@ REFUSALS = {
     ),
     "an unknown sampler": (
         {"sampler": {"kind": "cmaes"}},
-        "mine.yaml: sampler.kind: expected 'tpe', 'random', 'grid' or 'gp', got 'cmaes' — write one of these.",
+        "mine.yaml: sampler.kind: expected 'tpe', 'random', 'grid', 'gp' or 'nsga2', got 'cmaes' — write one of these.",
     ),
     "a grid over a range without end": (
         {"sampler": {"kind": "grid"}},
