@@ -122,7 +122,7 @@ def front_charts(found: Front | None, record: SweepRecord) -> list[Chart]:
     for place, objective in enumerate(found.objectives[1:] if found else [], 1):
         drawn = front(found, place, record.trials) if found else None
         if drawn is not None:
-            caption = "Orange: the front. Grey: beaten in every objective. Crosses: outside the constraints."
+            caption = "Orange: the front. Grey: another trial is as good or better in every objective. Crosses: outside the constraints."
             charts.append(Chart(f"front-{place}", objective.metric, caption, {"": drawn}, 360, "wide"))
     return charts
 

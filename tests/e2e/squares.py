@@ -125,15 +125,18 @@ def aliases(registry, name=NAME):
     return {alias: version.version for version in registry.list_versions(name) for alias in version.aliases}
 
 
-def write_sweep(home, name, folders, gates=None):
-    """A finished sweep of a home, one trial for each checkpoint, as the driver and its tracker leave it."""
+def write_sweep(home, name, folders, gates=None, aims=None, figures=None):
+    """A finished sweep of a home, one trial for each checkpoint, as the driver and its tracker leave it.
+
+    aims: objectives and constraints of its space. figures: what each trial reported.
+    """
     space = {"objective": {"metric": "val/psnr", "mode": "max"}, "space": {}, "trials": {"count": len(folders)}}
     recipe = checkpoint.inspect(folders[0]).recipe
     with Journal(home.journal(name)) as journal:
-        journal.append(SweepOpened(name, recipe.name, space | {"gates": gates or {}}, {}, recipe.params))
+        journal.append(SweepOpened(name, recipe.name, space | {"gates": gates or {}} | (aims or {}), {}, recipe.params))
         for number, folder in enumerate(folders):
             journal.append(TrialOpened(number, f"ray_{number}", 1, {}, recipe.params, f"print{name}{number}"))
-            journal.append(Reported(number, 1, {"val/psnr": 1.0}))
+            journal.append(Reported(number, 1, figures[number] if figures else {"val/psnr": 1.0}))
             journal.append(TrialClosed(number, "COMPLETE", "", {"checkpoint": str(folder)}))
         journal.append(SweepClosed("COMPLETE"))
         assert MLflowDelivery(journal, home.tracking_uri, home.artifacts).start().close(240)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pipeline import checkpoint
+from sweeps.errors import RegistryError
 from sweeps.registry.promotion import promote_best
 from sweeps.registry.registry import Registry
 from tests.e2e.squares import NAME, home_at, make_checkpoint, write_sweep
@@ -141,3 +142,25 @@ def test_mlflow_is_told_where_the_files_are_and_how_large_the_model_is(sweeps):
 def test_a_release_is_linked_not_copied(sweeps, tmp_path):
     weights = [tmp_path / folder / "worse" / checkpoint.WEIGHTS for folder in (".", "released")]
     assert weights[0].samefile(weights[1])
+
+
+def test_of_several_objectives_any_of_the_front_is_promoted_and_none_that_breaks_a_constraint(sweeps, world):
+    """t0000 is best in the first objective and breaks the bound; t0001 and t0002 are the front."""
+    seconds = "time/step_seconds"
+    aims = {
+        "objectives": [{"metric": "val/psnr", "mode": "max"}, {"metric": seconds, "mode": "min"}],
+        "constraints": {"val/mask_iou": ">= 0.5"},
+    }
+    figures = [
+        {"val/psnr": psnr, seconds: time, "val/mask_iou": iou}
+        for psnr, time, iou in ((3.0, 0.1, 0.4), (2.0, 0.3, 0.5), (1.0, 0.2, 0.9))
+    ]
+    folders = [sweeps.released[name].folder for name in ("worse", "better", "worse")]
+    write_sweep(sweeps.home, "several", folders, aims=aims, figures=figures)
+    assert promote_best(sweeps.home, "several").version.tags["trial.number"] == "1"
+    picked = promote_best(sweeps.home, "several", pick=seconds)
+    assert picked.version.tags["trial.number"] == "2"
+    assert picked.alias == "challenger" and picked.reason.startswith("test/psnr ")  # it is fast, and not better
+    with pytest.raises(RegistryError, match=r"got t0000 with val/mask_iou 0.4, wanted >= 0.5 — name another"):
+        promote_best(sweeps.home, "several", trial=0)
+    assert {version.tags["trial.number"] for version in Registry(sweeps.home).list_versions(NAME)} == {"1", "2"}
