@@ -25,7 +25,7 @@ from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import PastTrial, State, TrialProposed
 from sweeps.book.ledger import Ledger, Trial
 from sweeps.errors import StudyError
-from sweeps.space.distributions import Scalar, is_searched
+from sweeps.space.distributions import Scalar, grid_size, is_searched
 from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
@@ -94,7 +94,7 @@ def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
     if space.plan.is_made and ledger.next_number >= len(space.enqueue):
         return True
     drawn = ledger.next_number - len(space.enqueue)
-    if space.sampler.kind == "grid" and drawn >= math.prod(map(len, _points(space).values())):
+    if space.sampler.kind == "grid" and drawn >= grid_size(space.space):
         return True
     return len(ledger.trials) >= space.trials.count
 
