@@ -250,8 +250,8 @@ def _promote_once(root: Path) -> Promotion:
     book = seat.ledger("spine")
     other = next(n for n, trial in book.trials.items() if trial.state == "COMPLETE" and n != book.best.number)
     first = seat.mouselift("model", "promote", "spine", "--trial", str(other))
-    second = seat.answer("model", "promote", "spine")
-    return Promotion(first, second, {item["version"]: item for item in seat.answer("model", "list")})
+    second = seat.answer_here("model", "promote", "spine")
+    return Promotion(first, second, {item["version"]: item for item in seat.answer_here("model", "list")})
 
 
 @pytest.fixture

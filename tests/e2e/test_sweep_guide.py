@@ -12,7 +12,7 @@ import yaml
 
 from sweeps.space.faults import Faults
 from sweeps.space.space import Retention, load_space
-from tests.e2e.conftest import COMMAND, Seat, write_space
+from tests.e2e.conftest import Seat, write_space
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
 
@@ -23,15 +23,15 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory, mice_folder):
-    """Every command of the guide, in its order; what each said."""
+    """Every command of the guide, in its order; what each said. Those that train are processes of their own."""
     seat = Seat(tmp_path_factory.mktemp("guide"))
     (seat.folder / "mice").symlink_to(mice_folder)
-    write_space(seat.folder / "lr.yaml", trials={"count": 2, "concurrent": 2}, scheduler={"kind": "none"})
+    write_space(seat.folder / "lr.yaml", trials={"count": 2, "concurrent": 1}, scheduler={"kind": "none"})
     said = {}
     for command in "".join(blocks("sh")).splitlines():
         words = shlex.split(command)
         assert words[0] == "mouselift"
-        done = seat.run(COMMAND, *words[1:])
+        done = (seat.mouselift if words[2] in ("run", "resume") else seat.here)(*words[1:])
         assert done.returncode == 0, (command, done.stderr)
         said[command] = done
     return seat, said
