@@ -251,7 +251,7 @@ def _promote_once(root: Path) -> Promotion:
     other = next(n for n, trial in book.trials.items() if trial.state == "COMPLETE" and n != book.best.number)
     first = seat.mouselift("model", "promote", "spine", "--trial", str(other))
     second = seat.answer_here("model", "promote", "spine")
-    return Promotion(first, second, {item["version"]: item for item in seat.answer_here("model", "list")})
+    return Promotion(first, second, {item["version"]: item for item in seat.answer("model", "list")})
 
 
 @pytest.fixture

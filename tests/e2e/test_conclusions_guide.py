@@ -1,4 +1,4 @@
-"""docs/conclusions.md: its commands do what it says, in its order; what runs anything is a process of its own."""
+"""docs/conclusions.md: its commands do what it says, in its order, by the real processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def followed(tmp_path_factory, mice_folder):
     )
     said = {}
     for command in COMMANDS:
-        run = seat.here if "sweep compare" in command else seat.mouselift
+        run = seat.here if "--json" in command else seat.mouselift
         said[command] = run(*shlex.split(command)[1:])
     return seat, said
 

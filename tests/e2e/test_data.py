@@ -76,8 +76,8 @@ def test_an_inconsistent_set_trains_nothing_until_that_is_allowed(seat: Seat, no
 
 def test_a_sweep_varies_how_a_named_recording_is_normalised(seat: Seat, scenes: Path) -> None:
     """The variants are made once, both trials finish, and the best is verified and registered on its own variant."""
-    seat.answer_here("data", "register", scenes, "--name", "arena")
-    assert [entry["name"] for entry in seat.answer_here("data", "list")] == ["arena"]
+    seat.answer("data", "register", scenes, "--name", "arena")
+    assert [entry["name"] for entry in seat.answer("data", "list")] == ["arena"]
     space = {
         "recipe": "gslrm_tiny",
         # At 32 px the animal is too small for a verdict.
@@ -122,6 +122,6 @@ def test_a_bare_folder_of_rgb_on_white_is_taken_in(seat: Seat, normalised: dict[
             Image.alpha_composite(white, picture).convert("RGB").save(path)
     (source / "data_mouse_train.txt").write_text("\n".join(f"/gpu03/data/samples/{name}" for name in names[:-2]))
     (source / "data_mouse_val.txt").write_text("\n".join(f"/gpu03/data/samples/{name}" for name in names[-2:]))
-    said = seat.answer_here("data", "ingest", source, "mine", "--data-root", source)
+    said = seat.answer("data", "ingest", source, "mine", "--data-root", source)
     assert (said["scenes"], said["splits"]) == (len(names), {"train": len(names) - 2, "val": 1, "test": 1})
     assert said["geometry"]["verdict"] == "exact" and said["geometry"]["silhouette_iou"] > 0.95

@@ -241,14 +241,15 @@ def test_a_pulled_checkpoint_is_the_registered_one(pulled, promoted):
 
 
 def test_a_pulled_checkpoint_reproduces_the_registered_figures(spine, pulled, promoted, mice_folder):
-    again = spine.seat.answer_here("model", "evaluate", pulled, "--data", mice_folder)
+    again = spine.seat.answer("model", "evaluate", pulled, "--data", mice_folder)
     assert again["metrics"] == pytest.approx(promoted.champion["metrics"], rel=1e-4)
     assert again["protocol"] == promoted.champion["tags"]["eval.protocol"]
 
 
 def test_a_pulled_checkpoint_reconstructs_a_mouse(spine, pulled, mice_folder):
     out = spine.seat.root / "reconstructed"
-    done = spine.seat.mouselift("reconstruct", mice_folder / "scene_000006", "--model", pulled, "--out", out)
+    words = ("--model", pulled, "--out", out, "--size", "64")
+    done = spine.seat.mouselift("reconstruct", mice_folder / "scene_000006", *words)
     names = ["comparison.png", "gaussians.ply", "turntable.gif", "turntable.mp4", "view.html", "reconstruction.json"]
     assert done.stdout.splitlines() == [str(out / name) for name in names]
     assert Gaussians.load_ply(out / "gaussians.ply").means.isfinite().all()

@@ -23,9 +23,9 @@ SMALL = {
     "model.scratch.head_dim": 16,
     "model.scratch.text_dim": 16,
     "model.scratch.patch_size": 8,
-    "train.max_steps": 100,
+    "train.max_steps": 40,
     "train.batch_size": 1,
-    "train.validate_every": 100,
+    "train.validate_every": 40,
     "optim.warmup_steps": 2,
 }
 PREDICT = """
@@ -50,7 +50,7 @@ def seat(tmp_path_factory, mice_folder) -> Seat:
         "fixed": SMALL,
         "space": {"optim.lr": {"float": [5.0e-4, 4.0e-3], "log": True}},
         "objective": {"metric": "val/consistent_psnr_fg"},
-        "trials": {"count": 2, "concurrent": 2},
+        "trials": {"count": 2, "concurrent": 1},
     }
     (root / "views.yaml").write_text(yaml.safe_dump(space))
     seat = Seat(root)
