@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from sweeps.errors import StudyError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Home:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Home:
-        """Raises StudyError when MLflow and Optuna are given one database: their tables would clash; and when `mlflow
-        run` was told of no store, so that its run is in a file of the working folder, where nobody looks for it.
+        """Raises StudyError when MLflow and Optuna are given one database: their tables would clash; when `mlflow
+        run` was told of no store, so that its run is in a file of the working folder, where nobody looks for it; and
+        for a new home in which MLflow would find no model.
         """
         root = Path(environment.get("MOUSELIFT_HOME") or "runs").expanduser().resolve()
         tracking_uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlflow.db")
+        _require_loadable(root, tracking_uri)
         if environment.get("MLFLOW_RUN_ID") and _is_mlflows_default(tracking_uri, environment.get("PWD"), root):
             raise StudyError(
                 f"MLFLOW_TRACKING_URI: expected the store of this home for `mlflow run`, got MLflow's own default, "
@@ -92,6 +95,22 @@ class Home:
         return self.journals / check_name(sweep)
 
 
+def _require_loadable(root: Path, tracking_uri: str) -> None:
+    """Models lie in the home, unless a server keeps them. Whoever loads one there with MLflow by `models:/…` needs a
+    path that stays the same when it is decoded like an address: MLflow does that to the path of a file, too
+    (`local_file_uri_to_path`, as `mlflow.models.Model.load` calls it), so no form of the address helps.
+
+    A home that has something in it goes on as it did. Raises StudyError.
+    """
+    found = _ESCAPE.search(str(root))
+    if found is None or is_served(tracking_uri) or (root / "mlflow.db").exists() or (root / "journal").exists():
+        return
+    raise StudyError(
+        f"MOUSELIFT_HOME: expected a path without % before two hexadecimal digits, got {root}: MLflow reads {found[0]} "
+        f"in it as {unquote(found[0])!r} and finds no model there — choose another folder."
+    )
+
+
 def _is_mlflows_default(tracking_uri: str, called_from: str | None, root: Path) -> bool:
     """Whether a store is where MLflow keeps its own when it is told of none: in the folder where `mlflow run` was
     called, or in the project's. PWD stays the former, while MLflow begins us in the latter.
@@ -109,8 +128,13 @@ def _located(folder: str) -> str:
 
 
 def sqlite_uri(file: Path) -> str:
-    """The address of a SQLite file. SQLAlchemy reads `%41` in it as `A`, and `?` as its end: both are escaped."""
-    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+    """The address of a SQLite file. SQLAlchemy reads `%41` in it as `A`, and `?` as its end: both are escaped.
+
+    Nothing else is: MLflow makes the folder of the address as it is written, an empty one beside that of the file
+    (`_make_parent_dirs_if_sqlite` in mlflow/store/db/utils.py).
+    """
+    escaped = _ESCAPE.sub(lambda found: f"%25{found[0][1:]}", str(file)).replace("?", "%3F")
+    return f"sqlite:///{escaped}"
 
 
 def store_file(tracking_uri: str) -> Path | None:

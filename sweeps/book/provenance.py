@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,7 @@ COMPUTING = (
 _CODE = Path(__file__).resolve().parents[2]
 _OURS = ("pipeline", "sweeps", "dashboards", "mouselift.py")  # what a trial may import of it
 _GIT_SECONDS = 20
+_SITE = {"site-packages", "dist-packages"}  # of an interpreter; what lies deeper is a library's own
 
 
 def provenance(keep: Callable[[str, bytes], str], code: Path = _CODE) -> tuple[dict[str, str], dict[str, str]]:
@@ -65,8 +67,13 @@ def provenance(keep: Callable[[str, bytes], str], code: Path = _CODE) -> tuple[d
 
 
 def packages() -> str:
-    """Every installed distribution as `name==version`, one a line."""
-    found = {f"{one.metadata['Name']}=={one.version}" for one in importlib.metadata.distributions()}
+    """Every installed distribution as `name==version`, one a line.
+
+    Copies that a library brings along are none, or the list would change when that library is imported: Ray puts its
+    `ray/thirdparty_files` on the path then.
+    """
+    own = [entry for entry in sys.path if not _SITE & set(Path(entry).parts[:-1])]
+    found = {f"{one.metadata['Name']}=={one.version}" for one in importlib.metadata.distributions(path=own)}
     return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 

@@ -18,6 +18,7 @@ from sweeps.book.ledger import Ledger, Trial
 from sweeps.book.record import SweepRecord, gpus_of
 from sweeps.errors import counted
 from sweeps.space.budget import BY_BUDGET, Budget, Limit, Spent, options, words
+from sweeps.space.distributions import Distribution, grid_size
 from sweeps.space.words import follows_plan
 
 # The tag with seconds of a step at the least, by a preflight; it counts until trials tell their own pace.
@@ -25,6 +26,7 @@ LEAST_STEP_SECONDS = "preflight.least_step_seconds"
 _TELLING = 0.05  # of a trial's steps: before, the time is that of its beginning
 _HOUR = 3600.0
 _BUDGET = TypeAdapter(Budget)
+_SEARCHED = TypeAdapter(dict[str, Distribution])
 
 
 def seconds_left_of(record: SweepRecord) -> float | None:
@@ -230,4 +232,12 @@ def _steps_left_of(trial: Trial, longest: int) -> int:
 def _unproposed(ledger: Ledger) -> int:
     if follows_plan(ledger.space) and ledger.next_number >= len(ledger.space["enqueue"]):
         return 0  # runs of a plan that repeat another are no trials
-    return max(0, ledger.planned - len(ledger.trials))
+    return min(max(0, ledger.planned - len(ledger.trials)), _not_drawn(ledger))
+
+
+def _not_drawn(ledger: Ledger) -> int:
+    """Proposals that are to come before the grid ends; every trial that is planned, where no grid is searched."""
+    if ledger.space.get("sampler", {}).get("kind") != "grid":
+        return ledger.planned
+    points = grid_size(_SEARCHED.validate_json(json.dumps(ledger.space["space"])))
+    return max(0, len(ledger.space.get("enqueue", ())) + points - ledger.next_number)

@@ -25,7 +25,7 @@ from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import PastTrial, State, TrialProposed
 from sweeps.book.ledger import Ledger, Trial
 from sweeps.errors import StudyError
-from sweeps.space.distributions import Scalar, is_searched
+from sweeps.space.distributions import Scalar, grid_size, is_searched
 from sweeps.space.objective import Aims, beyond
 from sweeps.space.space import SearchSpace, space_of
 
@@ -95,7 +95,7 @@ def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
     if space.plan.is_made and ledger.next_number >= len(space.enqueue):
         return True
     drawn = ledger.next_number - len(space.enqueue)
-    if space.sampler.kind == "grid" and drawn >= math.prod(map(len, _points(space).values())):
+    if space.sampler.kind == "grid" and drawn >= grid_size(space.space):
         return True
     return len(ledger.trials) >= space.trials.count
 

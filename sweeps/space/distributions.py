@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -137,6 +138,11 @@ class Choice:
 
 
 Distribution = FloatRange | IntRange | Choice
+
+
+def grid_size(space: Mapping[str, Distribution]) -> int:
+    """How many settings a grid over these paths has; 0 where one of them has no end of values."""
+    return math.prod(len(found.points or ()) for found in space.values())
 
 
 def is_searched(found: Distribution, chosen: Mapping[str, Scalar]) -> bool:

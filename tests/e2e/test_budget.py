@@ -49,7 +49,7 @@ def test_it_is_over_its_budget_by_the_time_of_a_report_at_most(spent):
 
 
 def test_it_does_not_go_on_with_the_same_budget(spent):
-    refused = spent[0].mouselift("sweep", "resume", "spent")
+    refused = spent[0].here("sweep", "resume", "spent")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("mouselift: spent: expected room for another trial, got budget: 0.00")
 

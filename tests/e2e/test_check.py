@@ -78,12 +78,12 @@ def space(tmp_path):
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory, mice_folder):
-    """A space checked twice, by the real command in fresh processes; all it says is JSON."""
+    """A space checked twice, first by the real command in a fresh process; all it says is JSON."""
     root = tmp_path_factory.mktemp("checked")
     seat = Seat(root, {"TORCH_HOME": str(root / "torch")})
     space = write_space(root / "small.yaml", gates={"test/lpips": "<= 0.2"})
     words = ("check", space, "--data", mice_folder)
-    return seat, seat.answer(*words), seat.mouselift(*words)
+    return seat, seat.answer(*words), seat.here(*words)
 
 
 def test_a_space_is_checked_in_this_order(checked):

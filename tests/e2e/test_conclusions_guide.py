@@ -12,7 +12,7 @@ import yaml
 
 from sweeps.book.journal import Journal
 from sweeps.book.record import record_of
-from tests.e2e.conftest import COMMAND, Seat, write_space
+from tests.e2e.conftest import Seat, write_space
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "conclusions.md").read_text()
 COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", GUIDE, flags=re.DOTALL)).splitlines()
@@ -29,9 +29,13 @@ def followed(tmp_path_factory, mice_folder):
         plan=plan["plan"] | {"seeds": [0, 1]},
         space={"loss.ssim": {"choice": [0.0, 0.2]}},
         scheduler={"kind": "none"},
-        trials={"concurrent": 2},
+        trials={"concurrent": 1},
     )
-    return seat, {command: seat.run(COMMAND, *shlex.split(command)[1:]) for command in COMMANDS}
+    said = {}
+    for command in COMMANDS:
+        run = seat.here if "--json" in command else seat.mouselift
+        said[command] = run(*shlex.split(command)[1:])
+    return seat, said
 
 
 def test_each_command_ends_well(followed):
@@ -63,13 +67,13 @@ def test_the_comparison_is_that_of_the_reported_figures_and_one_scene_tells_noth
 
 def test_a_plan_has_no_further_trials(followed):
     seat, _ = followed
-    refused = seat.run(COMMAND, "sweep", "resume", "question", "--trials", "9")
+    refused = seat.here("sweep", "resume", "question", "--trials", "9")
     assert refused.returncode == 2
     assert "question: expected a search, got a plan, which says what is run" in refused.stderr
 
 
 def test_a_sweep_that_is_not_there_has_nothing_to_compare(followed):
     seat, _ = followed
-    refused = seat.run(COMMAND, "sweep", "compare", "nothing")
+    refused = seat.here("sweep", "compare", "nothing")
     assert refused.returncode == 2
     assert "nothing: expected a sweep of" in refused.stderr

@@ -32,11 +32,11 @@ def scenes(seat: Seat) -> Path:
 
 @pytest.fixture(scope="module")
 def normalised(seat: Seat, scenes: Path) -> dict[str, Any]:
-    """The verdicts of every method on the same scenes."""
-    found = {}
+    """The verdicts of every method on the same scenes, the first in processes of their own."""
+    found, answer = {}, seat.answer
     for method in ("object_centred", "rig_affine", "zoom_exact", "facelift_rig", "pixel_based"):
-        seat.answer("data", "normalise", scenes, method, "--method", method, "--size", 128)
-        found[method] = seat.answer("data", "check", method)
+        answer("data", "normalise", scenes, method, "--method", method, "--size", 128)
+        found[method], answer = answer("data", "check", method), seat.answer_here
     return found
 
 
@@ -64,12 +64,14 @@ def test_check_leaves_a_page_and_a_verdict(seat: Seat, normalised: dict[str, Any
 
 def test_an_inconsistent_set_trains_nothing_until_that_is_allowed(seat: Seat, normalised: dict[str, Any]) -> None:
     settings = [f"{key}={value}" for key, value in SMALL.items()]
-    words = ["train", "gslrm_tiny", "--data", "pixel_based", "--set", " ".join([*settings, "train.max_steps=4"])]
-    refused = seat.mouselift(*words)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "pixel_based moves images and keeps their cameras" in refused.stderr
-    allowed = seat.mouselift(*words, "--set", "data.allow_inconsistent_geometry=true")
+    words = ["gslrm_tiny", "--data", "pixel_based", "--set", " ".join([*settings, "train.max_steps=4"])]
+    for command in (("train",), ("fit", "--out", "fitted")):
+        refused = seat.here(*command, *words)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert "pixel_based moves images and keeps their cameras" in refused.stderr
+    allowed = seat.mouselift("fit", "--out", "fitted", *words, "--set", "data.allow_inconsistent_geometry=true")
     assert allowed.returncode == 0, allowed.stderr
+    assert [json.loads(line)["step"] for line in allowed.stdout.splitlines()][-1] == 4
 
 
 def test_a_sweep_varies_how_a_named_recording_is_normalised(seat: Seat, scenes: Path) -> None:
@@ -93,18 +95,18 @@ def test_a_sweep_varies_how_a_named_recording_is_normalised(seat: Seat, scenes: 
     assert len({event.tags["data.digest"] for event in opened}) == 2
     variants = [folder for folder in (seat.home.cache / "variants").iterdir() if folder.is_dir()]
     assert sorted(folder.name.split("-")[1] for folder in variants) == ["object_centred", "pixel_based"]
-    assert seat.answer("model", "promote", "methods")["alias"] == "champion"
+    assert seat.answer_here("model", "promote", "methods")["alias"] == "champion"
 
 
 def test_a_name_does_not_follow_changed_data(seat: Seat, normalised: dict[str, Any]) -> None:
     lab = seat.folder / "lab"
     shutil.copytree(seat.folder / "object_centred", lab)
-    seat.answer("data", "register", "lab", "--name", "bench")
+    seat.answer_here("data", "register", "lab", "--name", "bench")
     shutil.rmtree(lab)
     shutil.copytree(seat.folder / "zoom_exact", lab)
-    refused = seat.mouselift("train", "gslrm_tiny", "--data", "bench")
+    refused = seat.here("train", "gslrm_tiny", "--data", "bench")
     assert refused.returncode == 2 and "bench: expected the data of digest" in refused.stderr
-    misspelled = seat.mouselift("train", "gslrm_tiny", "--data", "bensh")
+    misspelled = seat.here("train", "gslrm_tiny", "--data", "bensh")
     assert misspelled.returncode == 2 and "did you mean bench?" in misspelled.stderr
 
 

@@ -67,7 +67,7 @@ def test_the_study_pruned_that_trial_and_only_that(broken):
 
 def test_the_sweep_itself_is_complete_and_status_counts_the_pruned(broken):
     seat, _ = broken
-    status = seat.answer("sweep", "status", "two")
+    status = seat.answer_here("sweep", "status", "two")
     assert (status["state"], status["trials"]["pruned"], status["trials"]["complete"]) == ("COMPLETE", 1, 1)
     assert status["best"]["params"] == {"optim.lr": 1.0e-3}
 

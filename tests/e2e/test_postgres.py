@@ -76,7 +76,7 @@ def test_files_lie_in_the_home_and_not_in_the_current_folder(swept, databases):
 
 def test_one_database_for_both_is_refused(seat, databases):
     seat.extra.update(MLFLOW_TRACKING_URI=databases.mlflow, MOUSELIFT_STORAGE=databases.mlflow)
-    done = seat.mouselift("sweep", "list")
+    done = seat.here("sweep", "list")
     assert (done.returncode, done.stderr) == (
         2,
         "mouselift: MOUSELIFT_STORAGE: expected a database of its own, got that of MLFLOW_TRACKING_URI — "

@@ -67,7 +67,7 @@ def test_the_script_leaves_gaussians_of_a_scene(followed) -> None:
 
 def test_the_command_line_knows_the_sweep(followed) -> None:
     seat, _ = followed
-    assert seat.answer("sweep", "status", "first")["trials"]["complete"] == 2
+    assert seat.answer_here("sweep", "status", "first")["trials"]["complete"] == 2
 
 
 def test_a_sweep_in_another_thread_is_stopped_and_goes_on(mice_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +24,7 @@ from sweeps.book.optuna_copy import open_storage
 from sweeps.errors import StudyError
 from sweeps.tracking.mlflow_layout import STATUS
 from sweeps.tracking.queries import trial_of
-from tests.e2e.conftest import SMALL
+from tests.e2e.conftest import SMALL, write_space
 
 STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left", "taken"]
 STATUS_KEYS += ["budget", "eta", "ends_by_budget"]
@@ -247,7 +248,8 @@ def test_a_pulled_checkpoint_reproduces_the_registered_figures(spine, pulled, pr
 
 def test_a_pulled_checkpoint_reconstructs_a_mouse(spine, pulled, mice_folder):
     out = spine.seat.root / "reconstructed"
-    done = spine.seat.mouselift("reconstruct", mice_folder / "scene_000006", "--model", pulled, "--out", out)
+    words = ("--model", pulled, "--out", out, "--size", "64")
+    done = spine.seat.mouselift("reconstruct", mice_folder / "scene_000006", *words)
     names = ["comparison.png", "gaussians.ply", "turntable.gif", "turntable.mp4", "view.html", "reconstruction.json"]
     assert done.stdout.splitlines() == [str(out / name) for name in names]
     assert Gaussians.load_ply(out / "gaussians.ply").means.isfinite().all()
@@ -293,6 +295,33 @@ def test_a_trial_that_is_run_again_comes_to_the_same_figures_to_the_last_bit(spi
     assert (steps["val/psnr_fg"], steps["train/loss"]) == (3, 4)
     again = client.get_run(spine.seat.runs(told["again"]["sweep"])[None])
     assert again.data.tags["reproduces"] == trials[number].run_id
+
+
+def test_what_a_sweep_finished_is_known_to_the_next_one_which_takes_it_and_trains_nothing(seat, spine, mice_folder):
+    shutil.copytree(spine.seat.home.journal("spine"), seat.home.journal("spine"))
+    done = [trial for trial in spine.seat.ledger("spine").ranked if trial.state == "COMPLETE"]
+    space = write_space(
+        seat.root / "again.yaml",
+        enqueue=[trial.params for trial in done],
+        trials={"count": len(done), "concurrent": 2},
+    )
+    ended = seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "again", "--like", "spine")
+    assert ended.returncode == 0, ended.stderr
+    assert f"{len(done)} of {len(done)} trials taken from spine, 0 trained here" in ended.stderr
+    again = seat.ledger("again")
+    known = [trial for trial in spine.seat.ledger("spine").trials.values() if trial.state in ("COMPLETE", "PRUNED")]
+    assert [(one.trial, one.params) for one in again.past] == [(trial.number, trial.params) for trial in known]
+    assert f"spine: {len(known)} of {len(known)} finished trials known to the sampler" in ended.stderr
+    assert [(trial.params, trial.curve) for trial in again.ranked] == [(trial.params, trial.curve) for trial in done]
+    assert not any(name.startswith(("time/", "system/")) for report in seat.reports("again") for name in report.metrics)
+    status = seat.answer_here("sweep", "status", "again")
+    assert (status["taken"], status["undelivered"]) == (len(done), 0)
+    run = MlflowClient(seat.home.tracking_uri).get_run(again.best.run_id)
+    source = f"spine t{done[0].number:04d}"
+    assert run.data.tags["trial.taken_from"] == source and run.data.tags["trial.reason"] == f"taken from {source}"
+    assert run.data.tags["trial.taken_from.run_id"] == spine.seat.runs("spine")[done[0].number]
+    assert run.data.metrics["best/val/psnr_fg"] == done[0].best_value and run.info.status == "FINISHED"
+    assert checkpoint.inspect(again.best.released).sha256 == checkpoint.inspect(done[0].released).sha256
 
 
 def test_the_run_of_another_home_is_told_with_that_home(spine, trials, tmp_path):

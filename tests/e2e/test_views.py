@@ -23,9 +23,9 @@ SMALL = {
     "model.scratch.head_dim": 16,
     "model.scratch.text_dim": 16,
     "model.scratch.patch_size": 8,
-    "train.max_steps": 100,
+    "train.max_steps": 40,
     "train.batch_size": 1,
-    "train.validate_every": 100,
+    "train.validate_every": 40,
     "optim.warmup_steps": 2,
 }
 PREDICT = """
@@ -50,32 +50,32 @@ def seat(tmp_path_factory, mice_folder) -> Seat:
         "fixed": SMALL,
         "space": {"optim.lr": {"float": [5.0e-4, 4.0e-3], "log": True}},
         "objective": {"metric": "val/consistent_psnr_fg"},
-        "trials": {"count": 2, "concurrent": 2},
+        "trials": {"count": 2, "concurrent": 1},
     }
     (root / "views.yaml").write_text(yaml.safe_dump(space))
     seat = Seat(root)
     done = seat.mouselift("sweep", "run", root / "views.yaml", "--data", mice_folder, "--name", "views")
     assert done.returncode == 0, done.stderr
-    assert seat.answer("model", "promote", "views")["alias"] == "champion"
+    assert seat.answer_here("model", "promote", "views")["alias"] == "champion"
     return seat
 
 
 @pytest.fixture(scope="module")
 def pulled(seat) -> Path:
     folder = seat.root / "pulled"
-    seat.answer("model", "pull", "mouse-mvdiffusion@champion", "--out", folder)
+    seat.answer_here("model", "pull", "mouse-mvdiffusion@champion", "--out", folder)
     return folder
 
 
 def test_the_champion_tells_its_rig_and_its_prompts(seat) -> None:
-    (version,) = seat.answer("model", "list", "mouse-mvdiffusion")
+    (version,) = seat.answer_here("model", "list", "mouse-mvdiffusion")
     assert version["tags"]["rig.name"] == "mouse_centred"
     assert {"rig.sha256", "rig.spread_px", "prompts.sha256", "prompts.style"} <= version["tags"].keys()
     assert {"test/psnr_fg", "test/hull_iou", "test/consistent_psnr_fg"} <= version["metrics"].keys()
 
 
 def test_what_is_pulled_is_whole(pulled, seat) -> None:
-    (version,) = seat.answer("model", "list", "mouse-mvdiffusion")
+    (version,) = seat.answer_here("model", "list", "mouse-mvdiffusion")
     assert kinds.load(pulled).sha256 == version["tags"]["checkpoint.sha256"]
 
 
@@ -103,7 +103,7 @@ def test_scenes_are_generated_by_alias_and_say_so(seat, mice_folder, tmp_path) -
 
 def refused(seat: Seat, *words: str | Path) -> str:
     """The one line of the refusal; a slow machine says before it how far the checks are."""
-    done = seat.mouselift(*words)
+    done = seat.here(*words)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("preflight: ")]
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
     return lines[0].removeprefix("mouselift: ")

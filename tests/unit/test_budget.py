@@ -19,10 +19,12 @@ from sweeps.book.remaining import (
     Pace,
     cost_of_trial,
     going_on,
+    held_back,
     pace,
     seconds_of_budget,
     spending_of,
     spent_of,
+    steps_left,
 )
 from sweeps.book.spending import DIED
 from sweeps.errors import StudyError
@@ -31,8 +33,9 @@ from sweeps.preflight.cost import Cost, least_step_seconds, of_budget
 from sweeps.run.orphans import reap
 from sweeps.run.resume import resumable
 from sweeps.space.budget import Budget, Limit, Money, Raised, Spent, options, words
+from sweeps.space.distributions import Choice
 from sweeps.space.resources import Resources
-from sweeps.space.space import Scheduler, load_space
+from sweeps.space.space import Sampler, Scheduler, load_space
 from sweeps.tracking.pages import Links
 from tests.support.spaces import space_with
 from tests.unit.test_driver import STEPS, ActorDiedError, Desk
@@ -306,6 +309,27 @@ def test_a_sweep_goes_on_with_a_larger_budget_alone_and_the_journal_has_it(desk)
     assert found.driver.next_trial("c") is not None
     found.journal.close()
     assert resumable(found.home, "s").budget.hours == 0.014
+
+
+@pytest.mark.parametrize(("enqueue", "left"), [((), 0), (({"optim.lr": 1e-4},), 1)])
+def test_a_grid_without_further_points_needs_no_larger_budget_to_go_on(desk, enqueue, left):
+    """Two of four trials are done and the budget is spent: a grid of two has no third, an enqueued one is."""
+    found = desk(Budget(hours=0.0083))
+    found.space = replace(
+        found.space,
+        space={"optim.lr": Choice(ends=(1e-4, 1e-3))},
+        sampler=Sampler(kind="grid"),
+        enqueue=enqueue,
+    )
+    found.session()
+    for ray_id in "ab":
+        work(found, found.start(ray_id))
+    found.driver.close(State.KILLED, "interrupted by SIGTERM")
+    found.journal.close()
+    assert (held_back(read(found.journal)) is not None) == bool(left)
+    assert steps_left(read(found.journal)) == left * STEPS
+    if not left:
+        assert resumable(found.home, "s").budget.hours == 0.0083
 
 
 @pytest.mark.parametrize(

@@ -188,13 +188,14 @@ def test_a_server_that_takes_no_writes_is_refused(served, monkeypatch):
     )
 
 
-def test_a_home_may_have_any_sign_in_its_path(tmp_path):
-    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "50%41 a b%")})
+def test_a_home_may_have_a_per_cent_sign_in_its_path_and_no_folder_is_made_beside_it(tmp_path):
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "50% a b%")})
     prepare_store(home.tracking_uri)
     assert store_file(home.tracking_uri) == home.root / "mlflow.db"
     assert (home.root / "mlflow.db").is_file()
     (default,) = mlflow_client(home.tracking_uri).search_experiments()
     assert default.name == "Default"
+    assert list(tmp_path.iterdir()) == [home.root]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Processes that draw a share of a set's scenes beside this one: Python's threads would wait for each other.
 
-A helper ends when nobody reads what it says, so none outlives its parent, whatever ends that one: those of joblib stay
-for half a minute after a kill, and then warn of leaks. The scenes of a helper that fails are drawn by its parent, which
-then meets the reason.
+A helper ends with its parent, whatever ends that one and however far its scene is: the pipe on which it was told its
+share then closes. Those of joblib stay for half a minute after a kill, and then warn of leaks. The scenes of a helper
+that fails are drawn by its parent, which then meets the reason.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ def helpers(out: Path, plan: dict[str, Any], shares: Sequence[Sequence[int]]) ->
         for process in processes:
             process.kill()
             process.wait()
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
 
 
 def _started(paths: str, job: str) -> subprocess.Popen[bytes]:
@@ -90,15 +93,27 @@ def _started(paths: str, job: str) -> subprocess.Popen[bytes]:
 
 
 def work(draw: Callable[[int], None]) -> None:
-    """What runs in a helper: draw the scenes whose numbers come in, and say a line for each."""
+    """What runs in a helper: draw the scenes whose numbers come in as a line, and say a line for each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which then ends its helpers
+    share = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with threadpool_limits(1):
-        for scene in json.load(sys.stdin):
+        for scene in share:
             draw(scene)
             os.write(sys.stdout.fileno(), b"\n")
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of the standard input, which only the parent's end brings, and be gone in the middle of it all:
+    what is unfinished is whoever's that takes the folder up.
+    """
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
 def _send(process: subprocess.Popen[bytes], share: Sequence[int]) -> None:
+    """Tell a helper its share. The pipe stays open as long as this process lives."""
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-        stdin.write(json.dumps(list(share)).encode())
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(list(share)).encode() + b"\n")
+        process.stdin.flush()
