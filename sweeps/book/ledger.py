@@ -12,13 +12,17 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
+from sweeps.book import confirmations
 from sweeps.book import journal as events
+from sweeps.book.confirmations import Confirmed, Run
 from sweeps.book.journal import Event, Journal, State
 from sweeps.book.spending import Spending
 from sweeps.errors import DamagedError, StudyError
 from sweeps.home import Home
 from sweeps.space.objective import Objective
+from sweeps.space.plan import SEED, Confirm
 
+MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
 _ENDINGS_KEPT = 100
 _ENDED_FIRST = "the sweep ended before this trial did"
 
@@ -47,6 +51,7 @@ class Trial:
     gaussians: str | None = None  # the folder of its Gaussians to be looked at, once it is COMPLETE or PRUNED
     last_event_time: float = 0.0  # unix seconds of its last opening or report
     taken_from: str = ""  # `SWEEP t0003`, where it was trained; empty where this sweep trains it
+    confirms: int | None = None  # the trial of the search whose settings it has, with another seed
 
     @property
     def begun(self) -> bool:
@@ -84,7 +89,8 @@ class Ledger:
     reason: str = ""
     objective: Objective | None = None
     searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
-    planned: int = 0  # trials
+    asked: int = 0  # trials of the search
+    confirm: Confirm = field(default_factory=Confirm)  # which of them run again with other seeds
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -99,17 +105,74 @@ class Ledger:
 
     @property
     def best(self) -> Trial | None:
-        """The finished trial with the best objective; before any has finished, the best so far."""
-        judged = [trial for trial in self.ranked if trial.best_value is not None]
+        """The finished trial with the best objective, or whose settings had the best mean with other seeds, where the
+        best are confirmed; before any has finished, the best so far. It is one of the search.
+        """
+        first = next(iter(self.confirmed), None)
+        if first is not None and first.mean is not None:
+            return self.trials[first.trial]
+        judged = [trial for trial in self.ranked if trial.best_value is not None and trial.confirms is None]
         finished = [trial for trial in judged if trial.state == State.COMPLETE]
         return next(iter(finished or judged), None)
 
     @property
     def ranked(self) -> list[Trial]:
-        """Every trial, the best objective first, those without one last."""
+        """Every trial, the best objective first, those without one last; behind those of the search the ones that
+        confirm its best, which chose themselves by no figure.
+        """
         sign = -1.0 if self.objective is not None and self.objective.mode == "max" else 1.0
         trials = self.trials.values()
-        return sorted(trials, key=lambda t: (t.best_value is None, sign * (t.best_value or 0.0), t.number))
+        return sorted(
+            trials,
+            key=lambda t: (t.confirms is not None, t.best_value is None, sign * (t.best_value or 0.0), t.number),
+        )
+
+    @property
+    def searching(self) -> list[Trial]:
+        """The trials of the search, without those that confirm its best."""
+        return [trial for trial in self.trials.values() if trial.confirms is None]
+
+    @property
+    def has_searched(self) -> bool:
+        """Whether its search has come to its end, as far as the journal alone tells: a grid may end earlier."""
+        searching = self.searching
+        has_all = self.state == State.COMPLETE or len(searching) >= self.asked or self.fruitless >= MOST_REPEATS
+        return has_all and all(trial.state.is_final for trial in searching)
+
+    @property
+    def top(self) -> list[Trial]:
+        """The trials to confirm: the best COMPLETE ones of the search, as they stand now."""
+        ended = [trial for trial in self._finished if trial.best_value is not None]
+        return ended[: self.confirm.top] if self.confirm.is_made else []
+
+    @property
+    def unconfirmed(self) -> list[tuple[int, int]]:
+        """Trial and seed of each run that those trials still lack, seed by seed: an early end has whole comparisons."""
+        proposed = {(one.confirms, one.params[SEED]) for one in self._confirming}
+        seeds = self.confirm.seeds_after(int(self.params.get(SEED, 0)))
+        return [(t.number, seed) for seed in seeds for t in self.top if (t.number, seed) not in proposed]
+
+    @property
+    def confirmed(self) -> list[Confirmed]:
+        """The trials that were confirmed, the best mean first; empty before there is anything to compare."""
+        runs = [
+            Run(t.confirms, t.params[SEED], t.state.is_final, t.best_value if t.state == State.COMPLETE else None)
+            for t in self.trials.values()
+            if t.confirms is not None
+        ]
+        search = [(trial.number, trial.best_value) for trial in self._finished if trial.best_value is not None]
+        mode = "max" if self.objective is None else self.objective.mode
+        return confirmations.confirmed(runs, search, self.confirm.seeds, mode)
+
+    @property
+    def _finished(self) -> list[Trial]:
+        return [trial for trial in self.ranked if trial.confirms is None and trial.state == State.COMPLETE]
+
+    @property
+    def planned(self) -> int:
+        """How many trials it may have: those of its search, and those that confirm its best, as far as is known."""
+        to_come = 0 if self.has_searched else self.confirm.seeds * (min(self.confirm.top, self.asked) - len(self.top))
+        return self.asked + len(self.trials) - len(self.searching) + len(self.unconfirmed) + max(0, to_come)
 
     @property
     def open(self) -> set[int]:
@@ -125,6 +188,17 @@ class Ledger:
     def next_number(self) -> int:
         """The number of the next proposal: one more than the highest that any proposal has."""
         return 1 + max((*self.trials, *self.not_run), default=-1)
+
+    @property
+    def drawn(self) -> int:
+        """How many proposals its search has made, whether they were run or not."""
+        return self.next_number - len(self._confirming)
+
+    @property
+    def _confirming(self) -> list[Trial | events.TrialProposed]:
+        """Proposals that confirm a trial of the search, whether they were run or not."""
+        every: list[Trial | events.TrialProposed] = [*self.trials.values(), *self.not_run.values()]
+        return [one for one in every if one.confirms is not None]
 
     def count(self, state: State | str) -> int:
         """How many trials are in this state."""
@@ -201,7 +275,8 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
     try:
         objective, space = _objective(event.space), event.space
         searched = tuple(space["space"]) if "space" in space else ()
-        planned = int(space["trials"]["count"]) if "trials" in space else 1
+        asked = int(space["trials"]["count"]) if "trials" in space else 1
+        confirm = Confirm(**space.get("confirm", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{event.sweep}: expected a search space in the journal, got a fault at {error} — the journal is damaged; "
@@ -217,7 +292,8 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         objective=objective,
         tags=event.tags,
         searched=searched,
-        planned=planned,
+        asked=asked,
+        confirm=confirm,
         params=event.params,
         space=space,
         past=event.past or ledger.past,
@@ -237,9 +313,10 @@ def _objective(space: dict[str, Any]) -> Objective | None:
 
 def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
     if event.repeats is None and not event.refused:
-        proposed = Trial(event.trial, params=event.params, fingerprint=event.fingerprint)
-        return _with(replace(ledger, fruitless=0), proposed)
-    return replace(ledger, not_run={**ledger.not_run, event.trial: event}, fruitless=ledger.fruitless + 1)
+        proposed = Trial(event.trial, params=event.params, fingerprint=event.fingerprint, confirms=event.confirms)
+        return _with(replace(ledger, fruitless=0 if event.confirms is None else ledger.fruitless), proposed)
+    fruitless = ledger.fruitless + (event.confirms is None)
+    return replace(ledger, not_run={**ledger.not_run, event.trial: event}, fruitless=fruitless)
 
 
 def _trial(ledger: Ledger, number: int) -> Trial:
@@ -298,7 +375,8 @@ def _closed(ledger: Ledger, event: events.TrialClosed) -> Ledger:
     ended = _with(ledger, replace(trial, state=state, reason=event.reason, released=released))
     if state == State.KILLED:
         return ended
-    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:], fruitless=0)
+    fruitless = 0 if trial.confirms is None else ledger.fruitless  # of what confirms others the search learns nothing
+    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:], fruitless=fruitless)
 
 
 def _ended_with_the_sweep(trial: Trial) -> Trial:

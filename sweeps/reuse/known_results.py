@@ -25,6 +25,7 @@ from sweeps.errors import DamagedError, counted
 from sweeps.home import Home
 from sweeps.reuse.code_version import CODE, CODE_CHANGED
 from sweeps.space.objective import Objective
+from sweeps.space.plan import SEED
 
 ARTEFACT = "artefact."  # and a setting: the tag of a sweep with the hash of the file or folder that it names
 DATA = "data.digest"
@@ -135,7 +136,7 @@ class _Other:
             self.opened = float(values["time"])
             self._params, self._space = values["params"], values["space"]
             searched = self._space.get("space", {})
-            self._open = {*searched, *LOCAL_PATHS}
+            self._open = {*searched, *LOCAL_PATHS, *([SEED] if self._space.get("confirm", {}).get("seeds") else [])}
             objective = self._space["objective"]
             self._objective = objective["metric"], objective["mode"]
         except (KeyError, TypeError, AttributeError, ValueError):

@@ -33,7 +33,7 @@ from sweeps.space.distributions import Choice, Distribution, FloatRange, IntRang
 from sweeps.space.faults import Faults
 from sweeps.space.notify import notify_problem
 from sweeps.space.objective import Objective
-from sweeps.space.plan import Plan
+from sweeps.space.plan import Confirm, Plan
 from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Resources
 
@@ -89,6 +89,7 @@ class SpaceConfig:
     # settings to try first, each by dotted path; a searched path that one leaves out stands at the recipe's own value
     enqueue: tuple[dict[str, Scalar], ...] = ()
     plan: Plan = field(default_factory=Plan)  # runs that answer a question, in place of a search
+    confirm: Confirm = field(default_factory=Confirm)  # the best of a search run again with other seeds
     objective: Objective = field(default_factory=Objective)  # the figure to improve
     sampler: Sampler = field(default_factory=Sampler)  # how parameters are chosen
     scheduler: Scheduler = field(default_factory=Scheduler)  # when weak trials stop
@@ -140,6 +141,11 @@ class SearchSpace(SpaceConfig):
         runs = plan.with_seeds(self.plan, settings)
         searched = plan.searched_with_seeds(self.plan, self.space)
         return replace(self, space=searched, enqueue=runs, trials=replace(self.trials, count=len(runs)))
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials it has at most, with those that confirm its best."""
+        return self.trials.count + self.confirm.runs(self.trials.count)
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -200,7 +206,8 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     except RecipeError as error:
         raise SpaceError(str(error)) from None
     space = _named(written, path.stem, _resolved(written, layers))
-    for where, problem in _problems(space):
+    asked = plan.problems_of_confirm(layers.values, space.confirm, space.space, space.base)
+    for where, problem in chain(_problems(space), asked):
         _refuse(layers, where, problem)
     if space.plan.is_made:
         return _as_planned(space, layers)

@@ -57,6 +57,7 @@ _LINEAGE = {"recipe": _FINGERPRINT, "data": "data.digest", "code": "mlflow.sourc
 _HASH_SHOWN = 12  # digits
 _NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on", CODE, FIGURES)
 HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
+CONFIRMS_TAG = "trial.confirms"  # of a run that has the settings of this trial, with another seed
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256
 
@@ -121,6 +122,8 @@ def trial_tags(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
         "trial.attempt": str(event.attempt),
         "sweep.name": ledger.name,
     }
+    if (confirms := ledger.trials[event.trial].confirms) is not None:
+        tags[CONFIRMS_TAG] = f"t{confirms:04d}"
     if event.attempt > 1:
         tags["trial.reason"] = ""  # of the interruption before
     return tags | _read_first(known) | _lineage_tag(known)
