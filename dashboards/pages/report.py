@@ -24,6 +24,7 @@ from dashboards.thumbnails import Thumbnails
 from sweeps.book.record import Measured, SweepRecord
 from sweeps.book.remaining import cost_of_trial
 from sweeps.conclusions.comparisons import comparisons_of, difference_in_words
+from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance
 from sweeps.space.gates import Gate, parse_gates
 from sweeps.tracking.pages import Links
@@ -79,6 +80,8 @@ def report_page(
         sections=sections,
         columns=columns(settings.settings_of(record), _gates(record), _metric(record), _cost(record, 0.0) is not None),
         compared=compared,
+        confirmed=record.ledger.confirmed,
+        confirmed_words=sentences(record.ledger),
         differences=differences,
         in_words=difference_in_words,
         importance=importance,
@@ -128,9 +131,9 @@ def _sections(record: SweepRecord) -> list[Section]:
             f"p{i}",
             measured,
             differs,
-            result(record, measured.trials, objective),
-            best_settings(record, measured.trials),
-            charts_of(f"p{i}", record, measured.trials, found, objective) if i < MOST_CHARTED else {},
+            result(record, measured.searching, objective),
+            best_settings(record, measured.searching),
+            charts_of(f"p{i}", record, measured.searching, found, objective) if i < MOST_CHARTED else {},
             [row(one, found, gates, _cost(record, one.busy_seconds)) for one in measured.trials],
         )
         for i, (measured, differs) in enumerate(zip(record.by_protocol, told_apart(record.by_protocol), strict=True))

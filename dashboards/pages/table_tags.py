@@ -38,8 +38,9 @@ def trial_tags(record: SweepRecord) -> dict[int, dict[str, str]]:
 
 def outcome(trial: Trial) -> str:
     """The state of a trial and its reason, in one line."""
-    why = " ".join(trial.reason.split())
-    return f"{SIGNS[trial.state]} {trial.state}" + (f" {why}" if why else "")
+    confirms = "" if trial.confirms is None else f"confirms t{trial.confirms:04d} "
+    why = confirms + " ".join(trial.reason.split())
+    return f"{SIGNS[trial.state]} {trial.state}" + (f" {why}".rstrip() if why else "")
 
 
 def setting_tags(record: SweepRecord) -> dict[str, dict[int, str]]:

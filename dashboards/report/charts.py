@@ -43,7 +43,7 @@ def charts_of(
         "history": _history(key, by_number, objective),
         "settings": _settings(key, by_number, found, objective),
         "rungs": _rungs(key, record, by_number, objective),
-        "curves": _curves(key, by_number, best_of(trials), objective, share),
+        "curves": _curves(key, by_number, best_of(record, trials), objective, share),
     }
     return {topic: charts for topic, charts in topics.items() if charts}
 

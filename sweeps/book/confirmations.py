@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from sweeps.errors import counted
+
+_DIGITS = 4  # of a figure
 
 
 class Run(NamedTuple):
@@ -44,6 +48,27 @@ class Confirmed:
     def is_whole(self) -> bool:
         """Whether each of its runs came to its end."""
         return len(self.values) == self.seeds
+
+    def __str__(self) -> str:
+        """`mean 22.5 over 2 seeds (22 to 23), was 23.1 in the search`."""
+        return f"{self.by_seeds}, was {self.found:.{_DIGITS}g} in the search"
+
+    @property
+    def by_seeds(self) -> str:
+        """`mean 22.5 over 2 seeds (22 to 23)`."""
+        n = counted(self.seeds, "seed") if self.is_whole else f"{len(self.values)} of {counted(self.seeds, 'seed')}"
+        if self.mean is None:
+            return f"no figure with {n}"
+        if len(self.values) == 1:
+            return f"{self.mean:.{_DIGITS}g} with {n}, so without a spread"
+        least, most = min(self.values), max(self.values)
+        return f"mean {self.mean:.{_DIGITS}g} over {n} ({least:.{_DIGITS}g} to {most:.{_DIGITS}g})"
+
+    def as_plain(self) -> dict[str, Any]:
+        """What programs are told of it; n: of how many seeds there is a figure."""
+        known = {"trial": self.trial, "place": self.place, "found": self.found, "mean": self.mean}
+        span = {"least": min(self.values, default=None), "most": max(self.values, default=None)}
+        return known | span | {"n": len(self.values), "seeds": self.seeds}
 
 
 def confirmed(

@@ -164,6 +164,10 @@ class Ledger:
         mode = "max" if self.objective is None else self.objective.mode
         return confirmations.confirmed(runs, search, self.confirm.seeds, mode)
 
+    def confirmation_of(self, number: int) -> Confirmed | None:
+        """What became of a trial with other seeds; None where it was not confirmed."""
+        return next((one for one in self.confirmed if one.trial == number), None)
+
     @property
     def _finished(self) -> list[Trial]:
         return [trial for trial in self.ranked if trial.confirms is None and trial.state == State.COMPLETE]

@@ -92,16 +92,23 @@ class TrialRecord:
 
 
 class Measured(NamedTuple):
-    """Trials whose figures may share a table, the best objective first. `protocol` is None where none of them told."""
+    """Trials whose figures may share a table, the best objective first, those that confirm others last. `protocol` is
+    None where none of them told.
+    """
 
     protocol: str | None
     words: str
     trials: tuple[TrialRecord, ...]
 
     @property
+    def searching(self) -> tuple[TrialRecord, ...]:
+        """Those of the search, without the runs that confirm its best."""
+        return tuple(one for one in self.trials if one.trial.confirms is None)
+
+    @property
     def judged(self) -> list[int]:
-        """Numbers of those that reported the objective, the best first."""
-        return [one.trial.number for one in self.trials if one.trial.best_value is not None]
+        """Numbers of those of the search that reported the objective, the best first."""
+        return [one.trial.number for one in self.searching if one.trial.best_value is not None]
 
 
 @dataclass(frozen=True)

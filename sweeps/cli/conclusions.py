@@ -6,8 +6,10 @@ from typing import Any
 
 import typer
 
+from sweeps.book.ledger import Ledger
 from sweeps.cli import terminal
 from sweeps.conclusions.comparisons import CONFIDENCE, Comparisons, difference_in_words
+from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance
 from sweeps.errors import counted
 
@@ -22,6 +24,25 @@ def show_comparisons(found: Comparisons) -> None:
     columns = ["verdict", "setting", "against", f"Δ {found.metric}", interval, "seeds", "scenes", "why"]
     terminal.table_or_blocks(columns, rows)
     for line in (f"Step {found.step}. {found.rule}", *found.notes):
+        typer.echo(line, err=True)
+
+
+def show_confirmed(ledger: Ledger) -> None:
+    """What the best of a search reached with other seeds, a row each, and who won by that."""
+    rows = [
+        [
+            f"t{one.trial:04d}",
+            str(one.place),
+            f"{one.found:.4g}",
+            "" if one.mean is None else f"{one.mean:.4g}",
+            f"{min(one.values):.4g} to {max(one.values):.4g}" if len(one.values) > 1 else "",
+            f"{len(one.values)} of {one.seeds}",
+        ]
+        for one in ledger.confirmed
+    ]
+    if rows:
+        terminal.table(["confirmed", "place in the search", "there", "mean", "least to most", "seeds"], rows)
+    for line in sentences(ledger):
         typer.echo(line, err=True)
 
 

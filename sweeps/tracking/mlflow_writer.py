@@ -253,6 +253,8 @@ class _Writer:
         stamp = _milliseconds(event.time)
         metric = Metric(f"best/{ledger.objective.metric}", best.best_value, stamp, ledger.ended)
         tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
+        if (confirmed := ledger.confirmation_of(best.number)) is not None:
+            tags[layout.CONFIRMED_TAG] = str(confirmed)
         self._log(self._runs[None], metrics=[metric], tags=tags)
 
     def _note_fault(self, event: events.AttemptFailed) -> None:
