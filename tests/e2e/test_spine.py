@@ -25,7 +25,7 @@ from sweeps.tracking.mlflow_layout import STATUS
 from sweeps.tracking.queries import trial_of
 from tests.e2e.conftest import SMALL
 
-STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left", "taken"]
+STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left", "confirmed", "taken"]
 STATUS_KEYS += ["budget", "eta", "ends_by_budget"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """

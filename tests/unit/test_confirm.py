@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import math
+import re
+import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from benchmarks import search_table
+from dashboards.app.app import make_app
+from dashboards.pages.notes import sweep_note
+from dashboards.pages.report import report_page
+from dashboards.pages.table_tags import outcome
+from dashboards.pages.trial_notes import trial_note
+from dashboards.research.conclusions import Conclusions
+from dashboards.research.report import research_report
+from dashboards.research.texts import Language, Texts
 from sweeps.book.confirmations import Confirmed, Run, confirmed
-from sweeps.book.journal import Journal, State, SweepClosed, SweepOpened, TrialProposed
+from sweeps.book.journal import (
+    Journal,
+    Reported,
+    RunOpened,
+    State,
+    SweepClosed,
+    SweepOpened,
+    TrialClosed,
+    TrialOpened,
+    TrialProposed,
+)
 from sweeps.book.ledger import read
+from sweeps.book.record import PROTOCOL, Recorder
 from sweeps.book.remaining import seconds_left, steps_left
 from sweeps.book.study import CONFIRMS, Proposals, confirmation, frozen_trial, study_of
+from sweeps.cli.conclusions import show_confirmed
+from sweeps.cli.leaderboard import Leaderboard
+from sweeps.conclusions.confirmations import sentences
+from sweeps.conclusions.importance import importance_of
 from sweeps.errors import SpaceError
 from sweeps.preflight.cost import cost_of
 from sweeps.preflight.dry_run_messages import Measured
 from sweeps.run.resume import resumable
-from sweeps.space.distributions import Choice
+from sweeps.space.distributions import Choice, FloatRange
+from sweeps.space.objective import Objective
 from sweeps.space.plan import SEED, Confirm
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, Scheduler, load_space
+from sweeps.tracking.mlflow_layout import CONFIRMS_TAG, trial_tags
+from sweeps.tracking.notices import told
+from sweeps.tracking.pages import Links
+from tests.support.spaces import space_with
 from tests.unit.test_driver import METRIC, STEPS, Desk
 
 PLAIN = Scheduler(kind="none")
@@ -306,3 +340,151 @@ def test_confirmations_are_proposed_by_the_ledger_alone(desk):
     searched(found)
     again = read(Journal(found.journal.folder))
     assert confirmation(again, found.space) == confirmation(ledger_of(found), found.space)
+
+
+# ---------------------------------------------------------------- shown
+
+
+def told_of(folder, lucky=24.0, means=((20.0, 21.0), (22.0, 22.5)), top=2, state=State.COMPLETE):
+    """A sweep of three trials, of which t0000 led; two of them ran again with as many seeds as `means` has figures."""
+    space = space_with("told", "gslrm_tiny", space={"optim.lr": FloatRange(ends=(1e-4, 1e-2))},
+                       objective=Objective(METRIC), trials=Resources(count=3),
+                       confirm=Confirm(seeds=2, top=top))  # fmt: skip
+    events = [SweepOpened("told", "gslrm_tiny", space.as_plain(), {}, space.base.params), RunOpened(None, "r" * 32)]
+    runs = [({"optim.lr": 1e-3 * (n + 1)}, None, value) for n, value in enumerate((lucky, 23.0, 10.0))]
+    again = [(n, seed, values[seed]) for seed in range(2) for n, values in enumerate(means) if seed < len(values)]
+    runs += [({"optim.lr": 1e-3 * (n + 1), SEED: 778 + seed}, n, value) for n, seed, value in again]
+    for number, (params, confirms, value) in enumerate(runs):
+        events.append(TrialProposed(number, params, f"f{number}", confirms=confirms))
+        recipe = space.base.params | params
+        events.append(TrialOpened(number, f"ray{number}", 1, params, recipe, f"f{number}", {PROTOCOL: "p"}))
+        events.append(RunOpened(number, f"{number:032x}"))
+        if value is not None:
+            events.append(Reported(number, 10, {METRIC: value}))
+        ended = State.COMPLETE if value is not None else State.FAIL
+        events.append(TrialClosed(number, ended, "" if value is not None else "it broke"))
+    recorder = Recorder(folder)
+    recorder.add([*events, SweepClosed(state)])
+    return recorder.record(1.0)
+
+
+def test_that_the_order_changed_is_said_with_n_and_spread(tmp_path):
+    (said,) = sentences(told_of(tmp_path).ledger)
+    assert said == (
+        f"t0000 was ahead in the search with {METRIC} 24, by luck of its seed as far as is known: with others it has "
+        "mean 20.5 over 2 seeds (20 to 21). t0001 is the best: mean 22.25 over 2 seeds (22 to 22.5), was 23 in the "
+        "search."
+    )
+
+
+def test_that_others_reach_as_far_is_said(tmp_path):
+    (said,) = sentences(told_of(tmp_path, means=((23.0, 25.0), (22.0, 24.0))).ledger)
+    assert said.startswith(f"t0000 was ahead in the search with {METRIC} 24, and stays so with other seeds: mean 24 ")
+    assert said.endswith("The seeds of t0001 reach as far: more of them may change the order.")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    said = sentences(told_of(tmp_path, means=((24.0, None), (22.0, 22.5)), top=4).ledger)
+    assert "t0001 is the best" in said[0] and "24 with 1 of 2 seeds, so without a spread" in said[0]
+    assert said[1:] == [
+        "3 of the 4 to confirm: no other trial of the search came to its end.",
+        "t0005, which was to confirm t0000, is FAIL: it broke.",
+    ]
+
+
+def test_before_anything_is_confirmed_it_is_said_what_will_be(desk):
+    found = desk()
+    searched(found, FIRST[:2])
+    assert sentences(ledger_of(found)) == ["When the search has ended, its best 2 run again, each with 2 other seeds."]
+    assert sentences(replace(ledger_of(found), confirm=Confirm())) == []
+
+
+def test_the_pages_of_mlflow_say_who_won_and_what_a_run_was_for(tmp_path):
+    record = told_of(tmp_path)
+    note = sweep_note(record, Links("7"))
+    assert "t0001" in note.partition("**Best: ")[2][:20] and "n = 3 trials that reported it" in note
+    assert "by luck of its seed as far as is known" in note and "which ran once" not in note
+    table = note.partition("### Confirmed with other seeds")[2]
+    assert re.findall(r"\| 22\.25&emsp; \| 22 to 22\.5&emsp; \| 2 of 2 \|", table)
+    assert "t0003" not in note.partition("### Leaderboard")[2].partition("### Confirmed")[0]
+    assert "It confirms [t0000]" in trial_note(record, 3, Links("7"))
+    assert "With other seeds it has mean 20.5 over 2 seeds (20 to 21)." in trial_note(record, 0, Links("7"))
+    assert outcome(record.ledger.trials[3]) == "✔ COMPLETE confirms t0000"
+
+
+def test_the_tags_of_mlflow_name_what_a_run_confirms(tmp_path):
+    ledger = told_of(tmp_path).ledger
+    opened = TrialOpened(3, "ray3", 1, {}, {}, "f3")
+    assert trial_tags(ledger, opened)[CONFIRMS_TAG] == "t0000"
+    assert CONFIRMS_TAG not in trial_tags(ledger, replace(opened, trial=0))
+
+
+def test_the_report_has_a_table_and_its_charts_leave_confirmations_out(tmp_path):
+    record = told_of(tmp_path)
+    html = report_page(record)
+    assert "t0000 was ahead in the search" in html and '<td class="number">22.25</td>' in html
+    assert "confirms t0000 with seed 778" in html
+    assert [one.trial.number for one in record.by_protocol[0].searching] == [0, 1, 2]
+    assert re.search(r"Best val/psnr_fg( so far)?: 23(\.0+)?, t0001", html)
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        (Language.EN, "With other seeds the order changes: t0000 was ahead in the search with 24"),
+        (Language.KO, "다른 시드에서는 순서가 바뀝니다. 탐색에서 앞선 시행: t0000, 24"),
+    ],
+)
+def test_the_dated_report_says_it_in_both_languages(tmp_path, language, said):
+    record = told_of(tmp_path)
+    text = research_report(record, importance_of(record.ledger), language, "charts.html")
+    assert said in text and "22.25" in text and "confirm: {seeds: 2, top: 2}" in text
+    assert f"### {Texts(language)('confirmed_title')}" in text
+    assert Conclusions(record, importance_of(record.ledger)).stronger is None
+    assert Conclusions(record, importance_of(record.ledger)).noise.n == 2  # of what confirms, not of what was chosen
+
+
+def test_the_terminal_marks_them_and_has_the_means(tmp_path, capsys):
+    record = told_of(tmp_path)
+    show_confirmed(record.ledger)
+    said = capsys.readouterr()
+    assert re.search(r"t0001 +2 +23 +22\.25 +22 to 22\.5 +2 of 2", said.out) and "by luck of its seed" in said.err
+    board = Leaderboard(record)
+    assert [row[0].plain for row in map(board._row, board.shown)][:3] == ["t0000", "t0001", "t0002"]
+    assert board._row(record.trial(3))[-1].plain.startswith("confirms t0000 — ")
+
+
+def test_a_notice_of_the_end_has_the_mean(tmp_path):
+    assert told(SweepClosed(State.COMPLETE), told_of(tmp_path).ledger).endswith(
+        f"best {METRIC} 23 (t0001, step 10), with other seeds mean 22.25 over 2 seeds (22 to 22.5)"
+    )
+
+
+def test_what_matters_is_told_of_the_search_alone(tmp_path):
+    assert importance_of(told_of(tmp_path).ledger).trials == 3
+
+
+def test_the_dashboard_shows_who_won_and_what_a_run_was_for(desk):
+    found = desk()
+    searched(found)
+    for value in (19.0, 23.0, 20.0, 21.0):  # of t1, t2, t1, t2
+        run(found, value)
+    client = TestClient(make_app(found.home), base_url="http://127.0.0.1:8710")
+    page, values = client.get("/sweep?name=s").text, client.get("/sweep.json?name=s").json()
+    assert "t0001 was ahead in the search with val/psnr_fg 24, by luck of its seed" in page
+    assert "with other seeds mean 22 (21 to 23), n = 2 of 2" in page and "confirms t0001, seed 778" in page
+    assert [(one["trial"], one["mean"]) for one in values["confirmed"]] == [(2, 22.0), (1, 19.5)]
+    assert values["sweep"]["best"]["trial"] == 2 and values["sweep"]["judged"] == 4
+    assert "to confirm" in client.get("/run?run=s/4").text
+    assert "With other seeds: mean 22 over 2 seeds (21 to 23)." in client.get("/run?run=s/2").text
+
+
+def test_how_far_seeds_differ_is_what_the_recorded_grid_says():
+    known = {key: max(one[METRIC]) for key, one in search_table.read().curves.items()}
+    twice = [(value, known[*key[:-1], 778.0]) for key, value in known.items() if (*key[:-1], 778.0) in known]
+    pairs = [(one - other) ** 2 / 2 for one, other in twice if one != other]
+    first = sorted((value for key, value in known.items() if key[-1] == 777.0), reverse=True)
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    said = f"{len(pairs)} settings ran with two seeds: their best `{METRIC}` differs by a standard deviation of "
+    said += f"{math.sqrt(statistics.fmean(pairs)):.2f}, and the best nine of all {len(first)} settings lie within "
+    assert f"{said}{first[0] - first[8]:.2f}" in page
