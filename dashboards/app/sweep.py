@@ -58,7 +58,7 @@ def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
         "fixed": record.ledger.space.get("fixed", {}),
         "not_run": len(record.ledger.not_run),
         "confirmed": [one.as_plain() for one in record.ledger.confirmed],
-        "confirmed_words": sentences(record.ledger),
+        "confirmed_words": sentences(record),
         "tables": [*tables, *([{"protocol": None, "words": "not begun", "rows": waiting}] if waiting else [])],
         "charted": [{"protocol": alike.protocol, "words": alike.words} for alike in record.by_protocol],
         "news": reader.news(name),

@@ -127,7 +127,7 @@ def _stronger(record: SweepRecord, alike: Measured, links: Links) -> str:
 def _one_seed(record: SweepRecord) -> str:
     if "train.seed" in record.ledger.searched:
         return ""
-    if said := sentences(record.ledger):
+    if said := sentences(record):
         return plain(said[0], _WHY)
     return "Every trial ran once, with the same seed: how far a repeat would differ is not known."
 
@@ -254,7 +254,7 @@ def _confirmed(record: SweepRecord, links: Links) -> str:
         ]
         for one in found
     ]
-    rest = sentences(record.ledger)[1:]  # the first one is said with the result
+    rest = sentences(record)[1:]  # the first one is said with the result
     return "\n\n".join([table(columns, rows, numbers=(1, 2, 3, 4, 5)), *(plain(line, _WHY) for line in rest)])
 
 

@@ -81,7 +81,7 @@ def report_page(
         columns=columns(settings.settings_of(record), _gates(record), _metric(record), _cost(record, 0.0) is not None),
         compared=compared,
         confirmed=record.ledger.confirmed,
-        confirmed_words=sentences(record.ledger),
+        confirmed_words=sentences(record),
         differences=differences,
         in_words=difference_in_words,
         importance=importance,

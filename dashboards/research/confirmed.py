@@ -9,12 +9,13 @@ from dashboards.research.texts import Texts
 from dashboards.words import NONE, figure, trial_name
 from sweeps.book.confirmations import Confirmed
 from sweeps.book.ledger import Ledger
-from sweeps.conclusions.confirmations import overlaps
+from sweeps.book.record import SweepRecord
+from sweeps.conclusions.confirmations import measured_differently, overlaps
 
 
-def confirmed_lines(ledger: Ledger, told: Texts) -> Iterator[str]:
+def confirmed_lines(record: SweepRecord, told: Texts) -> Iterator[str]:
     """Who won by the means over other seeds, whether others come near, and what is missing."""
-    found = ledger.confirmed
+    ledger, found = record.ledger, record.ledger.confirmed
     if not found:
         ended = sum(trial.state.is_final for trial in ledger.trials.values() if trial.confirms is not None)
         yield told("confirmed_open", n=ended, all=ledger.planned - ledger.asked)
@@ -30,6 +31,8 @@ def confirmed_lines(ledger: Ledger, told: Texts) -> Iterator[str]:
         yield told("confirmed_other", first_by_seeds=by_seeds(first, told), **other, **named)
     if near := [trial_name(one.trial) for one in found[1:] if overlaps(winner, one)]:
         yield told("confirmed_near", trials=", ".join(near))
+    if unlike := measured_differently(record):
+        yield told("confirmed_unlike", trials=unlike)
     if ledger.has_searched and len(ledger.top) < ledger.confirm.top:
         yield told("confirmed_fewer", n=len(ledger.top), all=ledger.confirm.top)
 

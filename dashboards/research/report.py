@@ -123,7 +123,7 @@ def _how_sure(found: Conclusions, told: Texts, chosen: str) -> Iterator[str]:
     if others := sum(len(group.trials) for group in found.record.by_protocol if group != found.alike):
         yield told("differently", n=told.trials(others))
     if ledger.confirm.is_made:
-        yield from confirmed_lines(ledger, told)
+        yield from confirmed_lines(found.record, told)
     elif (seeds := found.repeated) is not None:
         params = ", ".join(code(f"{path} {setting(value)}") for path, value in seeds.params.items())
         yield told("seeds", settings=params, mean=figure(seeds.mean), sd=figure(seeds.sd), n=seeds.n)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sweeps.book.ledger import Ledger
+from sweeps.book.record import SweepRecord
 from sweeps.cli import terminal
 from sweeps.conclusions.comparisons import CONFIDENCE, Comparisons, difference_in_words
 from sweeps.conclusions.confirmations import sentences
@@ -27,7 +27,7 @@ def show_comparisons(found: Comparisons) -> None:
         typer.echo(line, err=True)
 
 
-def show_confirmed(ledger: Ledger) -> None:
+def show_confirmed(record: SweepRecord) -> None:
     """What the best of a search reached with other seeds, a row each, and who won by that."""
     rows = [
         [
@@ -38,11 +38,11 @@ def show_confirmed(ledger: Ledger) -> None:
             f"{min(one.values):.4g} to {max(one.values):.4g}" if len(one.values) > 1 else "",
             f"{len(one.values)} of {one.seeds}",
         ]
-        for one in ledger.confirmed
+        for one in record.ledger.confirmed
     ]
     if rows:
         terminal.table(["confirmed", "place in the search", "there", "mean", "least to most", "seeds"], rows)
-    for line in sentences(ledger):
+    for line in sentences(record):
         typer.echo(line, err=True)
 
 

@@ -143,7 +143,7 @@ def sweep_status(
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     _show_trials(home, record, every)
-    show_confirmed(record.ledger)
+    show_confirmed(record)
     _show_taken(record.ledger)
     if found["undelivered"]:
         typer.echo(f"{counted(found['undelivered'], 'event')} not in MLflow yet; the journal keeps them", err=True)
@@ -299,7 +299,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         typer.echo(json.dumps(status if compared is None else status | {"comparisons": asdict(compared)}))
         return
     _show_trials(home, record, every=False)
-    show_confirmed(ledger)
+    show_confirmed(record)
     _show_taken(ledger)
     if compared is not None:
         show_comparisons(compared)

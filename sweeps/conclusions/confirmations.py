@@ -7,16 +7,26 @@ from collections.abc import Iterator
 from sweeps.book.confirmations import Confirmed
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
+from sweeps.book.record import SweepRecord
 from sweeps.errors import counted
 
 
-def sentences(ledger: Ledger) -> list[str]:
+def sentences(record: SweepRecord) -> list[str]:
     """Who won, and how sure that is; what is still to come; what is missing. None where nothing is to be confirmed."""
+    ledger = record.ledger
     if not ledger.confirm.is_made or ledger.objective is None:
         return []
     found = ledger.confirmed
     said = [who_won(found, ledger.objective.metric)] if found else [_nobody_yet(ledger)]
+    if unlike := measured_differently(record):
+        said.append(f"{unlike}: not measured as the best was, and compared as the search compared them.")
     return [*said, *_missing(ledger, found)]
+
+
+def measured_differently(record: SweepRecord) -> str:
+    """The trials that were confirmed and not measured as the first of them, by name; empty where there are none."""
+    found = [record.trial(one.trial) for one in record.ledger.confirmed]
+    return ", ".join(f"t{one.trial.number:04d}" for one in found if one.protocol != found[0].protocol)
 
 
 def who_won(found: list[Confirmed], metric: str) -> str:

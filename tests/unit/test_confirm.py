@@ -33,13 +33,13 @@ from sweeps.book.journal import (
     TrialProposed,
 )
 from sweeps.book.ledger import read
-from sweeps.book.record import PROTOCOL, Recorder
+from sweeps.book.record import PROTOCOL, Recorder, record_of
 from sweeps.book.remaining import seconds_left, steps_left
 from sweeps.book.study import CONFIRMS, Proposals, confirmation, frozen_trial, study_of
 from sweeps.cli.conclusions import show_confirmed
 from sweeps.cli.leaderboard import Leaderboard
 from sweeps.conclusions.confirmations import sentences
-from sweeps.conclusions.importance import importance_of
+from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.errors import SpaceError
 from sweeps.preflight.cost import cost_of
 from sweeps.preflight.dry_run_messages import Measured
@@ -345,7 +345,7 @@ def test_confirmations_are_proposed_by_the_ledger_alone(desk):
 # ---------------------------------------------------------------- shown
 
 
-def told_of(folder, lucky=24.0, means=((20.0, 21.0), (22.0, 22.5)), top=2, state=State.COMPLETE):
+def told_of(folder, lucky=24.0, means=((20.0, 21.0), (22.0, 22.5)), top=2, protocols=("p", "p")):
     """A sweep of three trials, of which t0000 led; two of them ran again with as many seeds as `means` has figures."""
     space = space_with("told", "gslrm_tiny", space={"optim.lr": FloatRange(ends=(1e-4, 1e-2))},
                        objective=Objective(METRIC), trials=Resources(count=3),
@@ -356,20 +356,20 @@ def told_of(folder, lucky=24.0, means=((20.0, 21.0), (22.0, 22.5)), top=2, state
     runs += [({"optim.lr": 1e-3 * (n + 1), SEED: 778 + seed}, n, value) for n, seed, value in again]
     for number, (params, confirms, value) in enumerate(runs):
         events.append(TrialProposed(number, params, f"f{number}", confirms=confirms))
-        recipe = space.base.params | params
-        events.append(TrialOpened(number, f"ray{number}", 1, params, recipe, f"f{number}", {PROTOCOL: "p"}))
+        recipe, protocol = space.base.params | params, {PROTOCOL: protocols[bool(confirms or number == 1)]}
+        events.append(TrialOpened(number, f"ray{number}", 1, params, recipe, f"f{number}", protocol))
         events.append(RunOpened(number, f"{number:032x}"))
         if value is not None:
             events.append(Reported(number, 10, {METRIC: value}))
         ended = State.COMPLETE if value is not None else State.FAIL
         events.append(TrialClosed(number, ended, "" if value is not None else "it broke"))
     recorder = Recorder(folder)
-    recorder.add([*events, SweepClosed(state)])
+    recorder.add([*events, SweepClosed(State.COMPLETE)])
     return recorder.record(1.0)
 
 
 def test_that_the_order_changed_is_said_with_n_and_spread(tmp_path):
-    (said,) = sentences(told_of(tmp_path).ledger)
+    (said,) = sentences(told_of(tmp_path))
     assert said == (
         f"t0000 was ahead in the search with {METRIC} 24, by luck of its seed as far as is known: with others it has "
         "mean 20.5 over 2 seeds (20 to 21). t0001 is the best: mean 22.25 over 2 seeds (22 to 22.5), was 23 in the "
@@ -378,13 +378,13 @@ def test_that_the_order_changed_is_said_with_n_and_spread(tmp_path):
 
 
 def test_that_others_reach_as_far_is_said(tmp_path):
-    (said,) = sentences(told_of(tmp_path, means=((23.0, 25.0), (22.0, 24.0))).ledger)
+    (said,) = sentences(told_of(tmp_path, means=((23.0, 25.0), (22.0, 24.0))))
     assert said.startswith(f"t0000 was ahead in the search with {METRIC} 24, and stays so with other seeds: mean 24 ")
     assert said.endswith("The seeds of t0001 reach as far: more of them may change the order.")
 
 
 def test_what_is_missing_is_named(tmp_path):
-    said = sentences(told_of(tmp_path, means=((24.0, None), (22.0, 22.5)), top=4).ledger)
+    said = sentences(told_of(tmp_path, means=((24.0, None), (22.0, 22.5)), top=4))
     assert "t0001 is the best" in said[0] and "24 with 1 of 2 seeds, so without a spread" in said[0]
     assert said[1:] == [
         "3 of the 4 to confirm: no other trial of the search came to its end.",
@@ -395,8 +395,16 @@ def test_what_is_missing_is_named(tmp_path):
 def test_before_anything_is_confirmed_it_is_said_what_will_be(desk):
     found = desk()
     searched(found, FIRST[:2])
-    assert sentences(ledger_of(found)) == ["When the search has ended, its best 2 run again, each with 2 other seeds."]
-    assert sentences(replace(ledger_of(found), confirm=Confirm())) == []
+    record = record_of(found.journal, 0.0)
+    assert sentences(record) == ["When the search has ended, its best 2 run again, each with 2 other seeds."]
+    assert sentences(replace(record, ledger=replace(record.ledger, confirm=Confirm()))) == []
+
+
+def test_that_trials_were_measured_differently_is_said(tmp_path):
+    record = told_of(tmp_path, protocols=("p", "q"))
+    unlike = "t0000: not measured as the best was, and compared as the search compared them."
+    assert sentences(record)[1] == unlike
+    assert "t0000: not measured as the best was" in research_report(record, Importance(0), Language.EN, "c.html")
 
 
 def test_the_pages_of_mlflow_say_who_won_and_what_a_run_was_for(tmp_path):
@@ -446,7 +454,7 @@ def test_the_dated_report_says_it_in_both_languages(tmp_path, language, said):
 
 def test_the_terminal_marks_them_and_has_the_means(tmp_path, capsys):
     record = told_of(tmp_path)
-    show_confirmed(record.ledger)
+    show_confirmed(record)
     said = capsys.readouterr()
     assert re.search(r"t0001 +2 +23 +22\.25 +22 to 22\.5 +2 of 2", said.out) and "by luck of its seed" in said.err
     board = Leaderboard(record)
