@@ -160,6 +160,8 @@ class Ledger:
             for t in self.trials.values()
             if t.confirms is not None
         ]
+        if not runs:
+            return []
         search = [(trial.number, trial.best_value) for trial in self._finished if trial.best_value is not None]
         mode = "max" if self.objective is None else self.objective.mode
         return confirmations.confirmed(runs, search, self.confirm.seeds, mode)
@@ -175,8 +177,13 @@ class Ledger:
     @property
     def planned(self) -> int:
         """How many trials it may have: those of its search, and those that confirm its best, as far as is known."""
-        to_come = 0 if self.has_searched else self.confirm.seeds * (min(self.confirm.top, self.asked) - len(self.top))
-        return self.asked + len(self.trials) - len(self.searching) + len(self.unconfirmed) + max(0, to_come)
+        return self.asked + len(self.trials) - len(self.searching) + self.to_confirm
+
+    @property
+    def to_confirm(self) -> int:
+        """How many runs that confirm its best are not proposed yet, about, while its search goes on."""
+        others = 0 if self.has_searched else min(self.confirm.top, self.asked) - len(self.top)
+        return len(self.unconfirmed) + self.confirm.seeds * max(0, others)
 
     @property
     def open(self) -> set[int]:

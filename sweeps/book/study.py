@@ -1,6 +1,6 @@
 """The Optuna study of a sweep, built in memory from the ledger for each proposal, and the proposals made with it.
 
-The study is a function of the ledger and the space, and a proposal is a function of these and of the trial's number.
+The study is a function of the ledger and the space, and a proposal is a function of these and of its place among them.
 A driver that was killed and its successor therefore propose the same, and no study can disagree with the journal.
 """
 

@@ -271,6 +271,14 @@ def test_what_is_confirmed_is_counted_among_the_trials_and_steps_to_come(desk):
     assert ledger_of(found).planned == 8 and steps_left(ledger_of(found)) == 3 * STEPS
 
 
+def test_runs_that_confirm_are_taken_to_run_whole_where_asha_ends_others(desk):
+    found = desk(scheduler=Scheduler(kind="asha", grace_steps=4, reduction_factor=2), count=4)
+    searched(found, (24.0, 25.0))
+    weak = found.start("weak")
+    assert found.report(weak, 4, 1.0) == "STOP"
+    assert steps_left(ledger_of(found)) == (STEPS + STEPS + 4) / 3 + 4 * STEPS
+
+
 def test_a_sweep_whose_confirmations_are_left_is_resumable_and_a_whole_one_is_not(desk):
     found = desk()
     searched(found)
