@@ -34,8 +34,8 @@ from sweeps.reuse.known_results import KnownResults, described
 from sweeps.run import driver
 from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on
 from sweeps.space.objective import Objective
-from sweeps.space.resources import Resources
 from sweeps.space.plan import Confirm
+from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, Scheduler
 from tests.unit.test_driver import METRIC, STEPS, ActorDiedError, Desk
 from tests.unit.test_gaussians import random_gaussians
