@@ -12,6 +12,7 @@ from dashboards.app.progress import MAX_STEPS, share
 from dashboards.charts.settings import settings_of
 from dashboards.report.charts import charts_of
 from sweeps.book.record import SweepRecord, TrialRecord
+from sweeps.conclusions.confirmations import sentences
 from sweeps.errors import StudyError
 from sweeps.tracking.elsewhere import is_number
 from sweeps.tracking.queries import Reader
@@ -56,6 +57,8 @@ def sweep_values(reader: Reader, name: str) -> dict[str, Any]:
         "searched": list(record.ledger.searched),
         "fixed": record.ledger.space.get("fixed", {}),
         "not_run": len(record.ledger.not_run),
+        "confirmed": [one.as_plain() for one in record.ledger.confirmed],
+        "confirmed_words": sentences(record),
         "tables": [*tables, *([{"protocol": None, "words": "not begun", "rows": waiting}] if waiting else [])],
         "charted": [{"protocol": alike.protocol, "words": alike.words} for alike in record.by_protocol],
         "news": reader.news(name),
@@ -69,6 +72,7 @@ def _row(name: str, one: TrialRecord, ref: Ref | None = None) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.value,
         "reason": one.reason,
+        "confirms": trial.confirms,
         "best": trial.best_value,
         "best_step": trial.best_step,
         "last": trial.last_value,
@@ -94,7 +98,7 @@ def charted(reader: Reader, name: str, group: str) -> dict[str, Any]:
         raise StudyError(f"{name}: expected the place of a group of trials, got {group} — load the page again.")
     if objective is None:
         return {"charts": []}
-    topics = charts_of(f"g{group}", record, groups[int(group)].trials, settings_of(record), objective)
+    topics = charts_of(f"g{group}", record, groups[int(group)].searching, settings_of(record), objective)
     return {"charts": [vars(chart) for topic in _TOPICS for chart in topics.get(topic, [])]}
 
 
@@ -118,6 +122,7 @@ def run_values(reader: Reader, ref: Ref) -> dict[str, Any]:
             "ended": one.ended,
             "tags": dict(sorted((ledger.tags | one.tags).items())),
         },
+        "confirmed": "" if (known := ledger.confirmation_of(trial.number)) is None else known.by_seeds,
         "faults": _faults(one),
         "settings": settings(record, one),
         "metrics": metrics(one),

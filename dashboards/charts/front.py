@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dashboards.charts.figure import Figure, figure, label, name_of, plotted, title
-from sweeps.book.pareto import Front
 from sweeps.book.record import TrialRecord
+from sweeps.conclusions.pareto import Front
 
 
 def front(found: Front, place: int, trials: Sequence[TrialRecord]) -> Figure | None:

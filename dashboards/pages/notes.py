@@ -26,14 +26,15 @@ from dashboards.pages.note_parts import (
     run,
     settings,
 )
-from dashboards.words import duration, figure, trial_name
+from dashboards.words import NONE, duration, figure, trial_name
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
-from sweeps.book.pareto import front_of
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.book.remaining import going_on, spending_in_words, spent_of
 from sweeps.conclusions.comparisons import comparisons_of, sentence
+from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance, importance_of
+from sweeps.conclusions.pareto import front_of
 from sweeps.errors import counted
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
@@ -60,6 +61,7 @@ def sweep_note(record: SweepRecord, links: Links, importance: Importance | None 
             Section("Data and protocol", _measured(record), urgency=2),
             Section("Leaderboard", *(_leaderboard(record, links, rows) for rows in ROWS), urgency=1),
             Section("Pareto front", _front(record, links), urgency=1),
+            Section("Confirmed with other seeds", _confirmed(record, links), urgency=1),
             Section("What the plan tells", _compared(record), urgency=1),
             Section("What mattered", _mattered(record, importance), urgency=4),
             Section("Ended early", _ended_early(record, links), urgency=5),
@@ -106,7 +108,7 @@ def _judged(record: SweepRecord, alike: Measured) -> str:
 
 def _spread(group: Measured) -> str:
     """Of those that came to their end."""
-    ended = [one.trial.best_value for one in group.trials if one.trial.state == State.COMPLETE]
+    ended = [one.trial.best_value for one in group.searching if one.trial.state == State.COMPLETE]
     values = [value for value in ended if value is not None]
     if len(values) < 2:
         return ""
@@ -116,11 +118,11 @@ def _spread(group: Measured) -> str:
 
 def _stronger(record: SweepRecord, alike: Measured, links: Links) -> str:
     """A trial that did not come to its end, and reached more than the best that did; both were measured alike."""
-    first, best = alike.trials[0].trial, record.ledger.best
-    if best is None or first.number == best.number:
+    first, best = alike.searching[0].trial, record.ledger.best
+    if best is None or first.number == best.number or first.state == State.COMPLETE:
         return ""
     return (
-        f"{run(alike.trials[0], links)} reached {figure(first.best_value)} at step {first.best_step} and is "
+        f"{run(alike.searching[0], links)} reached {figure(first.best_value)} at step {first.best_step} and is "
         f"{first.state}: the best is chosen among COMPLETE trials."
     )
 
@@ -128,6 +130,8 @@ def _stronger(record: SweepRecord, alike: Measured, links: Links) -> str:
 def _one_seed(record: SweepRecord) -> str:
     if "train.seed" in record.ledger.searched:
         return ""
+    if said := sentences(record):
+        return plain(said[0], _WHY)
     return "Every trial ran once, with the same seed: how far a repeat would differ is not known."
 
 
@@ -206,7 +210,8 @@ def _protocol(group: Measured) -> str:
 
 def _leaderboard(record: SweepRecord, links: Links, rows: int) -> str:
     """The first of all trials, apart by protocol."""
-    first = {one.trial.number for one in record.ranked[:rows] if one.trial.best_value is not None}
+    search = [one for one in record.ranked if one.trial.confirms is None]
+    first = {one.trial.number for one in search[:rows] if one.trial.best_value is not None}
     if not first or record.ledger.objective is None:
         return ""
     parts = []
@@ -216,7 +221,7 @@ def _leaderboard(record: SweepRecord, links: Links, rows: int) -> str:
             parts.append(f"**{way}**, n = {counted(len(group.trials), 'trial')}:")
         if shown:
             parts.append(_board(record.ledger.objective.metric, shown, links))
-    left = len(record.trials) - len(first)
+    left = len(search) - len(first)
     if left:
         parts.append(f"{counted(left, 'trial')} more in the table of trials.")
     return "\n\n".join(parts)
@@ -254,6 +259,28 @@ def _front(record: SweepRecord, links: Links) -> str:
     said = table(columns, rows, numbers=range(1, 2 + len(found.objectives))) if rows else ""
     notes = [*([f"{counted(more, 'trial')} more on the front."] if more else []), *map(plain, found.notes)]
     return "\n\n".join(filter(None, [said, " ".join(notes)]))
+
+
+def _confirmed(record: SweepRecord, links: Links) -> str:
+    """What the best reached with other seeds, beside what they reached in the search."""
+    found = record.ledger.confirmed
+    if not found or record.ledger.objective is None:
+        return ""
+    metric = code(record.ledger.objective.metric)
+    columns = ["trial", "place in the search", f"{metric} there", "mean with other seeds", "least to most", "seeds"]
+    rows = [
+        [
+            run(record.trial(one.trial), links),
+            str(one.place),
+            figure(one.found),
+            figure(one.mean),
+            f"{figure(min(one.values))} to {figure(max(one.values))}" if len(one.values) > 1 else NONE,
+            f"{len(one.values)} of {one.seeds}",
+        ]
+        for one in found
+    ]
+    rest = sentences(record)[1:]  # the first one is said with the result
+    return "\n\n".join([table(columns, rows, numbers=(1, 2, 3, 4, 5)), *(plain(line, _WHY) for line in rest)])
 
 
 def _compared(record: SweepRecord) -> str:
@@ -324,7 +351,7 @@ def _go_on(record: SweepRecord) -> str:
     name, best = shlex.quote(ledger.name), ledger.best
     lines = [f"mouselift sweep status {name}"]
     if ledger.state == State.COMPLETE and not words.follows_plan(ledger.space):
-        lines.append(f"mouselift sweep resume {name} --trials {2 * ledger.planned}   # more trials, in the same study")
+        lines.append(f"mouselift sweep resume {name} --trials {2 * ledger.asked}   # more trials, in the same study")
     if ledger.state == State.COMPLETE:
         lines.append(f"mouselift model promote {name}   # scored afresh, registered; champion if it earns that")
     elif record.ended is not None:

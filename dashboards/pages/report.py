@@ -21,11 +21,12 @@ from dashboards.report.packing import packed_json, packed_plotly, pooled
 from dashboards.report.table import Cell, columns, number, row, state_badge
 from dashboards.report.words import best_settings, facts, moment, result, told, told_apart
 from dashboards.thumbnails import Thumbnails
-from sweeps.book.pareto import front_of
 from sweeps.book.record import Measured, SweepRecord
 from sweeps.book.remaining import cost_of_trial
 from sweeps.conclusions.comparisons import comparisons_of, difference_in_words
+from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance
+from sweeps.conclusions.pareto import front_of
 from sweeps.space.gates import Gate, parse_gates
 from sweeps.tracking.pages import Links
 
@@ -83,6 +84,8 @@ def report_page(
         fronts=fronts,
         short=short,
         compared=compared,
+        confirmed=record.ledger.confirmed,
+        confirmed_words=sentences(record),
         differences=differences,
         in_words=difference_in_words,
         importance=importance,
@@ -132,9 +135,9 @@ def _sections(record: SweepRecord) -> list[Section]:
             f"p{i}",
             measured,
             differs,
-            result(record, measured.trials, objective),
-            best_settings(record, measured.trials),
-            charts_of(f"p{i}", record, measured.trials, found, objective) if i < MOST_CHARTED else {},
+            result(record, measured.searching, objective),
+            best_settings(record, measured.searching),
+            charts_of(f"p{i}", record, measured.searching, found, objective) if i < MOST_CHARTED else {},
             [row(one, found, gates, _cost(record, one.busy_seconds)) for one in measured.trials],
         )
         for i, (measured, differs) in enumerate(zip(record.by_protocol, told_apart(record.by_protocol), strict=True))

@@ -37,8 +37,9 @@ def trial_tags(record: SweepRecord) -> dict[int, dict[str, str]]:
 
 def outcome(one: TrialRecord) -> str:
     """The state of a trial and its reason, in one line."""
-    why, state = " ".join(one.reason.split()), one.trial.state
-    return f"{SIGNS[state]} {state}" + (f" {why}" if why else "")
+    state, confirms = one.trial.state, one.trial.confirms
+    why = ("" if confirms is None else f"confirms t{confirms:04d} ") + " ".join(one.reason.split())
+    return f"{SIGNS[state]} {state}" + (f" {why}".rstrip() if why else "")
 
 
 def setting_tags(record: SweepRecord) -> dict[str, dict[int, str]]:

@@ -9,6 +9,7 @@ from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.book.remaining import cost_of_trial
 from sweeps.errors import counted
+from sweeps.space.plan import SEED
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
 from sweeps.tracking.splats import SPLAT
@@ -45,17 +46,28 @@ def _outcome(record: SweepRecord, one: TrialRecord, links: Links) -> str:
 
 
 def _place(record: SweepRecord, one: TrialRecord, links: Links) -> str:
-    """Among those that were measured as it was."""
+    """Among those that were measured as it was; of one that confirms another, which, and what came of that."""
+    if one.trial.confirms is not None:
+        return _confirms(record, one, links)
     so_far = "" if record.ended is not None else " so far"
     group = record.group_of(one.trial.number)
     judged = [] if group is None else group.judged
     among = f"{counted(len(judged), 'trial')}{' that were measured as it was' if len(record.by_protocol) > 1 else ''}"
     said = f"By its best value it has place {judged.index(one.trial.number) + 1} of {among}{so_far}."
+    if (confirmed := record.ledger.confirmation_of(one.trial.number)) is not None:
+        said += f" With other seeds it has {plain(confirmed.by_seeds)}."
     best = record.ledger.best
     if best is None or best.number == one.trial.number:
         return f"{said} It is the sweep's best{so_far}."
     value = f"with {figure(best.best_value)}" if best.number in judged else "and was measured differently"
     return f"{said} The sweep's best{so_far} is {run(record.trial(best.number), links)} {value}."
+
+
+def _confirms(record: SweepRecord, one: TrialRecord, links: Links) -> str:
+    confirmed, seed = record.trial(one.trial.confirms or 0), one.trial.params[SEED]
+    found = record.ledger.confirmation_of(confirmed.trial.number)
+    said = f"It confirms {run(confirmed, links)} with seed {seed}, and has no place of its own"
+    return f"{said}: {plain(str(found))}." if found is not None else f"{said}."
 
 
 def _links(record: SweepRecord, one: TrialRecord, links: Links) -> str:

@@ -13,10 +13,10 @@ from dashboards.charts.front import front
 from dashboards.charts.settings import Setting
 from dashboards.report.words import best_of
 from pipeline.errors import counted
-from sweeps.book.pareto import Front
 from sweeps.book.record import SweepRecord, TrialRecord
 from sweeps.conclusions.comparisons import Comparisons
 from sweeps.conclusions.importance import Importance
+from sweeps.conclusions.pareto import Front
 from sweeps.space.objective import Objective
 
 _CURVES = ("train/loss", "train/grad_norm")  # beside the objective's
@@ -45,7 +45,7 @@ def charts_of(
         "history": _history(key, by_number, objective),
         "settings": _settings(key, by_number, found, objective),
         "rungs": _rungs(key, record, by_number, objective),
-        "curves": _curves(key, by_number, best_of(trials), objective, share),
+        "curves": _curves(key, by_number, best_of(record, trials), objective, share),
     }
     return {topic: charts for topic, charts in topics.items() if charts}
 
@@ -122,7 +122,9 @@ def front_charts(found: Front | None, record: SweepRecord) -> list[Chart]:
     for place, objective in enumerate(found.objectives[1:] if found else [], 1):
         drawn = front(found, place, record.trials) if found else None
         if drawn is not None:
-            caption = "Orange: the front. Grey: another trial is as good or better in every objective. Crosses: outside the constraints."
+            caption = (
+                "Orange: the front. Grey: another is as good or better in every objective. Crosses break a constraint."
+            )
             charts.append(Chart(f"front-{place}", objective.metric, caption, {"": drawn}, 360, "wide"))
     return charts
 

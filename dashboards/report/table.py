@@ -12,6 +12,7 @@ from dashboards.charts.settings import Setting, choice
 from dashboards.words import duration
 from sweeps.book.record import TrialRecord
 from sweeps.space.gates import Gate, judge
+from sweeps.space.plan import SEED
 
 _TONES = {"COMPLETE": "good", "PRUNED": "quiet", "FAIL": "bad", "RUNNING": "open", "KILLED": "warn", "WAITING": "quiet"}
 
@@ -80,8 +81,15 @@ def row(one: TrialRecord, settings: Sequence[Setting], gates: Sequence[Gate], co
         *before,
         *gated,
         *(_setting(one, setting) for setting in settings),
-        Cell("text", one.reason, one.reason),
+        Cell("text", said := _reason(one), said),
     ]
+
+
+def _reason(one: TrialRecord) -> str:
+    """Why it ended so, behind what it was for where no sampler chose it."""
+    trial = one.trial
+    confirms = "" if trial.confirms is None else f"confirms t{trial.confirms:04d} with seed {trial.params[SEED]}"
+    return "; ".join(part for part in (confirms, trial.reason) if part)
 
 
 def state_badge(state: str) -> Badge:

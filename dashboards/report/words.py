@@ -17,15 +17,20 @@ from sweeps.space import words
 from sweeps.space.objective import Objective
 
 
-def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """As the ledger has it: the best of those that finished, else the best so far. Trials are ranked."""
+def best_of(record: SweepRecord, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The sweep's best where it is among these; else the best of those that finished, else the best so far. Trials are
+    ranked.
+    """
+    best = record.ledger.best
+    if best is not None and any(one.trial.number == best.number for one in trials):
+        return record.trial(best.number)
     judged = [one for one in trials if one.trial.best_value is not None]
     return next((one for one in judged if one.trial.state == "COMPLETE"), next(iter(judged), None))
 
 
 def result(record: SweepRecord, trials: Sequence[TrialRecord], objective: Objective) -> str:
     """One sentence, or a few short ones: the best value, its trial, how many there were and how far they lie apart."""
-    best, n = best_of(trials), len(trials)
+    best, n = best_of(record, trials), len(trials)
     if best is None:
         return f"No {objective.metric} yet, of {counted(n, 'trial')} ({_states(trials)})."
     so_far = "" if record.ended else " so far"
@@ -66,6 +71,7 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
         "Recipe": ledger.recipe,
         "Plan": _plan(record, "plan"),
         "Tried first": _plan(record, "enqueue"),
+        "Confirmed": _plan(record, "confirm"),
         "Sampler": _plan(record, "sampler"),
         "Known before": _known_before(record),
         "Scheduler": _plan(record, "scheduler"),
@@ -118,7 +124,7 @@ def told_apart(measured: Sequence[Measured]) -> list[str]:
 
 def best_settings(record: SweepRecord, trials: Sequence[TrialRecord]) -> list[tuple[str, str, str, str]]:
     """Path, the best trial's value, the recipe's own and what was searched, of each searched setting."""
-    best = best_of(trials)
+    best = best_of(record, trials)
     if best is None:
         return []
     searched, own = words.searched(record.ledger.space), record.ledger.params

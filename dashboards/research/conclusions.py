@@ -82,15 +82,21 @@ class Conclusions:
 
     @cached_property
     def complete(self) -> list[TrialRecord]:
-        """Those of them that came to their end with a figure, the best first."""
-        trials = self.alike.trials if self.alike is not None else ()
-        return [one for one in trials if one.trial.state == State.COMPLETE and one.trial.best_value is not None]
+        """Those of them that the search chose and that came to their end with a figure, the best first."""
+        return _finished(() if self.alike is None else self.alike.searching)
+
+    @cached_property
+    def confirming(self) -> list[TrialRecord]:
+        """Those that ran with another seed to confirm one of these, and came to their end."""
+        return _finished([one for one in (self.alike.trials if self.alike else ()) if one.trial.confirms is not None])
 
     @property
     def stronger(self) -> TrialRecord | None:
         """A trial that was measured alike and reached more than the best one, but did not come to its end."""
-        first = None if self.alike is None else self.alike.trials[0]
-        return None if first is None or self.best is None or first.trial.number == self.best.trial.number else first
+        first = None if self.alike is None else self.alike.searching[0]
+        if first is None or self.best is None or first.trial.number == self.best.trial.number:
+            return None
+        return None if first.trial.state == State.COMPLETE else first  # which others were confirmed before
 
     @property
     def values(self) -> list[float]:
@@ -139,9 +145,11 @@ class Conclusions:
 
     @cached_property
     def _by_settings(self) -> dict[tuple[tuple[str, Any], ...], list[float]]:
-        """The values of each settings, whatever the seed."""
+        """The values of each settings, whatever the seed; where the best were confirmed, of the runs that did, as those
+        of the search were chosen for their figures.
+        """
         found: dict[tuple[tuple[str, Any], ...], list[float]] = {}
-        for one in self.complete:
+        for one in self.confirming or self.complete:
             key = tuple((path, value) for path, value in sorted(one.trial.params.items()) if not is_seed(path))
             found.setdefault(key, []).append(one.trial.best_value or 0.0)
         return found
@@ -169,6 +177,10 @@ class Conclusions:
         """Whether the best trial was best at its last step, which was not its only one."""
         trial = None if self.best is None else self.best.trial
         return trial is not None and len(trial.curve) > 1 and trial.best_step == trial.last_step
+
+
+def _finished(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [one for one in trials if one.trial.state == State.COMPLETE and one.trial.best_value is not None]
 
 
 def targets_of(best: TrialRecord, beside: Sequence[TrialRecord]) -> list[Target]:

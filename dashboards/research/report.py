@@ -13,13 +13,14 @@ import yaml
 
 from dashboards.pages.markdown import code, fence, plain, table
 from dashboards.research.conclusions import Conclusions, Noise, Target, by_reason, is_seed, measured_by
+from dashboards.research.confirmed import confirmed_lines, confirmed_table
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.journal import State
-from sweeps.book.pareto import front_of
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.conclusions.comparisons import Comparisons, comparisons_of, difference_in_words
 from sweeps.conclusions.importance import LEAST_TRIALS, Importance
+from sweeps.conclusions.pareto import front_of
 from sweeps.space import words
 from sweeps.space.plan import as_asked
 
@@ -113,16 +114,19 @@ def _conclusions(found: Conclusions, told: Texts) -> Iterator[str]:
 
 
 def _how_sure(found: Conclusions, told: Texts, chosen: str) -> Iterator[str]:
-    values = found.values
+    values, ledger = found.values, found.record.ledger
     if len(values) > 1:
-        yield told(chosen, n=found.record.ledger.count(State.COMPLETE))
+        if not ledger.confirmed:
+            yield told(chosen, n=sum(trial.state == State.COMPLETE for trial in ledger.searching))
         low, middle, high = map(figure, (min(values), statistics.median(values), max(values)))
         yield told("spread", n=len(values), low=low, high=high, median=middle)
     elif values:
         yield told("lone", n=1)
     if others := sum(len(group.trials) for group in found.record.by_protocol if group != found.alike):
         yield told("differently", n=told.trials(others))
-    if (seeds := found.repeated) is not None:
+    if ledger.confirm.is_made:
+        yield from confirmed_lines(found.record, told)
+    elif (seeds := found.repeated) is not None:
         params = ", ".join(code(f"{path} {setting(value)}") for path, value in seeds.params.items())
         yield told("seeds", settings=params, mean=figure(seeds.mean), sd=figure(seeds.sd), n=seeds.n)
     else:
@@ -226,6 +230,9 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield _trials(group, metric, told)
         if len(group.trials) > ROWS:
             yield told("more", n=len(group.trials) - ROWS, file=f"[{plain(charts)}]({charts})")
+    if found.record.ledger.confirmed:
+        yield f"### {told('confirmed_title')}"
+        yield confirmed_table(found.record.ledger, told)
     if found.importance.shares and not words.follows_plan(found.record.ledger.space):
         yield f"### {told('importance')}"
         yield _importance(found.importance, told)
@@ -244,6 +251,8 @@ def _trials(group: Measured, metric: str, told: Texts) -> str:
     for one in group.trials[:ROWS]:
         trial = one.trial
         params = ", ".join(code(f"{path} {setting(value)}") for path, value in trial.params.items())
+        if trial.confirms is not None:
+            params = f"{told('confirms', trial=trial_name(trial.confirms))}: {params}"
         best_step = "" if trial.best_step is None else str(trial.best_step)
         row = [trial_name(trial.number), str(trial.state), figure(trial.best_value), best_step]
         row += [figure(trial.last_value), str(max(0, trial.last_step)), params, code(trial.run_id or "")]
@@ -310,7 +319,7 @@ def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield f"{told('watch')}\n\n{fence([f'mouselift sweep status {name}'])}"
     elif ledger.state != State.COMPLETE:
         yield f"{told('go_on')}\n\n{fence([f'mouselift sweep resume {name}'])}"
-    if best is not None and found.one_seed:
+    if best is not None and found.one_seed and not ledger.confirm.is_made:
         file = f"{ledger.name}-seeds.yaml"
         again = [f"mouselift sweep run {shlex.quote(file)} --name {shlex.quote(ledger.name + '-seeds')}"]
         yield f"{told('repeat', file=code(file))}\n\n{fence(_yaml(_seeds(found)))}\n\n{told('then')}\n\n{fence(again)}"
@@ -323,7 +332,7 @@ def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield told("longer", step=best.trial.last_step)
     is_search = not words.follows_plan(ledger.space)
     if is_search and ledger.searched and found.importance.trials < LEAST_TRIALS and ledger.state == State.COMPLETE:
-        count = max(LEAST_TRIALS, 2 * ledger.planned)
+        count = max(LEAST_TRIALS, 2 * ledger.asked)
         more = fence([f"mouselift sweep resume {name} --trials {count}"])
         yield f"{told('more_trials', least=LEAST_TRIALS)}\n\n{more}"
     idle = [path for path in found.importance.shares if not (found.importance.is_told(path) or is_seed(path))]
@@ -353,8 +362,8 @@ def _said(space: Mapping[str, Any]) -> dict[str, Any]:
     space = as_asked(space)
     kept = {
         key: space[key]
-        for key in ("recipe", "fixed", "plan", "space", "objective", "sampler", "scheduler", "gates")
-        if key in space and (key != "plan" or words.follows_plan(space))
+        for key in ("recipe", "fixed", "plan", "confirm", "space", "objective", "sampler", "scheduler", "gates")
+        if key in space and (key != "plan" or words.follows_plan(space)) and (key != "confirm" or space[key]["seeds"])
     }
     trials = {"trials": {"count": space["trials"]["count"]}} if "count" in space.get("trials", {}) else {}
     searched = {

@@ -38,6 +38,29 @@ _EN = {
     "spread": "The {n} COMPLETE trials measured alike span {low} to {high}, median {median}.",
     "one_seed": "Each setting ran with one seed: how far a repeat would differ was not measured.",
     "seeds": "Over seeds: the best settings are {settings}, mean {mean}, standard deviation {sd} (n = {n}).",
+    "confirmed_holds": (
+        "With other seeds: {trial} was ahead in the search with {found}, and stays so: {by_seeds}. The run that was "
+        "chosen is not counted among them."
+    ),
+    "confirmed_other": (
+        "With other seeds the order changes: {first} was ahead in the search with {first_found}, by luck of its seed "
+        "as far as is known ({first_by_seeds}); {trial} holds ({by_seeds}; {found} in the search). Runs that were "
+        "chosen are not counted among them."
+    ),
+    "confirmed_near": "The seeds of {trials} reach as far as the best one's: more of them may change the order.",
+    "confirmed_unlike": "{trials}: not measured as the best was, and compared as the search compared them.",
+    "confirmed_fewer": "{n} of the {all} to confirm: no other trial of the search came to its end.",
+    "confirmed_none": "No run with another seed came to its end, so the search decides.",
+    "confirmed_open": "The best are not confirmed yet: {n} of {all} runs with other seeds have ended.",
+    "by_seeds": "mean {mean}, {low} to {high}, n = {n} of {seeds} seeds",
+    "by_one_seed": "{mean}, n = {n} of {seeds} seeds, no spread",
+    "confirmed_title": "With other seeds",
+    "place": "place in the search",
+    "there": "{metric} there",
+    "mean": "mean with other seeds",
+    "least_most": "least to most",
+    "of_seeds": "seeds",
+    "confirms": "confirms {trial}",
     "lone": "Only {n} COMPLETE trial was measured alike: nothing can be compared with it.",
     "tied": "Not told apart from the best: {trials}.",
     "told_best": "Every other COMPLETE trial is further from the best than the noise.",
@@ -181,6 +204,29 @@ _KO = {
     "spread": "같은 방식으로 측정한 COMPLETE 시행 {n}개의 범위: {low} ~ {high}, 중앙값 {median}.",
     "one_seed": "설정마다 시드 하나로만 실행했습니다. 반복했을 때 얼마나 달라지는지는 측정하지 않았습니다.",
     "seeds": "여러 시드의 결과: 최고 설정은 {settings}; 평균 {mean}, 표준편차 {sd} (n = {n}).",
+    "confirmed_holds": (
+        "탐색에서 앞선 시행: {trial}, {found}; 다른 시드에서도 앞섭니다 ({by_seeds}). 선택의 근거가 된 실행은 여기에 "
+        "세지 않습니다."
+    ),
+    "confirmed_other": (
+        "다른 시드에서는 순서가 바뀝니다. 탐색에서 앞선 시행: {first}, {first_found}; 알려진 바로는 시드의 "
+        "운이었습니다 ({first_by_seeds}). 유지된 시행: {trial} ({by_seeds}; 탐색에서는 {found}). 선택의 근거가 된 "
+        "실행은 여기에 세지 않습니다."
+    ),
+    "confirmed_near": "시드별 결과가 최고와 겹치는 시행: {trials}. 시드를 늘리면 순서가 바뀔 수 있습니다.",
+    "confirmed_unlike": "최고와 다른 방식으로 측정한 시행: {trials}. 탐색이 비교한 대로 비교합니다.",
+    "confirmed_fewer": "확인할 설정 {all}개 중 {n}개: 탐색에서 끝까지 간 시행이 더 없습니다.",
+    "confirmed_none": "다른 시드로 끝까지 간 실행이 없어 탐색 결과를 따릅니다.",
+    "confirmed_open": "최고 설정을 아직 확인하지 못했습니다. 다른 시드의 실행 {all}개 중 {n}개가 끝났습니다.",
+    "by_seeds": "평균 {mean}, 범위 {low} ~ {high}, 시드 {seeds}개 중 n = {n}",
+    "by_one_seed": "{mean}, 시드 {seeds}개 중 n = {n}, 산포 없음",
+    "confirmed_title": "다른 시드의 결과",
+    "place": "탐색 순위",
+    "there": "탐색의 {metric}",
+    "mean": "다른 시드의 평균",
+    "least_most": "최소 – 최대",
+    "of_seeds": "시드",
+    "confirms": "{trial} 확인",
     "lone": "같은 방식으로 측정한 COMPLETE 시행이 {n}개뿐이어서 비교할 대상이 없습니다.",
     "tied": "최고와 구별되지 않는 시행: {trials}.",
     "told_best": "나머지 COMPLETE 시행은 모두 잡음보다 크게 최고와 차이가 납니다.",

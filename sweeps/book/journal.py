@@ -95,7 +95,8 @@ class TrialProposed(Event):
     """The sampler chose values. They are run as a trial of this number, unless `repeats` or `refused` says why not.
 
     repeats: the trial that runs or ran the same recipe; this proposal gets the same state and value. refused: the
-    recipe's message about values that it does not take.
+    recipe's message about values that it does not take. confirms: the trial of the search whose settings these are,
+    with another seed; no sampler chose them.
     """
 
     trial: int
@@ -103,6 +104,7 @@ class TrialProposed(Event):
     fingerprint: str = ""
     repeats: int | None = None
     refused: str = ""
+    confirms: int | None = None
 
 
 @dataclass(frozen=True)

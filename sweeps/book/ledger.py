@@ -12,75 +12,21 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
+from sweeps.book import confirmations
 from sweeps.book import journal as events
+from sweeps.book.confirmations import Confirmed, Run
 from sweeps.book.journal import Event, Journal, State
 from sweeps.book.spending import Spending
+from sweeps.book.trial import Trial
 from sweeps.errors import DamagedError, RegistryError, StudyError
 from sweeps.home import Home
 from sweeps.space.gates import GateResult
-from sweeps.space.objective import COSTS, Aims, Objective, aims_of, over_a_trial
+from sweeps.space.objective import COSTS, Aims, Objective, aims_of
+from sweeps.space.plan import SEED, Confirm
 
+MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
 _ENDINGS_KEPT = 100
 _ENDED_FIRST = "the sweep ended before this trial did"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial, over all its attempts."""
-
-    number: int
-    attempt: int = 0  # 0: proposed, and never begun
-    state: State = State.WAITING
-    reason: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
-    fingerprint: str = ""
-    run_id: str | None = None
-    ray_trial_id: str = ""
-    last_step: int = -1
-    resumed_at: int = -1  # the last step an earlier attempt had reported
-    best_value: float | None = None
-    best_step: int | None = None
-    last_value: float | None = None  # the objective when it was last reported
-    curve: tuple[tuple[int, float], ...] = ()  # step and objective, as first reported, where finite
-    at_best: dict[str, float] = field(default_factory=dict)  # validated figures of several aims, at `best_step`
-    costs: dict[str, tuple[float, ...]] = field(default_factory=dict)  # those of the aims, of each report
-    faults: tuple[str, ...] = ()  # the action taken after each, of faults.Action
-    fault: events.AttemptFailed | None = None  # of the last attempt, until another one starts
-    released: str | None = None  # the folder of its best checkpoint, once it is COMPLETE
-    gaussians: str | None = None  # the folder of its Gaussians to be looked at, once it is COMPLETE or PRUNED
-    last_event_time: float = 0.0  # unix seconds of its last opening or report
-    taken_from: str = ""  # `SWEEP t0003`, where it was trained; empty where this sweep trains it
-
-    @property
-    def begun(self) -> bool:
-        return self.attempt > 0
-
-    @property
-    def ran_until_the_end(self) -> bool:
-        """Whether an end of its sweep is its end, too."""
-        return self.begun and self.state.is_open
-
-    @property
-    def lacks_release(self) -> bool:
-        """Whether its best checkpoint is still to be released, which a resumed sweep does."""
-        return self.state == State.COMPLETE and self.released is None
-
-    @property
-    def lacks_gaussians(self) -> bool:
-        """Whether its Gaussians are still to be kept, as far as it left some, which a resumed sweep does."""
-        return self.state in (State.COMPLETE, State.PRUNED) and self.gaussians is None
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """What objectives and constraints name: of its best checkpoint, and over the trial what it cost; empty where
-        its sweep has one objective alone.
-        """
-        return self.at_best | {metric: over_a_trial(metric, values) for metric, values in self.costs.items()}
-
-    @property
-    def splits(self) -> int:
-        """Parts in which each batch goes through the network, after running out of memory so often."""
-        return 2 ** self.faults.count("halve")
 
 
 @dataclass(frozen=True)
@@ -95,7 +41,8 @@ class Ledger:
     objective: Objective | None = None  # the first of its aims
     aims: Aims | None = None
     searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
-    planned: int = 0  # trials
+    asked: int = 0  # trials of the search
+    confirm: Confirm = field(default_factory=Confirm)  # which of them run again with other seeds
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -110,23 +57,91 @@ class Ledger:
 
     @property
     def best(self) -> Trial | None:
-        """The finished trial with the best objective; before any has finished, the best so far. None of those that
-        break a constraint.
+        """The finished trial with the best objective, or whose settings had the best mean with other seeds, where the
+        best are confirmed; before any has finished, the best so far. It is one of the search, and within the
+        constraints.
         """
-        judged = [trial for trial in self.ranked if trial.best_value is not None and not self.unmet(trial)]
+        first = next(iter(self.confirmed), None)
+        if first is not None and first.mean is not None:
+            return self.trials[first.trial]
+        allowed = [trial for trial in self.ranked if trial.confirms is None and not self.unmet(trial)]
+        judged = [trial for trial in allowed if trial.best_value is not None]
         finished = [trial for trial in judged if trial.state == State.COMPLETE]
         return next(iter(finished or judged), None)
 
     @property
     def ranked(self) -> list[Trial]:
-        """Every trial, the best objective first; then those that break a constraint, and last those without figures."""
+        """Every trial, the best objective first; then those that break a constraint, and those without figures. Behind
+        those of the search stand the ones that confirm its best, which chose themselves by no figure.
+        """
         sign = -1.0 if self.objective is not None and self.objective.mode == "max" else 1.0
 
-        def place(trial: Trial) -> tuple[bool, bool, float, int]:
-            broken = trial.best_value is not None and bool(self.unmet(trial))
-            return trial.best_value is None, broken, sign * (trial.best_value or 0.0), trial.number
+        def place(trial: Trial) -> tuple[bool, bool, bool, float, int]:
+            is_judged = trial.best_value is not None
+            broken = is_judged and bool(self.unmet(trial))
+            return trial.confirms is not None, not is_judged, broken, sign * (trial.best_value or 0.0), trial.number
 
         return sorted(self.trials.values(), key=place)
+
+    @property
+    def searching(self) -> list[Trial]:
+        """The trials of the search, without those that confirm its best."""
+        return [trial for trial in self.trials.values() if trial.confirms is None]
+
+    @property
+    def has_searched(self) -> bool:
+        """Whether its search has come to its end, as far as the journal alone tells: a grid may end earlier."""
+        searching = self.searching
+        has_all = self.state == State.COMPLETE or len(searching) >= self.asked or self.fruitless >= MOST_REPEATS
+        return has_all and all(trial.state.is_final for trial in searching)
+
+    @property
+    def top(self) -> list[Trial]:
+        """The trials to confirm: the best COMPLETE ones of the search, as they stand now."""
+        ended = [trial for trial in self._finished if trial.best_value is not None]
+        return ended[: self.confirm.top] if self.confirm.is_made else []
+
+    @property
+    def unconfirmed(self) -> list[tuple[int, int]]:
+        """Trial and seed of each run that those trials still lack, seed by seed: an early end has whole comparisons."""
+        proposed = {(one.confirms, one.params[SEED]) for one in self._confirming}
+        seeds = self.confirm.seeds_after(int(self.params.get(SEED, 0)))
+        return [(t.number, seed) for seed in seeds for t in self.top if (t.number, seed) not in proposed]
+
+    @property
+    def confirmed(self) -> list[Confirmed]:
+        """The trials that were confirmed, the best mean first; empty before there is anything to compare."""
+        runs = [
+            Run(t.confirms, t.params[SEED], t.state.is_final, t.best_value if t.state == State.COMPLETE else None)
+            for t in self.trials.values()
+            if t.confirms is not None
+        ]
+        if not runs:
+            return []
+        search = [(trial.number, trial.best_value) for trial in self._finished if trial.best_value is not None]
+        mode = "max" if self.objective is None else self.objective.mode
+        return confirmations.confirmed(runs, search, self.confirm.seeds, mode)
+
+    def confirmation_of(self, number: int) -> Confirmed | None:
+        """What became of a trial with other seeds; None where it was not confirmed."""
+        return next((one for one in self.confirmed if one.trial == number), None)
+
+    @property
+    def _finished(self) -> list[Trial]:
+        """Of the search, within the constraints."""
+        ended = [one for one in self.ranked if one.confirms is None and one.state == State.COMPLETE]
+        return [trial for trial in ended if not self.unmet(trial)]
+
+    @property
+    def planned(self) -> int:
+        """How many trials it may have: those of its search, and those that confirm its best, as far as is known."""
+        return self.asked + len(self.trials) - len(self.searching) + self.to_confirm
+
+    @property
+    def to_confirm(self) -> int:
+        """How many runs that confirm its best are not proposed yet, about, while its search goes on."""
+        others = 0 if self.has_searched else min(self.confirm.top, self.asked) - len(self.top)
+        return len(self.unconfirmed) + self.confirm.seeds * max(0, others)
 
     @property
     def open(self) -> set[int]:
@@ -152,6 +167,17 @@ class Ledger:
         broken = self.unmet(trial) if trial.best_value is not None else []
         bounds = f"breaks a constraint: {'; '.join(result.reason for result in broken)}" if broken else ""
         return " — ".join(filter(None, [trial.reason, bounds]))
+
+    @property
+    def drawn(self) -> int:
+        """How many proposals its search has made, whether they were run or not."""
+        return self.next_number - len(self._confirming)
+
+    @property
+    def _confirming(self) -> list[Trial | events.TrialProposed]:
+        """Proposals that confirm a trial of the search, whether they were run or not."""
+        every: list[Trial | events.TrialProposed] = [*self.trials.values(), *self.not_run.values()]
+        return [one for one in every if one.confirms is not None]
 
     def count(self, state: State | str) -> int:
         """How many trials are in this state."""
@@ -228,7 +254,8 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
     try:
         aims, space = aims_of(event.space) if "objective" in event.space else None, event.space
         searched = tuple(space["space"]) if "space" in space else ()
-        planned = int(space["trials"]["count"]) if "trials" in space else 1
+        asked = int(space["trials"]["count"]) if "trials" in space else 1
+        confirm = Confirm(**space.get("confirm", {}))
     except (KeyError, TypeError, ValueError, RegistryError) as error:
         raise DamagedError(
             f"{event.sweep}: expected a search space in the journal, got a fault at {error} — the journal is damaged; "
@@ -245,7 +272,8 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         aims=aims,
         tags=event.tags,
         searched=searched,
-        planned=planned,
+        asked=asked,
+        confirm=confirm,
         params=event.params,
         space=space,
         past=event.past or ledger.past,
@@ -261,9 +289,10 @@ def _taken_up(trial: Trial) -> Trial:
 
 def _proposed(ledger: Ledger, event: events.TrialProposed) -> Ledger:
     if event.repeats is None and not event.refused:
-        proposed = Trial(event.trial, params=event.params, fingerprint=event.fingerprint)
-        return _with(replace(ledger, fruitless=0), proposed)
-    return replace(ledger, not_run={**ledger.not_run, event.trial: event}, fruitless=ledger.fruitless + 1)
+        proposed = Trial(event.trial, params=event.params, fingerprint=event.fingerprint, confirms=event.confirms)
+        return _with(replace(ledger, fruitless=0 if event.confirms is None else ledger.fruitless), proposed)
+    fruitless = ledger.fruitless + (event.confirms is None)
+    return replace(ledger, not_run={**ledger.not_run, event.trial: event}, fruitless=fruitless)
 
 
 def _trial(ledger: Ledger, number: int) -> Trial:
@@ -336,7 +365,8 @@ def _closed(ledger: Ledger, event: events.TrialClosed) -> Ledger:
     ended = _with(ledger, replace(trial, state=state, reason=event.reason, released=released))
     if state == State.KILLED:
         return ended
-    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:], fruitless=0)
+    fruitless = 0 if trial.confirms is None else ledger.fruitless  # of what confirms others the search learns nothing
+    return replace(ended, endings=(*ledger.endings, event.cause)[-_ENDINGS_KEPT:], fruitless=fruitless)
 
 
 def _ended_with_the_sweep(trial: Trial) -> Trial:

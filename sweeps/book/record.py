@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal
-from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.ledger import Ledger, fold
+from sweeps.book.trial import Trial
 
 PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
 TARGETS = "eval.targets"  # the tag of a run that names what its figures are measured on, whatever the model is given
@@ -93,16 +94,23 @@ class TrialRecord:
 
 
 class Measured(NamedTuple):
-    """Trials whose figures may share a table, the best objective first. `protocol` is None where none of them told."""
+    """Trials whose figures may share a table, the best objective first, those that confirm others last. `protocol` is
+    None where none of them told.
+    """
 
     protocol: str | None
     words: str
     trials: tuple[TrialRecord, ...]
 
     @property
+    def searching(self) -> tuple[TrialRecord, ...]:
+        """Those of the search, without the runs that confirm its best."""
+        return tuple(one for one in self.trials if one.trial.confirms is None)
+
+    @property
     def judged(self) -> list[int]:
-        """Numbers of those that reported the objective, the best first."""
-        return [one.trial.number for one in self.trials if one.trial.best_value is not None]
+        """Numbers of those of the search that reported the objective, the best first."""
+        return [one.trial.number for one in self.searching if one.trial.best_value is not None]
 
 
 @dataclass(frozen=True)

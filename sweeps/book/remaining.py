@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from sweeps.book.journal import State
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import SweepRecord, gpus_of
+from sweeps.book.trial import Trial
 from sweeps.errors import counted
 from sweeps.space.budget import BY_BUDGET, Budget, Limit, Spent, options, words
 from sweeps.space.distributions import Distribution, grid_size
@@ -40,7 +41,8 @@ def seconds_left(ledger: Ledger, busy: float, steps: int) -> float | None:
     """Seconds until the sweep ends, about; None where it does not run, and before its pace is known.
 
     busy: seconds from the opening of each trial to its last report, summed over trials that together made `steps`.
-    Trials that run are taken to run to their end; those that are not proposed yet, to run as long as those that ended.
+    Trials that run, and those that are to confirm others, are taken to run to their end; other ones that are not
+    proposed yet, to run as long as those that ended.
     """
     left, longest = steps_left(ledger), max_steps(ledger)
     if ledger.state != State.RUNNING or not left or longest is None or steps < _TELLING * longest or busy <= 0:
@@ -208,10 +210,11 @@ def steps_left(ledger: Ledger) -> float | None:
     longest = max_steps(ledger)
     if longest is None:
         return None
-    ended = [trial.last_step for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED)]
+    ended = [trial.last_step for trial in ledger.searching if trial.state in (State.COMPLETE, State.PRUNED)]
     expected = sum(ended) / len(ended) if ended else longest
     running = sum(_steps_left_of(trial, longest) for trial in _going(ledger))
-    return running + _unproposed(ledger) * expected
+    whole = min(ledger.to_confirm, _unproposed(ledger))  # ASHA ends none of these
+    return running + whole * longest + (_unproposed(ledger) - whole) * expected
 
 
 def max_steps(ledger: Ledger) -> int | None:

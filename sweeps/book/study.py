@@ -1,6 +1,6 @@
 """The Optuna study of a sweep, built in memory from the ledger for each proposal, and the proposals made with it.
 
-The study is a function of the ledger and the space, and a proposal is a function of these and of the trial's number.
+The study is a function of the ledger and the space, and a proposal is a function of these and of its place among them.
 A driver that was killed and its successor therefore propose the same, and no study can disagree with the journal.
 """
 
@@ -23,14 +23,17 @@ from pipeline.errors import RecipeError
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import override, recipe_of
 from sweeps.book.journal import PastTrial, State, TrialProposed
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import MOST_REPEATS, Ledger
+from sweeps.book.trial import Trial
 from sweeps.errors import StudyError
 from sweeps.space.distributions import Scalar, grid_size, is_searched
 from sweeps.space.objective import Aims, beyond
+from sweeps.space.plan import SEED
 from sweeps.space.space import SearchSpace, space_of
 
 # User attributes of a trial in the study; one that was never run has no RAY_TRIAL.
 RAY_TRIAL, FINGERPRINT, REASON, REPEATS, FROM = "ray_trial_id", "fingerprint", "reason", "repeats", "from"
+CONFIRMS = "confirms"  # and train.seed beside it: of a run that confirms another trial
 # Optuna would start a WAITING trial by itself. So a trial that is to go on is RUNNING in the study.
 _STATES = dict.fromkeys((State.WAITING, State.RUNNING, State.KILLED), TrialState.RUNNING) | {
     state: TrialState[state] for state in (State.COMPLETE, State.PRUNED, State.FAIL)
@@ -53,11 +56,14 @@ def began_with(ledger: Ledger) -> SearchSpace:
 
 
 def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
-    """A study in memory with every proposal of a sweep under its number, and behind them what it knew before. Trials
-    that wait or run are RUNNING.
+    """A study in memory with every proposal of a search in order, and behind them what it knew before. Trials that wait
+    or run are RUNNING. Runs that confirm its best are left out: with more trials it goes on as if there were none.
     """
     study = optuna.create_study(directions=directions(space))
-    study.add_trials(frozen_trial(ledger, space, number) for number in range(ledger.next_number))
+    confirming = {one.number for one in ledger.trials.values() if one.confirms is not None}
+    confirming |= {one.trial for one in ledger.not_run.values() if one.confirms is not None}
+    drawn = (number for number in range(ledger.next_number) if number not in confirming)
+    study.add_trials(frozen_trial(ledger, space, number) for number in drawn)
     taken = {trial.taken_from for trial in ledger.trials.values()}
     past = ((f"{one.sweep} t{one.trial:04d}", one) for one in ledger.past)
     study.add_trials(_frozen(_as_trial(one), space, {FROM: origin}) for origin, one in past if origin not in taken)
@@ -65,10 +71,12 @@ def study_of(ledger: Ledger, space: SearchSpace) -> optuna.Study:
 
 
 def frozen_trial(ledger: Ledger, space: SearchSpace, number: int) -> FrozenTrial:
-    """One proposal as a trial of Optuna."""
+    """One proposal as a trial of Optuna. The seed of a run that confirms another one is no parameter of the search."""
     if number in ledger.trials:
         trial = ledger.trials[number]
-        known = {RAY_TRIAL: trial.ray_trial_id, FINGERPRINT: trial.fingerprint, REASON: trial.reason}
+        known: dict[str, Any] = {RAY_TRIAL: trial.ray_trial_id, FINGERPRINT: trial.fingerprint, REASON: trial.reason}
+        if trial.confirms is not None:
+            known |= {CONFIRMS: f"t{trial.confirms:04d}", SEED: str(trial.params[SEED])}
         return _frozen(trial, space, {key: value for key, value in known.items() if value})
     if number not in ledger.not_run:  # journals of older versions leave out proposals that were not run
         return create_trial(state=TrialState.FAIL)
@@ -94,30 +102,42 @@ def is_spent(ledger: Ledger, space: SearchSpace) -> bool:
     """
     if space.plan.is_made and ledger.next_number >= len(space.enqueue):
         return True
-    drawn = ledger.next_number - len(space.enqueue)
+    drawn = ledger.drawn - len(space.enqueue)
     if space.sampler.kind == "grid" and drawn >= grid_size(space.space):
         return True
-    return len(ledger.trials) >= space.trials.count
+    return len(ledger.searching) >= space.trials.count
+
+
+def may_search(ledger: Ledger, space: SearchSpace) -> bool:
+    """Whether the sampler is to be asked for another trial: it is not where the last so many proposals were not run."""
+    return ledger.fruitless < MOST_REPEATS and not is_spent(ledger, space)
+
+
+def confirmation(ledger: Ledger, space: SearchSpace) -> TrialProposed | None:
+    """The next run of those that confirm the best of a search; None before that has ended, and when there are all.
+
+    Which are the best is decided by the search alone, so a driver that was killed and its successor propose the same.
+    """
+    if may_search(ledger, space) or not all(trial.state.is_final for trial in ledger.searching):
+        return None
+    for number, seed in ledger.unconfirmed:
+        params = {**ledger.trials[number].params, SEED: seed}
+        return _proposed(ledger, space, params, confirms=number)
+    return None
 
 
 class Proposals:
     """What a sweep tries next. It keeps random draws only to save computing them again."""
 
     def __init__(self, space: SearchSpace) -> None:
-        self._space, self._base = space, space.base
+        self._space = space
         self._drawing = optuna.create_study(sampler=_drawing_sampler(space))
         self._draws: list[dict[str, Scalar]] = []
         self._enqueued = space.enqueued
 
     def next(self, ledger: Ledger) -> TrialProposed:
         """The proposal that follows `ledger`: values to run, or values that are not run and why."""
-        number = ledger.next_number
-        params = self._params(ledger, number)
-        try:
-            fingerprint = override(self._base, params).fingerprint
-        except RecipeError as error:
-            return TrialProposed(number, params, refused=str(error))
-        return TrialProposed(number, params, fingerprint, repeats=_first(ledger, fingerprint, params))
+        return _proposed(ledger, self._space, self._params(ledger, ledger.drawn))
 
     def _params(self, ledger: Ledger, number: int) -> dict[str, Scalar]:
         if number < len(self._enqueued):
@@ -136,6 +156,18 @@ class Proposals:
         while len(self._draws) <= draw:
             self._draws.append(suggest(self._drawing.ask(), self._space))
         return self._draws[draw]
+
+
+def _proposed(
+    ledger: Ledger, space: SearchSpace, params: dict[str, Scalar], confirms: int | None = None
+) -> TrialProposed:
+    number = ledger.next_number
+    try:
+        fingerprint = override(space.base, params).fingerprint
+    except RecipeError as error:
+        return TrialProposed(number, params, refused=str(error), confirms=confirms)
+    repeats = _first(ledger, fingerprint, params)
+    return TrialProposed(number, params, fingerprint, repeats=repeats, confirms=confirms)
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
@@ -166,11 +198,12 @@ def _frozen(trial: Trial, space: SearchSpace, attributes: dict[str, Any]) -> Fro
     if state is TrialState.COMPLETE and (lacking := _lacking(trial, aims)):
         state, attributes = TrialState.FAIL, attributes | {REASON: f"{lacking} was not reported"}
     is_done = state is TrialState.COMPLETE
+    params = {path: one for path, one in trial.params.items() if path != SEED or path in space.space}
     return create_trial(
         state=state,
         values=_values(trial, state, aims),
-        params=trial.params,
-        distributions={path: space.space[path].distribution for path in trial.params},
+        params=params,
+        distributions={path: space.space[path].distribution for path in params},
         intermediate_values={} if aims.are_several else dict(trial.curve),  # Optuna knows none of several objectives
         user_attrs=attributes,
         constraints={one.metric: beyond(one, trial.figures[one.metric]) for one in aims.constraints} if is_done else {},

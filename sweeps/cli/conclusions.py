@@ -6,10 +6,12 @@ from typing import Any
 
 import typer
 
-from sweeps.book.pareto import Front
+from sweeps.book.record import SweepRecord
 from sweeps.cli import terminal
 from sweeps.conclusions.comparisons import CONFIDENCE, Comparisons, difference_in_words
+from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance
+from sweeps.conclusions.pareto import Front
 from sweeps.errors import counted
 
 
@@ -40,6 +42,25 @@ def show_front(found: Front) -> None:
     if rows:
         terminal.table(["front", *(one.metric for one in found.objectives), "at", ""], rows)
     for line in found.notes:
+        typer.echo(line, err=True)
+
+
+def show_confirmed(record: SweepRecord) -> None:
+    """What the best of a search reached with other seeds, a row each, and who won by that."""
+    rows = [
+        [
+            f"t{one.trial:04d}",
+            str(one.place),
+            f"{one.found:.4g}",
+            "" if one.mean is None else f"{one.mean:.4g}",
+            f"{min(one.values):.4g} to {max(one.values):.4g}" if len(one.values) > 1 else "",
+            f"{len(one.values)} of {one.seeds}",
+        ]
+        for one in record.ledger.confirmed
+    ]
+    if rows:
+        terminal.table(["confirmed", "place in the search", "there", "mean", "least to most", "seeds"], rows)
+    for line in sentences(record):
         typer.echo(line, err=True)
 
 

@@ -66,7 +66,8 @@ class Leaderboard:
         step = f"{max(0, trial.last_step)}" + ("" if longest is None else f"/{longest}")
         at = "" if trial.best_step is None else str(trial.best_step)
         took = duration(found.busy_seconds) if found.busy_seconds else ""
-        said = " — ".join(part for part in (describe(trial.params), " ".join(found.reason.split())) if part)
+        confirms = "" if trial.confirms is None else f"confirms t{trial.confirms:04d}"
+        said = " — ".join(part for part in (confirms, describe(trial.params), " ".join(found.reason.split())) if part)
         cells = (step, figure(trial.best_value), at, figure(trial.last_value), took, said)
         return [name, Text(trial.state, style=STYLES.get(trial.state, "")), *(Text(printable(cell)) for cell in cells)]
 

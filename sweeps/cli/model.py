@@ -38,6 +38,7 @@ def model_promote(
     """Evaluate a sweep's best checkpoint afresh, register it, and make it champion if it earns that."""
     from sweeps.preflight.stores import require_tracking
     from sweeps.registry.promotion import promote_best
+    from sweeps.tracking.mlflow_layout import CONFIRMED_TAG
 
     if trial is not None and pick is not None:
         raise RegistryError("--pick: expected it or --trial, got both — leave one away.")
@@ -45,15 +46,18 @@ def model_promote(
     require_tracking(terminal.home())
     with progress.shown() as tell:
         verdict = promote_best(terminal.home(), sweep, chosen, trial, pick, tell, terminal.pages(context))
+    confirmed = verdict.version.tags.get(CONFIRMED_TAG)
     if as_json:
         found = {"alias": verdict.alias, "reason": verdict.reason, "displaced": verdict.displaced}
-        typer.echo(json.dumps(verdict.version.as_plain() | found))
+        typer.echo(json.dumps(verdict.version.as_plain() | found | {"confirmed": confirmed}))
         return
     terminal.figures(verdict.version.metrics)
     if verdict.gates:
         rows = [[result.gate.metric, result.gate.target, "✓" if result.passed else "✗"] for result in verdict.gates]
         terminal.table(["gate", "target", "passed"], rows)
     typer.echo(verdict.line)
+    if confirmed is not None:
+        typer.echo(f"confirmed: {confirmed}")
     if any(result.value is None and result.gate.metric.endswith("/lpips") for result in verdict.gates):
         typer.echo(f"for LPIPS: mouselift weights fetch {LPIPS}, then promote again", err=True)
 

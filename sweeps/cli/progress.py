@@ -25,8 +25,9 @@ from sweeps.book.journal import (
     TrialClosed,
     TrialOpened,
 )
-from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.ledger import Ledger, fold
 from sweeps.book.remaining import seconds_left, steps_left
+from sweeps.book.trial import Trial
 from sweeps.errors import counted
 
 STYLES = {
@@ -99,7 +100,9 @@ class Progress:
                 return ""  # its end follows at once
             case TrialOpened():
                 again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
-                return f"t{event.trial:04d} starts{again}: {describe(event.params)}"
+                confirms = self._ledger.trials[event.trial].confirms
+                what = "" if confirms is None else f", to confirm t{confirms:04d}"
+                return f"t{event.trial:04d} starts{again}{what}: {describe(event.params)}"
             case AttemptFailed(action="retry" | "halve"):
                 return f"t{event.trial:04d} broke ({event.action}): {event.cause}: {event.reason}"
             case Reported():

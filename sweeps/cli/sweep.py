@@ -120,6 +120,7 @@ def sweep_status(
     """Say how far a sweep is, with its trials, best first. A sweep whose driver died is closed first."""
     from sweeps.book.ledger import ledger_of
     from sweeps.book.remaining import going_on, spending_in_words
+    from sweeps.cli.conclusions import show_confirmed
     from sweeps.run.orphans import reap
     from sweeps.tracking import queries
 
@@ -142,6 +143,7 @@ def sweep_status(
         best = found["best"]
         typer.echo(f"best: t{best['trial']:04d} {best['metric']} {best['value']:.4g} at step {best['step']}")
     _show_trials(home, record, every)
+    show_confirmed(record)
     _show_front(record.ledger)
     _show_taken(record.ledger)
     if found["undelivered"]:
@@ -284,7 +286,7 @@ def _end(ledger: Ledger, as_json: bool) -> None:
 
 def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
     from sweeps.book.remaining import going_on
-    from sweeps.cli.conclusions import plain, show_comparisons, show_importance
+    from sweeps.cli.conclusions import plain, show_comparisons, show_confirmed, show_importance
     from sweeps.conclusions.comparisons import comparisons_of
     from sweeps.conclusions.importance import Importance, importance_of
     from sweeps.tracking import queries
@@ -298,6 +300,7 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
         typer.echo(json.dumps(status if compared is None else status | {"comparisons": asdict(compared)}))
         return
     _show_trials(home, record, every=False)
+    show_confirmed(record)
     _show_taken(ledger)
     if compared is not None:
         show_comparisons(compared)
@@ -312,8 +315,8 @@ def _report(ledger: Ledger, home: Home, as_json: bool) -> None:
 
 def _show_front(ledger: Ledger) -> None:
     """The Pareto front of several objectives, and how a trial of it is promoted."""
-    from sweeps.book.pareto import front_of
     from sweeps.cli.conclusions import show_front
+    from sweeps.conclusions.pareto import front_of
 
     front = front_of(ledger)
     if front is None:

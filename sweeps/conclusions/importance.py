@@ -31,8 +31,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import one_line
 from sweeps.book.journal import State
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import MEASURE
+from sweeps.book.trial import Trial
 from sweeps.errors import counted
 from sweeps.space.distributions import Choice, Distribution, Scalar
 
@@ -79,7 +80,7 @@ def importance_of(ledger: Ledger) -> Importance:
         space = _SPACE.validate_json(json.dumps(ledger.space["space"]), strict=True)
     except ValidationError as error:
         return Importance(0, note=f"expected ranges and choices of this version, got {one_line(error)[:200]}")
-    judged = [trial for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED)]
+    judged = [trial for trial in ledger.searching if trial.state in (State.COMPLETE, State.PRUNED)]
     step, values = common_step(judged)
     found = Importance(len(values), step)
     if len(values) < LEAST_TRIALS:

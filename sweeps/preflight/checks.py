@@ -243,7 +243,9 @@ def _described(space: SearchSpace) -> str:
     if space.plan.is_made:
         return f"{words.plan(space.as_plain())['plan']} over {space.recipe}, {counted(space.trials.count, 'trial')}"
     searched = counted(len(space.space), "parameter") if space.space else "one configuration"
-    return f"{searched} over {space.recipe}, {counted(space.trials.count, 'trial')}"
+    more = space.confirm.runs(space.trials.count)
+    runs = f", then {counted(more, 'run')}: {words.plan(space.as_plain())['confirm']}" if more else ""
+    return f"{searched} over {space.recipe}, {counted(space.trials.count, 'trial')}{runs}"
 
 
 def _threads(space: SearchSpace, home: Home) -> int:

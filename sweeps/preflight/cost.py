@@ -50,7 +50,8 @@ def cost_of(space: SearchSpace, recipe: Recipe, home: Home, measured: Measured) 
     """The cost of a sweep. measured: of its neediest configuration."""
     trials = space.trials
     at_a_time = max(1, min(trials.count, trials.concurrent))
-    rounds = math.ceil(trials.count / at_a_time)
+    confirming = space.confirm.runs(trials.count)  # they begin when the search has ended
+    rounds = math.ceil(trials.count / at_a_time) + math.ceil(confirming / max(1, min(confirming, trials.concurrent)))
     trial = None if measured.pace is None else recipe.train.max_steps * measured.pace
     seconds = None if trial is None else rounds * trial
     room = sum(need.total for need in disk_needs(space, home, measured))
@@ -75,7 +76,7 @@ def of_budget(space: SearchSpace, cost: Cost | None) -> list[str]:
     if cost is None or cost.trial_seconds is None or cost.seconds is None:
         return notes
     trial, whole = (Spent(s / 3600, gpus * n * cost.trial_seconds / 3600)
-                    for s, n in ((cost.trial_seconds, 1), (cost.seconds, space.trials.count)))  # fmt: skip
+                    for s, n in ((cost.trial_seconds, 1), (cost.seconds, space.most_trials)))  # fmt: skip
     least = Spent(trial.hours / _FACTOR, trial.gpu_hours / _FACTOR)
     if (short := budget.short(Spent(), least)) is not None:
         limit, needed = short
@@ -87,7 +88,7 @@ def of_budget(space: SearchSpace, cost: Cost | None) -> list[str]:
         limit, needed = short
         most = " at most" if cost.stops_early else ""
         notes.append(
-            f"budget: {limit.most:g} {limit.name} may not hold all {space.trials.count} trials, which take{most} about "
+            f"budget: {limit.most:g} {limit.name} may not hold all {space.most_trials} trials, which take{most} about "
             f"{needed:.2g} by the pace of a few steps; those that do not fit are not begun."
         )
     return notes

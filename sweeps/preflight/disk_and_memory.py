@@ -74,7 +74,7 @@ def disk_needs(space: SearchSpace, home: Home, measured: Measured) -> list[DiskN
     A tracking store that is no server keeps its copy of a release in the home, too.
     """
     copies = 1 if is_served(home.tracking_uri) else 2
-    count, kept = space.trials.count, space.retention.best + space.retention.last
+    count, kept = space.most_trials, space.retention.best + space.retention.last
     concurrent = min(count, space.trials.concurrent)
     sizes = measured.checkpoint, measured.release
     whole = DiskNeed("MOUSELIFT_HOME", home.root, count, concurrent, kept, copies, *sizes)

@@ -33,7 +33,7 @@ from sweeps.registry.versions import (
     Version,
     stored_as,
 )
-from sweeps.tracking.mlflow_layout import view_key
+from sweeps.tracking.mlflow_layout import CONFIRMED_TAG, view_key
 from sweeps.tracking.mlflow_pages import is_ours, signed
 from sweeps.tracking.pages import Links, Pages
 from sweeps.tracking.pages import Shown as Moment
@@ -282,7 +282,8 @@ def _lineage(version: Version, origin: Origin) -> str:
     if "sweep.name" in tags:
         name = _text(tags["sweep.name"])
         sweep = f"[{name}]({origin.sweep_path})" if origin.sweep_path else name
-        lines.append(f"trial {tags.get('trial.number', '')} of the sweep {sweep}")
+        confirmed = f"; confirmed: {_text(tags[CONFIRMED_TAG])}" if CONFIRMED_TAG in tags else ""
+        lines.append(f"trial {tags.get('trial.number', '')} of the sweep {sweep}{confirmed}")
     if tags.get("source.name"):
         lines.append(f"imported from {_code(tags['source.name'])}")
     if "data.name" in tags:

@@ -7,14 +7,16 @@ from pipeline.data.variants import prepared
 from pipeline.progress import Tell, silent
 from pipeline.recipe import Recipe
 from sweeps.book.journal import Journal, Reported, State
-from sweeps.book.ledger import Ledger, Trial, ledger_of
-from sweeps.book.pareto import picked
+from sweeps.book.ledger import Ledger, ledger_of
+from sweeps.book.trial import Trial
+from sweeps.conclusions.pareto import picked
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry, Verdict
 from sweeps.registry.verification import SPREAD, verify
 from sweeps.space.gates import parse_gates
 from sweeps.space.objective import COSTS
+from sweeps.tracking.mlflow_layout import CONFIRMED_TAG
 from sweeps.tracking.pages import Pages
 
 _LINEAGE_TAGS = ("mlflow.source.git.commit", "mlflow.user")
@@ -51,6 +53,8 @@ def promote_best(
     registry = Registry(home, tell=tell, pages=pages)
     tags = {key: ledger.tags[key] for key in _LINEAGE_TAGS if key in ledger.tags}
     tags |= {"sweep.name": sweep, "trial.number": str(chosen.number)}
+    if (confirmed := ledger.confirmation_of(chosen.number)) is not None:
+        tags[CONFIRMED_TAG] = str(confirmed)
     version = registry.register(registered_name(info.recipe), str(chosen.run_id), verification, tags)
     # LPIPS's weights came after its registration, or it was registered before the spread was kept
     if verification.metrics.keys() > version.metrics.keys() or SPREAD not in version.tags:

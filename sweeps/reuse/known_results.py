@@ -25,6 +25,7 @@ from sweeps.errors import DamagedError, RegistryError, counted
 from sweeps.home import Home
 from sweeps.reuse.code_version import CODE, CODE_CHANGED
 from sweeps.space.objective import Aims, aims_of
+from sweeps.space.plan import SEED
 
 ARTEFACT = "artefact."  # and a setting: the tag of a sweep with the hash of the file or folder that it names
 DATA = "data.digest"
@@ -135,7 +136,7 @@ class _Other:
             self.opened = float(values["time"])
             self._params, self._space = values["params"], values["space"]
             searched = self._space.get("space", {})
-            self._open = {*searched, *LOCAL_PATHS}
+            self._open = {*searched, *LOCAL_PATHS, *([SEED] if self._space.get("confirm", {}).get("seeds") else [])}
             self._kept_by = _kept_by(aims_of(self._space))
         except (KeyError, TypeError, AttributeError, ValueError, RegistryError):
             raise self._damage(0, b"no sweep that opens") from None

@@ -29,8 +29,9 @@ from sweeps.book.journal import (
     TrialClosed,
     TrialOpened,
 )
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import PROTOCOL, TARGETS
+from sweeps.book.trial import Trial
 from sweeps.datasets import data_tags
 from sweeps.home import Home
 from sweeps.reuse.known_results import DATA, Known, KnownResults

@@ -18,10 +18,11 @@ from pipeline.recipe import Recipe
 from pipeline.recipes import override
 from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal, State
-from sweeps.book.ledger import Trial, closing, fold, read
+from sweeps.book.ledger import closing, fold, read
 from sweeps.book.remaining import Shortage, short_of, spent_of, why
 from sweeps.book.scene_figures import SceneFigures, keep_scenes
-from sweeps.book.study import Proposals, is_spent, verdict
+from sweeps.book.study import Proposals, confirmation, may_search, verdict
+from sweeps.book.trial import Trial
 from sweeps.datasets import data_tags
 from sweeps.errors import counted
 from sweeps.home import Home
@@ -39,7 +40,6 @@ _NAP_BETWEEN_LOOKS = 0.5  # seconds
 _NAP_SECONDS = 60.0  # a driver that did not run for so long heard no report: no trial is blamed for that time
 _IDLE_SECONDS = 60.0  # after which a sweep says that no process came up for a trial; then after twice that, and so on
 _NO_FIGURE = "objective"  # the cause of a FAIL without an error: the objective is missing or not finite
-_MOST_REPEATS = 20  # after so many proposals in a row that are not run, wait for another result
 _TAKING_SECONDS = 1.0  # in which results of other sweeps are taken before Ray hears its trials again
 _RELEASE_SECONDS = 10.0  # for checkpoints that are being released when the sweep is interrupted
 _log = logging.getLogger(__name__)
@@ -293,15 +293,19 @@ class Driver:
 
     def _propose(self) -> int | None:
         """A new trial. None when the sweep has enough, or when nothing new is found before another trial ends."""
-        while self._may_propose:
+        while may_search(self.ledger, self.space):
             proposed = self.write(self._proposals.next(self.ledger))
             if proposed.trial in self.ledger.trials:
                 return proposed.trial
+        while (confirming := confirmation(self.ledger, self.space)) is not None:
+            self.scheduler.judge_again([self.write(confirming)])  # which leaves it out of ASHA
+            if confirming.trial in self.ledger.trials:
+                return confirming.trial
         return None
 
     @property
     def _may_propose(self) -> bool:
-        return self.ledger.fruitless < _MOST_REPEATS and not is_spent(self.ledger, self.space)
+        return may_search(self.ledger, self.space) or confirmation(self.ledger, self.space) is not None
 
     def _number_of(self, ray_trial_id: str) -> int | None:
         """The trial that has this id of Ray in this session, unless it has ended."""

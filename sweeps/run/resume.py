@@ -45,13 +45,13 @@ def resumable(home: Home, name: str, count: int | None = None, raised: Raised | 
                 f"{name}: expected at least its {counted(space.trials.count, 'trial')}, got {count} — raise --trials."
             )
         space = replace(space, trials=replace(space.trials, count=count))
-    if ledger.state == State.COMPLETE and space.trials.count <= ledger.planned:
+    if ledger.state == State.COMPLETE and space.trials.count <= ledger.asked:
         ended = "its one ended" if ledger.planned == 1 else f"all {ledger.planned} ended"
         raise StudyError(
             f"{name}: expected a sweep with trials left, but {ended} — ask for more with --trials, or promote its best."
         )
     space = replace(space, budget=space.budget.raised(name, raised or Raised()))
-    then = replace(ledger, space=space.as_plain(), planned=space.trials.count)
+    then = replace(ledger, space=space.as_plain(), asked=space.trials.count)
     if (short := held_back(then)) is not None:
         raise StudyError(
             f"{name}: expected room for another trial, got {lacking(then, short)} — `{raising(then)}` goes on with it."

@@ -1,7 +1,8 @@
 """Which trials stop early: named rules first, then ASHA. Both survive the interruption of a sweep.
 
 Ray's ASHA keeps its rungs in memory under Ray's own trial ids. Here a trial has its number, so that it stays the same
-trial after a fault. A resumed sweep gets its rungs back because the scheduler reads the journal again.
+trial after a fault. A resumed sweep gets its rungs back because the scheduler reads the journal again. Trials that
+confirm the best of a search have no part in ASHA: they are run to be compared at their last step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from sweeps.book.journal import Event, Reported, TrialClosed, TrialOpened
+from sweeps.book.journal import Event, Reported, TrialClosed, TrialOpened, TrialProposed
 from sweeps.space.pruning import Watch
 from sweeps.space.space import SearchSpace
 
@@ -26,6 +27,7 @@ class SweepScheduler(FIFOScheduler):
         super().__init__()
         self.stopped: dict[int, str] = {}
         self._open: set[int] = set()
+        self._confirming: set[int] = set()  # trials that confirm others: the rules alone may stop them
         self._rules, self._asha = Watch(space.pruning, space.objective), _asha(space)
         self._metric = space.objective.metric
         self._max_steps = space.base.train.max_steps
@@ -39,6 +41,8 @@ class SweepScheduler(FIFOScheduler):
         last: dict[int, dict[str, Any]] = {}
         for event in events:
             match event:
+                case TrialProposed(confirms=int()):
+                    self._confirming.add(event.trial)
                 case TrialOpened():
                     self._add(event.trial)
                 case Reported():
@@ -58,7 +62,7 @@ class SweepScheduler(FIFOScheduler):
 
     def _add(self, number: int) -> None:
         self._open.add(number)
-        if self._asha is not None:
+        if self._asha is not None and number not in self._confirming:
             self._asha.on_trial_add(None, _same(number))
 
     def _judge(self, number: int, result: dict[str, Any]) -> str:
@@ -66,7 +70,8 @@ class SweepScheduler(FIFOScheduler):
             return CONTINUE
         step = result["step"]
         reason = self._rules.feed(number, step, result)
-        if self._asha is not None and self._asha.on_trial_result(None, _same(number), result) == STOP:
+        asha = None if number in self._confirming else self._asha
+        if asha is not None and asha.on_trial_result(None, _same(number), result) == STOP:
             reason = reason or f"asha: {self._metric} {result[self._metric]:.4g} is among the weaker"
         if reason is None or step >= self._max_steps:  # the last report is the trial's own end
             return CONTINUE
@@ -74,7 +79,7 @@ class SweepScheduler(FIFOScheduler):
         return STOP
 
     def _completed(self, number: int, result: dict[str, Any]) -> None:
-        if self._asha is not None and number in self._open:
+        if self._asha is not None and number in self._open - self._confirming:
             self._asha.on_trial_complete(None, _same(number), result)
         self._open.discard(number)
         self._rules.forget(number)

@@ -23,7 +23,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from pipeline.config import did_you_mean
-from pipeline.recipe import Recipe, Seed, strict
+from pipeline.recipe import Count, Positive, Recipe, Seed, strict
 from sweeps.space import enqueued
 from sweeps.space.distributions import Choice, Distribution, Scalar
 from sweeps.space.enqueued import Setting
@@ -55,6 +55,28 @@ class Plan:
     def is_made(self) -> bool:
         """Whether the sweep follows a plan."""
         return self.kind != "none"
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """Which trials of a search run again with other seeds before it says who won: the best was also the luckiest."""
+
+    seeds: Count = 0  # further values of train.seed that each of them runs with; 0: none
+    top: Positive = 3  # how many of the best COMPLETE trials
+
+    @property
+    def is_made(self) -> bool:
+        """Whether anything is confirmed."""
+        return self.seeds > 0
+
+    def runs(self, trials: int) -> int:
+        """How many runs that is at most, after a search of so many trials."""
+        return self.seeds * min(self.top, trials)
+
+    def seeds_after(self, seed: int) -> range:
+        """The seeds, none of which is the one that the search ran with."""
+        return range(seed + 1, seed + 1 + self.seeds)
 
 
 Searched = Mapping[str, Distribution]
@@ -108,6 +130,29 @@ def problems(plan: Plan, ordered: Searched, base: Recipe) -> Iterator[tuple[str,
             f"expected settings that tell {one} from {other}, got the two changed together in every run — "
             "run a larger fraction, or leave one of them out.",
         )
+
+
+def problems_of_confirm(
+    written: Mapping[str, Any], confirm: Confirm, searched: Searched, base: Recipe
+) -> Iterator[tuple[str, str]]:
+    """Dotted path and problem of what is to be confirmed. written: the values of the space as its YAML has them."""
+    if "confirm" not in written:
+        return
+    if not confirm.is_made and "seeds" not in written["confirm"]:
+        yield "confirm.seeds", "expected with how many other seeds the best run again, got none — write seeds: 3."
+    if confirm.is_made and written.get("plan", {}).get("kind", "none") != "none":
+        yield "confirm", "expected none beside a plan, each of whose settings runs with every seed — remove it."
+    if confirm.is_made and len(written.get("objectives", ())) > 1:
+        yield "confirm", "expected none beside several objectives, of which none says alone who won — remove it."
+    if confirm.seeds == 1 and confirm.top == 1:
+        mend = "raise confirm.seeds or confirm.top."
+        yield "confirm.seeds", f"expected two or more for one trial, got 1: it has no spread, and no other — {mend}"
+    if confirm.is_made and SEED in searched:
+        mend = "take it out, and let confirm.seeds say how many."
+        yield f"space.{SEED}", f"expected one seed for the search beside confirm, got it in the space — {mend}"
+    if (last := base.train.seed + confirm.seeds) >= 2**32:
+        mend = "lower train.seed, after which they are counted."
+        yield "confirm.seeds", f"expected seeds below 2^32, got up to {last} — {mend}"
 
 
 def settings_of(plan: Plan, ordered: Searched, base: Recipe) -> list[dict[str, Scalar]]:

@@ -34,7 +34,7 @@ from sweeps.space.faults import Faults
 from sweeps.space.gates import parse_gates
 from sweeps.space.notify import notify_problem
 from sweeps.space.objective import Aims, Objective
-from sweeps.space.plan import Plan
+from sweeps.space.plan import Confirm, Plan
 from sweeps.space.pruning import Pruning, problems, usual
 from sweeps.space.resources import Resources
 
@@ -91,6 +91,7 @@ class SpaceConfig:
     # settings to try first, each by dotted path; a searched path that one leaves out stands at the recipe's own value
     enqueue: tuple[dict[str, Scalar], ...] = ()
     plan: Plan = field(default_factory=Plan)  # runs that answer a question, in place of a search
+    confirm: Confirm = field(default_factory=Confirm)  # the best of a search run again with other seeds
     objective: Objective = field(default_factory=Objective)  # the figure to improve
     objectives: tuple[Objective, ...] = ()  # several figures to improve, in place of one; the first becomes `objective`
     # bounds on a trial's figures, its costs among them: metric -> "<= 20"; one that breaks them is never the best
@@ -152,6 +153,11 @@ class SearchSpace(SpaceConfig):
         return Aims(self.objectives or (self.objective,), parse_gates(self.constraints, "constraints"))
 
     @property
+    def most_trials(self) -> int:
+        """How many trials it has at most, with those that confirm its best."""
+        return self.trials.count + self.confirm.runs(self.trials.count)
+
+    @property
     def order(self) -> tuple[str, ...]:
         """The paths, each after those its conditions ask about."""
         graph = {path: found.when for path, found in self.space.items()}
@@ -211,7 +217,8 @@ def load_space(name: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     except RecipeError as error:
         raise SpaceError(str(error)) from None
     space = _named(written, path.stem, _resolved(written, layers))
-    for where, problem in _problems(space):
+    asked = plan.problems_of_confirm(layers.values, space.confirm, space.space, space.base)
+    for where, problem in chain(_problems(space), asked):
         _refuse(layers, where, problem)
     if space.plan.is_made:
         return _as_planned(space, layers)

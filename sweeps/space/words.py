@@ -35,6 +35,7 @@ def plan(space: Mapping[str, Any]) -> dict[str, str]:
         "sampler": _sampler,
         "enqueue": lambda plain: "; ".join(map(_setting, plain)),
         "warm_start": ", ".join,
+        "confirm": _confirm,
         "scheduler": _scheduler,
         "pruning": lambda plain: ", ".join(name for name, rule in plain.items() if rule is not None) or "none",
         "trials": _trials,
@@ -66,6 +67,11 @@ def _planned(plain: Mapping[str, Any], runs: int) -> str:
     seeds = len(plain["seeds"])
     part = f", one in {plain['fraction']} combinations" if plain["fraction"] > 1 else ""
     return f"{plain['kind']}{part}: {runs // seeds} settings × {seeds} seeds"
+
+
+def _confirm(plain: Mapping[str, Any]) -> str:
+    """Empty where nothing is confirmed."""
+    return f"the best {plain['top']} again, each with {plain['seeds']} other seeds" if plain["seeds"] else ""
 
 
 def _range(plain: Mapping[str, Any]) -> str:

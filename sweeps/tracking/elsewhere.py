@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.book.journal import State
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import PROTOCOL, Point, SweepRecord, TrialRecord
+from sweeps.book.trial import Trial
 from sweeps.home import is_made, store_file
 from sweeps.space.objective import Objective
 from sweeps.tracking.mlflow_client import mlflow_client, runs_of

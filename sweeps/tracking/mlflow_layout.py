@@ -10,7 +10,9 @@ Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `m
     sweep.state  sweep.reason    of the parent
     sweep.home  sweep.planned    machine:folder of its home, and how many trials it may have; of the parent
     objective.metric  objective.mode  best.trial  best.run_id    of the parent
+    best.confirmed               of the parent: what the best reached with other seeds, where it was confirmed
     trial.number  trial.attempt
+    trial.confirms               of a run with another seed: the trial whose settings it has
     eval.protocol                of a trial: how its validations measured, as on registered versions
     trial.state                  RUNNING COMPLETE PRUNED FAIL KILLED; MLflow's status knows no PRUNED
     trial.reason                 why it was pruned or killed; trial.fail_reason: why it failed
@@ -57,6 +59,8 @@ _LINEAGE = {"recipe": _FINGERPRINT, "data": "data.digest", "code": "mlflow.sourc
 _HASH_SHOWN = 12  # digits
 _NOT_SHOWN = (_FINGERPRINT, "data.digest", "data.geometry.rests_on", CODE, FIGURES)
 HOME_TAG, PLANNED_TAG = "sweep.home", "sweep.planned"
+CONFIRMS_TAG = "trial.confirms"  # of a run that has the settings of this trial, with another seed
+CONFIRMED_TAG = "best.confirmed"  # of the parent, and of a registered version: the best's mean with other seeds
 _VIEW_TAG = "mlflow.sharedViewState."
 _THUMBNAIL_PX = 256
 
@@ -121,6 +125,8 @@ def trial_tags(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
         "trial.attempt": str(event.attempt),
         "sweep.name": ledger.name,
     }
+    if (confirms := ledger.trials[event.trial].confirms) is not None:
+        tags[CONFIRMS_TAG] = f"t{confirms:04d}"
     if event.attempt > 1:
         tags["trial.reason"] = ""  # of the interruption before
     return tags | _read_first(known) | _lineage_tag(known)

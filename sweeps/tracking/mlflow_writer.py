@@ -27,7 +27,8 @@ from mlflow.tracking import MlflowClient
 from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
-from sweeps.book.ledger import Ledger, Trial, fold
+from sweeps.book.ledger import Ledger, fold
+from sweeps.book.trial import Trial
 from sweeps.home import is_served
 from sweeps.space.plan import as_asked
 from sweeps.tracking import mlflow_layout as layout
@@ -253,6 +254,8 @@ class _Writer:
         stamp = _milliseconds(event.time)
         metric = Metric(f"best/{ledger.objective.metric}", best.best_value, stamp, ledger.ended)
         tags = {"best.trial": str(best.number), "best.run_id": self._runs[best.number]}
+        if (confirmed := ledger.confirmation_of(best.number)) is not None:
+            tags[layout.CONFIRMED_TAG] = str(confirmed)
         self._log(self._runs[None], metrics=[metric], tags=tags)
 
     def _note_fault(self, event: events.AttemptFailed) -> None:

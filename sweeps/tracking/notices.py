@@ -270,7 +270,9 @@ def _best(ledger: Ledger, before: str = "") -> str:
     best = ledger.best
     if best is None or best.best_value is None or ledger.objective is None:
         return ""
-    return f"{before}{ledger.objective.metric} {best.best_value:.4g} (t{best.number:04d}, step {best.best_step})"
+    said = f"{before}{ledger.objective.metric} {best.best_value:.4g} (t{best.number:04d}, step {best.best_step})"
+    confirmed = ledger.confirmation_of(best.number)
+    return said if confirmed is None else f"{said}, with other seeds {confirmed.by_seeds}"
 
 
 def _so_far(ledger: Ledger) -> str:

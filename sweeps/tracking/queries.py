@@ -21,9 +21,9 @@ from mlflow.entities import Run
 from sweeps.book.delivery import undelivered
 from sweeps.book.journal import Journal, RunOpened, State
 from sweeps.book.ledger import Ledger, ledger_of
-from sweeps.book.pareto import front_of
 from sweeps.book.record import Recorder, SweepRecord, TrialRecord, record_of
 from sweeps.book.remaining import seconds_left_of, seconds_of_budget, spending_of
+from sweeps.conclusions.pareto import front_of
 from sweeps.errors import OutageError, StudyError, cause
 from sweeps.home import Home, is_made, store_file
 from sweeps.tracking.elsewhere import TrialElsewhere, home_of_run, is_number, record_elsewhere, trials_elsewhere
@@ -275,6 +275,7 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
             "reason": book.reason,
             "undelivered": undelivered(journal),
             "seconds_left": None if interrupted else seconds_left_of(record),
+            "confirmed": [one.as_plain() for one in book.confirmed],
             "taken": sum(bool(trial.taken_from) for trial in book.trials.values()),
             "budget": spending_of(book, None if interrupted else now),
         }

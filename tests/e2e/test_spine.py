@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import statistics
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -20,13 +21,15 @@ from pipeline import Gaussians, checkpoint
 from pipeline.cameras import Cameras
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
+from sweeps.book.journal import Journal
 from sweeps.book.optuna_copy import open_storage
+from sweeps.book.record import record_of
 from sweeps.errors import StudyError
 from sweeps.tracking.mlflow_layout import STATUS
 from sweeps.tracking.queries import trial_of
 from tests.e2e.conftest import SMALL, write_space
 
-STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left", "taken"]
+STATUS_KEYS = ["name", "state", "trials", "best", "reason", "undelivered", "seconds_left", "confirmed", "taken"]
 STATUS_KEYS += ["budget", "eta", "ends_by_budget"]
 VERSION_KEYS = {"name", "version", "aliases", "metrics", "gates", "run_id"}
 PREDICT = """
@@ -304,16 +307,19 @@ def test_what_a_sweep_finished_is_known_to_the_next_one_which_takes_it_and_train
         seat.root / "again.yaml",
         enqueue=[trial.params for trial in done],
         trials={"count": len(done), "concurrent": 2},
+        confirm={"seeds": 2, "top": 1},
     )
     ended = seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "again", "--like", "spine")
     assert ended.returncode == 0, ended.stderr
-    assert f"{len(done)} of {len(done)} trials taken from spine, 0 trained here" in ended.stderr
+    assert f"{len(done)} of {len(done) + 2} trials taken from spine, 2 trained here" in ended.stderr
     again = seat.ledger("again")
     known = [trial for trial in spine.seat.ledger("spine").trials.values() if trial.state in ("COMPLETE", "PRUNED")]
     assert [(one.trial, one.params) for one in again.past] == [(trial.number, trial.params) for trial in known]
     assert f"spine: {len(known)} of {len(known)} finished trials known to the sampler" in ended.stderr
-    assert [(trial.params, trial.curve) for trial in again.ranked] == [(trial.params, trial.curve) for trial in done]
-    assert not any(name.startswith(("time/", "system/")) for report in seat.reports("again") for name in report.metrics)
+    search = again.ranked[: len(done)]
+    assert [(trial.params, trial.curve) for trial in search] == [(trial.params, trial.curve) for trial in done]
+    taken = [report.metrics for report in seat.reports("again") if report.trial < len(done)]
+    assert not any(name.startswith(("time/", "system/")) for metrics in taken for name in metrics)
     status = seat.answer_here("sweep", "status", "again")
     assert (status["taken"], status["undelivered"]) == (len(done), 0)
     run = MlflowClient(seat.home.tracking_uri).get_run(again.best.run_id)
@@ -322,6 +328,25 @@ def test_what_a_sweep_finished_is_known_to_the_next_one_which_takes_it_and_train
     assert run.data.tags["trial.taken_from.run_id"] == spine.seat.runs("spine")[done[0].number]
     assert run.data.metrics["best/val/psnr_fg"] == done[0].best_value and run.info.status == "FINISHED"
     assert checkpoint.inspect(again.best.released).sha256 == checkpoint.inspect(done[0].released).sha256
+    _its_best_is_confirmed(seat, again, ended.stderr, status)
+
+
+def _its_best_is_confirmed(seat, again, said, status):
+    confirming = [trial for trial in again.trials.values() if trial.confirms is not None]
+    base = again.params["train.seed"]
+    assert [(one.confirms, one.params["train.seed"]) for one in confirming] == [
+        (again.best.number, base + n) for n in (1, 2)
+    ]
+    values = [one.best_value for one in confirming]
+    (told,) = status["confirmed"]
+    assert (told["trial"], told["mean"], told["n"]) == (again.best.number, statistics.fmean(values), 2)
+    assert f"t{again.best.number:04d} was ahead in the search" in said and " over 2 seeds (" in said
+    client, runs = MlflowClient(seat.home.tracking_uri), seat.runs("again")
+    tags = client.get_run(runs[None]).data.tags
+    assert tags["best.confirmed"].startswith(f"mean {told['mean']:.4g} over 2 seeds (")
+    assert client.get_run(runs[confirming[0].number]).data.tags["trial.confirms"] == f"t{again.best.number:04d}"
+    record = record_of(Journal(seat.home.journal("again")), 0.0)
+    assert {record.trial(one.number).protocol for one in confirming} == {record.trial(again.best.number).protocol}
 
 
 def test_the_run_of_another_home_is_told_with_that_home(spine, trials, tmp_path):

@@ -35,7 +35,7 @@ BELOW = {
     "sweeps/book": {GROUND, "sweeps/space"},
     "sweeps/conclusions": {GROUND, "sweeps/space", "sweeps/book"},
     "sweeps/reuse": {GROUND, "sweeps/space", "sweeps/book"},
-    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book", "sweeps/reuse"},
+    "sweeps/tracking": {GROUND, "sweeps/space", "sweeps/book", "sweeps/conclusions", "sweeps/reuse"},
     "sweeps/run": {GROUND, "sweeps/space", "sweeps/book", "sweeps/reuse", "sweeps/tracking"},
     "sweeps/pyfuncs": {"sweeps/tracking"},
     "sweeps/registry": {

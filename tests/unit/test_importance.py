@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sweeps.book.journal import State
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger
+from sweeps.book.trial import Trial
 from sweeps.conclusions.importance import LEAST_TRIALS, common_step, importance_of
 from sweeps.space.distributions import Choice, FloatRange, IntRange
 from sweeps.space.objective import Objective

@@ -262,6 +262,7 @@ def test_status_counts_what_runs_what_waits_and_what_is_best(tmp_path: Path) -> 
         "reason": "",
         "undelivered": 7,
         "seconds_left": None,
+        "confirmed": [],
         "eta": None,
         "ends_by_budget": False,
         "taken": 0,

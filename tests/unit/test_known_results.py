@@ -34,6 +34,7 @@ from sweeps.reuse.known_results import KnownResults, described
 from sweeps.run import driver
 from sweeps.run.nodes import COMPUTED_ON, Seat, computed_on
 from sweeps.space.objective import Objective
+from sweeps.space.plan import Confirm
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, Scheduler
 from tests.unit.test_driver import METRIC, STEPS, ActorDiedError, Desk
@@ -111,6 +112,18 @@ def swept(desk, **changes):
 
 def board(desk):
     return [(trial.number, trial.state, trial.best_value, trial.curve) for trial in desk.driver.ledger.ranked]
+
+
+def test_runs_that_confirm_the_best_are_taken_from_those_of_another_sweep(desk):
+    confirm = Confirm(seeds=2, top=1)
+    first = desk("first", confirm=confirm)
+    for value in (20.0, 22.0, 21.0, 21.5, 20.5):
+        train(first, value)
+    first.driver.close("COMPLETE", "")
+    again = desk("again", confirm=confirm)
+    assert run_out(again) == [] and again.driver.is_over
+    assert board(again) == board(first) and again.driver.ledger.confirmed == first.driver.ledger.confirmed
+    assert described(again.driver.ledger) == "5 of 5 trials taken from first, 0 trained here"
 
 
 def test_the_same_sweep_under_another_name_trains_nothing_and_has_the_same_leaderboard(desk):

@@ -12,8 +12,8 @@ from benchmarks import search_table
 from benchmarks.search_table import RUNGS, SEED
 from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened, TrialProposed
 from sweeps.book.ledger import Ledger, fold
-from sweeps.book.pareto import Front, front_of, picked
 from sweeps.book.study import Proposals, began_with, study_of
+from sweeps.conclusions.pareto import Front, front_of, picked
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, FloatRange
 from sweeps.space.objective import Objective, over_a_trial

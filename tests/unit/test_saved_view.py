@@ -14,8 +14,8 @@ import pytest
 from dashboards.pages.saved_view import experiment_note, saved_view
 from dashboards.pages.table_tags import OUTCOME, STEPS, outcome, short_texts, trial_tags
 from sweeps.book.journal import Event, Reported, State, SweepOpened, TrialClosed, TrialOpened
-from sweeps.book.ledger import Trial
 from sweeps.book.record import Recorder, SweepRecord, TrialRecord
+from sweeps.book.trial import Trial
 from sweeps.tracking.pages import Links
 
 LONGEST_TAG = 20_000  # characters of an experiment's tag in MLflow

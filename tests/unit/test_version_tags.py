@@ -10,6 +10,7 @@ import pytest
 from sweeps.registry.aliases import Move, read_history
 from sweeps.registry.cards import Origin, Shown, model_card, version_card
 from sweeps.registry.versions import Version, from_store, misplaced, to_store, writes_of
+from sweeps.tracking.mlflow_layout import CONFIRMED_TAG
 from sweeps.tracking.pages import Links
 
 TAGS = {
@@ -81,6 +82,13 @@ def test_entries_of_the_history_of_both_releases_are_one_history() -> None:
     assert all(key.startswith("mlflow.mouselift.history.") for key, _ in keys)
     old = (keys[1][0].removeprefix("mlflow.mouselift."), keys[1][1])
     assert read_history(dict([keys[2], old, keys[0], ("lease.x", "{")])) == moves
+
+
+def test_a_card_says_what_its_trial_reached_with_other_seeds() -> None:
+    said = "mean 22.25 over 2 seeds (22 to 22.5), was 23 in the search"
+    text = version_card(replace(VERSION, tags=TAGS | {CONFIRMED_TAG: said}), Shown(), ORIGIN)
+    assert f"; confirmed: {said}\n" in text
+    assert "confirmed" not in version_card(VERSION, Shown(), ORIGIN)
 
 
 def test_a_card_says_figures_with_spread_n_and_protocol_gates_lineage_and_three_lines() -> None:

@@ -56,6 +56,32 @@ def test_kill_9_of_the_driver_of_a_plan_at_random_instants(bench, note):
     note("`kill -9` of the driver of a plan, three times", books, "each run of the plan once; compared over all seeds")
 
 
+def test_kill_9_of_the_driver_while_the_best_are_confirmed(bench, note):
+    """Each run that confirms is made once, and the same trial wins as if nothing had happened."""
+    hurt = bench(trials={"count": 3, "concurrent": 2}, confirm={"seeds": 2, "top": 2})
+    hurt.start()
+    for more in (1, 2):
+        hurt.until(lambda more=more: _confirming(hurt) >= more, "the best run again")
+        hurt.kill()
+        hurt.resume()
+    assert hurt.finish() == 0, hurt.said
+    books = hurt.check()
+    ledger = hurt.seat.ledger("hurt")
+    search = [trial.number for trial in ledger.ranked if trial.confirms is None]
+    runs = [
+        (trial.confirms, trial.params["train.seed"]) for trial in ledger.trials.values() if trial.confirms is not None
+    ]
+    assert runs == [(number, seed) for seed in (778, 779) for number in search[:2]]
+    assert [one.seeds for one in ledger.confirmed] == [2, 2] and ledger.best.number == ledger.confirmed[0].trial
+    note("`kill -9` of the driver while the best are confirmed, twice", books, "each run once; one of the search wins")
+
+
+def _confirming(hurt) -> int:
+    """Reports of runs that confirm others."""
+    ledger = hurt.seat.ledger("hurt")
+    return sum(ledger.trials[report.trial].confirms is not None for report in hurt.seat.reports("hurt"))
+
+
 def test_kill_9_of_the_driver_before_its_first_report(bench, note):
     hurt = bench(trials={"count": 2, "concurrent": 2})
     hurt.start()

@@ -20,7 +20,8 @@ import optuna
 from optuna.trial import create_trial
 
 from sweeps.book.journal import State
-from sweeps.book.ledger import Ledger, Trial
+from sweeps.book.ledger import Ledger
+from sweeps.book.trial import Trial
 from sweeps.errors import RegistryError, counted
 from sweeps.space.objective import Aims, Objective
 
