@@ -12,11 +12,12 @@ from benchmarks import search_table
 from benchmarks.search_table import RUNGS, SEED
 from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened, TrialProposed
 from sweeps.book.ledger import Ledger, fold
-from sweeps.book.study import Proposals, began_with, study_of
+from sweeps.book.study import Proposals, began_with, confirmation, study_of
 from sweeps.conclusions.pareto import Front, front_of, picked
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, FloatRange
 from sweeps.space.objective import Objective, over_a_trial
+from sweeps.space.plan import Confirm
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, load_space
 from tests.support.spaces import space_with
@@ -266,6 +267,9 @@ def test_samplers_keep_to_constraints_once_they_know_them():
 
 
 REFUSED = {
+    "objectives: [{metric: val/psnr}, {metric: val/ssim}]\nconfirm: {seeds: 2}": (
+        "confirm: expected none beside several objectives, of which none says alone who won"
+    ),
     "objectives: [{metric: val/psnr_fg}]\nobjective: {metric: val/psnr}": (
         "objectives: expected it in place of objective, got both"
     ),
@@ -324,3 +328,13 @@ def test_the_best_checkpoint_is_one_within_the_constraints_where_there_is_one():
     assert book.ledger.trials[1].best_step == 80
     assert book.ledger.reason_of(book.ledger.trials[1]) == ("breaks a constraint: val/mask_iou 0.75, wanted >= 0.8")
     assert [one.number for one in book.ledger.ranked] == [0, 1]
+
+
+def test_what_breaks_a_constraint_is_not_confirmed():
+    space = space_for(PSNR, constraints={IOU.metric: ">= 0.8"}, seed=0)
+    book = Book(replace(space, confirm=Confirm(seeds=2, top=1), trials=Resources(count=2)))
+    book.trial(at(psnr=20.0, iou=0.7))
+    book.trial(at(psnr=18.0, iou=0.9))
+    assert [trial.number for trial in book.ledger.top] == [1]
+    proposed = confirmation(book.ledger, book.space)
+    assert (proposed.confirms, proposed.trial) == (1, 2)
