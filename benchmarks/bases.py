@@ -31,14 +31,15 @@ SHOWN = ("psnr", "psnr_fg", "ssim", "mask_iou", "hull_iou")
 # GS-LRM learns from five views before it is shown any number of them; in the end its losses are masked, so that the
 # animal's own pixels count more than white ones. bf16 is a fifth faster there, where a CPU computes in it.
 Phase = tuple[str, tuple[str, ...], tuple[str, ...]]
-_MASKED = ("loss.masked=true", "loss.background=1.0")
+_MASKED = ("loss.masked=true", "loss.background=1.0", "data.min_input_views=1", "train.max_steps=30000",
+           "train.validate_every=3000")  # fmt: skip
 _BF16 = ("train.precision=bf16", "optim.lr=5e-4", "optim.warmup_steps=200")
 PHASES: Mapping[str, tuple[Phase, ...]] = {
     "gslrm_small": (
         ("five", tuple(RIGS), (*_BF16, "train.max_steps=19500", "train.validate_every=1500")),
         ("any", tuple(RIGS), (*_BF16, "data.min_input_views=1", "train.max_steps=60000", "train.validate_every=3000")),
-        ("masked", tuple(RIGS), (*_BF16, *_MASKED, "data.min_input_views=1", "train.max_steps=30000",
-                                 "train.validate_every=3000")),
+        ("masked", tuple(RIGS), (*_BF16, *_MASKED)),
+        ("masked-again", tuple(RIGS), (*_BF16, *_MASKED, "train.seed=1")),  # other scenes and views in turn
     ),
     "mvdiffusion_small": (
         ("one", ("mouse_centred",), ("optim.lr=3e-3", "optim.warmup_steps=50", "train.max_steps=12000",
