@@ -235,12 +235,12 @@ def _steps_left_of(trial: Trial, longest: int) -> int:
 def _unproposed(ledger: Ledger) -> int:
     if follows_plan(ledger.space) and ledger.next_number >= len(ledger.space["enqueue"]):
         return 0  # runs of a plan that repeat another are no trials
-    return min(max(0, ledger.planned - len(ledger.trials)), _not_drawn(ledger))
+    return min(max(0, ledger.asked - len(ledger.searching)), _not_drawn(ledger)) + ledger.to_confirm
 
 
 def _not_drawn(ledger: Ledger) -> int:
-    """Proposals that are to come before the grid ends; every trial that is planned, where no grid is searched."""
+    """Proposals that are to come before the grid ends; every trial of the search, where no grid is searched."""
     if ledger.space.get("sampler", {}).get("kind") != "grid":
-        return ledger.planned
+        return ledger.asked
     points = grid_size(_SEARCHED.validate_json(json.dumps(ledger.space["space"])))
-    return max(0, len(ledger.space.get("enqueue", ())) + points - ledger.next_number)
+    return max(0, len(ledger.space.get("enqueue", ())) + points - ledger.drawn)

@@ -308,6 +308,18 @@ def test_the_cost_of_a_sweep_has_that_of_its_confirmations(desk):
     assert with_them.bytes > without.bytes
 
 
+def test_what_a_grid_has_left_to_do_has_the_runs_that_confirm_its_best(desk):
+    """Its points alone are drawn; neither the runs that are to come nor those that ran are among them."""
+    points = {"loss.masked": Choice(ends=(True, False)), "loss.ssim": Choice(ends=(0.1, 0.2))}
+    found = desk(sampler=Sampler(kind="grid"), space=points)
+    left = [steps_left(ledger_of(found))]
+    for value in (*FIRST, 23.0, 23.0, 23.0, 23.0):
+        run(found, value)
+        left.append(steps_left(ledger_of(found)))
+    assert left == [STEPS * runs for runs in (8, 7, 6, 5, 4, 3, 2, 1, 0)]
+    assert found.driver.is_over
+
+
 # ---------------------------------------------------------------- refused
 
 
