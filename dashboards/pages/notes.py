@@ -84,7 +84,8 @@ def _result(record: SweepRecord, links: Links) -> str:
     head = f"**{ledger.state}**{reason}{_as_of(record)}, {trials}."
     best = ledger.best
     if best is None or best.best_value is None or ledger.objective is None:
-        return f"{head} No trial has reported the objective yet."
+        none = "No trial keeps the constraints" if ledger.is_judged else "No trial has reported the objective yet"
+        return f"{head} {none}."
     one, so_far = record.trial(best.number), "" if record.ended is not None else " so far"
     said = (
         f"**Best{so_far}: {run(one, links)} with {code(ledger.objective.metric)} {figure(best.best_value)} at step "

@@ -51,7 +51,7 @@ def point(found: Conclusions, told: Texts) -> str:
     """The main point in a few words: what the best trial reached, of how many."""
     best, objective = found.best, found.record.ledger.objective
     if best is None or objective is None:
-        return told("nothing")
+        return told("none_within" if found.record.ledger.is_judged else "nothing")
     name, value = trial_name(best.trial.number), figure(best.trial.best_value)
     return told(
         "point", metric=code(objective.metric), value=value, trial=name, n=told.trials(len(found.record.trials))
@@ -86,7 +86,7 @@ def _facts(record: SweepRecord, told: Texts) -> str:
 def _conclusions(found: Conclusions, told: Texts) -> Iterator[str]:
     objective = found.record.ledger.objective
     if found.best is None or objective is None:
-        yield told("nothing")
+        yield told("none_within" if found.record.ledger.is_judged else "nothing")
     else:
         trial = found.best.trial
         yield told(

@@ -62,7 +62,7 @@ def _best(ledger: Ledger, space: SearchSpace, where: str) -> list[dict[str, Any]
     ranked = sorted(values, key=lambda key: fmean(values[key]), reverse=space.objective.mode == "max")
     best = list(dict.fromkeys([*confirmed, *ranked]))
     if len(best) < space.plan.top:
-        within = " within its constraints" if ledger.aims is not None and ledger.aims.constraints else ""
+        within = " within its constraints" if ledger.is_bounded else ""
         raise SpaceError(
             f"{where}: expected {space.plan.top} settings with a finished trial{within}, got {len(best)} — lower "
             "plan.top, or let that sweep end."
