@@ -13,9 +13,11 @@ from rich.console import Console
 from benchmarks import search_table
 from benchmarks.search_table import RUNGS, SEED
 from dashboards.app.overview import summary
+from dashboards.charts.settings import settings_of
 from dashboards.pages.notes import sweep_note
+from dashboards.report.table import row
 from dashboards.report.words import facts, result
-from dashboards.research.conclusions import Conclusions
+from dashboards.research.conclusions import Conclusions, Noise
 from dashboards.research.report import point
 from dashboards.research.texts import Language, Texts
 from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened, TrialProposed
@@ -221,7 +223,9 @@ def test_a_pick_that_is_no_objective_is_refused():
 def test_a_trial_without_one_of_the_figures_is_no_result():
     book = sweep_of({"psnr": 20.0, "seconds": 1.0}, {"psnr": 21.0})
     assert [trial.state.name for trial in study_of(book.ledger, book.space).trials] == ["COMPLETE", "FAIL"]
-    assert numbers(front_of(book.ledger)) == [0]
+    front = front_of(book.ledger)
+    assert numbers(front) == [0] and front.unmeasured == (1,)
+    assert "Left out without a figure of each objective: t0001." in front.notes
 
 
 def figures_of(params) -> dict[str, float]:
@@ -424,3 +428,14 @@ def test_trials_that_are_not_confirmed_for_a_constraint_are_said_to_be(tmp_path)
         few,
         "t0002, which confirms t0000, breaks a constraint: val/mask_iou 0.7, wanted >= 0.8.",
     ]
+
+
+def test_what_breaks_a_constraint_is_named_in_the_report_and_never_tied_with_the_best(tmp_path):
+    book = sweep_of({"psnr": 20.0, "iou": 0.9}, {"psnr": 20.1, "iou": 0.5}, {"psnr": 20.2, "iou": 0.9},
+                    objectives=(PSNR,), constraints={IOU.metric: ">= 0.8"})  # fmt: skip
+    record = recorded_of(book, tmp_path)
+    cells = row(record.trial(1), settings_of(record), (), None)
+    assert cells[-1].key == "breaks a constraint: val/mask_iou 0.5, wanted >= 0.8"
+    found = Conclusions(record, Importance(0))
+    found.__dict__["noise"] = Noise(1.0, None, 1)  # wider than the three lie apart
+    assert [one.trial.number for one in found.tied] == [0]
