@@ -17,6 +17,7 @@ from dashboards.research.confirmed import confirmed_lines, confirmed_table
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.journal import State
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
 from sweeps.conclusions.comparisons import Comparisons, comparisons_of, difference_in_words
 from sweeps.conclusions.importance import LEAST_TRIALS, Importance
@@ -227,7 +228,7 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
     for group in found.record.by_protocol:
         protocol = code(group.protocol) if group.protocol else told("untold_protocol")
         yield f"### {told('alike', protocol=protocol, words=code(measured_by(group), _REASON))}"
-        yield _trials(group, metric, told)
+        yield _trials(group, found.record.ledger, metric, told)
         if len(group.trials) > ROWS:
             yield told("more", n=len(group.trials) - ROWS, file=f"[{plain(charts)}]({charts})")
     if found.record.ledger.confirmed:
@@ -244,7 +245,7 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield targets_table([(one, "") for one in found.targets], told)
 
 
-def _trials(group: Measured, metric: str, told: Texts) -> str:
+def _trials(group: Measured, ledger: Ledger, metric: str, told: Texts) -> str:
     columns = [told("trial"), told("state"), told("best_of", metric=code(metric)), told("at")]
     columns += [told("last_of", metric=code(metric)), told("steps"), told("values"), told("run")]
     rows = []
@@ -253,6 +254,8 @@ def _trials(group: Measured, metric: str, told: Texts) -> str:
         params = ", ".join(code(f"{path} {setting(value)}") for path, value in trial.params.items())
         if trial.confirms is not None:
             params = f"{told('confirms', trial=trial_name(trial.confirms))}: {params}"
+        if trial.best_value is not None and ledger.unmet(trial):
+            params = f"{told('breaks')}: {params}"
         best_step = "" if trial.best_step is None else str(trial.best_step)
         row = [trial_name(trial.number), str(trial.state), figure(trial.best_value), best_step]
         row += [figure(trial.last_value), str(max(0, trial.last_step)), params, code(trial.run_id or "")]

@@ -18,7 +18,7 @@ from dashboards.pages.notes import sweep_note
 from dashboards.report.table import row
 from dashboards.report.words import facts, result
 from dashboards.research.conclusions import Conclusions, Noise
-from dashboards.research.report import point
+from dashboards.research.report import point, research_report
 from dashboards.research.texts import Language, Texts
 from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened, TrialProposed
 from sweeps.book.ledger import Ledger, fold
@@ -437,5 +437,7 @@ def test_what_breaks_a_constraint_is_named_in_the_report_and_never_tied_with_the
     cells = row(record.trial(1), settings_of(record), (), None)
     assert cells[-1].key == "breaks a constraint: val/mask_iou 0.5, wanted >= 0.8"
     found = Conclusions(record, Importance(0))
+    said = research_report(record, Importance(0), Language.EN, "c.html")
+    assert said.count("breaks a constraint: ") == 1
     found.__dict__["noise"] = Noise(1.0, None, 1)  # wider than the three lie apart
     assert [one.trial.number for one in found.tied] == [0]
