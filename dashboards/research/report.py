@@ -19,6 +19,7 @@ from dashboards.words import figure, setting, trial_name
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.book.remaining import going_on
 from sweeps.conclusions.comparisons import Comparisons, comparisons_of, difference_in_words
 from sweeps.conclusions.importance import LEAST_TRIALS, Importance
 from sweeps.conclusions.pareto import front_of
@@ -321,7 +322,7 @@ def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
     if ledger.state == State.RUNNING:
         yield f"{told('watch')}\n\n{fence([f'mouselift sweep status {name}'])}"
     elif ledger.state != State.COMPLETE:
-        yield f"{told('go_on')}\n\n{fence([f'mouselift sweep resume {name}'])}"
+        yield f"{told('go_on')}\n\n{fence([going_on(ledger)])}"
     if best is not None and found.one_seed and not ledger.confirm.is_made:
         file = f"{ledger.name}-seeds.yaml"
         again = [f"mouselift sweep run {shlex.quote(file)} --name {shlex.quote(ledger.name + '-seeds')}"]
@@ -355,6 +356,7 @@ def _seeds(found: Conclusions) -> dict[str, Any]:
         "fixed": {path: value for path, value in fixed.items() if path != "train.seed"},
         "space": {"train.seed": {"choice": list(_SEEDS)}},
         "objective": ledger.space.get("objective", {}),
+        **({"constraints": bounds} if (bounds := ledger.space.get("constraints")) else {}),
         "sampler": {"kind": "grid"},
         "trials": {"count": len(_SEEDS)},
     }

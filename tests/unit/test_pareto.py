@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from dashboards.report.words import facts, result
 from dashboards.research.conclusions import Conclusions, Noise
 from dashboards.research.report import point, research_report
 from dashboards.research.texts import Language, Texts
-from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened, TrialProposed
+from sweeps.book.journal import Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened, TrialProposed
 from sweeps.book.ledger import Ledger, fold
 from sweeps.book.record import Recorder
 from sweeps.book.study import Proposals, began_with, confirmation, study_of
@@ -373,6 +374,8 @@ def test_of_a_sweep_whose_every_trial_breaks_a_constraint_none_is_called_the_bes
     assert summary("mine", record, interrupted=False)["none_within"]
     assert point(Conclusions(record, Importance(0)), Texts(Language.EN)) == "no trial within the constraints"
     assert "best" not in line_of_a_report(book)
+    book.write(SweepClosed("COMPLETE"))
+    assert "model promote" not in sweep_note(recorded_of(book, tmp_path), Links("1"))
 
 
 def line_of_a_report(book: Book) -> str:
@@ -439,5 +442,6 @@ def test_what_breaks_a_constraint_is_named_in_the_report_and_never_tied_with_the
     found = Conclusions(record, Importance(0))
     said = research_report(record, Importance(0), Language.EN, "c.html")
     assert said.count("breaks a constraint: ") == 1
+    assert re.search(r"constraints: {val/mask_iou: '>= 0.8'}", said)  # of the sweep that repeats its best
     found.__dict__["noise"] = Noise(1.0, None, 1)  # wider than the three lie apart
     assert [one.trial.number for one in found.tied] == [0]
