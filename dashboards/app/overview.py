@@ -46,6 +46,7 @@ def summary(name: str, record: SweepRecord, interrupted: bool) -> dict[str, Any]
         "best": None
         if best is None
         else {"trial": best.number, "value": best.best_value, "step": best.best_step, "state": best.state.value},
+        "none_within": best is None and ledger.is_judged,
         "judged": 0 if alike is None else len(alike.judged),
         **progress(record, interrupted),
     }

@@ -84,7 +84,8 @@ def _result(record: SweepRecord, links: Links) -> str:
     head = f"**{ledger.state}**{reason}{_as_of(record)}, {trials}."
     best = ledger.best
     if best is None or best.best_value is None or ledger.objective is None:
-        return f"{head} No trial has reported the objective yet."
+        none = "No trial keeps the constraints" if ledger.is_judged else "No trial has reported the objective yet"
+        return f"{head} {none}."
     one, so_far = record.trial(best.number), "" if record.ended is not None else " so far"
     said = (
         f"**Best{so_far}: {run(one, links)} with {code(ledger.objective.metric)} {figure(best.best_value)} at step "
@@ -352,9 +353,9 @@ def _go_on(record: SweepRecord) -> str:
     lines = [f"mouselift sweep status {name}"]
     if ledger.state == State.COMPLETE and not words.follows_plan(ledger.space):
         lines.append(f"mouselift sweep resume {name} --trials {2 * ledger.asked}   # more trials, in the same study")
-    if ledger.state == State.COMPLETE:
+    if ledger.state == State.COMPLETE and best is not None:
         lines.append(f"mouselift model promote {name}   # scored afresh, registered; champion if it earns that")
-    elif record.ended is not None:
+    if ledger.state != State.COMPLETE and record.ended is not None:
         lines.append(f"{going_on(ledger)}   # the same trials, from their last checkpoints")
     again = [*checkout(ledger), f"mouselift sweep run space.yaml --name {shlex.quote(ledger.name + '-again')}"]
     if best is not None:

@@ -86,10 +86,10 @@ def row(one: TrialRecord, settings: Sequence[Setting], gates: Sequence[Gate], co
 
 
 def _reason(one: TrialRecord) -> str:
-    """Why it ended so, behind what it was for where no sampler chose it."""
+    """Why it ended so and which constraints it breaks, behind what it was for where no sampler chose it."""
     trial = one.trial
     confirms = "" if trial.confirms is None else f"confirms t{trial.confirms:04d} with seed {trial.params[SEED]}"
-    return "; ".join(part for part in (confirms, trial.reason) if part)
+    return "; ".join(part for part in (confirms, one.reason) if part)
 
 
 def state_badge(state: str) -> Badge:

@@ -18,13 +18,13 @@ from sweeps.space.objective import Objective
 
 
 def best_of(record: SweepRecord, trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The sweep's best where it is among these; else the best of those that finished, else the best so far. Trials are
-    ranked.
+    """The sweep's best where it is among these; else the best of those that finished, else the best so far, within the
+    constraints. Trials are ranked.
     """
     best = record.ledger.best
     if best is not None and any(one.trial.number == best.number for one in trials):
         return record.trial(best.number)
-    judged = [one for one in trials if one.trial.best_value is not None]
+    judged = [one for one in trials if one.trial.best_value is not None and not record.ledger.unmet(one.trial)]
     return next((one for one in judged if one.trial.state == "COMPLETE"), next(iter(judged), None))
 
 
@@ -32,7 +32,9 @@ def result(record: SweepRecord, trials: Sequence[TrialRecord], objective: Object
     """One sentence, or a few short ones: the best value, its trial, how many there were and how far they lie apart."""
     best, n = best_of(record, trials), len(trials)
     if best is None:
-        return f"No {objective.metric} yet, of {counted(n, 'trial')} ({_states(trials)})."
+        judged = any(one.trial.best_value is not None for one in trials)
+        none = "No trial keeps the constraints" if judged else f"No {objective.metric} yet"
+        return f"{none}, of {counted(n, 'trial')} ({_states(trials)})."
     so_far = "" if record.ended else " so far"
     said = [
         f"Best {objective.metric}{so_far}: {short(best.trial.best_value)}, {name_of(best)} ({best.trial.state}) at "
@@ -67,6 +69,8 @@ def facts(record: SweepRecord) -> list[tuple[str, str]]:
     said = {
         "Trials": f"{begun} begun of {ledger.planned} planned: {_states(record.trials)}" if begun else "none begun",
         "Objective": _plan(record, "objective"),
+        "Objectives": _plan(record, "objectives"),
+        "Constraints": _plan(record, "constraints"),
         "Data": _words(tags, ("data.name", "data.geometry")),
         "Recipe": ledger.recipe,
         "Plan": _plan(record, "plan"),

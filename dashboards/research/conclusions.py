@@ -119,11 +119,12 @@ class Conclusions:
 
     @property
     def tied(self) -> list[TrialRecord]:
-        """COMPLETE trials that are not told apart from the best one."""
+        """COMPLETE trials within the constraints that are not told apart from the best one."""
         if self.best is None or self.best.trial.best_value is None or self.noise is None:
             return []
         top, limit = self.best.trial.best_value, self.noise.limit
-        others = (one for one in self.complete if one.trial.number != self.best.trial.number)
+        allowed = (one for one in self.complete if not self.record.ledger.unmet(one.trial))
+        others = (one for one in allowed if one.trial.number != self.best.trial.number)
         return [one for one in others if abs(top - (one.trial.best_value or 0.0)) <= limit]
 
     @property

@@ -34,7 +34,8 @@ def confirmed_lines(record: SweepRecord, told: Texts) -> Iterator[str]:
     if unlike := measured_differently(record):
         yield told("confirmed_unlike", trials=unlike)
     if ledger.has_searched and len(ledger.top) < ledger.confirm.top:
-        yield told("confirmed_fewer", n=len(ledger.top), all=ledger.confirm.top)
+        fewer = "confirmed_fewer_within" if ledger.is_bounded else "confirmed_fewer"
+        yield told(fewer, n=len(ledger.top), all=ledger.confirm.top)
 
 
 def by_seeds(one: Confirmed, told: Texts) -> str:

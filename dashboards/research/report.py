@@ -17,7 +17,9 @@ from dashboards.research.confirmed import confirmed_lines, confirmed_table
 from dashboards.research.texts import Language, Texts
 from dashboards.words import figure, setting, trial_name
 from sweeps.book.journal import State
+from sweeps.book.ledger import Ledger
 from sweeps.book.record import Measured, SweepRecord, TrialRecord
+from sweeps.book.remaining import going_on
 from sweeps.conclusions.comparisons import Comparisons, comparisons_of, difference_in_words
 from sweeps.conclusions.importance import LEAST_TRIALS, Importance
 from sweeps.conclusions.pareto import front_of
@@ -51,7 +53,7 @@ def point(found: Conclusions, told: Texts) -> str:
     """The main point in a few words: what the best trial reached, of how many."""
     best, objective = found.best, found.record.ledger.objective
     if best is None or objective is None:
-        return told("nothing")
+        return told("none_within" if found.record.ledger.is_judged else "nothing")
     name, value = trial_name(best.trial.number), figure(best.trial.best_value)
     return told(
         "point", metric=code(objective.metric), value=value, trial=name, n=told.trials(len(found.record.trials))
@@ -86,7 +88,7 @@ def _facts(record: SweepRecord, told: Texts) -> str:
 def _conclusions(found: Conclusions, told: Texts) -> Iterator[str]:
     objective = found.record.ledger.objective
     if found.best is None or objective is None:
-        yield told("nothing")
+        yield told("none_within" if found.record.ledger.is_judged else "nothing")
     else:
         trial = found.best.trial
         yield told(
@@ -227,7 +229,7 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
     for group in found.record.by_protocol:
         protocol = code(group.protocol) if group.protocol else told("untold_protocol")
         yield f"### {told('alike', protocol=protocol, words=code(measured_by(group), _REASON))}"
-        yield _trials(group, metric, told)
+        yield _trials(group, found.record.ledger, metric, told)
         if len(group.trials) > ROWS:
             yield told("more", n=len(group.trials) - ROWS, file=f"[{plain(charts)}]({charts})")
     if found.record.ledger.confirmed:
@@ -244,7 +246,7 @@ def _evidence(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
         yield targets_table([(one, "") for one in found.targets], told)
 
 
-def _trials(group: Measured, metric: str, told: Texts) -> str:
+def _trials(group: Measured, ledger: Ledger, metric: str, told: Texts) -> str:
     columns = [told("trial"), told("state"), told("best_of", metric=code(metric)), told("at")]
     columns += [told("last_of", metric=code(metric)), told("steps"), told("values"), told("run")]
     rows = []
@@ -253,6 +255,8 @@ def _trials(group: Measured, metric: str, told: Texts) -> str:
         params = ", ".join(code(f"{path} {setting(value)}") for path, value in trial.params.items())
         if trial.confirms is not None:
             params = f"{told('confirms', trial=trial_name(trial.confirms))}: {params}"
+        if trial.best_value is not None and ledger.unmet(trial):
+            params = f"{told('breaks')}: {params}"
         best_step = "" if trial.best_step is None else str(trial.best_step)
         row = [trial_name(trial.number), str(trial.state), figure(trial.best_value), best_step]
         row += [figure(trial.last_value), str(max(0, trial.last_step)), params, code(trial.run_id or "")]
@@ -318,7 +322,7 @@ def _next(found: Conclusions, told: Texts, charts: str) -> Iterator[str]:
     if ledger.state == State.RUNNING:
         yield f"{told('watch')}\n\n{fence([f'mouselift sweep status {name}'])}"
     elif ledger.state != State.COMPLETE:
-        yield f"{told('go_on')}\n\n{fence([f'mouselift sweep resume {name}'])}"
+        yield f"{told('go_on')}\n\n{fence([going_on(ledger)])}"
     if best is not None and found.one_seed and not ledger.confirm.is_made:
         file = f"{ledger.name}-seeds.yaml"
         again = [f"mouselift sweep run {shlex.quote(file)} --name {shlex.quote(ledger.name + '-seeds')}"]
@@ -352,6 +356,7 @@ def _seeds(found: Conclusions) -> dict[str, Any]:
         "fixed": {path: value for path, value in fixed.items() if path != "train.seed"},
         "space": {"train.seed": {"choice": list(_SEEDS)}},
         "objective": ledger.space.get("objective", {}),
+        **({"constraints": bounds} if (bounds := ledger.space.get("constraints")) else {}),
         "sampler": {"kind": "grid"},
         "trials": {"count": len(_SEEDS)},
     }

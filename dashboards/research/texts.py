@@ -18,6 +18,7 @@ class Language(StrEnum):
 _EN = {
     "title": "{sweep}: {point}",
     "nothing": "no figure yet",
+    "none_within": "no trial within the constraints",
     "facts": "{date} · {state} · {counts} · recipe {recipe} · data {data} · commit {commit}",
     "unknown": "unknown",
     "conclusions": "Conclusions",
@@ -50,6 +51,9 @@ _EN = {
     "confirmed_near": "The seeds of {trials} reach as far as the best one's: more of them may change the order.",
     "confirmed_unlike": "{trials}: not measured as the best was, and compared as the search compared them.",
     "confirmed_fewer": "{n} of the {all} to confirm: no other trial of the search came to its end.",
+    "confirmed_fewer_within": (
+        "{n} of the {all} to confirm: no other trial of the search came to its end within the constraints."
+    ),
     "confirmed_none": "No run with another seed came to its end, so the search decides.",
     "confirmed_open": "The best are not confirmed yet: {n} of {all} runs with other seeds have ended.",
     "by_seeds": "mean {mean}, {low} to {high}, n = {n} of {seeds} seeds",
@@ -61,6 +65,7 @@ _EN = {
     "least_most": "least to most",
     "of_seeds": "seeds",
     "confirms": "confirms {trial}",
+    "breaks": "breaks a constraint",
     "lone": "Only {n} COMPLETE trial was measured alike: nothing can be compared with it.",
     "tied": "Not told apart from the best: {trials}.",
     "told_best": "Every other COMPLETE trial is further from the best than the noise.",
@@ -188,6 +193,7 @@ _EN = {
 _KO = {
     "title": "{sweep}: {point}",
     "nothing": "아직 수치 없음",
+    "none_within": "제약을 지킨 시행 없음",
     "facts": "{date} · {state} · {counts} · 레시피 {recipe} · 데이터 {data} · 커밋 {commit}",
     "unknown": "알 수 없음",
     "conclusions": "결론",
@@ -216,6 +222,7 @@ _KO = {
     "confirmed_near": "시드별 결과가 최고와 겹치는 시행: {trials}. 시드를 늘리면 순서가 바뀔 수 있습니다.",
     "confirmed_unlike": "최고와 다른 방식으로 측정한 시행: {trials}. 탐색이 비교한 대로 비교합니다.",
     "confirmed_fewer": "확인할 설정 {all}개 중 {n}개: 탐색에서 끝까지 간 시행이 더 없습니다.",
+    "confirmed_fewer_within": ("확인할 설정 {all}개 중 {n}개: 탐색에서 제약을 지키며 끝까지 간 시행이 더 없습니다."),
     "confirmed_none": "다른 시드로 끝까지 간 실행이 없어 탐색 결과를 따릅니다.",
     "confirmed_open": "최고 설정을 아직 확인하지 못했습니다. 다른 시드의 실행 {all}개 중 {n}개가 끝났습니다.",
     "by_seeds": "평균 {mean}, 범위 {low} ~ {high}, 시드 {seeds}개 중 n = {n}",
@@ -227,6 +234,7 @@ _KO = {
     "least_most": "최소 – 최대",
     "of_seeds": "시드",
     "confirms": "{trial} 확인",
+    "breaks": "제약 위반",
     "lone": "같은 방식으로 측정한 COMPLETE 시행이 {n}개뿐이어서 비교할 대상이 없습니다.",
     "tied": "최고와 구별되지 않는 시행: {trials}.",
     "told_best": "나머지 COMPLETE 시행은 모두 잡음보다 크게 최고와 차이가 납니다.",

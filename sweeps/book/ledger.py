@@ -89,6 +89,16 @@ class Ledger:
         return [trial for trial in self.trials.values() if trial.confirms is None]
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether there are constraints."""
+        return self.aims is not None and bool(self.aims.constraints)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a trial of the search reported the objective, within the constraints or not."""
+        return any(trial.best_value is not None for trial in self.searching)
+
+    @property
     def has_searched(self) -> bool:
         """Whether its search has come to its end, as far as the journal alone tells: a grid may end earlier."""
         searching = self.searching

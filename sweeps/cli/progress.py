@@ -122,10 +122,17 @@ class Progress:
             return ""
         self._said = now
         parts = [f"t{event.trial:04d} step {event.step}/{self._max_steps}"]
-        objective, best = self._ledger.objective, self._ledger.ranked[0]  # whatever its state: it never falls back
-        if objective is not None and best.best_value is not None:
+        objective, best = self._ledger.objective, self._best
+        if objective is not None and best is not None:
             parts.append(f"best {objective.metric} {best.best_value:.3f} (t{best.number:04d}, step {best.best_step})")
         return "; ".join([*parts, self._so_far()])
+
+    @property
+    def _best(self) -> Trial | None:
+        """Whatever its state, so that it never falls back; once the best are confirmed, the one that won."""
+        judged = [trial for trial in self._ledger.ranked if trial.best_value is not None]
+        allowed = [trial for trial in judged if not self._ledger.unmet(trial)]
+        return self._ledger.best if self._ledger.confirmed else next(iter(allowed), None)
 
     def _closed_line(self, event: TrialClosed) -> str:
         """How a trial ended, with the best that it reached, and how far the sweep is."""

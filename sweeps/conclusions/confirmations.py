@@ -63,19 +63,25 @@ def _nobody_yet(ledger: Ledger) -> str:
     if begun:
         return "The best are being confirmed: before each has ended with one other seed, the search decides."
     if ledger.has_searched and not ledger.top:
-        return "No trial of the search came to its end, so none is confirmed."
+        return f"No trial of the search came to its end{_within(ledger)}, so none is confirmed."
     runs = counted(ledger.confirm.seeds, "other seed")
     return f"When the search has ended, its best {ledger.confirm.top} run again, each with {runs}."
 
 
 def _missing(ledger: Ledger, found: list[Confirmed]) -> Iterator[str]:
     if ledger.has_searched and 0 < len(ledger.top) < ledger.confirm.top:
-        yield (
-            f"{len(ledger.top)} of the {ledger.confirm.top} to confirm: no other trial of the search came to its end."
-        )
+        few = f"{len(ledger.top)} of the {ledger.confirm.top} to confirm"
+        yield f"{few}: no other trial of the search came to its end{_within(ledger)}."
     if found and found[0].seeds < ledger.confirm.seeds:
         yield f"{found[0].seeds} of {counted(ledger.confirm.seeds, 'seed')} so far."
     for trial in ledger.trials.values():
         if trial.confirms is not None and trial.state in (State.PRUNED, State.FAIL):
             why = f": {' '.join(trial.reason.split())}" if trial.reason else ""
             yield f"t{trial.number:04d}, which was to confirm t{trial.confirms:04d}, is {trial.state}{why}."
+        elif trial.confirms is not None and trial.state == State.COMPLETE and (unmet := ledger.unmet(trial)):
+            why = "; ".join(result.reason for result in unmet)
+            yield f"t{trial.number:04d}, which confirms t{trial.confirms:04d}, breaks a constraint: {why}."
+
+
+def _within(ledger: Ledger) -> str:
+    return " within the constraints" if ledger.is_bounded else ""

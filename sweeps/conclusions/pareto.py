@@ -38,6 +38,7 @@ class Front:
     """Trials that none beats in every objective, the best of the first objective first.
 
     knee: the number of one of them, where there is one. broken: numbers of finished trials that break a constraint.
+    unmeasured: of other finished ones without a finite figure of an objective.
     """
 
     objectives: tuple[Objective, ...]
@@ -45,6 +46,7 @@ class Front:
     knee: int | None
     judged: int
     broken: tuple[int, ...]
+    unmeasured: tuple[int, ...]
 
     def values(self, trial: Trial) -> list[float]:
         """A trial's figures in the order of the objectives."""
@@ -55,9 +57,9 @@ class Front:
         """How many trials are on it, of how many; which break a constraint; and which is the knee, by which rule."""
         said = [f"{len(self.trials)} of {counted(self.judged, 'COMPLETE trial')} on the front, each with one seed."]
         if self.broken:
-            numbers = ", ".join(f"t{number:04d}" for number in self.broken[:_NAMES])
-            more = f" and {len(self.broken) - _NAMES} more" if len(self.broken) > _NAMES else ""
-            said.append(f"Left out for a constraint: {numbers}{more}.")
+            said.append(f"Left out for a constraint: {_named(self.broken)}.")
+        if self.unmeasured:
+            said.append(f"Left out without a figure of each objective: {_named(self.unmeasured)}.")
         named = "no trial" if self.knee is None else f"t{self.knee:04d}"
         return [*said, f"Knee: {named}. {KNEE_RULE}"]
 
@@ -72,6 +74,7 @@ class Front:
             "knee": self.knee,
             "judged": self.judged,
             "broken": list(self.broken),
+            "unmeasured": list(self.unmeasured),
         }
 
 
@@ -82,10 +85,12 @@ def front_of(ledger: Ledger) -> Front | None:
         return None
     finished = [trial for trial in ledger.trials.values() if trial.state == State.COMPLETE]
     broken = tuple(trial.number for trial in finished if ledger.unmet(trial))
-    allowed = [trial for trial in finished if trial.number not in broken and _is_whole(trial, aims)]
+    within = [trial for trial in finished if trial.number not in broken]
+    allowed = [trial for trial in within if _is_whole(trial, aims)]
+    unmeasured = tuple(trial.number for trial in within if not _is_whole(trial, aims))
     on_front = {allowed[place].number for place in _unbeaten([trial.figures for trial in allowed], aims)}
     trials = tuple(trial for trial in ledger.ranked if trial.number in on_front)
-    return Front(aims.objectives, trials, _knee(trials, aims.objectives), len(finished), broken)
+    return Front(aims.objectives, trials, _knee(trials, aims.objectives), len(finished), broken, unmeasured)
 
 
 def picked(ledger: Ledger, pick: str) -> tuple[Trial, Objective]:
@@ -115,6 +120,11 @@ def picked(ledger: Ledger, pick: str) -> tuple[Trial, Objective]:
         raise RegistryError(f"{ledger.name}: --pick: expected one of {known}, got {pick} — name one of them.")
     best = sorted(front.trials, key=lambda trial: _loss(chosen, trial.figures))[0]
     return best, chosen if chosen.metric.startswith("val/") else first
+
+
+def _named(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - _NAMES} more" if len(numbers) > _NAMES else ""
+    return ", ".join(f"t{number:04d}" for number in numbers[:_NAMES]) + more
 
 
 def _is_whole(trial: Trial, aims: Aims) -> bool:

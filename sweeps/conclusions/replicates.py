@@ -10,6 +10,7 @@ from pipeline.recipe import LOCAL_PATHS
 from sweeps.book.journal import State
 from sweeps.book.ledger import Ledger
 from sweeps.book.study import began_with
+from sweeps.book.trial import Trial
 from sweeps.errors import SpaceError
 from sweeps.space.plan import SEED
 from sweeps.space.space import SearchSpace
@@ -50,19 +51,25 @@ def _asked(space: SearchSpace) -> dict[str, Any]:
 
 
 def _best(ledger: Ledger, space: SearchSpace, where: str) -> list[dict[str, Any]]:
-    """The settings of its best COMPLETE trials, each once; of those that ran with several seeds, by their mean."""
+    """The settings of its best COMPLETE trials within its constraints, each once: first those that it confirmed, in
+    that order; then by what they reached, and of those that ran with several seeds by their mean.
+    """
     values: dict[str, list[float]] = {}
-    settings: dict[str, dict[str, Any]] = {}
-    for trial in ledger.trials.values():
-        if trial.state == State.COMPLETE and trial.best_value is not None:
-            setting = {path: value for path, value in trial.params.items() if path != SEED}
-            key = json.dumps(setting, sort_keys=True)
-            settings[key] = setting
-            values.setdefault(key, []).append(trial.best_value)
+    confirmed = [_key(ledger.trials[one.trial]) for one in ledger.confirmed if one.mean is not None]
+    for trial in ledger.searching:
+        if trial.state == State.COMPLETE and trial.best_value is not None and not ledger.unmet(trial):
+            values.setdefault(_key(trial), []).append(trial.best_value)
     ranked = sorted(values, key=lambda key: fmean(values[key]), reverse=space.objective.mode == "max")
-    if len(ranked) < space.plan.top:
+    best = list(dict.fromkeys([*confirmed, *ranked]))
+    if len(best) < space.plan.top:
+        within = " within its constraints" if ledger.is_bounded else ""
         raise SpaceError(
-            f"{where}: expected {space.plan.top} settings with a finished trial, got {len(ranked)} — lower plan.top, "
-            "or let that sweep end."
+            f"{where}: expected {space.plan.top} settings with a finished trial{within}, got {len(best)} — lower "
+            "plan.top, or let that sweep end."
         )
-    return [settings[key] for key in ranked[: space.plan.top]]
+    return [json.loads(key) for key in best[: space.plan.top]]
+
+
+def _key(trial: Trial) -> str:
+    """Its settings without the seed, as JSON."""
+    return json.dumps({path: value for path, value in trial.params.items() if path != SEED}, sort_keys=True)

@@ -34,16 +34,17 @@ from sweeps.book.journal import (
 )
 from sweeps.book.ledger import read
 from sweeps.book.record import PROTOCOL, Recorder, record_of
-from sweeps.book.remaining import seconds_left, steps_left
+from sweeps.book.remaining import held_back, seconds_left, steps_left
 from sweeps.book.study import CONFIRMS, Proposals, confirmation, frozen_trial, study_of
 from sweeps.cli.conclusions import show_confirmed
 from sweeps.cli.leaderboard import Leaderboard
 from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance, importance_of
-from sweeps.errors import SpaceError
+from sweeps.errors import SpaceError, StudyError
 from sweeps.preflight.cost import cost_of
 from sweeps.preflight.dry_run_messages import Measured
 from sweeps.run.resume import resumable
+from sweeps.space.budget import Budget, Raised
 from sweeps.space.distributions import Choice, FloatRange
 from sweeps.space.objective import Objective
 from sweeps.space.plan import SEED, Confirm
@@ -306,6 +307,48 @@ def test_the_cost_of_a_sweep_has_that_of_its_confirmations(desk):
     without = cost_of(replace(found.space, confirm=Confirm()), found.space.base, found.home, measured)
     assert (without.seconds, with_them.seconds) == (2 * STEPS * 2.0, 4 * STEPS * 2.0)
     assert with_them.bytes > without.bytes
+
+
+def test_what_a_grid_has_left_to_do_has_the_runs_that_confirm_its_best(desk):
+    """Its points alone are drawn; neither the runs that are to come nor those that ran are among them."""
+    points = {"loss.masked": Choice(ends=(True, False)), "loss.ssim": Choice(ends=(0.1, 0.2))}
+    found = desk(sampler=Sampler(kind="grid"), space=points)
+    left = [steps_left(ledger_of(found))]
+    for value in (*FIRST, 23.0, 23.0, 23.0, 23.0):
+        run(found, value)
+        left.append(steps_left(ledger_of(found)))
+    assert left == [STEPS * runs for runs in (8, 7, 6, 5, 4, 3, 2, 1, 0)]
+    assert found.driver.is_over
+
+
+def test_a_grid_of_fewer_points_than_are_to_be_confirmed_has_nothing_left_once_they_are(desk):
+    found = desk(sampler=Sampler(kind="grid"), space={"loss.masked": Choice(ends=(True, False))}, top=3)
+    left = [steps_left(ledger_of(found))]
+    for value in (20.0, 24.0, 23.0, 23.0, 23.0, 23.0):
+        run(found, value)
+        left.append(steps_left(ledger_of(found)))
+    assert left == [STEPS * runs for runs in (6, 5, 4, 3, 2, 1, 0)]
+    assert found.driver.is_over and held_back(ledger_of(found)) is None
+
+
+def test_a_budget_that_ends_a_grid_while_its_best_are_confirmed_names_one_that_holds_the_rest(desk):
+    points = {"loss.masked": Choice(ends=(True, False)), "loss.ssim": Choice(ends=(0.1, 0.2))}
+    found = desk(sampler=Sampler(kind="grid"), space=points, budget=Budget(hours=0.5))
+    for value in (*FIRST, 23.0):
+        trial = found.start(f"r{found.driver.ledger.next_number}")
+        for step in (4, 8, STEPS):
+            found.now += 120.0
+            found.report(trial, step, value)
+        found.end(trial)
+    assert found.driver.next_trial("more") is None and found.driver.is_over
+    found.driver.finish()
+    ((state, reason),) = found.ends
+    assert state == State.KILLED and "3 of 8 trials not begun" in reason and "--hours" in reason
+    found.driver.close(state, reason)
+    found.journal.close()
+    with pytest.raises(StudyError, match="expected room for another trial, got budget"):
+        resumable(found.home, "s")
+    assert resumable(found.home, "s", raised=Raised(hours=2.0)).budget.hours == 2.0
 
 
 # ---------------------------------------------------------------- refused

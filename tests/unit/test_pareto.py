@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from benchmarks import search_table
 from benchmarks.search_table import RUNGS, SEED
-from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened, TrialProposed
+from dashboards.app.overview import summary
+from dashboards.charts.settings import settings_of
+from dashboards.pages.notes import sweep_note
+from dashboards.report.table import row
+from dashboards.report.words import facts, result
+from dashboards.research.conclusions import Conclusions, Noise
+from dashboards.research.report import point, research_report
+from dashboards.research.texts import Language, Texts
+from sweeps.book.journal import Reported, SweepClosed, SweepOpened, TrialClosed, TrialOpened, TrialProposed
 from sweeps.book.ledger import Ledger, fold
+from sweeps.book.record import Recorder
 from sweeps.book.study import Proposals, began_with, confirmation, study_of
+from sweeps.cli.progress import Progress
+from sweeps.conclusions.confirmations import sentences
+from sweeps.conclusions.importance import Importance
 from sweeps.conclusions.pareto import Front, front_of, picked
 from sweeps.errors import RegistryError, SpaceError
 from sweeps.space.distributions import Choice, FloatRange
@@ -20,6 +35,7 @@ from sweeps.space.objective import Objective, over_a_trial
 from sweeps.space.plan import Confirm
 from sweeps.space.resources import Resources
 from sweeps.space.space import Sampler, load_space
+from sweeps.tracking.pages import Links
 from tests.support.spaces import space_with
 
 PSNR, IOU, SECONDS = Objective("val/psnr_fg", "max"), Objective("val/mask_iou", "max"), "time/step_seconds"
@@ -208,7 +224,9 @@ def test_a_pick_that_is_no_objective_is_refused():
 def test_a_trial_without_one_of_the_figures_is_no_result():
     book = sweep_of({"psnr": 20.0, "seconds": 1.0}, {"psnr": 21.0})
     assert [trial.state.name for trial in study_of(book.ledger, book.space).trials] == ["COMPLETE", "FAIL"]
-    assert numbers(front_of(book.ledger)) == [0]
+    front = front_of(book.ledger)
+    assert numbers(front) == [0] and front.unmeasured == (1,)
+    assert "Left out without a figure of each objective: t0001." in front.notes
 
 
 def figures_of(params) -> dict[str, float]:
@@ -338,3 +356,92 @@ def test_what_breaks_a_constraint_is_not_confirmed():
     assert [trial.number for trial in book.ledger.top] == [1]
     proposed = confirmation(book.ledger, book.space)
     assert (proposed.confirms, proposed.trial) == (1, 2)
+
+
+def recorded_of(book: Book, folder):
+    recorder = Recorder(folder)
+    recorder.add(book.events)
+    return recorder.record(1.0)
+
+
+def test_of_a_sweep_whose_every_trial_breaks_a_constraint_none_is_called_the_best(tmp_path):
+    book = sweep_of({"psnr": 20.0, "iou": 0.5}, {"psnr": 21.0, "iou": 0.6}, objectives=(PSNR,),
+                    constraints={IOU.metric: ">= 0.8"})  # fmt: skip
+    record = recorded_of(book, tmp_path)
+    assert result(record, record.ranked, PSNR).startswith("No trial keeps the constraints, of 2 trials (2 COMPLETE)")
+    assert "No trial keeps the constraints." in sweep_note(record, Links("1"))
+    assert "reported the objective yet" not in sweep_note(record, Links("1"))
+    assert summary("mine", record, interrupted=False)["none_within"]
+    assert point(Conclusions(record, Importance(0)), Texts(Language.EN)) == "no trial within the constraints"
+    assert "best" not in line_of_a_report(book)
+    book.write(SweepClosed("COMPLETE"))
+    assert "model promote" not in sweep_note(recorded_of(book, tmp_path), Links("1"))
+
+
+def line_of_a_report(book: Book) -> str:
+    """What a sweep without a terminal says when one more trial reports."""
+    console = Console(file=io.StringIO(), width=200)
+    progress = Progress(console, RUNGS[-1], clock=itertools.count(0.0, 1000.0).__next__)
+    book.trial(at(40, psnr=1.0, iou=0.0), state="")
+    for event in book.events:
+        progress(event)
+    return console.file.getvalue().splitlines()[-1]
+
+
+def test_the_best_so_far_of_a_report_is_within_the_constraints_and_then_the_one_that_was_confirmed():
+    space = space_for(PSNR, constraints={IOU.metric: ">= 0.8"})
+    book = Book(replace(space, confirm=Confirm(seeds=1, top=2), trials=Resources(count=3)))
+    for psnr, iou in ((20.0, 0.9), (25.0, 0.5), (19.0, 0.9)):
+        book.trial(at(psnr=psnr, iou=iou))
+    assert "best val/psnr_fg 20.000 (t0000, step 160)" in line_of_a_report(book)
+    book = Book(book.space)
+    for psnr in (20.0, 18.0, 19.0):
+        book.trial(at(psnr=psnr, iou=0.9))
+    for psnr in (17.0, 18.5):
+        proposed = confirmation(book.ledger, book.space)
+        book.trial(at(psnr=psnr, iou=0.9), proposed.params, proposed=proposed)
+    assert book.ledger.best.number == 2
+    assert "best val/psnr_fg 19.000 (t0002, step 160)" in line_of_a_report(book)
+
+
+def test_a_report_names_every_objective_and_the_constraints(tmp_path):
+    book = sweep_of({"psnr": 20.0, "seconds": 1.0, "iou": 0.9}, constraints={IOU.metric: ">= 0.8"})
+    said = dict(facts(recorded_of(book, tmp_path)))
+    assert (said["Objectives"], said["Constraints"]) == (
+        "max val/psnr_fg; min time/step_seconds",
+        "val/mask_iou >= 0.8",
+    )
+
+
+def test_trials_that_are_not_confirmed_for_a_constraint_are_said_to_be(tmp_path):
+    space = space_for(PSNR, constraints={IOU.metric: ">= 0.8"})
+    space = replace(space, confirm=Confirm(seeds=1, top=2), trials=Resources(count=2))
+    none, one = Book(space), Book(space)
+    for psnr in (20.0, 21.0):
+        none.trial(at(psnr=psnr, iou=0.5))
+        one.trial(at(psnr=psnr, iou=0.9 if psnr == 20.0 else 0.5))
+    assert sentences(recorded_of(none, tmp_path)) == [
+        "No trial of the search came to its end within the constraints, so none is confirmed."
+    ]
+    few = "1 of the 2 to confirm: no other trial of the search came to its end within the constraints."
+    assert sentences(recorded_of(one, tmp_path))[1:] == [few]
+    proposed = confirmation(one.ledger, space)
+    one.trial(at(psnr=22.0, iou=0.7), proposed.params, proposed=proposed)
+    assert sentences(recorded_of(one, tmp_path))[1:] == [
+        few,
+        "t0002, which confirms t0000, breaks a constraint: val/mask_iou 0.7, wanted >= 0.8.",
+    ]
+
+
+def test_what_breaks_a_constraint_is_named_in_the_report_and_never_tied_with_the_best(tmp_path):
+    book = sweep_of({"psnr": 20.0, "iou": 0.9}, {"psnr": 20.1, "iou": 0.5}, {"psnr": 20.2, "iou": 0.9},
+                    objectives=(PSNR,), constraints={IOU.metric: ">= 0.8"})  # fmt: skip
+    record = recorded_of(book, tmp_path)
+    cells = row(record.trial(1), settings_of(record), (), None)
+    assert cells[-1].key == "breaks a constraint: val/mask_iou 0.5, wanted >= 0.8"
+    found = Conclusions(record, Importance(0))
+    said = research_report(record, Importance(0), Language.EN, "c.html")
+    assert said.count("breaks a constraint: ") == 1
+    assert re.search(r"constraints: {val/mask_iou: '>= 0.8'}", said)  # of the sweep that repeats its best
+    found.__dict__["noise"] = Noise(1.0, None, 1)  # wider than the three lie apart
+    assert [one.trial.number for one in found.tied] == [0]

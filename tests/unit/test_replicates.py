@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.book.journal import Journal, Reported, State, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.journal import Journal, Reported, State, SweepOpened, TrialClosed, TrialOpened, TrialProposed
 from sweeps.conclusions.comparisons import comparisons_of
 from sweeps.conclusions.replicates import with_the_best_of
 from sweeps.errors import SpaceError, StudyError
@@ -112,3 +112,39 @@ def test_a_job_that_is_queued_again_goes_on_with_what_it_looked_up_first(home, t
         journal.append(SweepOpened("older", "gslrm_tiny", plain, {}, began.base.params))
     with pytest.raises(StudyError, match="search: expected a sweep"):
         launch._as_begun("older", again(tmp_path))
+
+
+def test_settings_that_break_a_constraint_are_not_among_the_best(tmp_path):
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")})
+    bounds = {"constraints": {"val/mask_iou": ">= 0.85"}}
+    space = planned_space(tmp_path / "search", space=SSIM, plan={}, **bounds)
+    with Journal(home.journal("search")) as journal:
+        journal.append(SweepOpened("search", "gslrm_tiny", space.as_plain(), {}, space.base.params))
+        for number, (ssim, value) in enumerate(VALUES.items()):
+            params, iou = {"loss.ssim": ssim}, 0.5 if value == max(VALUES.values()) else 0.9
+            journal.append(TrialOpened(number, f"r{number}", 1, params, space.base.params | params, f"f{number}"))
+            journal.append(Reported(number, 100, {METRIC: value, "val/mask_iou": iou}))
+            journal.append(TrialClosed(number, State.COMPLETE))
+    found = looked_up(again(tmp_path), home)
+    assert [one["loss.ssim"] for one in found.enqueued[:2]] == [0.2, 0.0]
+    with pytest.raises(SpaceError, match=r"expected 3 settings with a finished trial within its constraints, got 2"):
+        looked_up(again(tmp_path, plan=AGAIN | {"top": 3}), home)
+
+
+def test_settings_that_a_search_confirmed_come_first_in_that_order(tmp_path):
+    """By the mean of all runs the third, which was never confirmed, would be ahead of both."""
+    home = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")})
+    space = planned_space(tmp_path / "search", space=SSIM, plan={}, confirm={"seeds": 2, "top": 2})
+    seed = space.base.train.seed
+    runs = [(0.0, None, seed, 25.0), (0.1, None, seed, 24.0), (0.2, None, seed, 23.5)]
+    runs += [(ssim, n, seed + k, value) for k in (1, 2) for n, ssim, value in ((0, 0.0, 20.0), (1, 0.1, 21.0))]
+    with Journal(home.journal("search")) as journal:
+        journal.append(SweepOpened("search", "gslrm_tiny", space.as_plain(), {}, space.base.params))
+        for number, (ssim, confirms, own, value) in enumerate(runs):
+            params = {"loss.ssim": ssim} | ({} if confirms is None else {"train.seed": own})
+            journal.append(TrialProposed(number, params, f"f{number}", confirms=confirms))
+            journal.append(TrialOpened(number, f"r{number}", 1, params, space.base.params | params, f"f{number}"))
+            journal.append(Reported(number, 100, {METRIC: value}))
+            journal.append(TrialClosed(number, State.COMPLETE))
+    found = looked_up(again(tmp_path), home)
+    assert [one["loss.ssim"] for one in found.enqueued[:2]] == [0.1, 0.0]
