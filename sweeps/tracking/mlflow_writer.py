@@ -28,7 +28,6 @@ from sweeps.book import journal as events
 from sweeps.book.delivery import Delivery, Send, UnansweredError
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, fold
-from sweeps.book.trial import Trial
 from sweeps.home import is_served
 from sweeps.space.plan import as_asked
 from sweeps.tracking import mlflow_layout as layout
@@ -245,11 +244,12 @@ class _Writer:
     def _close_trial(self, ledger: Ledger, event: events.TrialClosed) -> None:
         for target, path in event.artifacts.items():
             self._upload(self._runs[event.trial], target, Path(path))
-        self._end_trial(ledger.trials[event.trial], event.time)
+        self._end_trial(ledger, event.trial, event.time)
         if self._pages is not None:
             self._pages.trial_ended(self._experiment(ledger), event.trial, event.time)
         best = ledger.best
         if best is None or best.best_value is None or ledger.objective is None:
+            self._withdraw_best()
             return
         stamp = _milliseconds(event.time)
         metric = Metric(f"best/{ledger.objective.metric}", best.best_value, stamp, ledger.ended)
@@ -258,16 +258,25 @@ class _Writer:
             tags[layout.CONFIRMED_TAG] = str(confirmed)
         self._log(self._runs[None], metrics=[metric], tags=tags)
 
+    def _withdraw_best(self) -> None:
+        """The best so far may be a trial that broke a constraint later."""
+        run_id = self._runs[None]
+        tags = self._client.get_run(run_id).data.tags
+        for key in ("best.trial", "best.run_id"):
+            if key in tags:
+                self._client.delete_tag(run_id, key)
+
     def _note_fault(self, event: events.AttemptFailed) -> None:
         tags = {f"trial.fault.{event.attempt}": f"{event.cause} ({event.action}): {event.reason}"}
         self._log(self._runs[event.trial], tags=tags)
         if event.traceback is not None:
             self._upload(self._runs[event.trial], f"faults/{event.attempt}.txt", self._journal.blob(event.traceback))
 
-    def _end_trial(self, trial: Trial, when: float) -> None:
+    def _end_trial(self, ledger: Ledger, number: int, when: float) -> None:
+        trial = ledger.trials[number]
         reason = "trial.fail_reason" if trial.state == "FAIL" else "trial.reason"
         run_id = self._runs[trial.number]
-        self._log(run_id, tags={"trial.state": trial.state, **self._reason(run_id, reason, trial.reason)})
+        self._log(run_id, tags={"trial.state": trial.state, **self._reason(run_id, reason, ledger.reason_of(trial))})
         self._client.set_terminated(self._runs[trial.number], layout.STATUS[trial.state], _milliseconds(when))
 
     def _reason(self, run_id: str, key: str, reason: str) -> dict[str, str]:
@@ -276,7 +285,7 @@ class _Writer:
 
     def _close_sweep(self, before: Ledger, ledger: Ledger, event: events.SweepClosed) -> None:
         for number in sorted(before.open & self._runs.keys()):  # a trial without a run has not begun
-            self._end_trial(ledger.trials[number], event.time)
+            self._end_trial(ledger, number, event.time)
         stamp = _milliseconds(event.time)
         metrics = [Metric(name, value, stamp, 0) for name, value in event.metrics.items()]
         reason = self._reason(self._runs[None], "sweep.reason", event.reason)

@@ -491,3 +491,25 @@ def test_a_server_killed_in_mid_drain_and_restarted_has_every_event_once(
     opened = [event.trial for _, event in journal.events() if isinstance(event, RunOpened)]
     assert sorted(opened, key=str) == [0, 1, 2, 3, None]
     assert found == everything(store[0])
+
+
+def test_a_best_that_breaks_a_constraint_later_is_the_best_no_more(tmp_path):
+    """The first trial is the best so far while its memory holds the bound, and the run of the sweep says so."""
+    home, memory = Home.from_environment({"MOUSELIFT_HOME": str(tmp_path / "home")}), "system/process_memory_gb"
+    space = SPACE | {"constraints": {memory: "<= 20"}}
+    with Journal(home.journal("bounded")) as journal:
+        journal.append(SweepOpened("bounded", "gslrm_tiny", space, {}, RECIPE.params))
+        for number in range(2):
+            journal.append(TrialOpened(number, f"ray-{number}", 1, {}, RECIPE.params, f"print-{number}"))
+        journal.append(Reported(0, 1, {"val/psnr_fg": 20.0, memory: 19.0}))
+        journal.append(TrialClosed(1, "FAIL", "out of luck", cause="exception"))
+        assert MLflowDelivery(journal, home.tracking_uri, home.artifacts).start().close(240)
+        client, runs = MlflowClient(home.tracking_uri), read(journal)
+        assert client.get_run(runs.run_id).data.tags["best.trial"] == "0"
+        journal.append(Reported(0, 2, {"val/psnr_fg": 21.0, memory: 21.0}))
+        journal.append(TrialClosed(0, "COMPLETE"))
+        assert MLflowDelivery(journal, home.tracking_uri, home.artifacts).start().close(240)
+        runs = read(journal)
+    assert not {"best.trial", "best.run_id"} & client.get_run(runs.run_id).data.tags.keys()
+    said = client.get_run(runs.trials[0].run_id).data.tags["trial.reason"]
+    assert said == f"breaks a constraint: {memory} 21, wanted <= 20"
