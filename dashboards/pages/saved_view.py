@@ -15,7 +15,8 @@ from typing import Any
 
 from dashboards.pages.saved_charts import charts_of
 from dashboards.pages.table_tags import OUTCOME, STEPS, setting_tags
-from sweeps.book.record import STEP_SECONDS, SweepRecord
+from sweeps.book.record import SweepRecord
+from sweeps.space.objective import STEP_SECONDS
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
 

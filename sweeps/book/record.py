@@ -6,8 +6,6 @@ the events that came since.
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +16,7 @@ from sweeps.book import journal as events
 from sweeps.book.journal import Event, Journal
 from sweeps.book.ledger import Ledger, fold
 from sweeps.book.trial import Trial
+from sweeps.space.objective import STEP_SECONDS, over_a_trial
 
 PROTOCOL = "eval.protocol"  # the tag of a run, and of a registered version, that names how its figures were measured
 TARGETS = "eval.targets"  # the tag of a run that names what its figures are measured on, whatever the model is given
@@ -29,7 +28,6 @@ MEASURE = {
     "train.max_val_scenes": "scenes of val at most",
     "train.precision": "precision",
 }
-STEP_SECONDS = "time/step_seconds"  # the metric of a report that says how long one training step took
 
 
 class Point(NamedTuple):
@@ -80,8 +78,7 @@ class TrialRecord:
     @property
     def step_seconds(self) -> float | None:
         """The median time of a training step; None before one was reported."""
-        values = [point.value for point in self.metrics.get(STEP_SECONDS, ()) if math.isfinite(point.value)]
-        return statistics.median(values) if values else None
+        return over_a_trial(STEP_SECONDS, (point.value for point in self.metrics.get(STEP_SECONDS, ())))
 
     def last(self, metric: str) -> float | None:
         """The value of a metric when it was last reported; None where it never was."""

@@ -62,7 +62,8 @@ class Trial:
         """What objectives and constraints name: of its best checkpoint, and over the trial what it cost; empty where
         its sweep has one objective alone.
         """
-        return self.at_best | {metric: over_a_trial(metric, values) for metric, values in self.costs.items()}
+        costs = {metric: over_a_trial(metric, values) for metric, values in self.costs.items()}
+        return self.at_best | {metric: value for metric, value in costs.items() if value is not None}
 
     @property
     def splits(self) -> int:

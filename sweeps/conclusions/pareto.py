@@ -118,7 +118,7 @@ def picked(ledger: Ledger, pick: str) -> tuple[Trial, Objective]:
     if chosen is None:
         known = ", ".join([KNEE, *(one.metric for one in aims.objectives)])
         raise RegistryError(f"{ledger.name}: --pick: expected one of {known}, got {pick} — name one of them.")
-    best = sorted(front.trials, key=lambda trial: _loss(chosen, trial.figures))[0]
+    best = min(front.trials, key=lambda trial: _loss(chosen, trial.figures))
     return best, chosen if chosen.metric.startswith("val/") else first
 
 

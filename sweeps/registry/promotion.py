@@ -67,8 +67,7 @@ def _finished(ledger: Ledger, number: int | None) -> Trial:
     """The best finished trial of a sweep, or trial `number`, which has a released checkpoint and a run."""
     trial = ledger.best if number is None else ledger.trials.get(number)
     if trial is None or trial.state != "COMPLETE":
-        broken = [] if ledger.aims is None else [one for one in ledger.ranked if one.state == State.COMPLETE]
-        state = f"t{trial.number:04d} {trial.state}" if trial else _unbounded(ledger, broken[0]) if broken else "none"
+        state = _none_within(ledger, number) if trial is None else f"t{trial.number:04d} {trial.state}"
         raise RegistryError(
             f"{ledger.name}: expected a finished trial to register, got {state} — name one with --trial."
         )
@@ -82,21 +81,23 @@ def _finished(ledger: Ledger, number: int | None) -> Trial:
 
 def _require_bounds(ledger: Ledger, trial: Trial, logged: dict[str, float]) -> None:
     """Raises RegistryError for a checkpoint whose figures, or whose costs, break a constraint."""
-    unmet = (
-        []
-        if ledger.aims is None
-        else ledger.aims.unmet(trial.figures | {name: one for name, one in logged.items() if name not in COSTS})
-    )
-    if unmet:
+    if ledger.aims is None:
+        return
+    validated = {name: value for name, value in logged.items() if name not in COSTS}
+    if unmet := ledger.aims.unmet(trial.figures | validated):
         raise RegistryError(
             f"{ledger.name}: expected a trial within its constraints to register, got t{trial.number:04d} with "
             f"{'; '.join(result.reason for result in unmet)} — name another with --trial."
         )
 
 
-def _unbounded(ledger: Ledger, trial: Trial) -> str:
-    unmet = "; ".join(result.reason for result in ledger.unmet(trial))
-    return f"none within the constraints (t{trial.number:04d}: {unmet})"
+def _none_within(ledger: Ledger, number: int | None) -> str:
+    """Why there is no best: the constraints may have left out all that finished. No trial has another number."""
+    broken = [one for one in ledger.ranked if one.state == State.COMPLETE and ledger.unmet(one)]
+    if number is not None or not broken:
+        return "none"
+    unmet = "; ".join(result.reason for result in ledger.unmet(broken[0]))
+    return f"none within the constraints (t{broken[0].number:04d}: {unmet})"
 
 
 def _logged(home: Home, sweep: str, trial: int, step: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -25,7 +25,7 @@ METRICS = {"psnr": "max", "psnr_fg": "max", "ssim": "max", "lpips": "min", "mask
 # Of generated view sets alone: whether they agree on one shape, and foreground PSNR less what that costs.
 METRICS_OF_SETS = {"hull_iou": "max", "consistent_psnr_fg": "max"}
 # What a trial costs. One that another sweep trained has no such figures here.
-STEP_SECONDS = "time/step_seconds"
+STEP_SECONDS = "time/step_seconds"  # how long one training step took
 COSTS = {
     STEP_SECONDS: "min",
     "time/train_seconds": "min",
@@ -104,9 +104,14 @@ def aims_of(space: Mapping[str, Any]) -> Aims:
     return Aims(objectives, parse_gates(space.get("constraints", {}), "constraints"))
 
 
-def over_a_trial(metric: str, values: Sequence[float]) -> float:
-    """One figure of what a trial cost, from those of its reports: the median time of a step, the most of the others."""
-    return statistics.median(values) if metric == STEP_SECONDS else max(values)
+def over_a_trial(metric: str, values: Iterable[float]) -> float | None:
+    """One figure of what a trial cost, from those of its reports: the median time of a step, the most of the others.
+    None without a finite one.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    return statistics.median(finite) if metric == STEP_SECONDS else max(finite)
 
 
 def beyond(bound: Gate, value: float) -> float:

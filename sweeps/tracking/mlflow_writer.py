@@ -249,7 +249,8 @@ class _Writer:
             self._pages.trial_ended(self._experiment(ledger), event.trial, event.time)
         best = ledger.best
         if best is None or best.best_value is None or ledger.objective is None:
-            self._withdraw_best()
+            if ledger.is_bounded:
+                self._withdraw_best()
             return
         stamp = _milliseconds(event.time)
         metric = Metric(f"best/{ledger.objective.metric}", best.best_value, stamp, ledger.ended)

@@ -266,22 +266,19 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
     counts = {state.lower(): book.count(state) for state in State if state.is_final}
     counts["running"] = 0 if interrupted else book.count(State.RUNNING)
     counts["waiting"] = 0 if book.state == State.COMPLETE else max(0, book.planned - sum(counts.values()))
-    return (
-        {
-            "name": book.name,
-            "state": state,
-            "trials": counts,
-            "best": _best(book),
-            "reason": book.reason,
-            "undelivered": undelivered(journal),
-            "seconds_left": None if interrupted else seconds_left_of(record),
-            "confirmed": [one.as_plain() for one in book.confirmed],
-            "taken": sum(bool(trial.taken_from) for trial in book.trials.values()),
-            "budget": spending_of(book, None if interrupted else now),
-        }
-        | _end_of(record, interrupted)
-        | _front(book)
-    )
+    found = {
+        "name": book.name,
+        "state": state,
+        "trials": counts,
+        "best": _best(book),
+        "reason": book.reason,
+        "undelivered": undelivered(journal),
+        "seconds_left": None if interrupted else seconds_left_of(record),
+        "confirmed": [one.as_plain() for one in book.confirmed],
+        "taken": sum(bool(trial.taken_from) for trial in book.trials.values()),
+        "budget": spending_of(book, None if interrupted else now),
+    }
+    return found | _end_of(record, interrupted) | _front(book)
 
 
 def _end_of(record: SweepRecord, interrupted: bool) -> dict[str, Any]:

@@ -163,4 +163,14 @@ def test_of_several_objectives_any_of_the_front_is_promoted_and_none_that_breaks
     assert picked.alias == "challenger" and picked.reason.startswith("test/psnr ")  # it is fast, and not better
     with pytest.raises(RegistryError, match=r"got t0000 with val/mask_iou 0.4, wanted >= 0.5 — name another"):
         promote_best(sweeps.home, "several", trial=0)
+    with pytest.raises(RegistryError, match=r"expected a finished trial to register, got none — name one with --trial"):
+        promote_best(sweeps.home, "several", trial=9)
     assert {version.tags["trial.number"] for version in Registry(sweeps.home).list_versions(NAME)} == {"1", "2"}
+
+
+def test_where_every_trial_breaks_a_constraint_none_is_promoted(sweeps):
+    aims, figures = {"constraints": {"val/mask_iou": ">= 0.5"}}, [{"val/psnr": 3.0, "val/mask_iou": 0.4}]
+    write_sweep(sweeps.home, "broken", [sweeps.released["worse"].folder], aims=aims, figures=figures)
+    told = r"got none within the constraints \(t0000: val/mask_iou 0.4, wanted >= 0.5\) — name one"
+    with pytest.raises(RegistryError, match=told):
+        promote_best(sweeps.home, "broken")

@@ -445,3 +445,11 @@ def test_what_breaks_a_constraint_is_named_in_the_report_and_never_tied_with_the
     assert re.search(r"constraints: {val/mask_iou: '>= 0.8'}", said)  # of the sweep that repeats its best
     found.__dict__["noise"] = Noise(1.0, None, 1)  # wider than the three lie apart
     assert [one.trial.number for one in found.tied] == [0]
+
+
+def test_one_report_without_a_cost_leaves_that_of_the_others():
+    book = Book(space_for(PSNR, PACE))
+    book.trial(at(40, psnr=15.0, seconds=math.nan) | at(80, psnr=16.0, seconds=0.1) | at(160, psnr=17.0, seconds=0.3))
+    assert book.ledger.trials[0].figures[SECONDS] == pytest.approx(0.2)
+    book.trial(at(psnr=15.0, seconds=math.inf))
+    assert SECONDS not in book.ledger.trials[1].figures and front_of(book.ledger).unmeasured == (1,)
