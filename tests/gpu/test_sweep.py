@@ -1,4 +1,4 @@
-"""A sweep on a GPU: two trials share it, the best is promoted, pulled and served there; too large a batch is halved."""
+"""A sweep on a GPU: two trials share it, the best is promoted, pulled and served there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ import torch
 
 from pipeline import kinds
 from pipeline.data.scenes import open_dataset
-from pipeline.recipes import load_recipe
-from pipeline.training.loop import train
-from tests.e2e.conftest import SMALL, Seat, write_space
-from tests.e2e.faults.patches import at_step
-from tests.gpu.test_training import first_of, peak_bytes
+from tests.e2e.conftest import Seat, write_space
 
 pytestmark = pytest.mark.gpu
 PREDICT = """
@@ -31,9 +27,6 @@ found = model.predict(rows, params={"min_opacity": 0.0, "max_scale": 10.0})
 device = str(model.unwrap_python_model().loaded.model.gaussian_position_embeddings.device)
 print(json.dumps({"device": device, "num_gaussians": int(found["num_gaussians"][0])}))
 """
-BATCH = 4  # scenes, of which a quarter fits where the whole does not
-# Activations of gigabytes, beside which it does not matter what the allocator leaves unused.
-LARGER = {"data.image_size": 256, "model.dim": 256, "model.num_layers": 4}
 
 
 @dataclass(frozen=True)
@@ -94,38 +87,3 @@ def test_the_registered_model_answers_on_the_gpu(sweep, device, mice_folder) -> 
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["device"].startswith("cuda" if torch.cuda.is_available() else "cpu")
     assert answer["num_gaussians"] > 0
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_the_trial_completes(
-    device, gpus, tmp_path, mice_folder, frames_cache
-) -> None:
-    fixed = {"train.max_steps": 4, "train.validate_every": 4, "train.batch_size": BATCH, "data.num_input_views": 4}
-    fixed |= LARGER if device.type == "cuda" else {}
-    seat = PathSeat(tmp_path, at_step(tmp_path / "patch", _too_small(device, fixed, mice_folder, tmp_path)))
-    space = {"space": {"optim.lr": {"float": [1.0e-4, 1.0e-3]}}, "scheduler": {"kind": "none"}}
-    trials = {"count": 1, "concurrent": 1, "gpus": gpus}
-    path = write_space(tmp_path / "large.yaml", **space, fixed=fixed, trials=trials)
-    done = seat.mouselift("sweep", "run", path, "--data", mice_folder, "--name", "large")
-    assert done.returncode == 0, done.stderr
-    trial = seat.ledger("large").trials[0]
-    assert trial.state == "COMPLETE" and set(trial.faults) == {"halve"}, trial
-
-
-def _too_small(device: torch.device, fixed: dict[str, object], mice_folder: Path, tmp_path: Path) -> str:
-    """Code that limits a worker's share of the GPU to what a batch in parts needs, and the whole exceeds.
-
-    A CPU has no such limit: there the error is raised.
-    """
-    if device.type != "cuda":
-        return (
-            'import torch\nif self.splits == 1: raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")'
-        )
-    settings = [f"{path}={value}" for path, value in {**SMALL, **fixed, "data.root": mice_folder}.items()]
-    recipe = load_recipe("gslrm_tiny", settings)
-    whole, parts = (
-        peak_bytes(device, lambda n=n: first_of(train(recipe, tmp_path / "tried", device=device, splits=n)))
-        for n in (1, BATCH)
-    )
-    assert parts < 0.8 * whole
-    share = (whole + parts) / 2 / torch.cuda.get_device_properties(device).total_memory
-    return f"import torch\ntorch.cuda.set_per_process_memory_fraction({share})"

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.gpu
 GSLRM = ("model.init_std=0.1", "model.scale_bias=-4.0", "loss.ssim=0.5", "loss.alpha=0.5", "train.batch_size=2")
 # Where activations outweigh what libraries keep for themselves, cuBLAS's 32 MiB of workspace above all.
 LARGER = ("model.dim=512", "model.num_layers=12", "data.image_size=256", "train.precision=bf16")
+# Of small Gaussians, as a trained network draws them: of those of GSLRM above gsplat sorts 2 GB more at 256 px, which
+# the estimate leaves out, as docs/gpu.md says.
+SMALL = ("model.init_std=0.02", "model.scale_bias=-6.0")
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def test_a_step_takes_the_memory_that_preflight_foretells(device, tiny_recipe, f
     from sweeps.preflight.footprint import footprint  # the other tests need no package of the memory
 
     size = LARGER if device.type == "cuda" else ()
-    recipe = tiny_recipe(*GSLRM, *size, checkpoint_modes()[mode])
+    recipe = tiny_recipe(*GSLRM, *size, *SMALL, checkpoint_modes()[mode])
     peak = peak_bytes(device, lambda: first_step(recipe, device))
     if device.type == "cuda":
         assert 0.6 < peak / footprint(recipe) < 1.4
