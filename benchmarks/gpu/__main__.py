@@ -103,7 +103,7 @@ class Run:
 
     def _started(self, part: Part) -> PartRun | None:
         """The part in its process; None where it is not asked for or cannot be: then a row says why."""
-        if self.only and part.name not in self.only | {"machine", "kernels", "data"}:
+        if not self._is_wanted(part):
             return None
         missing = [name for name in part.needs if name in self.failed]
         left = min(self.patience * part.seconds, self.end - time.monotonic())
@@ -115,6 +115,13 @@ class Run:
         run = start_part(part, self.settings, self.folder, left, self.extra)
         self.processes.append(run.running)
         return run
+
+    def _is_wanted(self, part: Part) -> bool:
+        """Whether a part was asked for, or what was asked for needs it."""
+        asked = [other for other in parts.ALL if other.name in self.only]
+        needed = {parts.MACHINE.name, *(name for other in asked for name in other.needs)}
+        needed |= {parts.KERNELS.name} if "tests" in self.only else set()
+        return not self.only or part.name in self.only | needed
 
     def _done(self, run: PartRun | None) -> None:
         if run is None:

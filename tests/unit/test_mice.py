@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -340,3 +341,18 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(DataError, match=message):
         write_mice(tmp_path / "mice", **({"scenes": 3, "size": 16} | options))
     assert not (tmp_path / "mice").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a thread to a processor")
+def test_a_process_that_draws_is_one_thread_and_may_use_every_processor_it_could() -> None:
+    script = """
+import os
+allowed = os.sched_getaffinity(0)
+from pipeline.data.mice.mice import MicePlan
+before = len(os.listdir("/proc/self/task"))
+MicePlan("mouse_centred", 16).shot(0)
+print(len(os.listdir("/proc/self/task")) - before, os.sched_getaffinity(0) == allowed)
+"""
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # as `write_mice` has it
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=alone, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "True"], done.stderr

@@ -6,7 +6,9 @@ every ray; nothing needs a display or a GPU.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ class Tracer:
 
     @classmethod
     def of(cls, vertices: Points, faces: Int[Array, "m 3"]) -> Tracer:
+        _have_embree_work_alone()
         scene = EmbreeScene()
         TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
         return cls(scene)
@@ -53,6 +56,25 @@ class Tracer:
     def blocked(self, origins: Float32[Array, "n 3"], directions: Float32[Array, "n 3"]) -> Bool[Array, " n"]:
         """Which rays meet anything. They are of the world that the mesh was built in."""
         return self.scene.run(origins, directions, query="OCCLUDED") == 0
+
+
+@cache
+def _have_embree_work_alone() -> None:
+    """Keep Embree from starting a thread for each processor, in each of the processes that draw side by side.
+
+    It has no such setting here, but counts the processors that its caller may use, once, when it first builds a scene.
+    """
+    if not hasattr(os, "sched_setaffinity"):  # macOS, Windows
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        corners, triangle = np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)[None]
+        scene = EmbreeScene()
+        TriangleMesh(scene, corners, triangle)
+        scene.run(corners, corners)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @dataclass(frozen=True)
