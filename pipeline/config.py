@@ -283,7 +283,8 @@ def _describe(problem: Any, layers: Layers, kind: type) -> str:
         case "unexpected_keyword_argument":
             known = [name for name in _paths(kind) if name != "name" or name in layers.sources]
             of_another = " — it belongs to another kind; remove it"
-            return f"{where}: unknown key {path}{of_another if path in known else advice_on_key(path, known)}"
+            of_any_item = re.sub(r"\.\d+(?=\.)", "", path)  # the items of a list have the same keys
+            return f"{where}: unknown key {path}{of_another if path in known else advice_on_key(of_any_item, known)}"
         case "missing":
             return f"{where}: {path}: expected a value, got none — add it."
         case "dataclass_type":

@@ -428,6 +428,14 @@ def test_a_space_is_refused_in_one_line_that_says_where_and_what_to_do(case, wri
     assert refusal(write(**parts)) == message
 
 
+def test_a_key_of_an_item_is_looked_for_among_the_keys_of_such_items(write):
+    text = PLAIN.replace("objective: {metric: val/psnr_fg, mode: max}", "")
+    path = write(text, objectives=[{"metric": "val/psnr"}, {"metric": "val/ssim", "mod": "max"}])
+    assert refusal(path) == "mine.yaml: unknown key objectives.1.mod — did you mean objectives.mode?"
+    path = write(text, objectives=[{"metric": "val/psnr"}, {"metric": "val/ssim", "zzz": "max"}])
+    assert refusal(path).endswith("objectives.1.zzz — objectives has metric, mode; name one of them, or remove the key.")
+
+
 def test_an_override_is_named_as_the_place_of_its_mistake(write):
     message = refusal(write(), "space.optim.lr.float=[low, 1.0e-3]")
     assert message.startswith("--set: space.optim.lr.float.0: expected a valid number, got 'low'")
