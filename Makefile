@@ -50,12 +50,16 @@ demo: setup
 	@echo "5 of 6: its best is verified, registered, and pulled again"
 	$(DEMO) model promote $(SWEEP)-views
 	$(DEMO) model pull mouse-mvdiffusion@champion --out out/$(SWEEP)/views-model
-	@echo "6 of 6: one photo, through both"
+	@echo "6 of 6: one photo, through both, and through GS-LRM alone"
 	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
 		--gaussians out/$(SWEEP)/model --out out/$(SWEEP)/photo
+	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
+		--gaussians out/$(SWEEP)/model --given photo --out out/$(SWEEP)/photo-alone
 	@echo "Open:"
 	@printf '  %s\n' $(addprefix "$(OUT)/,$(addsuffix ",comparison.png view.html turntable.mp4 gaussians.ply))
-	@echo "One photo, its six views, their Gaussians:"
+	@echo "One photo, and Gaussians of it alone:"
+	@printf '  %s\n' $(addprefix "$(OUT)/photo-alone/,$(addsuffix ",view.html turntable.mp4 gaussians.ply))
+	@echo "The same photo, its six views, their Gaussians:"
 	@printf '  %s\n' $(addprefix "$(OUT)/photo/,$(addsuffix ",views.png view.html turntable.mp4 gaussians.ply))
 	@echo "Curves, trials, the registered models:"
 	@echo "  MOUSELIFT_HOME='$(abspath $(HOME_DIR))' '$(abspath $(BIN))/mouselift' ui"

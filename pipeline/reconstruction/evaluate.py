@@ -36,8 +36,8 @@ _REACH = 0.5  # half the edge, in world units, of the box about the origin whose
 
 @dataclass(frozen=True)
 class PairEvaluation(Evaluation):
-    """The same with the first scene: what stage 1 drew, what the Gaussians show, and the photographs, slot by slot; and
-    these Gaussians with the cameras of what was drawn.
+    """The same with the first scene: what stage 1 drew, where it did, what the Gaussians show, and the photographs,
+    slot by slot; and these Gaussians with the cameras of what was drawn.
     """
 
     picture: Pixels
@@ -54,7 +54,8 @@ def evaluate_pair(
     tell: Tell = silent,
 ) -> PairEvaluation:
     """Score the views of a split that a pair was not shown. Stage 1 is given one view of each scene as it is, the one
-    of slot 0; GS-LRM what stage 1 makes of it. The Gaussians are drawn with the scene's own cameras, on white.
+    of slot 0; GS-LRM what stage 1 makes of it, or that view alone, as the pair has it. The Gaussians are drawn with
+    the scene's own cameras, on white.
 
     `<split>/psnr` and so on are of the other views, `<split>/input/…` of that one, as in `gslrm.evaluate`. data: which
     view stands in which slot, and the size of the figures. tell: hears of each scene. Raises DataError for scenes
@@ -76,8 +77,9 @@ def evaluate_pair(
         with torch.no_grad():
             made = pair.photo(photo, index, render=False)
             rendering = render(made.gaussians[None], batch.cameras)
-        if not shown and made.views is not None:
-            shown = [_small(images) for images in (made.views, rendering.images[0], batch.images[0])]
+        if not shown:
+            drawn = [] if made.views is None else [made.views]
+            shown = [_small(images) for images in (*drawn, rendering.images[0], batch.images[0])]
             titles = titles_of(batch, rendering)
             preview = Preview(PRUNINGS["default"](made.gaussians).to("cpu"), rig.cameras, scene.name)
         rows.append({"scene": scene.name, **scene_metrics(batch, rendering, lpips)})
@@ -89,8 +91,9 @@ def evaluate_pair(
         precision=evaluated_in(pair.gaussians.recipe.train.precision, pair.device),
     )
     assert preview is not None, "a split has a scene"
-    drawn = sheet(torch.stack(shown), names=("generated", "rendered", "true"), titles=titles)
-    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, drawn, preview)
+    names = ("generated", "rendered", "true")[-len(shown) :]
+    picture_of_first = sheet(torch.stack(shown), names=names, titles=titles)
+    return PairEvaluation(means_over_scenes(rows, split), protocol, rows, picture_of_first, preview)
 
 
 def _small(images: Float[Tensor, "view 3 height width"]) -> Float[Tensor, "view 3 size size"]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -29,6 +29,8 @@ from pipeline.recipe import Recipe
 if TYPE_CHECKING:
     from pipeline.mvdiffusion.deployed import ViewGenerator
 
+# What GS-LRM is given of a photo: the views that stage 1 draws of it, or the photo alone, of which none is drawn.
+Given = Literal["views", "photo"]
 PAIR_FILE, VIEWS, GAUSSIANS = "pair.json", "views", "gaussians"
 
 
@@ -73,7 +75,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both stages, as one model; image_size: pixels along a side of its views."""
+    """Both stages, as one model; image_size: pixels along a side of its views. Given a photo alone, GS-LRM has of
+    stage 1 its rig and its framing.
+    """
 
     folder: Path
     views: Member
@@ -82,6 +86,7 @@ class Pair:
     image_size: int
     licence: str | None
     framing: Framing | None
+    given: Given = "views"
 
     @property
     def sha256(self) -> str:
@@ -218,16 +223,28 @@ def read_pair(folder: Path) -> Pair:
         ) from None
 
 
+def require_learned_from_one(recipe: Recipe, name: str) -> None:
+    """See that a GS-LRM may be given one view. Raises CheckpointError."""
+    data = recipe.data
+    if (fewest := data.min_input_views or data.num_input_views) > 1:
+        raise CheckpointError(
+            f"{name}: expected a GS-LRM that learned from one view, to be given a photo alone, got one that learned "
+            f"from {fewest} at least — train it with data.min_input_views=1, or give it the views."
+        )
+
+
 def write_pair(
     folder: Path,
     views: Path,
     gaussians: Path,
     names: tuple[str, str] | None = None,
     versions: tuple[int | None, int | None] = (None, None),
+    given: Given = "views",
 ) -> Pair:
     """A pair as the folder `folder`, of two models in any form, whose files get a second name where that is possible.
 
-    names, versions: of the registered models that they are. Raises CheckpointError for models of other kinds.
+    names, versions: of the registered models that they are. given: what GS-LRM is given of a photo. Raises
+    CheckpointError for models of other kinds, and for a photo alone where GS-LRM has learned from more views.
     """
     from pipeline.mvdiffusion import deployed
     from pipeline.mvdiffusion.views import read_rig
@@ -237,11 +254,13 @@ def write_pair(
         infos = []
         parts = ((views, VIEWS, "mvdiffusion"), (gaussians, GAUSSIANS, "gslrm"))
         for (source, part, kind), name in zip(parts, called, strict=True):
-            given = as_checkpoint(source, temporary / part)
-            if given == source:
+            written = as_checkpoint(source, temporary / part)
+            if written == source:
                 checkpoint.strip_training(source, temporary / part)
             infos.append(checkpoint.inspect(temporary / part))
             replace(infos[-1], folder=Path(name)).expect_kind(kind)  # not by where it is for this moment
+        if given == "photo":
+            require_learned_from_one(infos[1].recipe, called[1])
         members = [
             Member(name, version, info.sha256, info.step, info.recipe.name)
             for name, version, info in zip(called, versions, infos, strict=True)
@@ -249,7 +268,7 @@ def write_pair(
         rig = read_rig(infos[0].folder / deployed.RIG)
         licence = joined(licence_of(info.folder) for info in infos)
         framing = deployed.framing_in(infos[0])
-        pair = Pair(folder, members[0], members[1], rig.name, rig.cameras.width, licence, framing)
+        pair = Pair(folder, members[0], members[1], rig.name, rig.cameras.width, licence, framing, given)
         said = {key: value for key, value in asdict(pair).items() if key != "folder"}
         write_whole(temporary / PAIR_FILE, json.dumps(said, indent=1))
     return pair

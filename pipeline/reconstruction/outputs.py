@@ -137,10 +137,13 @@ def write_outputs(
 
 
 def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Cameras) -> None:
-    """What was understood of a photo, and the views that were generated of it."""
+    """What was understood of a photo, and the views that were generated of it, where some were."""
     from pipeline.data.photo.photo import strip
 
-    assert result.views is not None
+    shown = result.batch.images.shape[-1] if result.views is None else result.views.shape[-1]
+    write_png(strip(photo, max(_LEAST_PX, shown)), folder / "input.png")
+    if result.views is None:  # the photo alone was given
+        return
     views = result.views.cpu()
     rgba = cut_out(pixels_of(views))
     if not all_shown(rgba):
@@ -148,7 +151,6 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
             f"{photo.where}: expected six views that show something, got an empty one — train stage 1 longer."
         )
     size = views.shape[-1]
-    write_png(strip(photo, max(_LEAST_PX, size)), folder / "input.png")
     write_scene(folder / "views", rgba, rig)
     titles = ["photo", *(f"view {view}" for view in range(len(views)))]
     write_png(sheet(torch.cat([photo.image(size)[None], views])[None], titles=titles), folder / "views.png")
@@ -183,7 +185,7 @@ def _facts_of(result: Reconstruction, wanted: Wanted, kept: int, photo: Photo | 
         "gaussians": {"made": result.gaussians.count, "kept": kept},
         "pruning": asdict(wanted.pruning),
         "views": {
-            "generated": photo is not None,
+            "generated": result.views is not None,
             "inputs": [view for view in range(views) if view not in result.left_out],
             "left_out": list(result.left_out),
         },

@@ -24,6 +24,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.precision import autocast, evaluated_in
 from pipeline.progress import Tell, silent
 from pipeline.recipe import gslrm_parts
+from pipeline.reconstruction.models import Given, require_learned_from_one
 
 if TYPE_CHECKING:
     from pipeline.data.photo.photo import Photo
@@ -67,15 +68,19 @@ class Reconstructor:
         steps: int | None = None,
         guidance: float | None = None,
         seed: int | None = None,
+        given: Given = "views",
     ) -> None:
         """device: of the work; the one that the models were loaded to, if None. steps, guidance, seed: how views are
-        drawn, if not as their own model says. Raises DataError for a guidance that is no finite number.
+        drawn, if not as their own model says. given: what GS-LRM is given of a photo. Raises DataError for a guidance
+        that is no finite number, and CheckpointError for a photo alone where GS-LRM has learned from more views.
         """
+        if given == "photo":
+            require_learned_from_one(gaussians.recipe, gaussians.name)
         if guidance is not None and not 0 <= guidance < math.inf:
             raise DataError(f"guidance: expected a number of at least 0, got {guidance:g} — give one, or leave it out.")
         self.device = torch.device(device) if device is not None else next(gaussians.model.parameters()).device
         self.gaussians, self.views = gaussians, views
-        self.steps, self.guidance, self.seed = steps, guidance, seed
+        self.steps, self.guidance, self.seed, self.given = steps, guidance, seed, given
         gaussians.model.to(self.device)
         if views is not None:
             views.generator.to(self.device)
@@ -87,15 +92,16 @@ class Reconstructor:
 
     @property
     def sampling(self) -> dict[str, float] | None:
-        """How views are drawn: seed, steps, guidance, eta."""
-        if self.views is None:
+        """How views are drawn: seed, steps, guidance, eta; None where none are."""
+        if self.views is None or self.given == "photo":
             return None
         own = self.views.generator.sampling
         given = {"seed": self.seed, "steps": self.steps, "guidance": self.guidance, "eta": None}
         return {name: getattr(own, name) if value is None else value for name, value in given.items()}
 
     def photo(self, photo: Photo, number: int = 0, render: bool = True, tell: Tell = silent) -> Reconstruction:
-        """Six views of a framed photo, and the Gaussians of these as they are, with no mask (FaceLift).
+        """Six views of a framed photo, and the Gaussians of these as they are, with no mask (FaceLift); or no views,
+        and the Gaussians of the photo on white, with the rig's first camera, which is the photo's.
 
         number: with the seed it decides the noise. render: draw the cameras of the views, too. tell: hears of each
         denoising step. Raises DataError where no model of views was given, and for one whose rig is of another world,
@@ -107,10 +113,14 @@ class Reconstructor:
         self._require_world(
             generator.rig.cameras, f"rig {generator.rig.name}", "name --views trained on normalised scenes"
         )
+        cameras, size = generator.rig.cameras, self.gaussians.recipe.data.image_size
+        if self.given == "photo":
+            camera = cameras.resize(size, size)[:1].to(torch.float32).to(self.device)[None]
+            alone = Batch(photo.image(size)[None, None].to(self.device), None, camera, 1, (photo.where,))
+            return self._reconstruction(alone, (), None, render)
         image = photo.image(generator.image_size)[None].to(self.device)
         with torch.inference_mode():
             views = generator(image, [number], self.guidance, self.steps, seed=self.seed, tell=tell)[0]
-        cameras, size = generator.rig.cameras, self.gaussians.recipe.data.image_size
         if views.shape[-1] != size:
             views_in = F.interpolate(views, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         else:

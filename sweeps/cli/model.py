@@ -72,6 +72,7 @@ def model_pair(
     data: Annotated[str | None, typer.Option(help="Dataset folder or registered name, to score and judge it on.")] = (
         None
     ),
+    given: terminal.Given = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +84,8 @@ def model_pair(
     require_tracking(terminal.home())
     root = None if data is None else terminal.dataset(data)
     with progress.shown() as tell:
-        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, terminal.pages(context))
+        pages = terminal.pages(context)
+        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, pages, given or "views")
     for note in found.notes:
         typer.echo(note, err=True)
     verdict = found.verdict

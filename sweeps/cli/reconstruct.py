@@ -79,6 +79,7 @@ def reconstruct(
     seed: Seed = None,
     steps: Steps = None,
     guidance: Guidance = None,
+    given: terminal.Given = None,
     size: Size = None,
     prune: Prune = "default",
     opacity: Opacity = None,
@@ -107,9 +108,9 @@ def reconstruct(
     from pipeline.reconstruction.inputs import read_inputs
 
     require_folder(out)
-    given = read_inputs(inputs, split, sequence)
-    photos = [one for one in given if one.kind == "photo"]
-    if len(photos) == len(given) == 1:
+    asked = read_inputs(inputs, split, sequence)
+    photos = [one for one in asked if one.kind == "photo"]
+    if len(photos) == len(asked) == 1:
         from pipeline.data.incoming.picture import read_picture
 
         read_picture(photos[0].path)  # what is no picture is said before torch is imported
@@ -118,21 +119,21 @@ def reconstruct(
 
     rules = pruning_of(prune, opacity, max_scale, floater, None if box is None else _box(box))
     wanted = _wanted(rules, formats, ply_sh_degree, size, terminal.view_page(context))
-    sequences = [one for one in given if one.kind == "sequence"]
+    sequences = [one for one in asked if one.kind == "sequence"]
     frames = wanted_of(len(sequences), every, start, end, world, smooth, fps)
-    work = _Work(_folders(given, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
+    work = _Work(_folders(asked, out), wanted, _cutting(mask, segment, len(photos), len(sequences)), frames)
     work.require_inputs()
     with contextlib.ExitStack() as stack:
         from pipeline.reconstruction.reconstructor import Reconstructor
         from sweeps.registry.named import models_of
 
-        needs_views = any(one.needs_views for one in given)
+        needs_views = any(one.needs_views for one in asked)
         found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
         for line in found.notes:
             typer.echo(line, err=True)
         first = found.load_views(chosen)
         second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
-        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed)
+        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed, given or found.given)
         work.run(reconstructor, found.facts(first, second), as_json, stack.enter_context(shown()))
 
 
@@ -222,14 +223,15 @@ class _Work:
             facts |= {"sampling": reconstructor.sampling}
         else:
             photo, result = None, reconstructor.scene(read_scene(job.input.path))
-        _say_views(job.input, result, reconstructor.gaussians.recipe.data.num_input_views)
+        data = reconstructor.gaussians.recipe.data
+        _say_views(job.input, result, data.min_input_views or data.num_input_views)
         with results(job.out) as folder:
             return write_outputs(result, folder, self.wanted, facts, photo, reconstructor.rig, tell)
 
 
-def _folders(given: list[Input], out: Path) -> list[_Job]:
+def _folders(asked: list[Input], out: Path) -> list[_Job]:
     """One input's results lie in the folder itself, those of several in a folder of each."""
-    return [_Job(one, out if len(given) == 1 else out / one.name) for one in given]
+    return [_Job(one, out if len(asked) == 1 else out / one.name) for one in asked]
 
 
 def _cutting(mask: Path | None, segment: str | None, photos: int, sequences: int) -> Any:
@@ -270,15 +272,15 @@ def _one_by_one(jobs: list[_Job], tell: Tell) -> Iterable[_Job]:
     return jobs if len(jobs) == 1 else told(jobs, "inputs", len(jobs), tell)
 
 
-def _say_views(one: Input, result: Reconstruction, wanted: int) -> None:
+def _say_views(one: Input, result: Reconstruction, fewest: int) -> None:
     """Which views the model was not shown, or that there were fewer than it knows, on the standard error."""
     inputs = result.batch.num_input_views
     if result.left_out:
         total = inputs + len(result.left_out)
         views = f"{'view' if len(result.left_out) == 1 else 'views'} {', '.join(map(str, result.left_out))}"
         typer.echo(f"{one.path}: the model takes {inputs} of {total} views: held out for best cover: {views}", err=True)
-    elif inputs < wanted:
-        typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {wanted}", err=True)
+    elif inputs < fewest:
+        typer.echo(f"{one.path}: {counted(inputs, 'view')}, and the model was trained on {fewest}", err=True)
 
 
 def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:

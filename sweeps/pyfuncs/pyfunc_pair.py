@@ -2,9 +2,10 @@
 
 Input: the bytes of one picture, a list of them, or a DataFrame whose first column has them; base64 text serves, too, as
 JSON has no bytes. Output, one row per picture: `ply` bytes in the standard 3DGS layout, `num_gaussians`, `views` PNG
-bytes slot by slot, `c2w` (16 numbers each, row by row) and `fxfycxcy` (4 each, in pixels): the cameras of these views;
-`left_out`, the slots that GS-LRM was not given; `cut_by`, what told the animal from its background; `changes`, what was
-done to the picture, in words. Imports mlflow and pipeline only.
+bytes slot by slot, none where the pair gives GS-LRM the photo alone, `c2w` (16 numbers each, row by row) and `fxfycxcy`
+(4 each, in pixels): the cameras of these views, or of the photo; `left_out`, the slots that GS-LRM was not given;
+`cut_by`, what told the animal from its background; `changes`, what was done to the picture, in words. Imports mlflow
+and pipeline only.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.data.pictures import png_bytes
 from pipeline.errors import DataError
 from pipeline.machine.devices import best_device
 from pipeline.pruning import Pruning, pruning_of
-from pipeline.reconstruction.models import load_gaussians, load_views
+from pipeline.reconstruction.models import load_gaussians, load_views, read_pair
 from pipeline.reconstruction.reconstructor import Reconstructor
 
 CHECKPOINT = "checkpoint"  # the artifact: a pair's folder
@@ -61,6 +62,7 @@ class PairModel(PythonModel):
         """Load both checkpoints strictly. Raises CheckpointError."""
         folder, self.device = Path(context.artifacts[CHECKPOINT]), best_device()
         self.views, self.gaussians = load_views(folder, self.device), load_gaussians(folder, self.device)
+        self.given = read_pair(folder).given
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Gaussians of every picture. params: see SETTINGS. Raises DataError naming the picture."""
@@ -69,7 +71,7 @@ class PairModel(PythonModel):
         if asked["steps"] == 0:
             raise DataError("steps: expected 1 or more, or -1 for the model's own, got 0 — leave it, or write -1.")
         own = {name: None if asked[name] < 0 else asked[name] for name in ("seed", "steps", "guidance")}
-        models = Reconstructor(self.gaussians, self.views, self.device, **own)
+        models = Reconstructor(self.gaussians, self.views, self.device, **own, given=self.given)
         column = [] if model_input.empty else list(model_input.iloc[:, 0])
         if not column:
             raise DataError("predict: expected pictures, got none — give the bytes of one.")
@@ -98,12 +100,13 @@ def picture_bytes(where: str, value: Any) -> bytes:
 
 def _row(models: Reconstructor, photo: Photo, pruning: Pruning) -> dict[str, Any]:
     found = models.photo(photo, render=False)
-    assert models.views is not None and found.views is not None
-    gaussians, cameras = pruning(found.gaussians), models.views.generator.rig.cameras
+    assert models.views is not None
+    gaussians, views = pruning(found.gaussians), () if found.views is None else found.views
+    cameras = models.views.generator.rig.cameras[: len(views) or 1]
     return {
         "ply": gaussians.as_ply(),
         "num_gaussians": gaussians.count,
-        "views": [png_bytes(view) for view in found.views],
+        "views": [png_bytes(view) for view in views],
         "c2w": cameras.c2w.flatten(1).tolist(),
         "fxfycxcy": cameras.fxfycxcy.tolist(),
         "left_out": list(found.left_out),

@@ -221,6 +221,11 @@ def _what(version: Version) -> str:
     tags = version.tags
     if version.kind == "pair":
         views, gaussians = (f"[{_text(ref)}]({_to_ref(ref)})" for ref in version.members)
+        if version.given == "photo":
+            return (
+                f"One photo of a mouse to 3D Gaussians: {gaussians} makes them of the photo alone, with the rig "
+                f"{_code(tags.get('rig.name'))} and the framing of {views}, which draws nothing."
+            )
         return (
             f"{_PURPOSES['pair']} Here {views} draws the views, for the rig {_code(tags.get('rig.name'))}, and "
             f"{gaussians} makes the Gaussians."
@@ -241,6 +246,10 @@ def _looked_at(version: Version, shown: Shown, origin: Origin) -> str:
     return "\n\n".join(parts)
 
 
+def _scored(version: Version) -> str:
+    return "one view of each given" if version.given == "photo" else _SCORED[version.kind]
+
+
 def _figures(version: Version) -> str:
     tags, metrics, spread = version.tags, version.metrics, version.spread
     rows = []
@@ -253,7 +262,7 @@ def _figures(version: Version) -> str:
         return "**No figures**: it was registered without data."
     n = f"n = {tags[SCENES]} scenes" if SCENES in tags else "the scenes"
     how = (
-        f"Means of {n} of {_code(tags.get('data.name'))} (test), {_SCORED[version.kind]}; the spread is the standard "
+        f"Means of {n} of {_code(tags.get('data.name'))} (test), {_scored(version)}; the spread is the standard "
         f"deviation over scenes. Protocol {_code(tags.get(PROTOCOL))}, computed in {version.precision}, data "
         f"{_code(tags.get(DIGEST, '')[:12])}."
     )

@@ -88,5 +88,5 @@ def score_pair(
     if precision is not None:
         train = replace(gaussians.recipe.train, precision=precision)
         gaussians = replace(gaussians, recipe=replace(gaussians.recipe, train=train))
-    pair = Reconstructor(gaussians, load_views(info.folder, device), device)
+    pair = Reconstructor(gaussians, load_views(info.folder, device), device, given=info.pair.given)
     return evaluate_pair(pair, data, dataset, split, cache, tell=tell)

@@ -19,7 +19,7 @@ from sweeps.errors import RegistryError
 from sweeps.home import Home
 
 if TYPE_CHECKING:
-    from pipeline.reconstruction.models import GaussiansModel, ViewsModel
+    from pipeline.reconstruction.models import GaussiansModel, Given, ViewsModel
     from sweeps.registry.versions import Version
 
 PAIR, VIEWS, GAUSSIANS = "mouse-facelift", "mouse-mvdiffusion", "mouse-gslrm"  # registered models
@@ -63,6 +63,17 @@ class Models:
     views: Named | None
     gaussians: Named
     notes: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> Given:
+        """What GS-LRM is given of a photo: as the pair has it that both are of, else the views."""
+        from pipeline.reconstruction.models import is_pair, read_pair
+
+        if self.views is None or not is_pair(self.gaussians.path):
+            return "views"
+        of_one_version = self.views.version is not None and self.views.version == self.gaussians.version
+        of_one_pair = of_one_version or self.views.path == self.gaussians.path  # a version may be downloaded twice
+        return read_pair(self.gaussians.path).given if of_one_pair else "views"
 
     def load_views(self, device: str) -> ViewsModel | None:
         """Raises CheckpointError, DataError, RegistryError."""

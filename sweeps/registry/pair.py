@@ -15,7 +15,7 @@ from pipeline.mvdiffusion.deployed import RIG
 from pipeline.mvdiffusion.views import read_rig
 from pipeline.progress import Tell, silent
 from pipeline.recipe import gslrm_parts
-from pipeline.reconstruction.models import GAUSSIANS, VIEWS, write_pair
+from pipeline.reconstruction.models import GAUSSIANS, VIEWS, Given, write_pair
 from pipeline.reconstruction.reconstructor import MAX_REACH
 from sweeps.errors import RegistryError
 from sweeps.home import Home
@@ -28,10 +28,12 @@ from sweeps.registry.versions import Version
 from sweeps.space.objective import Objective
 from sweeps.tracking.pages import Pages
 
-_SCORED_SCENE = (
-    "the first scene, from the top: six views drawn of one photo (the first of the lowest row), the Gaussians made of "
-    "them, the photographs"
-)
+_SCORED_SCENE: dict[Given, str] = {
+    "views": "the first scene, from the top: six views drawn of one photo (the first of the lowest row), the Gaussians "
+    "made of them, the photographs",
+    "photo": "the first scene, from the top: the Gaussians made of one photo (the first of the lowest row), the "
+    "photographs",
+}
 OBJECTIVE = Objective("val/psnr_fg")  # by its figure on `test`
 
 
@@ -52,12 +54,14 @@ def register_pair(
     device: str = "cpu",
     tell: Tell = silent,
     pages: Pages | None = None,
+    given: Given = "views",
 ) -> Registered:
     """Make two registered versions, named as `Registry.resolve` takes them, one version of `mouse-facelift`.
 
     data: the dataset on whose `test` the pair is scored; with it the pair may become champion, without it never. tell:
-    hears how far this is. pages: makes the page of its Gaussians. Raises RegistryError where the two do not fit, and
-    CheckpointError for versions of other kinds of model.
+    hears how far this is. pages: makes the page of its Gaussians. given: what GS-LRM is given of a photo. Raises
+    RegistryError where the two do not fit, and CheckpointError for versions of other kinds of model, or for a photo
+    alone where GS-LRM has learned from more views.
     """
     registry = Registry(home, tell=tell, pages=pages)
     first, second = registry.resolve(views), registry.resolve(gaussians)
@@ -66,7 +70,7 @@ def register_pair(
             registry.pull(one.ref, Path(temporary) / role) for role, one in ((VIEWS, first), (GAUSSIANS, second))
         ]
         names, versions = (first.name, second.name), (first.version, second.version)
-        write_pair(Path(temporary) / PAIR_NAME, folders[0], folders[1], names, versions)
+        write_pair(Path(temporary) / PAIR_NAME, folders[0], folders[1], names, versions, given)
         info = inspect(Path(temporary) / PAIR_NAME)
         assert isinstance(info, PairInfo)
         notes = tuple(fit(info, first, second))
@@ -94,11 +98,13 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
             f"{views.ref}: expected a rig about the origin, where {gaussians.ref} places Gaussians within ±{depth:g}, "
             f"got {rig.name}, whose frames span ±{spanned:.3g} — train it on a normalised dataset."
         )
-    if taken < made:
+    if info.pair.given == "photo":
+        yield f"{gaussians.ref} is given the photo alone: {views.ref} draws nothing, its rig and its framing are used"
+    elif taken < made:
         left_out = sorted({*range(made)} - {*covering(rig.cameras, taken)})
         yield f"{gaussians.ref} takes {taken} of the {made} views: not slot {', '.join(map(str, left_out))}"
     sizes = info.views.recipe.data.image_size, recipe.data.image_size
-    if sizes[0] != sizes[1]:
+    if sizes[0] != sizes[1] and info.pair.given == "views":
         yield f"views of {sizes[0]} pixels are resampled to the {sizes[1]} of {gaussians.ref}"
     ours, theirs = (one.recipe.data.normalise for one in (info.views, info.gaussians))
     if ours != theirs or views.tags.get("data.name") != gaussians.tags.get("data.name"):
@@ -131,7 +137,7 @@ def _scored(
         data_digest=dataset.digest,
         facts=facts | facts_of(found),
         precision=protocol.precision,
-        scene=Scene(png_of(found.picture), _SCORED_SCENE, found.preview),
+        scene=Scene(png_of(found.picture), _SCORED_SCENE[info.pair.given], found.preview),
     )
     return verification, dataset.root
 

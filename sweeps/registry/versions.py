@@ -23,6 +23,7 @@ PRECISION, PARENT = "eval.precision", "checkpoint.parent"
 RECIPE, FINGERPRINT = "recipe.name", "recipe.fingerprint"
 MODEL_ID = "logged_model"  # MLflow keeps no link from a version to it
 _DESCRIBED = ("recipe.", "rig.", "prompts.", "framing.", "views.", "gaussians.")
+GIVEN = "gaussians.given"
 GATE, GATES, VERDICT, REASON = "gate.", "gates", "gate.verdict", "gate.reason"
 # A page of MLflow's that shows one version or model leaves out tags whose name begins with `mlflow.`, and the table of
 # versions shows them in the order in which they were written: what no reader looks for is kept under such a name, last.
@@ -63,6 +64,11 @@ class Version:
     def members(self) -> tuple[str, str]:
         """The versions of a pair that draw views and make Gaussians."""
         return self.tags["views.version"], self.tags["gaussians.version"]
+
+    @property
+    def given(self) -> str:
+        """What a pair's GS-LRM is given of a photo."""
+        return self.tags.get(GIVEN, "views")
 
     @property
     def sha256(self) -> str:
@@ -256,7 +262,8 @@ def _contents(held: Held) -> dict[str, str | None]:
         return {RECIPE: held.recipe.name, FINGERPRINT: held.recipe.fingerprint}
     pair = held.pair
     said = {f"{name}.{key}": value for name, one in _members(pair) for key, value in _member(one).items()}
-    return said | {"rig.name": pair.rig, LICENCE: pair.licence}
+    given = {} if pair.given == "views" else {GIVEN: pair.given}  # versions from before have none
+    return said | {"rig.name": pair.rig, LICENCE: pair.licence} | given
 
 
 def _members(pair: Pair) -> tuple[tuple[str, Member], ...]:

@@ -187,6 +187,52 @@ def test_the_versions_it_was_made_of_have_cards_too(world) -> None:
     assert 'load_model("models:/mouse-mvdiffusion/1")' in text
 
 
+@pytest.fixture(scope="module")
+def of_the_photo(world, tiny_recipe, mice_folder, tmp_path_factory) -> Registered:
+    """A pair whose GS-LRM, which learned from any number of views, is given the photo alone."""
+    torch.manual_seed(0)
+    recipe = tiny_recipe("data.min_input_views=1")
+    folder = checkpoint.save(tmp_path_factory.mktemp("any") / "gaussians", GSLRM(recipe.model), recipe, step=2)
+    version = Registry(world.home).import_checkpoint("mouse-gslrm", unverified(folder))
+    found = register_pair(world.home, "mouse-mvdiffusion/1", version.ref, mice_folder, given="photo")
+    if found.verdict.alias == "champion":
+        Registry(world.home).rollback(PAIR_NAME)
+    return found
+
+
+def test_a_pair_of_the_photo_alone_is_another_version_and_judged_like_others(world, of_the_photo) -> None:
+    version = of_the_photo.version
+    drawn = register_pair(world.home, "mouse-mvdiffusion/1", version.tags["gaussians.version"])
+    assert drawn.version.version != version.version and drawn.version.sha256 == version.sha256
+    assert of_the_photo.notes[0] == (
+        f"{version.tags['gaussians.version']} is given the photo alone: mouse-mvdiffusion/1 draws nothing, its rig and "
+        "its framing are used"
+    )
+    assert version.measured == world.scored.version.measured  # so that figures of the two ways are compared
+    text = MlflowClient(world.home.tracking_uri).get_model_version(PAIR_NAME, str(version.version)).description
+    assert "makes them of the photo alone" in text and "one view of each given; the spread" in text
+
+
+def test_mlflow_makes_the_gaussians_of_the_photo_alone_and_no_views(world, of_the_photo, tmp_path) -> None:
+    folder = Registry(world.home).pull(of_the_photo.version.ref, tmp_path / "pair")
+    model = pyfunc_pair.PairModel()
+    model.load_context(SimpleNamespace(artifacts={pyfunc_pair.CHECKPOINT: str(folder)}))
+    row = model.predict(None, pd.DataFrame([example_picture()])).iloc[0]
+    picture = tmp_path / "mouse.png"
+    picture.write_bytes(example_picture())
+    views, gaussians = load_views(folder), load_gaussians(folder)
+    given = read_photo(picture, views.framing).image(32)[None, None]
+    with torch.no_grad():
+        made = gaussians.model(given, views.generator.rig.cameras.resize(32, 32)[:1][None].to(torch.float32))[0]
+    assert row["ply"] == PRUNINGS["default"](made).as_ply()
+    assert (row["views"], len(row["c2w"]), len(row["fxfycxcy"]), row["left_out"]) == ([], 1, 1, [])
+
+
+def test_a_pair_of_the_photo_alone_wants_a_gslrm_that_learned_from_one_view(world) -> None:
+    with pytest.raises(CheckpointError, match="mouse-gslrm: expected a GS-LRM that learned from one view"):
+        register_pair(world.home, "mouse-mvdiffusion/1", "mouse-gslrm/1", given="photo")
+
+
 # What does not fit
 
 

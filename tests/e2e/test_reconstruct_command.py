@@ -329,6 +329,57 @@ def test_a_pair_makes_what_its_two_models_make(run, mice_folder, tmp_path, views
     assert (tmp_path / "one/gaussians.ply").read_bytes() == (tmp_path / "two/gaussians.ply").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def of_one_view(tmp_path_factory, tiny_recipe) -> Path:
+    """A GS-LRM that may be given any number of views."""
+    torch.manual_seed(0)
+    recipe = tiny_recipe("data.min_input_views=1")
+    return checkpoint.save(tmp_path_factory.mktemp("any") / "gaussians", GSLRM(recipe.model), recipe, step=0)
+
+
+def test_gaussians_of_a_photo_alone_are_those_of_gslrm_called_by_hand(
+    run, mice_folder, tmp_path, views, of_one_view
+) -> None:
+    picture, options = photo(mice_folder, tmp_path), ("--size", 32, "--prune", "none")
+    code, out, err = run(
+        picture, "--views", views, "--gaussians", of_one_view, "--given", "photo", "-o", "one", *options
+    )
+    assert code == 0 and "and the model was trained on" not in err
+    assert {Path(line).name for line in out.splitlines()} == {
+        "comparison.png", "gaussians.ply", "input.png", "turntable.gif", "turntable.mp4", "view.html",
+        "reconstruction.json",
+    }  # fmt: skip
+    said = json.loads((tmp_path / "one/reconstruction.json").read_text())
+    assert (said["sampling"], said["figures"]) == (None, None)
+    assert said["views"] == {"generated": False, "inputs": [0], "left_out": []}
+
+    stage, second = load_views(views), load_gaussians(of_one_view)
+    given = read_photo(picture, stage.framing).image(32)[None, None]
+    camera = stage.generator.rig.cameras.resize(32, 32)[:1][None].to(torch.float32)
+    with torch.no_grad():
+        expected = second.model(given, camera)[0]
+    found = Gaussians.load_ply(tmp_path / "one/gaussians.ply")
+    torch.testing.assert_close(found.means, expected.means, atol=1e-6, rtol=0)
+
+    write_pair(tmp_path / "pair", views, of_one_view, given="photo")
+    assert run(picture, "--model", "pair", "-o", "two", *options)[0] == 0
+    assert (tmp_path / "one/gaussians.ply").read_bytes() == (tmp_path / "two/gaussians.ply").read_bytes()
+    assert run(picture, "--model", "pair", "--given", "views", "-o", "three", *options)[0] == 0
+    assert (tmp_path / "three/views.png").is_file()
+
+
+def test_a_photo_alone_is_refused_to_a_gslrm_that_learned_from_more(
+    run, mice_folder, tmp_path, views, gaussians
+) -> None:
+    picture = photo(mice_folder, tmp_path)
+    code, _, err = run(picture, "--views", views, "--gaussians", gaussians, "--given", "photo", "-o", "one")
+    assert code == 2 and not (tmp_path / "one").exists()
+    assert err.splitlines()[-1] == (
+        f"mouselift: {gaussians.name}: expected a GS-LRM that learned from one view, to be given a photo alone, got one "
+        "that learned from 5 at least — train it with data.min_input_views=1, or give it the views."
+    )
+
+
 def test_prompts_take_a_checkpoints_own_text_encoder(tmp_path, views) -> None:
     words = ["prompts", str(tmp_path / "p.safetensors"), "--pipeline", str(views), "--json"]
     result = CliRunner().invoke(mouselift.app, words)

@@ -433,7 +433,9 @@ def test_a_key_of_an_item_is_looked_for_among_the_keys_of_such_items(write):
     path = write(text, objectives=[{"metric": "val/psnr"}, {"metric": "val/ssim", "mod": "max"}])
     assert refusal(path) == "mine.yaml: unknown key objectives.1.mod — did you mean objectives.mode?"
     path = write(text, objectives=[{"metric": "val/psnr"}, {"metric": "val/ssim", "zzz": "max"}])
-    assert refusal(path).endswith("objectives.1.zzz — objectives has metric, mode; name one of them, or remove the key.")
+    assert refusal(path).endswith(
+        "objectives.1.zzz — objectives has metric, mode; name one of them, or remove the key."
+    )
 
 
 def test_an_override_is_named_as_the_place_of_its_mistake(write):
