@@ -20,6 +20,7 @@ from sweeps.book.spending import Spending
 from sweeps.book.trial import Trial
 from sweeps.errors import DamagedError, RegistryError, StudyError
 from sweeps.home import Home
+from sweeps.space.distributions import points_of_grid
 from sweeps.space.gates import GateResult
 from sweeps.space.objective import COSTS, Aims, Objective, aims_of
 from sweeps.space.plan import SEED, Confirm
@@ -42,6 +43,7 @@ class Ledger:
     aims: Aims | None = None
     searched: tuple[str, ...] = ()  # dotted paths the sampler chooses
     asked: int = 0  # trials of the search
+    proposals: float = math.inf  # that its search can make at most: a grid has an end
     confirm: Confirm = field(default_factory=Confirm)  # which of them run again with other seeds
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
@@ -100,10 +102,9 @@ class Ledger:
 
     @property
     def has_searched(self) -> bool:
-        """Whether its search has come to its end, as far as the journal alone tells: a grid may end earlier."""
-        searching = self.searching
-        has_all = self.state == State.COMPLETE or len(searching) >= self.asked or self.fruitless >= MOST_REPEATS
-        return has_all and all(trial.state.is_final for trial in searching)
+        """Whether its search has come to its end."""
+        has_all = self.state == State.COMPLETE or not self.to_search or self.fruitless >= MOST_REPEATS
+        return has_all and all(trial.state.is_final for trial in self.searching)
 
     @property
     def top(self) -> list[Trial]:
@@ -145,13 +146,19 @@ class Ledger:
     @property
     def planned(self) -> int:
         """How many trials it may have: those of its search, and those that confirm its best, as far as is known."""
-        return self.asked + len(self.trials) - len(self.searching) + self.to_confirm
+        return len(self.trials) + self.to_search + self.to_confirm
+
+    @property
+    def to_search(self) -> int:
+        """How many trials of its search are not proposed yet."""
+        return int(max(0, min(self.asked - len(self.searching), self.proposals - self.drawn)))
 
     @property
     def to_confirm(self) -> int:
         """How many runs that confirm its best are not proposed yet, about, while its search goes on."""
-        others = 0 if self.has_searched else min(self.confirm.top, self.asked) - len(self.top)
-        return len(self.unconfirmed) + self.confirm.seeds * max(0, others)
+        going = self.to_search + sum(not trial.state.is_final for trial in self.searching)
+        others = 0 if self.has_searched else min(self.confirm.top - len(self.top), going)
+        return len(self.unconfirmed) + self.confirm.seeds * others
 
     @property
     def open(self) -> set[int]:
@@ -266,6 +273,8 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         searched = tuple(space["space"]) if "space" in space else ()
         asked = int(space["trials"]["count"]) if "trials" in space else 1
         confirm = Confirm(**space.get("confirm", {}))
+        is_grid = space.get("sampler", {}).get("kind") == "grid"
+        proposals = len(space.get("enqueue", ())) + points_of_grid(space["space"]) if is_grid else math.inf
     except (KeyError, TypeError, ValueError, RegistryError) as error:
         raise DamagedError(
             f"{event.sweep}: expected a search space in the journal, got a fault at {error} — the journal is damaged; "
@@ -283,6 +292,7 @@ def _opened(ledger: Ledger, event: events.SweepOpened) -> Ledger:
         tags=event.tags,
         searched=searched,
         asked=asked,
+        proposals=proposals,
         confirm=confirm,
         params=event.params,
         space=space,

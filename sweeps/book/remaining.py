@@ -19,7 +19,6 @@ from sweeps.book.record import SweepRecord, gpus_of
 from sweeps.book.trial import Trial
 from sweeps.errors import counted
 from sweeps.space.budget import BY_BUDGET, Budget, Limit, Spent, options, words
-from sweeps.space.distributions import Distribution, grid_size
 from sweeps.space.words import follows_plan
 
 # The tag with seconds of a step at the least, by a preflight; it counts until trials tell their own pace.
@@ -27,7 +26,6 @@ LEAST_STEP_SECONDS = "preflight.least_step_seconds"
 _TELLING = 0.05  # of a trial's steps: before, the time is that of its beginning
 _HOUR = 3600.0
 _BUDGET = TypeAdapter(Budget)
-_SEARCHED = TypeAdapter(dict[str, Distribution])
 
 
 def seconds_left_of(record: SweepRecord) -> float | None:
@@ -213,7 +211,7 @@ def steps_left(ledger: Ledger) -> float | None:
     ended = [trial.last_step for trial in ledger.searching if trial.state in (State.COMPLETE, State.PRUNED)]
     expected = sum(ended) / len(ended) if ended else longest
     running = sum(_steps_left_of(trial, longest) for trial in _going(ledger))
-    whole = _to_confirm(ledger)  # ASHA ends none of these
+    whole = ledger.to_confirm  # ASHA ends none of these
     return running + whole * longest + (_unproposed(ledger) - whole) * expected
 
 
@@ -235,23 +233,4 @@ def _steps_left_of(trial: Trial, longest: int) -> int:
 def _unproposed(ledger: Ledger) -> int:
     if follows_plan(ledger.space) and ledger.next_number >= len(ledger.space["enqueue"]):
         return 0  # runs of a plan that repeat another are no trials
-    return _to_search(ledger) + _to_confirm(ledger)
-
-
-def _to_search(ledger: Ledger) -> int:
-    """Trials of the search that are to come."""
-    return min(max(0, ledger.asked - len(ledger.searching)), _not_drawn(ledger))
-
-
-def _to_confirm(ledger: Ledger) -> int:
-    """Runs that confirm its best and are to come, about: a grid may end with fewer trials than it was given."""
-    others = _to_search(ledger) + sum(not trial.state.is_final for trial in ledger.searching)
-    return min(ledger.to_confirm, len(ledger.unconfirmed) + ledger.confirm.seeds * others)
-
-
-def _not_drawn(ledger: Ledger) -> int:
-    """Proposals that are to come before the grid ends; every trial of the search, where no grid is searched."""
-    if ledger.space.get("sampler", {}).get("kind") != "grid":
-        return ledger.asked
-    points = grid_size(_SEARCHED.validate_json(json.dumps(ledger.space["space"])))
-    return max(0, len(ledger.space.get("enqueue", ())) + points - ledger.drawn)
+    return ledger.to_search + ledger.to_confirm

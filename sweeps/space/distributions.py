@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from pipeline.recipe import Positive, Rate, strict
 
@@ -138,11 +138,17 @@ class Choice:
 
 
 Distribution = FloatRange | IntRange | Choice
+_PLAIN = TypeAdapter(dict[str, Distribution])
 
 
 def grid_size(space: Mapping[str, Distribution]) -> int:
     """How many settings a grid over these paths has; 0 where one of them has no end of values."""
     return math.prod(len(found.points or ()) for found in space.values())
+
+
+def points_of_grid(space: Mapping[str, Any]) -> int:
+    """`grid_size` of the plain values of a space, as a journal keeps them. Raises ValueError."""
+    return grid_size(_PLAIN.validate_json(json.dumps(space)))
 
 
 def is_searched(found: Distribution, chosen: Mapping[str, Scalar]) -> bool:

@@ -137,10 +137,12 @@ class Notices:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
+            closes = isinstance(event, TrialClosed)
+            best = self._ledger.best if closes else None
             self._ledger = fold(self._ledger, event)
             self._heard, self._has_stalled = self._clock(), False
             self._runs = self._ledger.state == State.RUNNING
-            text = told(event, self._ledger)
+            text = told(event, self._ledger, None if best is None else best.number)
         if text:
             self._post(text)
 
@@ -242,15 +244,17 @@ def _is_fault(_: object, error: BaseException | None, __: object) -> bool:
     return isinstance(error, Exception)
 
 
-def told(event: Event, ledger: Ledger) -> str:
-    """What a person is told of an event, the ledger being that after it; empty for most."""
+def told(event: Event, ledger: Ledger, best: int | None = None) -> str:
+    """What a person is told of an event, the ledger being that after it; empty for most. best: the best trial before
+    an end, which the runs that confirm it may have changed.
+    """
     match event:
         case SweepOpened():
             return ""
         case AttemptFailed(cause="hang"):
             then = "it is tried again" if event.action == "retry" else "it has failed"
             return f"t{event.trial:04d} stalled: {event.reason}; {then}"
-        case TrialClosed(state=State.COMPLETE) if _is_new_best(event, ledger):
+        case TrialClosed() if _is_new_best(event, ledger, best):
             return f"new best: {_best(ledger)}; {_so_far(ledger)}"
         case SweepClosed():
             reason = f": {event.reason}" if event.reason else ""
@@ -261,9 +265,12 @@ def told(event: Event, ledger: Ledger) -> str:
     return ""
 
 
-def _is_new_best(event: TrialClosed, ledger: Ledger) -> bool:
+def _is_new_best(event: TrialClosed, ledger: Ledger, before: int | None) -> bool:
     best = ledger.best
-    return best is not None and best.number == event.trial and best.state == State.COMPLETE
+    if best is None or best.state != State.COMPLETE:
+        return False
+    confirms = ledger.trials[event.trial].confirms is not None
+    return best.number != before if confirms else best.number == event.trial
 
 
 def _best(ledger: Ledger, before: str = "") -> str:

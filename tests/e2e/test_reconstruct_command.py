@@ -375,8 +375,8 @@ def test_a_photo_alone_is_refused_to_a_gslrm_that_learned_from_more(
     code, _, err = run(picture, "--views", views, "--gaussians", gaussians, "--given", "photo", "-o", "one")
     assert code == 2 and not (tmp_path / "one").exists()
     assert err.splitlines()[-1] == (
-        f"mouselift: {gaussians.name}: expected a GS-LRM that learned from one view, to be given a photo alone, got one "
-        "that learned from 5 at least — train it with data.min_input_views=1, or give it the views."
+        f"mouselift: {gaussians.name}: expected a GS-LRM that learned from one view, to be given a photo alone, got "
+        "one that learned from 5 at least — train it with data.min_input_views=1, or give it the views."
     )
 
 

@@ -323,10 +323,12 @@ def test_what_a_grid_has_left_to_do_has_the_runs_that_confirm_its_best(desk):
 
 def test_a_grid_of_fewer_points_than_are_to_be_confirmed_has_nothing_left_once_they_are(desk):
     found = desk(sampler=Sampler(kind="grid"), space={"loss.masked": Choice(ends=(True, False))}, top=3)
-    left = [steps_left(ledger_of(found))]
+    left, planned = [steps_left(ledger_of(found))], [ledger_of(found).planned]
     for value in (20.0, 24.0, 23.0, 23.0, 23.0, 23.0):
         run(found, value)
         left.append(steps_left(ledger_of(found)))
+        planned.append(ledger_of(found).planned)
+    assert planned == [6] * 7  # and not as many as `trials.count` would have
     assert left == [STEPS * runs for runs in (6, 5, 4, 3, 2, 1, 0)]
     assert found.driver.is_over and held_back(ledger_of(found)) is None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from sweeps.book.journal import AttemptFailed, State, SweepClosed, SweepOpened, TrialClosed
+from sweeps.book.journal import AttemptFailed, State, SweepClosed, SweepOpened, TrialClosed, TrialProposed
 from sweeps.book.ledger import Ledger
 from sweeps.errors import SpaceError, StudyError
+from sweeps.space.plan import SEED
 from sweeps.space.space import load_space
 from sweeps.tracking.notices import VARIABLE, Notices, Service, addresses, announced, described
 from tests.support.listening import closed_port, listening, mute
@@ -52,7 +54,22 @@ def test_a_new_best_is_told_once_its_trial_is_complete_and_no_other_is():
     desk.hear(*best_of(1, 20.5), *best_of(2, 30.0, State.PRUNED))
     assert len(desk.sent) == 1
     desk.hear(*best_of(3, 22.0))
-    assert desk.sent[1:] == ["new best: val/psnr 22 (t0003, step 1); 4 of 2 trials ended"]
+    assert desk.sent[1:] == ["new best: val/psnr 22 (t0003, step 1); 4 of 4 trials ended"]
+
+
+def test_a_best_that_other_seeds_put_in_the_place_of_another_is_told():
+    desk = Desk()
+    space = OPENED.space | {"confirm": {"seeds": 1, "top": 2}}
+    desk.hear(replace(OPENED, space=space), *best_of(0, 21.0), *best_of(1, 20.0))
+    assert [text.partition(";")[0] for text in desk.sent] == ["new best: val/psnr 21 (t0000, step 1)"]
+    for number, confirms, value in ((2, 0, 18.0), (3, 1, 19.0)):
+        proposed = TrialProposed(number, {SEED: 1}, f"again {confirms}", confirms=confirms)
+        begun = replace(opened(number), params={SEED: 1})
+        desk.hear(proposed, begun, reported(number, 1, value), TrialClosed(number, State.COMPLETE))
+    assert desk.sent[1:] == [
+        "new best: val/psnr 20 (t0001, step 1), with other seeds 19 with 1 seed, so without a spread; 4 of 4 trials "
+        "ended"
+    ]
 
 
 @pytest.mark.parametrize("state", [State.COMPLETE, State.KILLED, State.FAIL])
