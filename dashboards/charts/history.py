@@ -10,6 +10,7 @@ from sweeps.book.record import TrialRecord
 from sweeps.space.objective import Objective
 
 TRIALS, STEPS, GPU_HOURS, HOURS = "trials", "steps", "GPU-hours", "trial-hours"
+_FEW = 10  # trials, each with a mark of its own on the axis
 
 
 def history(records: Sequence[TrialRecord], objective: Objective) -> dict[str, Figure]:
@@ -34,9 +35,9 @@ def _over(measure: str, order: list[TrialRecord], places: Sequence[float], objec
     judged = [one for one in order if one.trial.best_value is not None]
     traces = [_dots(state, group, place) for state, group in by_state(judged).items()]
     axis = "number of the trial" if measure == TRIALS else f"{measure}, summed over the trials"
-    return figure(
-        [*traces, _best(judged, place, objective)], {"title": title(axis)}, {"title": title(objective.metric)}
-    )
+    whole = {"dtick": 1} if measure == TRIALS and len(order) <= _FEW else {}  # no trial has the number 0.5
+    x = {"title": title(axis)} | whole
+    return figure([*traces, _best(judged, place, objective)], x, {"title": title(objective.metric)})
 
 
 def _dots(state: str, group: list[TrialRecord], place: dict[int, float]) -> dict[str, Any]:
