@@ -24,7 +24,7 @@ from pipeline.recipes import load_recipe, override
 from pipeline.training.fit import newest
 
 NAME, SEEDS = "gslrm_small", (0, 1, 2)
-BUDGET = ("train.max_steps=400", "train.validate_every=400", "train.max_val_scenes=1")
+BUDGET = ("data.min_input_views=null", "train.max_steps=400", "train.validate_every=400", "train.max_val_scenes=1")
 MASKED = ("loss.masked=true", "loss.background=0.5")  # as the demo's sweep has it
 STARTS = {
     "nothing, trained": ("train.init_from=null", "optim.lr=5e-4", *MASKED),

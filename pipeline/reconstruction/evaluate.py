@@ -37,7 +37,7 @@ _REACH = 0.5  # half the edge, in world units, of the box about the origin whose
 @dataclass(frozen=True)
 class PairEvaluation(Evaluation):
     """The same with the first scene: what stage 1 drew, where it did, what the Gaussians show, and the photographs,
-    slot by slot; and these Gaussians with the cameras of what was drawn.
+    slot by slot; and these Gaussians with the cameras of what GS-LRM was given.
     """
 
     picture: Pixels
@@ -81,7 +81,8 @@ def evaluate_pair(
             drawn = [] if made.views is None else [made.views]
             shown = [_small(images) for images in (*drawn, rendering.images[0], batch.images[0])]
             titles = titles_of(batch, rendering)
-            preview = Preview(PRUNINGS["default"](made.gaussians).to("cpu"), rig.cameras, scene.name)
+            kept, given = PRUNINGS["default"](made.gaussians), made.batch.input_cameras[0]
+            preview = Preview(kept.to("cpu"), given.to("cpu"), scene.name)
         rows.append({"scene": scene.name, **scene_metrics(batch, rendering, lpips)})
     protocol = Protocol(
         resolution=data.image_size,

@@ -90,8 +90,9 @@ class Pair:
 
     @property
     def sha256(self) -> str:
-        """Of the two hashes, in this order, with a space between them."""
-        return hashlib.sha256(f"{self.views.sha256} {self.gaussians.sha256}".encode()).hexdigest()
+        """Of the two hashes, in this order, with a space between them; and of `photo`, where that is given."""
+        parts = [self.views.sha256, self.gaussians.sha256, *([self.given] if self.given != "views" else [])]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def load_views(path: Path, device: torch.device | str = "cpu", name: str | None = None) -> ViewsModel:

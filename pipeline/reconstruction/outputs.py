@@ -129,7 +129,8 @@ def write_outputs(
     kept = wanted.pruning(result.gaussians)
     for name in wanted.formats:
         write_format(kept, folder / f"gaussians{SUFFIXES[name]}", name, wanted.sh_degree)
-    _write_pictures(result, kept, folder, wanted, photo, tell)
+    cameras = result.batch.cameras[0] if photo is None or rig is None else rig.to(torch.float32)
+    _write_pictures(result, kept, folder, wanted, photo, cameras, tell)
     files = sorted(path.name for path in folder.iterdir())
     said = dict(facts) | _facts_of(result, wanted, kept.count, photo) | {"files": [*files, FACTS]}
     write_whole(folder / FACTS, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
@@ -157,9 +158,14 @@ def _write_views(result: Reconstruction, folder: Path, photo: Photo, rig: Camera
 
 
 def _write_pictures(
-    result: Reconstruction, kept: Gaussians, folder: Path, wanted: Wanted, photo: Photo | None, tell: Tell
+    result: Reconstruction,
+    kept: Gaussians,
+    folder: Path,
+    wanted: Wanted,
+    photo: Photo | None,
+    cameras: Cameras,
+    tell: Tell,
 ) -> None:
-    cameras = result.batch.cameras[0]
     around = turntable_around(cameras, wanted.size or max(_TURNTABLE_PX, cameras.width))
     given = result.batch.images[0, 0] if photo is None else photo.image(around.width)
     frames = render_frames(kept, around, tell)

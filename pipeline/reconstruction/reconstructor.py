@@ -72,10 +72,8 @@ class Reconstructor:
     ) -> None:
         """device: of the work; the one that the models were loaded to, if None. steps, guidance, seed: how views are
         drawn, if not as their own model says. given: what GS-LRM is given of a photo. Raises DataError for a guidance
-        that is no finite number, and CheckpointError for a photo alone where GS-LRM has learned from more views.
+        that is no finite number.
         """
-        if given == "photo":
-            require_learned_from_one(gaussians.recipe, gaussians.name)
         if guidance is not None and not 0 <= guidance < math.inf:
             raise DataError(f"guidance: expected a number of at least 0, got {guidance:g} — give one, or leave it out.")
         self.device = torch.device(device) if device is not None else next(gaussians.model.parameters()).device
@@ -105,7 +103,7 @@ class Reconstructor:
 
         number: with the seed it decides the noise. render: draw the cameras of the views, too. tell: hears of each
         denoising step. Raises DataError where no model of views was given, and for one whose rig is of another world,
-        such as one in millimetres.
+        such as one in millimetres; CheckpointError for a photo alone where GS-LRM has learned from more views.
         """
         if self.views is None:
             raise DataError(f"{photo.where}: expected a model that makes views of a photo, got none — name --views.")
@@ -115,6 +113,7 @@ class Reconstructor:
         )
         cameras, size = generator.rig.cameras, self.gaussians.recipe.data.image_size
         if self.given == "photo":
+            require_learned_from_one(self.gaussians.recipe, self.gaussians.name)
             camera = cameras.resize(size, size)[:1].to(torch.float32).to(self.device)[None]
             alone = Batch(photo.image(size)[None, None].to(self.device), None, camera, 1, (photo.where,))
             return self._reconstruction(alone, (), None, render)

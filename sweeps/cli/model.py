@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,7 +72,10 @@ def model_pair(
     data: Annotated[str | None, typer.Option(help="Dataset folder or registered name, to score and judge it on.")] = (
         None
     ),
-    given: terminal.Given = None,
+    given: Annotated[
+        Literal["views", "photo"],
+        typer.Option(help="What GS-LRM is given of a photo: the views drawn of it, or the photo alone."),
+    ] = "views",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +88,7 @@ def model_pair(
     root = None if data is None else terminal.dataset(data)
     with progress.shown() as tell:
         pages = terminal.pages(context)
-        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, pages, given or "views")
+        found = register_pair(terminal.home(), views, gaussians, root, chosen, tell, pages, given)
     for note in found.notes:
         typer.echo(note, err=True)
     verdict = found.verdict
@@ -95,7 +98,8 @@ def model_pair(
         return
     if found.version.metrics:
         terminal.figures(found.version.metrics)
-    without = f"{found.version.ref} is registered, and champion of nothing: it has no figures — name --data."
+    has = "it was not judged now" if found.version.metrics else "it has no figures"
+    without = f"{found.version.ref} is registered; {has} — name --data to have it judged."
     typer.echo(without if verdict is None else verdict.line)
 
 

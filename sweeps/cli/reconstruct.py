@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.reconstruction.reconstructor import Reconstruction, Reconstructor
     from pipeline.reconstruction.sequence.sequence import Progress
     from pipeline.reconstruction.sequence.wanted import Wanted as Frames
+    from sweeps.registry.named import Models
 
 _OF_FORMATS = "Files of the Gaussians: ply, splat, compressed (SuperSplat's PLY), spz; several with commas."
 _OF_PLY = "Degree of the PLY: 3 for viewers that ask for 45 f_rest (default: own)."
@@ -65,6 +66,12 @@ Mask = Annotated[Path | None, typer.Option(help="A photo's mask, or a folder wit
 Segment = Annotated[str | None, typer.Option(help="rembg: cut photos out with a model that this machine has.")]
 Formats = Annotated[str, typer.Option("--format", help=_OF_FORMATS)]
 Degree = Annotated[int | None, typer.Option(min=0, max=3, help=_OF_PLY)]
+Given = Annotated[
+    Literal["views", "photo"] | None,
+    typer.Option(
+        help="What GS-LRM is given of a photo: the views drawn of it, or the photo alone (default: the pair's own way)."
+    ),
+]
 Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
 
 
@@ -79,7 +86,7 @@ def reconstruct(
     seed: Seed = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    given: terminal.Given = None,
+    given: Given = None,
     size: Size = None,
     prune: Prune = "default",
     opacity: Opacity = None,
@@ -109,6 +116,9 @@ def reconstruct(
 
     require_folder(out)
     asked = read_inputs(inputs, split, sequence)
+    needs_views = any(one.needs_views for one in asked)
+    if given is not None and not needs_views:
+        raise DataError(f"--given {given}: expected a photo or a video, got scenes, which have views — leave it.")
     photos = [one for one in asked if one.kind == "photo"]
     if len(photos) == len(asked) == 1:
         from pipeline.data.incoming.picture import read_picture
@@ -127,13 +137,13 @@ def reconstruct(
         from pipeline.reconstruction.reconstructor import Reconstructor
         from sweeps.registry.named import models_of
 
-        needs_views = any(one.needs_views for one in asked)
         found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
-        for line in found.notes:
-            typer.echo(line, err=True)
+        what = given or found.given
+        drawing = {"--seed": seed, "--steps": steps, "--guidance": guidance}
+        _say_models(found, what if needs_views else "views", [name for name, one in drawing.items() if one is not None])
         first = found.load_views(chosen)
         second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
-        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed, given or found.given)
+        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed, what)
         work.run(reconstructor, found.facts(first, second), as_json, stack.enter_context(shown()))
 
 
@@ -220,7 +230,7 @@ class _Work:
             assert views is not None
             photo = read_photo(job.input.path, views.framing, self.cutting)
             result = reconstructor.photo(photo, tell=tell)
-            facts |= {"sampling": reconstructor.sampling}
+            facts |= {"given": reconstructor.given, "sampling": reconstructor.sampling}
         else:
             photo, result = None, reconstructor.scene(read_scene(job.input.path))
         data = reconstructor.gaussians.recipe.data
@@ -270,6 +280,15 @@ def _box(text: str) -> tuple[float, float, float]:
 def _one_by_one(jobs: list[_Job], tell: Tell) -> Iterable[_Job]:
     """The jobs; of several it is told how many are done."""
     return jobs if len(jobs) == 1 else told(jobs, "inputs", len(jobs), tell)
+
+
+def _say_models(found: Models, given: str, drawing: list[str]) -> None:
+    """Which models were taken without having been named, and that no views are drawn, on the standard error."""
+    for line in found.notes:
+        typer.echo(line, err=True)
+    if given == "photo":
+        unused = f"; {', '.join(drawing)} {'changes' if len(drawing) == 1 else 'change'} nothing" if drawing else ""
+        typer.echo(f"GS-LRM is given the photo alone: no views are drawn of it{unused}", err=True)
 
 
 def _say_views(one: Input, result: Reconstruction, fewest: int) -> None:

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 Name = Annotated[str | None, typer.Option(help="Name of the sweep (default: what it runs, and the time).")]
 Data = Annotated[str | None, typer.Option(help="Dataset folder or registered name: data.root.")]
-Given = Annotated[
-    Literal["views", "photo"] | None,
-    typer.Option(help="What GS-LRM is given of a photo: the views drawn of it, or the photo alone (default: views)."),
-]
 _FILE_WIDTH = 200  # of a table that goes to a file or another program
 _WIDEST = 10_000  # what a table may measure
 _LONG = ("params", "home", "data", "path", "why")  # columns whose words go on in the next line where there is no room

@@ -59,6 +59,7 @@ _CALLS = {
     "pair": 'open("mouse.ply", "wb").write(model.predict(open("mouse.png", "rb").read())["ply"][0])',
     "": "",
 }
+_OF_THE_PHOTO = "One photo of a mouse to 3D Gaussians: GS-LRM makes them of the photo alone."
 _OLD_PAIR = "One photo of a mouse to 3D Gaussians: `"
 _LONGEST = 4800  # characters; MLflow keeps 5,000 of a description
 _MOVES = 10  # of the history in a description; `mouselift model history` has all
@@ -184,7 +185,7 @@ def _place(sha256: str) -> str:
 
 def _is_ours(known: str) -> bool:
     """Whether no person wrote a description: those of earlier releases are not signed, and known by how they read."""
-    old = known.startswith((*_PURPOSES.values(), _OLD_PAIR)) and known.rstrip().endswith(("```", "`"))
+    old = known.startswith((*_PURPOSES.values(), _OF_THE_PHOTO, _OLD_PAIR)) and known.rstrip().endswith(("```", "`"))
     return is_ours(known) or (old and "mouselift " not in known)
 
 
@@ -207,7 +208,8 @@ def model_card(name: str, versions: Sequence[Version], history: Sequence[Move]) 
     newest = max(versions, key=lambda version: version.version, default=None)
     champion = next((version for version in versions if "champion" in version.aliases), None)
     kind = "" if newest is None else newest.kind
-    parts = [_PURPOSES[kind]]
+    alone = champion is not None and champion.given == "photo"
+    parts = [_OF_THE_PHOTO if alone else _PURPOSES[kind]]
     if champion is None:
         parts.append("**Champion**: none. Versions are listed below; a pull by `@champion` is refused.")
     else:

@@ -72,7 +72,9 @@ class Models:
         if self.views is None or not is_pair(self.gaussians.path):
             return "views"
         of_one_version = self.views.version is not None and self.views.version == self.gaussians.version
-        of_one_pair = of_one_version or self.views.path == self.gaussians.path  # a version may be downloaded twice
+        of_one_pair = (
+            of_one_version or self.views.path.resolve() == self.gaussians.path.resolve()
+        )  # it may be downloaded twice
         return read_pair(self.gaussians.path).given if of_one_pair else "views"
 
     def load_views(self, device: str) -> ViewsModel | None:
@@ -136,7 +138,8 @@ def models_of(
                     "name a folder, a file or NAME@ALIAS with --model; `mouselift model import` registers FaceLift's."
                 )
             found[role] = stack.enter_context(located(version.ref, home))
-            notes.append(f"{'views' if role == VIEWS else 'Gaussians'} by the champion {version.ref}")
+            what = "Gaussians" if role == GAUSSIANS else "framing and rig" if version.given == "photo" else "views"
+            notes.append(f"{what} by the champion {version.ref}")
         yield Models(found.get(VIEWS) if photos else None, found[GAUSSIANS], tuple(notes))
 
 

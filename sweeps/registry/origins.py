@@ -99,6 +99,7 @@ class _Search:
             "licence": tags.get(LICENCE, ""),
         }
         if version.kind == "pair":
+            facts["given"] = version.given
             return Node("version", version.ref, facts, tuple(self._member(ref, seen) for ref in version.members))
         if tags.get("source.name"):
             source = Node("import", tags["source.name"], {"sha256": tags.get("source.sha256", "")})
@@ -303,6 +304,7 @@ def _told(search: _Search, version: Version) -> dict[str, str]:
         "recipe": tags.get(RECIPE, ""),
         "fingerprint": tags.get(FINGERPRINT, ""),
         "weights": tags.get(SHA256, ""),
+        "given": version.given,
         "step": tags.get(STEP, ""),
         "data": tags.get("data.name", ""),
         "data digest": tags.get(DIGEST, ""),

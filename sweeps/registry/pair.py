@@ -87,7 +87,8 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
     """What is to be known of two models that work together. Raises RegistryError where they cannot."""
     rig, recipe = read_rig(info.views.folder / RIG), info.gaussians.recipe
     made, taken = len(rig.cameras.c2w), recipe.data.num_input_views
-    if taken > made:
+    alone = info.pair.given == "photo"
+    if taken > made and not alone:
         raise RegistryError(
             f"{gaussians.ref}: expected a model of at most {made} input views, which {views.ref} makes, got one of "
             f"{taken} — name another with --gaussians."
@@ -98,18 +99,19 @@ def fit(info: PairInfo, views: Version, gaussians: Version) -> Iterator[str]:
             f"{views.ref}: expected a rig about the origin, where {gaussians.ref} places Gaussians within ±{depth:g}, "
             f"got {rig.name}, whose frames span ±{spanned:.3g} — train it on a normalised dataset."
         )
-    if info.pair.given == "photo":
+    if alone:
         yield f"{gaussians.ref} is given the photo alone: {views.ref} draws nothing, its rig and its framing are used"
     elif taken < made:
         left_out = sorted({*range(made)} - {*covering(rig.cameras, taken)})
         yield f"{gaussians.ref} takes {taken} of the {made} views: not slot {', '.join(map(str, left_out))}"
     sizes = info.views.recipe.data.image_size, recipe.data.image_size
-    if sizes[0] != sizes[1] and info.pair.given == "views":
+    if sizes[0] != sizes[1] and not alone:
         yield f"views of {sizes[0]} pixels are resampled to the {sizes[1]} of {gaussians.ref}"
     ours, theirs = (one.recipe.data.normalise for one in (info.views, info.gaussians))
     if ours != theirs or views.tags.get("data.name") != gaussians.tags.get("data.name"):
+        does = "has" if alone else "draws views of"
         yield (
-            f"{views.ref} draws views of the rig {rig.name} (trained on {_data(views)}, normalised: {ours}); "
+            f"{views.ref} {does} the rig {rig.name} (trained on {_data(views)}, normalised: {ours}); "
             f"{gaussians.ref} was trained on {_data(gaussians)}, normalised: {theirs}"
         )
     yield f"licence: {info.pair.licence or 'neither of the two names one'}"

@@ -67,8 +67,8 @@ class Version:
 
     @property
     def given(self) -> str:
-        """What a pair's GS-LRM is given of a photo."""
-        return self.tags.get(GIVEN, "views")
+        """What a pair's GS-LRM is given of a photo; empty of another model."""
+        return self.tags.get(GIVEN, "views") if self.kind == "pair" else ""
 
     @property
     def sha256(self) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import time
 from collections.abc import Iterator, Mapping
 from fcntl import LOCK_EX, flock
 
@@ -23,6 +25,8 @@ from sweeps.home import is_made, sqlite_uri, store_file
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # what asking a store raises that is away or not whole
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _TAG = "mouselift.checked"
+_TIMES, _LONGEST_PAUSE_SECONDS = 5, 0.3  # of setting it
+_BAD_REQUEST = 400  # what MLflow answers where a row is gone that it was about to change
 _PAGE = 500  # runs
 _TRY_AGAIN_CODES = (408, 429)
 _BUSY = "QueuePool limit"  # MLflow answers 400 to it, though a later try may pass
@@ -49,15 +53,28 @@ def require_readable(uri: str) -> None:
 def require_writable(uri: str, seconds: int) -> None:
     """Raises StudyError unless a server takes writes; it is asked once and has so many seconds for each answer.
 
-    A tag is set on an experiment and removed again. A server without an experiment has only to answer.
+    A tag is set on an experiment and removed again. A server without an experiment has only to answer. Where others ask
+    it meanwhile, one may remove what another is about to set, which MLflow answers with an error: then it is asked
+    again.
     """
     impatient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     with environment(impatient), _as_study_error(f"an MLflow at {uri} that takes writes"):
         client = MlflowClient(uri)
         for experiment in client.search_experiments(max_results=1):
-            client.set_experiment_tag(experiment.experiment_id, _TAG, "1")
+            _set_tag(client, experiment.experiment_id)
             with contextlib.suppress(MlflowException):  # older servers cannot remove a tag
                 client.delete_experiment_tag(experiment.experiment_id, _TAG)
+
+
+def _set_tag(client: MlflowClient, experiment: str) -> None:
+    for _ in range(_TIMES - 1):
+        try:
+            return client.set_experiment_tag(experiment, _TAG, "1")
+        except MlflowException as error:
+            if error.get_http_status_code() != _BAD_REQUEST:
+                raise
+        time.sleep(random.uniform(0.0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 — so that the two do not meet again
+    return client.set_experiment_tag(experiment, _TAG, "1")
 
 
 def runs_of(client: MlflowClient, experiments: list[str], where: str) -> Iterator[Run]:

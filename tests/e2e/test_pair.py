@@ -37,6 +37,7 @@ from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.pyfuncs import pyfunc_pair
 from sweeps.registry.cards import example_picture
+from sweeps.registry.origins import diff, lineage_of
 from sweeps.registry.pair import PAIR_NAME, Registered, register_pair
 from sweeps.registry.registry import Registry
 from sweeps.registry.verification import unverified
@@ -203,7 +204,7 @@ def of_the_photo(world, tiny_recipe, mice_folder, tmp_path_factory) -> Registere
 def test_a_pair_of_the_photo_alone_is_another_version_and_judged_like_others(world, of_the_photo) -> None:
     version = of_the_photo.version
     drawn = register_pair(world.home, "mouse-mvdiffusion/1", version.tags["gaussians.version"])
-    assert drawn.version.version != version.version and drawn.version.sha256 == version.sha256
+    assert drawn.version.version != version.version and drawn.version.sha256 != version.sha256
     assert of_the_photo.notes[0] == (
         f"{version.tags['gaussians.version']} is given the photo alone: mouse-mvdiffusion/1 draws nothing, its rig and "
         "its framing are used"
@@ -211,6 +212,23 @@ def test_a_pair_of_the_photo_alone_is_another_version_and_judged_like_others(wor
     assert version.measured == world.scored.version.measured  # so that figures of the two ways are compared
     text = MlflowClient(world.home.tracking_uri).get_model_version(PAIR_NAME, str(version.version)).description
     assert "makes them of the photo alone" in text and "one view of each given; the spread" in text
+    refs = version.ref, drawn.version.ref
+    one, other = (lineage_of(world.home, ref).as_plain() for ref in refs)
+    assert (one["facts"]["given"], other["facts"]["given"]) == ("photo", "views")
+    apart = [[*row.values()] for row in diff(world.home, *refs)["facts"]]
+    assert ["given", ["photo", "views"]] in apart
+
+
+def test_a_pair_that_says_another_way_than_it_was_registered_with_is_not_pulled(world, of_the_photo, tmp_path) -> None:
+    version = of_the_photo.version
+    stored = Path(version.source.removeprefix("file://")) / "artifacts/checkpoint/pair.json"
+    whole = stored.read_text()
+    try:
+        stored.write_text(whole.replace('"given": "photo"', '"given": "views"'))
+        with pytest.raises(RegistryError, match=f"{version.ref}: expected weights"):
+            Registry(world.home).pull(version.ref, tmp_path / "out")
+    finally:
+        stored.write_text(whole)
 
 
 def test_mlflow_makes_the_gaussians_of_the_photo_alone_and_no_views(world, of_the_photo, tmp_path) -> None:

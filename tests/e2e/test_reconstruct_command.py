@@ -23,7 +23,7 @@ from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
 from pipeline.mvdiffusion.prompts import read_own
 from pipeline.pruning import PRUNINGS
-from pipeline.reconstruction.models import load_gaussians, load_views, write_pair
+from pipeline.reconstruction.models import load_gaussians, load_views, read_pair, write_pair
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.training.loop import train
 from sweeps.home import Home
@@ -345,12 +345,13 @@ def test_gaussians_of_a_photo_alone_are_those_of_gslrm_called_by_hand(
         picture, "--views", views, "--gaussians", of_one_view, "--given", "photo", "-o", "one", *options
     )
     assert code == 0 and "and the model was trained on" not in err
+    assert "GS-LRM is given the photo alone: no views are drawn of it\n" in err
     assert {Path(line).name for line in out.splitlines()} == {
         "comparison.png", "gaussians.ply", "input.png", "turntable.gif", "turntable.mp4", "view.html",
         "reconstruction.json",
     }  # fmt: skip
     said = json.loads((tmp_path / "one/reconstruction.json").read_text())
-    assert (said["sampling"], said["figures"]) == (None, None)
+    assert (said["given"], said["sampling"], said["figures"]) == ("photo", None, None)
     assert said["views"] == {"generated": False, "inputs": [0], "left_out": []}
 
     stage, second = load_views(views), load_gaussians(of_one_view)
@@ -366,6 +367,10 @@ def test_gaussians_of_a_photo_alone_are_those_of_gslrm_called_by_hand(
     assert (tmp_path / "one/gaussians.ply").read_bytes() == (tmp_path / "two/gaussians.ply").read_bytes()
     assert run(picture, "--model", "pair", "--given", "views", "-o", "three", *options)[0] == 0
     assert (tmp_path / "three/views.png").is_file()
+    words = json.loads((tmp_path / "pair/pair.json").read_text())
+    assert words.pop("given") == "photo"
+    (tmp_path / "pair/pair.json").write_text(json.dumps(words))  # as it was written before there was a choice
+    assert read_pair(tmp_path / "pair").given == "views"
 
 
 def test_a_photo_alone_is_refused_to_a_gslrm_that_learned_from_more(
@@ -378,6 +383,21 @@ def test_a_photo_alone_is_refused_to_a_gslrm_that_learned_from_more(
         f"mouselift: {gaussians.name}: expected a GS-LRM that learned from one view, to be given a photo alone, got "
         "one that learned from 5 at least — train it with data.min_input_views=1, or give it the views."
     )
+
+
+def test_scenes_have_views_and_what_is_given_of_a_photo_is_refused_there(
+    run, mice_folder, tmp_path, views, gaussians
+) -> None:
+    scene = mice_folder / "scene_000006"
+    code, _, err = run(scene, "--gaussians", gaussians, "--given", "photo", "-o", "one")
+    assert (code, err.splitlines()[-1]) == (
+        2, "mouselift: --given photo: expected a photo or a video, got scenes, which have views — leave it."
+    )  # fmt: skip
+    picture = photo(mice_folder, tmp_path)
+    words = ("--views", views, "--gaussians", gaussians, "--given", "photo", "--seed", 3, "-o", "both", "--size", 32)
+    code, _, err = run(picture, scene, *words)  # one of several that fails is told, and the other is made
+    assert code == 2 and (tmp_path / "both/scene_000006/gaussians.ply").is_file()
+    assert "no views are drawn of it; --seed changes nothing" in err and "got none of 1: a" in err
 
 
 def test_prompts_take_a_checkpoints_own_text_encoder(tmp_path, views) -> None:

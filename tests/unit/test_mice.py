@@ -343,7 +343,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
     assert not (tmp_path / "mice").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a thread to a processor")
+@pytest.mark.skipif(sys.platform != "linux", reason="this system cannot bind a thread to a processor")
 def test_a_process_that_draws_is_one_thread_and_may_use_every_processor_it_could() -> None:
     script = """
 import os

@@ -7,6 +7,7 @@ every ray; nothing needs a display or a GPU.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -64,7 +65,7 @@ def _have_embree_work_alone() -> None:
 
     It has no such setting here, but counts the processors that its caller may use, once, when it first builds a scene.
     """
-    if not hasattr(os, "sched_setaffinity"):  # macOS, Windows
+    if sys.platform != "linux":
         return
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})

@@ -107,7 +107,8 @@ def _written(
 def _plan(footage: Footage, reconstructor: Reconstructor, asked: _Asked, cutting: Cutting) -> dict[str, Any]:
     """What decides the files, in plain values."""
     views = reconstructor.views
-    return {
+    alone = {"given": "photo"} if reconstructor.given == "photo" else {}  # plans from before have none
+    return alone | {
         "kind": "sequence",
         "version": VERSION,
         "source": footage.digest,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +71,17 @@ def test_the_server_is_away_when_the_sweep_ends(bench, note, server):
 
 def ended(hurt) -> list[int]:
     return [trial.number for trial in hurt.seat.ledger("hurt").trials.values() if trial.state == "COMPLETE"]
+
+
+@pytest.mark.faults
+def test_whether_it_takes_writes_is_asked_by_many_commands_at_once(server):
+    """One removed the tag that another was about to change: MLflow refused that one, and its command with it."""
+    script = "import sys\nfrom sweeps.tracking.mlflow_client import require_writable\n"
+    script += "for _ in range(15): require_writable(sys.argv[1], 20)"
+    words = [sys.executable, "-c", script, server.uri]
+    asking = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [one.communicate()[1] for one in asking]
+    assert [one.returncode for one in asking] == [0] * 6, said
 
 
 @pytest.mark.faults
