@@ -17,6 +17,7 @@ import importlib
 import json
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -81,12 +82,19 @@ def of_pictures(rendered: Images, target: Images, network: nn.Module | None) -> 
     return figures if distance is None else figures | {"lpips": distance}
 
 
-def import_ahead() -> None:
+@contextlib.contextmanager
+def import_ahead() -> Iterator[None]:
     """Import torchmetrics in a thread, so that the first validation of a training does not wait for it.
 
-    Not while another thread imports transformers: of the two, one may then see half of it.
+    Not while another thread imports transformers: of the two, one may then see half of it. So the thread has ended when
+    the block has: what the process does next may be to import stage 1.
     """
-    threading.Thread(target=_import_torchmetrics, daemon=True).start()
+    thread = threading.Thread(target=_import_torchmetrics, name="torchmetrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _import_torchmetrics() -> None:

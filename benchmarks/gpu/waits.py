@@ -9,7 +9,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,6 @@ class Waits:
 
 def waits(settings: Settings) -> Iterator[Row]:
     """How often a step waits for the device and where, of both stages at their smallest."""
-    with contextlib.suppress(ImportError):  # stage 1 alone needs diffusers
-        # Not beside the thread in which a run of GS-LRM imports its figures: see `pipeline.metrics.import_ahead`.
-        import_module("pipeline.mvdiffusion.stage")
     steps = 2 if settings.small else 4
     for name in RECIPES[:1] if settings.small else RECIPES:
         length = [f"train.max_steps={steps}", "train.max_val_scenes=1", "optim.warmup_steps=1", "train.precision=fp32"]

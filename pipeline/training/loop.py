@@ -52,8 +52,7 @@ def train(
                 "it is finished."
             )
     trainer.join(start)
-    import_ahead()  # now: what the stage itself imports is there
-    with trainer.working_ahead(start):
+    with import_ahead(), trainer.working_ahead(start):  # what the stage itself imports is there
         yield from _reports(trainer, start, workdir, lacks_room)
 
 

@@ -137,8 +137,7 @@ class Notices:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            closes = isinstance(event, TrialClosed)
-            best = self._ledger.best if closes else None
+            best = self._ledger.best if isinstance(event, TrialClosed) else None
             self._ledger = fold(self._ledger, event)
             self._heard, self._has_stalled = self._clock(), False
             self._runs = self._ledger.state == State.RUNNING

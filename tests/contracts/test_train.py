@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ from pipeline.training.saving import Report
 from pipeline.training.update import NonFiniteUpdates, learning_rate, parameter_groups, percentile_95
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
+from tests.conftest import TINY
 
 AT_ONCE = "optim.max_nonfinite_updates=0"  # the first loss that is no number ends the run
 SKIPPING = ("optim.grad_clip_norm=1.0e-9", "optim.skip_factor=1.0")  # every update is skipped
@@ -539,3 +542,22 @@ def test_no_thread_and_no_weights_outlive_a_run(end, tmp_path: Path, frames_cach
         assert (working_ahead(), models()) == (0, others)
     finally:
         gc.enable()
+
+
+def test_nothing_is_imported_behind_a_run_that_was_left_after_its_first_step(mice_folder, tmp_path: Path) -> None:
+    """Stage 1, imported next, would see half of transformers, which torchmetrics imports as well."""
+    script = """
+import sys, threading
+from pathlib import Path
+from pipeline.recipes import load_recipe
+from pipeline.training.loop import train
+reports = train(load_recipe(Path(sys.argv[1]), ["train.report_every=1", f"data.root={sys.argv[2]}"]), Path(sys.argv[3]))
+next(reports)
+reports.close()
+print([thread.name for thread in threading.enumerate()], "torchmetrics.functional.segmentation" in sys.modules)
+"""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    words = [sys.executable, "-c", script, recipe, mice_folder, tmp_path / "run"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["['MainThread'] True"], done.stderr

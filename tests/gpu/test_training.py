@@ -16,7 +16,6 @@ from benchmarks.gpu.waits import Waits
 from pipeline.training.loop import Report, train
 
 with contextlib.suppress(ImportError):  # GS-LRM is tested without diffusers, too
-    # Here, and not in the thread that a run of GS-LRM leaves behind.
     from pipeline.mvdiffusion.stage import MVDiffusionStage
 
 pytestmark = pytest.mark.gpu
