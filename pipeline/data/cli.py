@@ -138,6 +138,10 @@ def mice(
             "of which the bases of this package have seen none."
         ),
     ] = None,
+    body: Annotated[
+        str,
+        typer.Option(help="What the animals are: mouse, rat, vole, hamster or gerbil, all of any coat."),
+    ] = "mouse",
     walk: Annotated[
         int | None,
         typer.Option(
@@ -160,7 +164,16 @@ def mice(
 
         with progress.shown() as tell:
             folder = write_mice(
-                out, scenes=scenes, size=size, rig=rig, zoom=zoom, views=views, seed=seed, coat=coat, tell=tell
+                out,
+                scenes=scenes,
+                size=size,
+                rig=rig,
+                zoom=zoom,
+                views=views,
+                seed=seed,
+                coat=coat,
+                body=body,
+                tell=tell,
             )
     typer.echo(folder)
 

@@ -19,7 +19,7 @@ from scipy.ndimage import maximum_filter
 
 import mouselift
 from pipeline.cameras import Cameras, facelift_ring, facelift_six, look_at
-from pipeline.data.mice.body import COATS, STRAINS, anatomy
+from pipeline.data.mice.body import BODIES, COATS, STRAINS, Pose, anatomy
 from pipeline.data.mice.mice import MicePlan, MouseSequence, render_mouse, write_mice
 from pipeline.data.mice.render import MouseMesh, Tracer, irradiance
 from pipeline.data.scenes import open_dataset
@@ -128,10 +128,22 @@ def test_mice_of_a_strain_are_the_same_mice_in_one_coat() -> None:
     assert "coat" not in born.provenance() and asked.provenance()["coat"] == "calico"
 
 
-def test_the_command_names_every_strain():
+@pytest.mark.parametrize(("body", "wide", "tailed"), [("hamster", True, False), ("rat", False, True)])
+def test_another_body_in_the_coat_and_pose_of_the_mouse(body: str, wide: bool, tailed: bool) -> None:
+    born, asked = MouseSequence(3), MouseSequence(3, body=body)
+    assert asked.looks.coat == born.looks.coat and asked.pose(1.0) == born.pose(1.0)
+    widths = [np.ptp(np.stack([part.box for part in anatomy(Pose(), one.looks)[:3]])[..., 1]) for one in (born, asked)]
+    assert (widths[1] > 1.1 * widths[0], asked.looks.tail > born.looks.tail / 2) == (wide, tailed)
+    plan = MicePlan("facelift_ring", 48, views=2, body=body)
+    assert plan.provenance()["body"] == body and "body" not in MicePlan("facelift_ring", 48).provenance()
+
+
+def test_the_command_names_every_strain_and_body():
     command = typer.main.get_command(mouselift.app).commands["data"].commands["mice"]
-    (said,) = (option.help for option in command.params if option.name == "coat")
-    assert f"{', '.join(COATS)}, or calico" in said and set(STRAINS) == {*COATS, "calico"}
+    said = {option.name: option.help for option in command.params if option.name in ("coat", "body")}
+    assert f"{', '.join(COATS)}, or calico" in said["coat"] and set(STRAINS) == {*COATS, "calico"}
+    *most, last = BODIES
+    assert f"{', '.join(most)} or {last}" in said["body"]
 
 
 def test_no_mouse_drawn_at_random_is_calico() -> None:
@@ -332,6 +344,7 @@ def test_a_folder_of_other_mice_is_refused(tmp_path: Path) -> None:
         ({"frames": 0}, "1 or more"),
         ({"coat": "tartan"}, "expected a coat of black, agouti, .*, calico, got 'tartan'"),
         ({"coat": "calico", "pale": True}, "expected pale or a coat, got both"),
+        ({"body": "cat"}, "expected a body of mouse, rat, vole, hamster, gerbil, got 'cat'"),
         ({"scenes": 2}, "at least 3 mice"),
     ],
 )

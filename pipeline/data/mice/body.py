@@ -69,6 +69,25 @@ def _pale(brightness: float) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
+class Build:
+    """How animals of one kind are built: the least and the most of what `Looks` says of each."""
+
+    size: tuple[float, float] = (0.74, 0.90)
+    plump: tuple[float, float] = (0.94, 1.10)
+    ears: tuple[float, float] = (0.92, 1.15)
+    tail: tuple[float, float] = (48.0, 58.0)
+
+
+BODIES = {
+    "mouse": Build(),
+    "rat": Build(size=(1.0, 1.2), plump=(0.98, 1.12), ears=(0.55, 0.70), tail=(58.0, 68.0)),
+    "vole": Build(size=(0.80, 0.95), plump=(1.10, 1.22), ears=(0.45, 0.60), tail=(16.0, 26.0)),
+    "hamster": Build(size=(0.95, 1.15), plump=(1.22, 1.36), ears=(0.60, 0.80), tail=(5.0, 9.0)),
+    "gerbil": Build(size=(0.85, 1.0), plump=(0.84, 0.94), ears=(0.75, 0.90), tail=(58.0, 70.0)),
+}
+
+
+@dataclass(frozen=True)
 class Looks:
     """What one mouse keeps for life: size (1 is about 83 mm without tail), proportions, coat, marks."""
 
@@ -81,12 +100,12 @@ class Looks:
     phases: Float[Array, " 7"] = field(default_factory=lambda: np.zeros(7))
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Looks:
-        """A random mouse."""
+    def sample(cls, rng: np.random.Generator, build: Build = BODIES["mouse"]) -> Looks:
+        """A random animal of one kind."""
         coat = list(COATS.values())[rng.integers(len(COATS))]
-        size, plump, ears = rng.uniform(0.74, 0.90), rng.uniform(0.94, 1.10), rng.uniform(0.92, 1.15)
+        size, plump, ears = (rng.uniform(*between) for between in (build.size, build.plump, build.ears))
         waves = rng.normal(size=(7, 3)) * np.array([0.075, 0.085, 0.085])
-        return cls(coat, size, plump, ears, rng.uniform(48, 58), waves, rng.uniform(0, 2 * np.pi, 7))
+        return cls(coat, size, plump, ears, rng.uniform(*build.tail), waves, rng.uniform(0, 2 * np.pi, 7))
 
 
 @dataclass(frozen=True)

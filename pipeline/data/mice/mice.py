@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, facelift_ring, facelift_six, focal_pixels, look_at, mouse_rig
 from pipeline.data.gate.checks import checked
 from pipeline.data.mice.body import (
+    BODIES,
     BULGE,
     STRAINS,
     TAIL_PIECES,
@@ -57,17 +58,18 @@ class MouseSequence:
 
     wander: it circles the arena of the real recordings; otherwise it walks on the spot at the origin and
     faces −y, FaceLift's front, give or take 35°. pale: its coat is nearly white; coat: of STRAINS, in place of the one
-    it was born with; nothing else changes.
+    it was born with; nothing else changes. body: one of BODIES.
     """
 
     seed: int
     wander: bool = True
     pale: bool = False
     coat: str | None = None
+    body: str = "mouse"
 
     @cached_property
     def looks(self) -> Looks:
-        looks = Looks.sample(np.random.default_rng([self.seed, 0]))
+        looks = Looks.sample(np.random.default_rng([self.seed, 0]), BODIES[self.body])
         if self.pale:
             return replace(looks, coat=pale_coat(np.random.default_rng([self.seed, 2])))
         return looks if self.coat is None else replace(looks, coat=STRAINS[self.coat])
@@ -167,7 +169,8 @@ class MicePlan:
     views: how many of facelift_ring's 32, evenly spaced. zoom: factor on mouse_centred's focal length; None: as
     large as leaves the whole mouse in every view of the scene.
     frames: moments per mouse, `step` video frames (1/25 s) apart, so that step 1 makes each mouse a video.
-    pale: every mouse has a coat nearly as white as the background; coat: every mouse is of this one of STRAINS.
+    pale: every mouse has a coat nearly as white as the background; coat: every mouse is of this one of STRAINS;
+    body: what the animals are, one of BODIES.
     Raises DataError for an unknown rig, an option its rig does not have and a number below 1.
     """
 
@@ -180,6 +183,7 @@ class MicePlan:
     step: int = 10
     pale: bool = False
     coat: str | None = None
+    body: str = "mouse"
 
     def __post_init__(self) -> None:
         if self.rig not in RIGS:
@@ -192,6 +196,8 @@ class MicePlan:
             raise DataError(f"mice: expected zoom only for mouse_centred, got it for {self.rig} — leave it out.")
         if self.coat is not None and self.coat not in STRAINS:
             raise DataError(f"mice: expected a coat of {', '.join(STRAINS)}, got {self.coat!r} — choose one.")
+        if self.body not in BODIES:
+            raise DataError(f"mice: expected a body of {', '.join(BODIES)}, got {self.body!r} — choose one.")
         if self.coat is not None and self.pale:
             raise DataError(f"mice: expected pale or a coat, got both, coat {self.coat} — leave one out.")
 
@@ -199,7 +205,7 @@ class MicePlan:
         """Scene `scene`: which mouse, which moment, which cameras."""
         mouse, moment = divmod(scene, self.frames)
         seed, wander = 100_003 * self.seed + mouse, self.rig == "mouse"
-        sequence = MouseSequence(seed, wander=wander, pale=self.pale, coat=self.coat)
+        sequence = MouseSequence(seed, wander=wander, pale=self.pale, coat=self.coat, body=self.body)
         mesh = sequence.mesh(moment * self.step)
         match self.rig:
             case "facelift_six":
@@ -219,9 +225,9 @@ class MicePlan:
         return mesh.transform(2 * EXTENT / float((high - low).max()), (low + high) / 2)
 
     def provenance(self) -> dict[str, Any]:
-        """What tells these mice from others, as plain values; pale and coat only where they were asked for."""
-        fields = asdict(self)
-        asked = {name: value for name, value in fields.items() if value or name not in {"pale", "coat"}}
+        """What tells these mice from others, as plain values; pale, coat and body only where they were asked for."""
+        plain: dict[str, Any] = {"pale": False, "coat": None, "body": "mouse"}
+        asked = {name: value for name, value in asdict(self).items() if name not in plain or value != plain[name]}
         return {"kind": "mice", "version": VERSION, **asked}
 
     def splits(self, scenes: int) -> dict[str, tuple[str, ...]]:
@@ -278,6 +284,7 @@ def write_mice(
     step: int = 10,
     pale: bool = False,
     coat: str | None = None,
+    body: str = "mouse",
     tell: Tell = silent,
 ) -> Path:
     """Write a dataset of procedural mice (options: `MicePlan`) and return its folder. tell: hears of each scene.
@@ -286,7 +293,7 @@ def write_mice(
     Raises DataError when the folder holds mice of another plan or anything else, for fewer than three mice
     and for options that do not fit the rig.
     """
-    plan, out = MicePlan(rig, size, seed, views, zoom, frames, step, pale, coat), Path(out)
+    plan, out = MicePlan(rig, size, seed, views, zoom, frames, step, pale, coat, body), Path(out)
     splits = plan.splits(scenes)
     provenance = plan.provenance()
     unit: Literal["scene", "mm"] = "mm" if rig == "mouse" else "scene"
