@@ -19,7 +19,8 @@ from scipy.ndimage import maximum_filter
 
 import mouselift
 from pipeline.cameras import Cameras, facelift_ring, facelift_six, look_at
-from pipeline.data.mice.body import BODIES, COATS, STRAINS, Pose, anatomy
+from pipeline.data.mice.body import Pose, anatomy
+from pipeline.data.mice.looks import BODIES, COATS, STRAINS
 from pipeline.data.mice.mice import MicePlan, MouseSequence, render_mouse, write_mice
 from pipeline.data.mice.render import MouseMesh, Tracer, irradiance
 from pipeline.data.scenes import open_dataset

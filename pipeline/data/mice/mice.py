@@ -17,21 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.cameras import FACELIFT_DISTANCE, Cameras, facelift_ring, facelift_six, focal_pixels, look_at, mouse_rig
 from pipeline.data.gate.checks import checked
-from pipeline.data.mice.body import (
-    BODIES,
-    BULGE,
-    STRAINS,
-    TAIL_PIECES,
-    Array,
-    Looks,
-    Points,
-    Pose,
-    albedo,
-    anatomy,
-    pale_coat,
-    skin,
-)
+from pipeline.data.mice.body import BULGE, TAIL_PIECES, Array, Points, Pose, albedo, anatomy, skin
 from pipeline.data.mice.helpers import helpers, work
+from pipeline.data.mice.looks import BODIES, STRAINS, Looks, pale_coat
 from pipeline.data.mice.render import MouseMesh, Tracer, irradiance, render_mouse
 from pipeline.data.scenes import SPLITS, Manifest, open_dataset, write_manifest, write_scene
 from pipeline.data.unfinished import writing
