@@ -29,6 +29,7 @@ from pipeline.recipes import renamed
 from sweeps.errors import DamagedError, NoRoomError, StudyError
 
 TAKEN_FROM = "trial.taken_from"  # the tag of a trial that took its result from another sweep: `SWEEP t0003`
+CONTINUED_FROM = "trial.continued_from"  # likewise, of one that goes on from where another sweep left it
 _HASH_LENGTH = 16
 _LONGEST_ENDING = 65536  # bytes of a SweepClosed
 _log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class TrialProposed(Event):
 
 @dataclass(frozen=True)
 class TrialOpened(Event):
-    """An attempt at a trial starts; attempts count from 1."""
+    """An attempt at a trial starts; attempts count from 1. The first one may have been made in another sweep."""
 
     trial: int
     ray_trial_id: str
@@ -118,6 +119,11 @@ class TrialOpened(Event):
     recipe_params: dict[str, Any]  # every value of the resolved recipe by dotted path
     fingerprint: str
     tags: dict[str, str] = field(default_factory=dict)  # of the dataset it trains on
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether its reports, which follow at once, are copies of another sweep's: nothing was trained here."""
+        return TAKEN_FROM in self.tags or CONTINUED_FROM in self.tags
 
 
 @dataclass(frozen=True)

@@ -332,7 +332,7 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
     return replace(
         trial,
         attempt=event.attempt,
-        state=State.RUNNING,
+        state=State.WAITING if events.CONTINUED_FROM in event.tags else State.RUNNING,
         reason="",
         params=event.params,
         fingerprint=event.fingerprint,
@@ -341,6 +341,7 @@ def _reopened(trial: Trial, event: events.TrialOpened) -> Trial:
         fault=None,
         last_event_time=event.time,
         taken_from=event.tags.get(events.TAKEN_FROM, ""),
+        continued_from=event.tags.get(events.CONTINUED_FROM, trial.continued_from),
     )
 
 
@@ -348,6 +349,8 @@ def _reported(trial: Trial, event: events.Reported, aims: Aims | None) -> Trial:
     changes: dict[str, Any] = {"last_event_time": event.time}
     if event.step > trial.resumed_at:  # else an earlier attempt reported this step, and its report stands
         changes["last_step"] = max(trial.last_step, event.step)
+        if trial.state == State.WAITING:
+            changes["steps_elsewhere"] = changes["last_step"]
         if aims is not None and aims.first.metric in event.metrics:
             changes |= _judged(trial, event.step, event.metrics, aims)
         if aims is not None and not aims.is_one:

@@ -30,9 +30,8 @@ _BUDGET = TypeAdapter(Budget)
 
 def seconds_left_of(record: SweepRecord) -> float | None:
     """`seconds_left` of all that a record has."""
-    trained = [one for one in record.trials if not one.trial.taken_from]
-    busy = sum(one.busy_seconds for one in trained)
-    return seconds_left(record.ledger, busy, sum(max(0, one.trial.last_step) for one in trained))
+    busy = sum(one.busy_seconds for one in record.trials)
+    return seconds_left(record.ledger, busy, sum(one.trial.steps_made for one in record.trials))
 
 
 def seconds_left(ledger: Ledger, busy: float, steps: int) -> float | None:
@@ -88,9 +87,8 @@ def pace(ledger: Ledger) -> Pace | None:
         return Pace(step, max(0.0, first.seconds - first.steps * step) / max(1, first.stretches))
     if LEAST_STEP_SECONDS in ledger.tags:
         return Pace(float(ledger.tags[LEAST_STEP_SECONDS]))
-    finished = (trial for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED))
-    ended = [trial for trial in finished if not trial.taken_from]
-    steps = sum(max(0, trial.last_step) for trial in ended)  # reports are so rare that a trial has one
+    ended = [trial for trial in ledger.trials.values() if trial.state in (State.COMPLETE, State.PRUNED)]
+    steps = sum(trial.steps_made for trial in ended)  # reports are so rare that a trial has one
     return Pace(sum(spending.trials[trial.number] for trial in ended) / steps) if steps >= telling else None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sweeps.book import journal as events
-from sweeps.book.journal import TAKEN_FROM, Event
+from sweeps.book.journal import Event
 
 DIED = "its driver died"  # how the reason of a sweep begins that was closed for its driver, later than it ended
 
@@ -61,7 +61,7 @@ class Spending:
                 return replace(self._until(event.time), _heard=None)._all_ended(event.time)
             case events.TrialClosed() if event.reason.startswith(DIED):
                 return self
-            case events.TrialOpened() if TAKEN_FROM in event.tags:  # it was trained, and paid for, elsewhere
+            case events.TrialOpened() if event.is_copied:  # it was trained, and paid for, elsewhere
                 return replace(self, trials={event.trial: 0.0, **self.trials})._until(event.time)
             case events.TrialOpened():
                 busy = {**self._busy, event.trial: _Attempt(event.attempt, event.time)}

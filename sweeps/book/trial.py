@@ -36,11 +36,18 @@ class Trial:
     gaussians: str | None = None  # the folder of its Gaussians to be looked at, once it is COMPLETE or PRUNED
     last_event_time: float = 0.0  # unix seconds of its last opening or report
     taken_from: str = ""  # `SWEEP t0003`, where it was trained; empty where this sweep trains it
+    continued_from: str = ""  # `SWEEP t0003`, where its first steps were made
+    steps_elsewhere: int = 0  # how many these were
     confirms: int | None = None  # the trial of the search whose settings it has, with another seed
 
     @property
     def begun(self) -> bool:
         return self.attempt > 0
+
+    @property
+    def steps_made(self) -> int:
+        """Optimizer steps that this sweep made."""
+        return 0 if self.taken_from else max(0, self.last_step - self.steps_elsewhere)
 
     @property
     def ran_until_the_end(self) -> bool:

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from pipeline.progress import LINE_SECONDS, LastingError, duration
 from sweeps.book.journal import (
-    TAKEN_FROM,
     AttemptFailed,
     Event,
     Reported,
@@ -96,13 +95,10 @@ class Progress:
                 so_far = f" ({self._ledger.ended} ended)" if self._ledger.trials else ""
                 planned = counted(self._ledger.planned, "trial")
                 return f"sweep {event.sweep}: recipe {event.recipe}, {planned}{so_far}"
-            case TrialOpened() if TAKEN_FROM in event.tags:
-                return ""  # its end follows at once
+            case TrialOpened() if event.is_copied:
+                return ""  # its end, or that it goes on, follows at once
             case TrialOpened():
-                again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
-                confirms = self._ledger.trials[event.trial].confirms
-                what = "" if confirms is None else f", to confirm t{confirms:04d}"
-                return f"t{event.trial:04d} starts{again}{what}: {describe(event.params)}"
+                return self._start_line(event)
             case AttemptFailed(action="retry" | "halve"):
                 return f"t{event.trial:04d} broke ({event.action}): {event.cause}: {event.reason}"
             case Reported():
@@ -112,6 +108,14 @@ class Progress:
             case SweepClosed():
                 return f"sweep {event.state}{': ' + event.reason if event.reason else ''}"
         return ""
+
+    def _start_line(self, event: TrialOpened) -> str:
+        trial = self._ledger.trials[event.trial]
+        again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
+        if trial.continued_from and event.attempt == 2:  # the first was made there
+            again = f" at step {trial.steps_elsewhere}, to which {trial.continued_from} came"
+        what = "" if trial.confirms is None else f", to confirm t{trial.confirms:04d}"
+        return f"t{event.trial:04d} starts{again}{what}: {describe(event.params)}"
 
     def _report_line(self, event: Reported) -> str:
         """Of a report without a checkpoint: why. Of any other, now and then: how far the trial and the sweep are."""
@@ -183,7 +187,7 @@ class _Pace:
     def add(self, event: Event, before: Ledger) -> None:
         """Take in an event. before: the ledger without it."""
         match event:
-            case TrialOpened() if TAKEN_FROM not in event.tags:
+            case TrialOpened() if not event.is_copied:
                 self._last[event.trial] = event.time
             case Reported() if event.trial in self._last:
                 self.busy += max(0.0, event.time - self._last[event.trial])

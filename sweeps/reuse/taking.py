@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -35,11 +35,9 @@ from sweeps.book.trial import Trial
 from sweeps.datasets import data_tags
 from sweeps.home import Home
 from sweeps.reuse.known_results import DATA, Known, KnownResults
-from sweeps.space.objective import Aims
 
 _RUN = f"{TAKEN_FROM}.run_id"
 _OF_ITS_MACHINE = ("time/", "system/")  # metrics of what it cost there
-_OWN_FILES = (checkpoint.WEIGHTS, checkpoint.RECIPE, checkpoint.INDEX, checkpoint.TRAINING)
 _log = logging.getLogger(__name__)
 
 
@@ -47,10 +45,10 @@ class Taking:
     """Takes results for the trials of one sweep. made_by: the tags of code and machine that its trials get."""
 
     def __init__(
-        self, home: Home, journal: Journal, aims: Aims, made_by: Mapping[str, str], release_folder: Path
+        self, home: Home, journal: Journal, known: KnownResults, made_by: Mapping[str, str], release_folder: Path
     ) -> None:
-        self._home, self._journal, self._aims, self._made_by = home, journal, aims, dict(made_by)
-        self._known = KnownResults(home, journal.folder.name, aims, made_by)
+        self._home, self._journal, self._made_by = home, journal, dict(made_by)
+        self._known = known
         self._folder = release_folder
 
     def events(self, ledger: Ledger, trial: Trial, recipe: Recipe) -> list[Event]:
@@ -70,27 +68,30 @@ class Taking:
         if known.gaussians is not None:
             gaussians = self._folder.with_name("gaussians") / name
             with whole_folder(gaussians) as folder:
-                _link(known.gaussians, folder)
+                link(known.gaussians, folder)
         run = {_RUN: known.run_id} if known.run_id else {}
         tags |= {TAKEN_FROM: known.origin} | run
         yield TrialOpened(number, "", trial.attempt + 1, trial.params, recipe.params, recipe.fingerprint, tags)
         for report in known.reports:
             if report.step > trial.last_step:  # else it was copied before a kill
-                yield self._copied(number, report, known)
+                yield copied(number, report, known.journal, self._journal)
         yield CheckpointReleased(number, str(released))
         if gaussians is not None:
             yield GaussiansKept(number, str(gaussians))
         yield TrialClosed(number, State.COMPLETE, f"taken from {known.origin}")
 
-    def _copied(self, number: int, report: Reported, known: Known) -> Reported:
-        metrics = {name: value for name, value in report.metrics.items() if not name.startswith(_OF_ITS_MACHINE)}
-        images = {name: self._kept(blob, known) for name, blob in report.images.items()}
-        scenes = None if report.scenes is None else self._kept(report.scenes, known)
-        tags = {tag: report.tags[tag] for tag in (PROTOCOL, TARGETS) if tag in report.tags}
-        return Reported(number, report.step, metrics, images, tags, scenes)
 
-    def _kept(self, blob: str, known: Known) -> str:
-        return self._journal.keep(blob, known.journal.blob(blob).read_bytes())
+def copied(number: int, report: Reported, source: Journal, target: Journal) -> Reported:
+    """A report of another sweep as one of trial `number` here, with its blobs; what it cost there is left out."""
+
+    def kept(blob: str) -> str:
+        return target.keep(blob, source.blob(blob).read_bytes())
+
+    metrics = {name: value for name, value in report.metrics.items() if not name.startswith(_OF_ITS_MACHINE)}
+    images = {name: kept(blob) for name, blob in report.images.items()}
+    scenes = None if report.scenes is None else kept(report.scenes)
+    tags = {tag: report.tags[tag] for tag in (PROTOCOL, TARGETS) if tag in report.tags}
+    return Reported(number, report.step, metrics, images, tags, scenes)
 
 
 def _released(info: CheckpointInfo, recipe: Recipe, target: Path) -> Path:
@@ -98,12 +99,18 @@ def _released(info: CheckpointInfo, recipe: Recipe, target: Path) -> Path:
     if info.recipe.fingerprint != recipe.fingerprint:
         wanted, came = recipe.fingerprint[:12], info.recipe.fingerprint[:12]
         raise CheckpointError(f"{info.folder}: expected a checkpoint of recipe {wanted}, got {came} — train it again.")
-    attachments = {path.name: partial(_link, path) for path in info.folder.iterdir() if path.name not in _OWN_FILES}
+    return rewritten(info, recipe, target, leave_out=[checkpoint.TRAINING])
+
+
+def rewritten(info: CheckpointInfo, recipe: Recipe, target: Path, leave_out: Collection[str] = ()) -> Path:
+    """A checkpoint in another folder, by links where that can be, with another recipe."""
+    own = {checkpoint.WEIGHTS, checkpoint.RECIPE, checkpoint.INDEX, *leave_out}
+    attachments = {path.name: partial(link, path) for path in info.folder.iterdir() if path.name not in own}
     weights = info.folder / checkpoint.WEIGHTS
     return checkpoint.write(target, Content(weights, recipe, info.step, info.metrics, None, attachments))
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """Give a file, or all files of a folder, second names; `target` may be an empty folder."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -26,8 +27,10 @@ from sweeps.book.trial import Trial
 from sweeps.datasets import data_tags
 from sweeps.errors import counted
 from sweeps.home import Home
-from sweeps.reuse.known_results import PARTS
+from sweeps.reuse.continuing import Continuing
+from sweeps.reuse.known_results import PARTS, KnownResults
 from sweeps.reuse.taking import Taking
+from sweeps.run.checkpoints import Checkpoints
 from sweeps.run.ray_session import Vitals
 from sweeps.run.releases import Releases
 from sweeps.run.scheduler import SweepScheduler
@@ -98,7 +101,9 @@ class Driver:
         place = journal.folder / "checkpoints"
         self.releases = Releases(home, journal.folder.name, space.aims, place, self._released, self._kept)
         self._made_by = dict(made_by or {})
-        self._taking = Taking(home, journal, space.aims, self._made_by, place)
+        known = KnownResults(home, journal.folder.name, space.aims, self._made_by)
+        self._taking = Taking(home, journal, known, self._made_by, place)
+        self._continuing = Continuing(home, journal, known, self._made_by, partial(Checkpoints, home.checkpoints))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles a driver with its experiment, but a driver is of use only in its own process
@@ -261,13 +266,15 @@ class Driver:
                 return None
 
     def _takes(self, trial: Trial) -> bool:
-        """End a trial that was not trained yet with the result that another sweep has, if one has it.
-
-        What it cost there is no figure of this sweep.
+        """End a trial that was not trained yet with the result that another sweep has, if one has it; of one that has
+        its first steps, take those. What it cost there is no figure of this sweep.
         """
         if self.space.fresh or self.space.aims.count_costs or (trial.begun and not trial.taken_from):
             return False
-        news = self._taking.events(self.ledger, trial, override(self.recipe, trial.params))
+        recipe = override(self.recipe, trial.params)
+        news = self._taking.events(self.ledger, trial, recipe)
+        if not news and not trial.begun:
+            news = self._continuing.events(self.ledger, trial, recipe)
         if not news:
             return False
         with self._writing:
@@ -275,7 +282,9 @@ class Driver:
                 self.ledger = fold(self.ledger, event)
                 self._listen(event)
         self.scheduler.judge_again(news)  # others are compared with it
-        return True
+        if (begun := self.ledger.trials[trial.number]).state.is_open:
+            self._decide(begun)  # what it has so far may be among the weaker here
+        return not self.ledger.trials[trial.number].state.is_open
 
     def _waiting(self) -> int | None:
         """The first trial that waits, that Ray has not taken, and that can end within the budget."""

@@ -20,6 +20,7 @@ Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `m
     machine.cpu  machine.device  machine.threads  machine.processes  machine.python    what a trial's attempt ran on
     trial.computed_on            of a trial: `cpu, 2 threads`, `cuda`
     trial.taken_from             where it was trained, if another sweep did that: `lr t0003`; its run: .run_id
+    trial.continued_from         where its first steps were made, if another sweep did that: `lr t0003`
     code.changed                 of a trial whose process had other code than its driver: the digest of that code
     trial.resumed_from           the checkpoint with which an attempt began
     checkpoint.damaged           newer checkpoints that were damaged

@@ -41,20 +41,20 @@ STEPS = 12
 class Desk:
     """A sweep of a home, driven as Ray drives it; `session` is what a new process would begin with."""
 
-    def __init__(self, root, mice_folder, sweep="s", made_by=None, tags=None, **changes):
+    def __init__(self, root, mice_folder, sweep="s", made_by=None, tags=None, fixed=None, **changes):
         self.sweep, self.made_by, self.tags = sweep, made_by, tags or {}
         self.home = Home.from_environment({"MOUSELIFT_HOME": str(root)})
-        fixed = {
+        values = {
             "train.max_steps": STEPS,
             "train.validate_every": 4,
             "train.batch_size": 4,
             "data.root": str(mice_folder),
         }
-        fixed |= {"optim.warmup_steps": 2}
+        values |= {"optim.warmup_steps": 2, "data.image_size": 32}
         self.space = space_with(
             name="mine",
             recipe="gslrm_tiny",
-            fixed=fixed | {"data.image_size": 32},
+            fixed=values | (fixed or {}),
             space={"optim.lr": FloatRange(ends=(1e-4, 1e-2), log=True)},
             trials=Resources(count=3, concurrent=2),
             scheduler=Scheduler(kind="asha", grace_steps=4, reduction_factor=2),

@@ -266,6 +266,7 @@ def test_status_counts_what_runs_what_waits_and_what_is_best(tmp_path: Path) -> 
         "eta": None,
         "ends_by_budget": False,
         "taken": 0,
+        "continued": 0,
     }
 
 
