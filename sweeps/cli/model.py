@@ -118,10 +118,14 @@ def model_list(
         typer.echo(json.dumps([version.as_plain() for version in versions]))
         return
     keys = ("test/psnr", "test/psnr_fg", "test/mask_iou")
+    columns = ["version", "aliases", *keys, "given"]
     rows = [
-        [v.ref, " ".join(v.aliases), *(f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in keys)] for v in versions
+        [v.ref, " ".join(v.aliases), *(f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in keys), v.given]
+        for v in versions
     ]
-    terminal.table(["version", "aliases", *keys], rows)
+    if not any(version.given for version in versions):  # there is no pair
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    terminal.table(columns, rows)
 
 
 @model.command("pull")

@@ -111,11 +111,11 @@ class Progress:
 
     def _start_line(self, event: TrialOpened) -> str:
         trial = self._ledger.trials[event.trial]
-        again = f" again, attempt {event.attempt}" if event.attempt > 1 else ""
+        how = f"starts again, attempt {event.attempt}" if event.attempt > 1 else "starts"
         if trial.continued_from and event.attempt == 2:  # the first was made there
-            again = f" at step {trial.steps_elsewhere}, to which {trial.continued_from} came"
+            how = f"goes on from step {trial.steps_elsewhere} of {trial.continued_from}"
         what = "" if trial.confirms is None else f", to confirm t{trial.confirms:04d}"
-        return f"t{event.trial:04d} starts{again}{what}: {describe(event.params)}"
+        return f"t{event.trial:04d} {how}{what}: {describe(event.params)}"
 
     def _report_line(self, event: Reported) -> str:
         """Of a report without a checkpoint: why. Of any other, now and then: how far the trial and the sweep are."""

@@ -20,7 +20,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from typer.testing import CliRunner
 
+import mouselift
 from dashboards.pages.pages import MlflowPages
 from pipeline import GSLRM, Gaussians, checkpoint, kinds, metrics
 from pipeline.data.photo.photo import read_photo
@@ -217,6 +219,19 @@ def test_a_pair_of_the_photo_alone_is_another_version_and_judged_like_others(wor
     assert (one["facts"]["given"], other["facts"]["given"]) == ("photo", "views")
     apart = [[*row.values()] for row in diff(world.home, *refs)["facts"]]
     assert ["given", ["photo", "views"]] in apart
+    head, *rows = _listed(world.home)
+    assert head.endswith("given") and {row.split()[0]: row.split()[-1] for row in rows if row.split()[0] in refs} == {
+        refs[0]: "photo",
+        refs[1]: "views",
+    }
+    assert "given" not in _listed(world.home, "mouse-gslrm")[0]
+
+
+def _listed(home, *names) -> list[str]:
+    """What `model list` says, line by line."""
+    done = CliRunner().invoke(mouselift.app, ["model", "list", *names], env={"MOUSELIFT_HOME": str(home.root)})
+    assert done.exit_code == 0, done.output
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def test_a_pair_that_says_another_way_than_it_was_registered_with_is_not_pulled(world, of_the_photo, tmp_path) -> None:

@@ -11,7 +11,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from sweeps.book.journal import Reported, SweepOpened, TrialClosed, TrialOpened
+from sweeps.book.journal import CONTINUED_FROM, Reported, SweepOpened, TrialClosed, TrialOpened
 from sweeps.cli.progress import Progress, Screen
 
 SPACE = {"space": {"optim.lr": {}}, "objective": {"metric": "val/psnr", "mode": "max"}}
@@ -49,6 +49,19 @@ def test_each_event_is_a_line_where_there_is_no_terminal(count: int, trials: str
     lines = [line.partition("] ")[2] for line in shown(count, in_terminal=False).splitlines()]
     assert lines[:2] == [f"sweep mine: recipe gslrm_tiny, {trials}", "t0000 starts: lr=0.001"]
     assert len(lines) == 3 and lines[2].startswith(f"t0000 COMPLETE; val/psnr 20.000 at step 12{so_far}")
+
+
+def test_a_trial_that_another_sweep_began_is_told_once_by_where_it_goes_on() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    progress = Progress(console, 12)
+    opened, *_ = events(1)
+    lr = {"optim.lr": 0.001}
+    copied = TrialOpened(0, "", 1, lr, {}, "f", {CONTINUED_FROM: "lr t0003"})
+    for event in (opened, copied, Reported(0, 8, {"val/psnr": 20.0}), TrialOpened(0, "ray-0", 2, lr, {}, "f", {})):
+        progress(event)
+    progress(TrialOpened(0, "ray-1", 3, lr, {}, "f", {}))
+    lines = [line.partition("] ")[2] for line in console.file.getvalue().splitlines()]
+    assert lines[1:] == ["t0000 goes on from step 8 of lr t0003: lr=0.001", "t0000 starts again, attempt 3: lr=0.001"]
 
 
 @pytest.mark.parametrize(("count", "trials"), [(1, "1 of 1 trial ended"), (4, "1 of 4 trials ended")])
