@@ -36,6 +36,7 @@ from sweeps.conclusions.confirmations import sentences
 from sweeps.conclusions.importance import Importance, importance_of
 from sweeps.conclusions.pareto import front_of
 from sweeps.errors import counted
+from sweeps.reuse.known_results import described
 from sweeps.space import words
 from sweeps.tracking.mlflow_layout import view_key
 from sweeps.tracking.pages import Links
@@ -338,13 +339,14 @@ def _ended_early(record: SweepRecord, links: Links) -> str:
 
 
 def _spent(record: SweepRecord) -> str:
-    """Hours of its sessions and of its trials, and what its budget says of them."""
+    """Hours of its sessions and of its trials, what its budget says of them, and what other sweeps paid for."""
     spent = spent_of(record.ledger, None if record.ended is not None else record.now)
     trials = duration(sum(one.busy_seconds for one in record.trials))
     said = f"{duration(3600 * spent.hours)} of sessions, {trials} of {counted(len(record.trials), 'trial')}"
     said += f", {figure(spent.gpu_hours)} GPU-hours" if spent.gpu_hours else ""
     budget = spending_in_words(record.ledger, None if record.ended is not None else record.now)
-    return f"{said}.{f' Of its budget: {budget}.' if budget else ''}"
+    others = described(record.ledger)
+    return f"{said}.{f' Of its budget: {budget}.' if budget else ''}{f' {plain(others)}.' if others else ''}"
 
 
 def _go_on(record: SweepRecord) -> str:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from dashboards.pages.notes import sweep_note
 from pipeline import checkpoint
 from pipeline.recipes import override
 from sweeps.book.journal import CONTINUED_FROM, Reported, TrialClosed, TrialOpened
@@ -17,6 +18,7 @@ from sweeps.reuse.code_version import CODE
 from sweeps.reuse.known_results import described
 from sweeps.run.checkpoints import Checkpoints
 from sweeps.space.space import Scheduler
+from sweeps.tracking.pages import Links
 from tests.unit.test_driver import METRIC, STEPS, Desk
 from tests.unit.test_known_results import MADE_BY, RANDOM, png, run_out
 
@@ -92,6 +94,8 @@ def test_a_trial_goes_on_from_the_end_of_a_shorter_one_with_its_reports_and_cost
     ended = record_of(long.journal, long.now).trial(0)
     assert (ended.trial.state, ended.busy_seconds, ended.trial.steps_made) == ("COMPLETE", 30.0, STEPS - SHORT)
     assert described(long.driver.ledger) == "1 of 1 trial continued from short, 0 begun here"
+    page = sweep_note(record_of(long.journal, long.now), Links("7"))
+    assert "1 of 1 trial continued from short, 0 begun here." in page
     assert read(long.journal) == long.driver.ledger
 
 
