@@ -119,7 +119,11 @@ def _time(ledger: Ledger, one: TrialRecord) -> list[str]:
     cost = cost_of_trial(ledger, one.busy_seconds)
     known += [f"cost {figure(cost)}"] if cost is not None else []
     known += [counted(one.trial.attempt, "attempt")] if one.trial.attempt > 1 else []
-    return [f"{', '.join(known)}."] if known else []
+    said = [f"{', '.join(known)}."] if known else []
+    if one.trial.steps_elsewhere:
+        origin = code(one.trial.continued_from)
+        said.append(f"Its first {one.trial.steps_elsewhere} steps are those of {origin}, an attempt that cost nothing.")
+    return said
 
 
 def _again(ledger: Ledger, one: TrialRecord) -> str:

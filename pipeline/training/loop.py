@@ -25,8 +25,8 @@ def train(
     splits: int = 1,
     lacks_room: Callable[[], str] = str,
 ) -> Generator[Report, None, None]:
-    """Train `recipe` and yield reports: every `report_every` steps, with figures and pictures every `validate_every`,
-    with a checkpoint every `checkpoint_every`, and with all of that at the last.
+    """Train `recipe` and yield reports: at the first step and every `report_every` steps, with figures and pictures
+    every `validate_every`, with a checkpoint every `checkpoint_every`, and with all of that at the last.
 
     A thread writes the checkpoint from a copy, while the steps that follow are made; its report and those of these
     steps come when it is in its place. Whenever a report is yielded, nothing is being written. An error comes after
@@ -63,7 +63,7 @@ def _reports(trainer: Trainer, start: int, workdir: Path, lacks_room: Callable[[
         try:
             for step in range(start + 1, config.max_steps + 1):
                 trainer.step(step)
-                due = _Due.at(step, start, config)
+                due = _Due.at(step, config)
                 if due.report:
                     report, attachments = trainer.report(step, due.validation)
                     if due.checkpoint and trainer.world.leads:
@@ -90,10 +90,10 @@ class _Due:
     report: bool
 
     @staticmethod
-    def at(step: int, start: int, config: TrainConfig) -> _Due:
-        """Of a run that began after `start`."""
+    def at(step: int, config: TrainConfig) -> _Due:
+        """The same wherever a run is taken up, so that its reports are those of one that was never stopped."""
         last = step == config.max_steps
         validation = last or step % config.validate_every == 0
         checkpoint = last or step % (config.checkpoint_every or config.validate_every) == 0
-        plain = step == start + 1 or step % config.report_every == 0
+        plain = step == 1 or step % config.report_every == 0
         return _Due(validation, checkpoint, validation or checkpoint or plain)

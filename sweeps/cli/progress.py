@@ -112,7 +112,7 @@ class Progress:
     def _start_line(self, event: TrialOpened) -> str:
         trial = self._ledger.trials[event.trial]
         how = f"starts again, attempt {event.attempt}" if event.attempt > 1 else "starts"
-        if trial.continued_from and event.attempt == 2:  # the first was made there
+        if trial.steps_elsewhere and event.attempt == 2:  # the first was made there
             how = f"goes on from step {trial.steps_elsewhere} of {trial.continued_from}"
         what = "" if trial.confirms is None else f", to confirm t{trial.confirms:04d}"
         return f"t{event.trial:04d} {how}{what}: {describe(event.params)}"

@@ -7,26 +7,31 @@ recipe: those that a kill leaves without their reports are replaced by the trial
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.recipe import Recipe
-from sweeps.book.journal import CONTINUED_FROM, Event, Journal, TrialOpened, TrialProposed
-from sweeps.book.ledger import Ledger, fold_all
+from pipeline.recipe import Recipe, TrainConfig
+from sweeps.book.journal import CONTINUED_FROM, Event, Journal, TrialOpened
+from sweeps.book.ledger import Ledger
+from sweeps.book.provenance import MACHINE
 from sweeps.book.trial import Trial
 from sweeps.datasets import data_tags
+from sweeps.errors import OutageError
 from sweeps.home import Home
 from sweeps.reuse.known_results import DATA, KnownResults, Made
 from sweeps.reuse.taking import copied, rewritten
+from sweeps.space.objective import Aims
 
 _log = logging.getLogger(__name__)
 
 
-class Kept(Protocol):
+class Stored(Protocol):
     """A checkpoint in its place."""
 
     @property
@@ -37,7 +42,7 @@ class Kept(Protocol):
 class Store(Protocol):
     """The checkpoints of one trial, as `sweeps/run/checkpoints.py` has them."""
 
-    def all(self) -> Sequence[Kept]:
+    def all(self) -> Sequence[Stored]:
         """Those in their place, by step."""
 
     def fetched(self, step: int) -> AbstractContextManager[Path]:
@@ -52,7 +57,7 @@ class Store(Protocol):
 
 class Continuing:
     """Finds first steps for the trials of one sweep. made_by: the tags of code and machine that its trials get.
-    store: gives the checkpoints of a trial of a sweep.
+    store: gives the checkpoints of a trial of a sweep. One that does not answer is asked once.
     """
 
     def __init__(
@@ -60,57 +65,79 @@ class Continuing:
         home: Home,
         journal: Journal,
         known: KnownResults,
+        aims: Aims,
         made_by: Mapping[str, str],
         store: Callable[[str, int], Store],
     ) -> None:
-        self._home, self._journal, self._known, self._made_by = home, journal, known, dict(made_by)
-        self._store = store
+        self._home, self._journal, self._known, self._aims = home, journal, known, aims
+        self._made_by, self._store = dict(made_by), store
+        self._is_away = False
 
     def events(self, ledger: Ledger, trial: Trial, recipe: Recipe) -> list[Event]:
         """The first attempt of a trial, with its reports, after its checkpoints are in their place; nothing where no
         other sweep has any of it.
         """
         tags = data_tags(recipe, self._home.cache)
-        for made in self._known.begun(recipe, tags[DATA], ledger.tags):
+        for made in [] if self._is_away else self._known.begun(recipe, tags[DATA], ledger.tags):
             try:
-                if steps := self._steps(ledger, made, recipe.train.max_steps):
-                    self._bring(made, trial.number, recipe, steps)
-                    tags |= self._made_by | {CONTINUED_FROM: made.origin}
-                    return self._copied(trial, recipe, made, steps[-1], tags)
-            except (PipelineError, OSError) as error:
+                steps = self._steps(made, recipe.train)
+                self._bring(made, trial.number, recipe, steps)
+                return self._copied(trial, recipe, made, steps[-1], tags)
+            except (PipelineError, OSError, OutageError) as error:
                 _log.warning("t%04d: does not go on from %s: %s", trial.number, made.origin, error)
+                self._is_away = self._is_away or isinstance(error, OutageError)
         return []
 
-    def _steps(self, ledger: Ledger, made: Made, end: int) -> list[int]:
+    def _steps(self, made: Made, config: TrainConfig) -> list[int]:
         """The checkpoints to bring: one to go on from, and the best before it, which would be released if no later one
-        were better. Empty where they are not kept.
+        were better. Raises CheckpointError where they are not kept.
+
+        At the last step of a shorter trial there are figures, whatever the step; of a longer one they have to be due.
         """
-        kept = [one.step for one in self._store(made.journal.folder.name, made.number).all() if one.step < end]
-        for last in reversed(kept):
-            best = _best_step(ledger, made, last)
+        kept = [one.step for one in self._store(made.journal.folder.name, made.number).all()]
+        due = [step for step in kept if step < made.max_steps or step % config.validate_every == 0]
+        for last in reversed([step for step in due if step < config.max_steps]):
+            best = self._best(made, last, config.checkpoint_every or config.validate_every)
             if best is None or best in kept:
                 return [step for step in kept if step in (best, last)]
-        return []
+        raise CheckpointError(
+            f"expected a checkpoint to go on from, and the best before it, got those of steps {kept or 'none'} — it is "
+            "trained from its first step."
+        )
+
+    def _best(self, made: Made, last: int, every: int) -> int | None:
+        """Of the steps up to `last` at which a checkpoint was due."""
+        metric = self._aims.first.metric
+        due = [report for report in made.reports if report.step <= last and report.step % every == 0]
+        judged = [report for report in due if math.isfinite(report.metrics.get(metric, math.nan))]
+        first = min(judged, key=lambda report: (*self._aims.place(report.metrics), -report.step), default=None)
+        return None if first is None else first.step
 
     def _bring(self, made: Made, number: int, recipe: Recipe, steps: Iterable[int]) -> None:
         theirs, own = self._store(made.journal.folder.name, made.number), self._store(self._journal.folder.name, number)
         with own.workspace() as workspace:
             for step in steps:
                 with theirs.fetched(step) as folder:
-                    if not (folder / checkpoint.TRAINING).is_file():
-                        raise CheckpointError(f"{folder}: expected {checkpoint.TRAINING} in it, found none.")
-                    own.keep(rewritten(checkpoint.inspect(folder), recipe, workspace / folder.name))
+                    own.keep(self._rewritten(made, step, checkpoint.inspect(folder), recipe, workspace / folder.name))
 
-    def _copied(self, trial: Trial, recipe: Recipe, made: Made, last: int, tags: dict[str, str]) -> list[Event]:
+    def _rewritten(self, made: Made, step: int, info: CheckpointInfo, recipe: Recipe, target: Path) -> Path:
+        """A checkpoint with another recipe, whole. Another home's sweep of that name may have left it in the store, and
+        its own sweep may be removing it.
+        """
+        metric = self._aims.first.metric
+        told = next((report.metrics.get(metric) for report in made.reports if report.step == step), None)
+        if (info.step, info.recipe.fingerprint, info.metrics.get(metric)) != (step, made.fingerprint, told):
+            raise CheckpointError(f"{info.folder}: expected what {made.origin} left at step {step}, got another's.")
+        written = checkpoint.inspect(rewritten(info, recipe, target))
+        lacks = {name for name in info.hashes if name != checkpoint.RECIPE} - written.hashes.keys()
+        if lacks or checkpoint.TRAINING not in written.hashes:
+            raise CheckpointError(f"{info.folder}: expected all files, lost {', '.join(lacks) or checkpoint.TRAINING}.")
+        return target
+
+    def _copied(self, trial: Trial, recipe: Recipe, made: Made, last: int, tags: Mapping[str, str]) -> list[Event]:
         attempt, number = trial.attempt + 1, trial.number
+        run = {f"{CONTINUED_FROM}.run_id": made.run_id} if made.run_id else {}
+        tags = {**tags, **self._made_by, CONTINUED_FROM: made.origin, **run}
         opened = TrialOpened(number, "", attempt, trial.params, recipe.params, recipe.fingerprint, tags)
         reports = [report for report in made.reports if report.step <= last]
-        return [opened, *(copied(number, report, made.journal, self._journal) for report in reports)]
-
-
-def _best_step(ledger: Ledger, made: Made, last: int) -> int | None:
-    """Where a trial that reported so far has its best, by the aims of this sweep."""
-    number = made.number
-    reports = (report for report in made.reports if report.step <= last)
-    judged = fold_all(Ledger(aims=ledger.aims, objective=ledger.objective), [TrialProposed(number, {}), *reports])
-    return judged.trials[number].best_step
+        return [opened, *(copied(number, report, made.journal, self._journal, also=MACHINE) for report in reports)]

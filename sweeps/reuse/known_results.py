@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Made:
     """A trial of another sweep. reports: of each step as it was first reported. origin: `SWEEP t0003`, where it was
-    trained, be it through others that took it.
+    trained, be it through others that took it. fingerprint and max_steps: of its recipe.
     """
 
     origin: str
@@ -54,6 +54,8 @@ class Made:
     journal: Journal
     number: int
     reports: tuple[Reported, ...]
+    fingerprint: str
+    max_steps: int
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,14 @@ class KnownResults:
     def begun(self, recipe: Recipe, data: str, tags: Mapping[str, str]) -> list[Made]:
         """The trials that made the first steps of this recipe and ended before its last one, the furthest first."""
         found: list[Made] = []
+        wanted: dict[int | None, _Wanted | None] = {}
         for name, other in self._readable():
-            earlier = _as_begun(recipe, other.max_steps)
-            wanted = None if earlier is None else self._wanted(earlier, data, tags)
-            if wanted is not None:
+            if other.max_steps not in wanted:
+                earlier = _as_begun(recipe, other.max_steps)
+                wanted[other.max_steps] = None if earlier is None else self._wanted(earlier, data, tags)
+            if (one := wanted[other.max_steps]) is not None:
                 with self._left_out_if_damaged(name):
-                    found += other.stopped(wanted, also_at_its_end=wanted.max_steps < recipe.train.max_steps)
+                    found += other.begun(one, or_ended=one.max_steps < recipe.train.max_steps)
         return sorted(found, key=lambda made: -made.reports[-1].step)
 
     def _wanted(self, recipe: Recipe, data: str, tags: Mapping[str, str]) -> _Wanted | None:
@@ -130,7 +134,7 @@ def described(ledger: Ledger) -> str:
     """
     trials = ledger.trials.values()
     taken = Counter(_sweep_of(trial.taken_from) for trial in trials if trial.taken_from)
-    continued = Counter(_sweep_of(one.continued_from) for one in trials if one.continued_from and not one.taken_from)
+    continued = Counter(_sweep_of(one.continued_from) for one in trials if one.steps_elsewhere and not one.taken_from)
     others = [(how.total(), word, how) for how, word in ((taken, "taken"), (continued, "continued")) if how]
     if not others:
         return ""
@@ -196,9 +200,9 @@ class _Other:
         lines = [one for one in self._alike(wanted) if one.state == State.COMPLETE and _RELEASED in one.paths]
         return [known for one in lines if (known := self._known(one, wanted)) is not None]
 
-    def stopped(self, wanted: _Wanted, also_at_its_end: bool) -> list[Made]:
+    def begun(self, wanted: _Wanted, or_ended: bool) -> list[Made]:
         """Its trials that were begun as is wanted and stopped; and those that came to their end, where that counts."""
-        states = {State.PRUNED, State.KILLED} | ({State.COMPLETE} if also_at_its_end else set())
+        states = {State.PRUNED, State.KILLED} | ({State.COMPLETE} if or_ended else set())
         lines = [one for one in self._alike(wanted) if one.state in states]
         found = [made for one in lines if (made := self._made(one, wanted)) is not None]
         return [made for made in found if made.reports]
@@ -246,6 +250,8 @@ class _Other:
             if number not in self._trials:
                 self._trials[number] = _Lines(number, self._tags, start)
                 self._numbers.setdefault(found[1].decode(), []).append(number)
+            elif (again := self._trials[number]) is not None and again.state == State.KILLED:
+                again.state = ""  # it goes on
         elif kind == b"TrialOpened":
             self._trials[number] = None
         elif kind in _ENDS and self._trials.get(number) is not None:
@@ -288,6 +294,8 @@ class _Other:
             journal=self._journal,
             number=one.number,
             reports=tuple(reports),
+            fingerprint=wanted.fingerprint,
+            max_steps=wanted.max_steps,
         )
 
     def _events(self, one: _Lines) -> Iterator[TrialOpened | Reported]:

@@ -81,8 +81,10 @@ class Taking:
         yield TrialClosed(number, State.COMPLETE, f"taken from {known.origin}")
 
 
-def copied(number: int, report: Reported, source: Journal, target: Journal) -> Reported:
-    """A report of another sweep as one of trial `number` here, with its blobs; what it cost there is left out."""
+def copied(number: int, report: Reported, source: Journal, target: Journal, also: str = PROTOCOL) -> Reported:
+    """A report of another sweep as one of trial `number` here, with its blobs; what it cost there is left out. Of its
+    tags those stay that tell how it was measured, and those that begin with `also`.
+    """
 
     def kept(blob: str) -> str:
         return target.keep(blob, source.blob(blob).read_bytes())
@@ -90,7 +92,7 @@ def copied(number: int, report: Reported, source: Journal, target: Journal) -> R
     metrics = {name: value for name, value in report.metrics.items() if not name.startswith(_OF_ITS_MACHINE)}
     images = {name: kept(blob) for name, blob in report.images.items()}
     scenes = None if report.scenes is None else kept(report.scenes)
-    tags = {tag: report.tags[tag] for tag in (PROTOCOL, TARGETS) if tag in report.tags}
+    tags = {tag: value for tag, value in report.tags.items() if tag in (PROTOCOL, TARGETS) or tag.startswith(also)}
     return Reported(number, report.step, metrics, images, tags, scenes)
 
 

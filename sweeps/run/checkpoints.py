@@ -162,9 +162,8 @@ class Checkpoints:
 
     def best(self, aims: Aims) -> list[Kept]:
         """The checkpoints that have the first objective's metric, the best first; those within constraints before."""
-        metric, sign = aims.first.metric, -1.0 if aims.first.mode == "max" else 1.0
-        judged = [kept for kept in self.all() if math.isfinite(kept.metrics.get(metric, math.nan))]
-        return sorted(judged, key=lambda kept: (not aims.allow(kept.metrics), sign * kept.metrics[metric], -kept.step))
+        judged = [kept for kept in self.all() if math.isfinite(kept.metrics.get(aims.first.metric, math.nan))]
+        return sorted(judged, key=lambda kept: (*aims.place(kept.metrics), -kept.step))
 
     def thin(self, aims: Aims, best: int, last: int) -> list[int]:
         """Remove all but the best and the last few, if the newest is sound. Returns the steps removed."""

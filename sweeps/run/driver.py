@@ -103,7 +103,8 @@ class Driver:
         self._made_by = dict(made_by or {})
         known = KnownResults(home, journal.folder.name, space.aims, self._made_by)
         self._taking = Taking(home, journal, known, self._made_by, place)
-        self._continuing = Continuing(home, journal, known, self._made_by, partial(Checkpoints, home.checkpoints))
+        store = partial(Checkpoints, home.checkpoints)
+        self._continuing = Continuing(home, journal, known, space.aims, self._made_by, store)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles a driver with its experiment, but a driver is of use only in its own process

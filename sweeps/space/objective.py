@@ -87,6 +87,11 @@ class Aims:
         """Whether a checkpoint with these validated figures meets its constraints. What a trial costs is not asked."""
         return all(result.passed for result in judge(self.validated, metrics))
 
+    def place(self, metrics: Mapping[str, float]) -> tuple[bool, float]:
+        """By which checkpoints with these figures are sorted, the best first. The first objective's has to be there."""
+        value = metrics[self.first.metric]
+        return not self.allow(metrics), -value if self.first.mode == "max" else value
+
     @property
     def validated(self) -> tuple[Gate, ...]:
         """The constraints on figures of validations, in which checkpoints of a trial differ."""

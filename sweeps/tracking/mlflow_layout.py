@@ -20,7 +20,7 @@ Tags on every run: those of SweepOpened that a reader looks for (`data.name`, `m
     machine.cpu  machine.device  machine.threads  machine.processes  machine.python    what a trial's attempt ran on
     trial.computed_on            of a trial: `cpu, 2 threads`, `cuda`
     trial.taken_from             where it was trained, if another sweep did that: `lr t0003`; its run: .run_id
-    trial.continued_from         where its first steps were made, if another sweep did that: `lr t0003`
+    trial.continued_from         where its first steps were made, if in another sweep: `lr t0003`; its run: .run_id
     code.changed                 of a trial whose process had other code than its driver: the digest of that code
     trial.resumed_from           the checkpoint with which an attempt began
     checkpoint.damaged           newer checkpoints that were damaged
@@ -46,7 +46,7 @@ import yaml
 from PIL import Image
 
 from pipeline.config import unflatten
-from sweeps.book.journal import Reported, TrialOpened
+from sweeps.book.journal import CONTINUED_FROM, Reported, TrialOpened
 from sweeps.book.ledger import Ledger
 from sweeps.reuse.code_version import CODE
 from sweeps.reuse.known_results import ARTEFACT
@@ -151,7 +151,9 @@ def trial_lineage(ledger: Ledger, event: TrialOpened) -> dict[str, Any]:
 
 
 def _of_trial(ledger: Ledger, event: TrialOpened) -> dict[str, str]:
-    return ledger.tags | event.tags | {_FINGERPRINT: event.fingerprint}
+    origin = ledger.trials[event.trial].continued_from
+    continued = {CONTINUED_FROM: origin} if origin else {}  # whichever attempt this is
+    return ledger.tags | event.tags | continued | {_FINGERPRINT: event.fingerprint}
 
 
 def _read_first(tags: Mapping[str, str]) -> dict[str, str]:

@@ -276,7 +276,7 @@ def status(home: Home, sweep: str) -> dict[str, Any]:
         "seconds_left": None if interrupted else seconds_left_of(record),
         "confirmed": [one.as_plain() for one in book.confirmed],
         "taken": sum(bool(trial.taken_from) for trial in book.trials.values()),
-        "continued": sum(bool(trial.continued_from) for trial in book.trials.values()),
+        "continued": sum(bool(trial.steps_elsewhere) for trial in book.trials.values()),
         "budget": spending_of(book, None if interrupted else now),
     }
     return found | _end_of(record, interrupted) | _front(book)

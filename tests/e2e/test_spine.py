@@ -299,27 +299,25 @@ def test_a_training_on_one_scene_folder_is_a_sweep_of_one_in_the_same_store(spin
 
 
 def test_a_longer_training_goes_on_from_a_shorter_one_and_ends_to_the_last_bit_as_if_it_had_not(seat, mice_folder):
-    def trained(name, steps, *words):
+    def trained(name, steps):
         values = {**SMALL, "train.max_steps": steps, "optim.schedule": "constant", "data.root": mice_folder}
         settings = " ".join(f"{path}={value}" for path, value in values.items())
-        return seat.answer("train", "gslrm_tiny", "--set", settings, "--name", name, *words)
+        return seat.answer("train", "gslrm_tiny", "--set", settings, "--name", name)
 
-    assert trained("short", 4)["continued"] == 0
-    told, whole = trained("long", 8), trained("whole", 8, "--fresh")
-    assert (told["continued"], told["taken"], whole["continued"]) == (1, 0, 0)
-    books = {name: record_of(Journal(seat.home.journal(name)), 0.0).trial(0) for name in ("short", "long", "whole")}
-    assert books["long"].tags["trial.resumed_from"] == "step-000004" and books["long"].trial.attempt == 2
-    assert books["long"].trial.continued_from == "short t0000"
-    for metric in ("val/mask_iou", "val/psnr_fg"):
-        made, wanted = ({p.step: p.value for p in books[name].metrics[metric]} for name in ("long", "whole"))
-        assert {step: made[step] for step in made.keys() & wanted.keys()} == wanted, metric
-    released = [checkpoint.inspect(books[name].trial.released).hashes for name in ("long", "whole")]
-    assert released[0]["model.safetensors"] == released[1]["model.safetensors"]
-    assert books["long"].busy_seconds > 0
-    run = MlflowClient(seat.home.tracking_uri).get_run(books["long"].trial.run_id)
+    assert trained("short", 4)["continued"] == 0 and trained("long", 8)["continued"] == 1
+    long = record_of(Journal(seat.home.journal("long")), 0.0).trial(0)
+    assert (long.trial.continued_from, long.trial.attempt) == ("short t0000", 2) and long.busy_seconds > 0
+    client = MlflowClient(seat.home.tracking_uri)
+    run = client.get_run(long.trial.run_id)
     assert (run.info.status, run.data.tags["trial.continued_from"]) == ("FINISHED", "short t0000")
-    history = MlflowClient(seat.home.tracking_uri).get_metric_history(run.info.run_id, "val/psnr_fg")
-    assert [point.step for point in history] == [4, 8]
+    assert run.data.tags["trial.resumed_from"] == "step-000004"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "val/psnr_fg")] == [4, 8]
+    told = seat.answer("run", "reproduce", run.info.run_id)  # which trains it whole
+    assert told["agrees"] and all(figure["same"] for figure in told["figures"])
+    again = record_of(Journal(seat.home.journal(told["again"]["sweep"])), 0.0).trial(0)
+    released = [checkpoint.inspect(one.trial.released).hashes for one in (long, again)]
+    assert (again.trial.attempt, again.trial.continued_from) == (1, "")
+    assert released[0]["model.safetensors"] == released[1]["model.safetensors"]
 
 
 def test_a_trial_that_is_run_again_comes_to_the_same_figures_to_the_last_bit(spine, trials, client):

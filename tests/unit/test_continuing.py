@@ -14,6 +14,7 @@ from sweeps.book.journal import CONTINUED_FROM, Reported, TrialClosed, TrialOpen
 from sweeps.book.ledger import read
 from sweeps.book.record import PROTOCOL, record_of
 from sweeps.book.remaining import pace, seconds_left_of
+from sweeps.errors import OutageError
 from sweeps.reuse.code_version import CODE
 from sweeps.reuse.known_results import described
 from sweeps.run.checkpoints import Checkpoints
@@ -29,8 +30,8 @@ SHORT = 8  # steps of the first sweep, of STEPS
 def desk(tmp_path, mice_folder):
     """A sweep of one home whose trials have so many steps, and a learning rate that does not know where it ends."""
 
-    def made(name, steps=STEPS, made_by=MADE_BY, schedule="constant", **changes):
-        fixed = {"train.max_steps": steps, "optim.schedule": schedule}
+    def made(name, steps=STEPS, made_by=MADE_BY, schedule="constant", fixed=None, **changes):
+        fixed = {"train.max_steps": steps, "optim.schedule": schedule, **(fixed or {})}
         return Desk(tmp_path, mice_folder, sweep=name, made_by=made_by, fixed=fixed, **(RANDOM | changes))
 
     return made
@@ -40,13 +41,13 @@ def store(desk, number=0):
     return Checkpoints(desk.home.checkpoints, desk.sweep, number)
 
 
-def train(desk, steps=(4, SHORT), value=20.0, best=None, kept=None):
+def train(desk, steps=(4, SHORT), value=20.0, best=None, kept=None, equal=False):
     """The next trial as far as these steps, with the checkpoints that its worker keeps; it is best at step `best`."""
     trial = desk.start(f"{desk.sweep}-{len(desk.events(TrialOpened))}")
     number, best = trial.config["number"], steps[-1] if best is None else best
     recipe = override(desk.space.base, desk.driver.ledger.trials[number].params)
     for step in steps:
-        figure = value + (50 if step == best else step)
+        figure = value if equal else value + (50 if step == best else step)
         said = {PROTOCOL: "p1", "checkpointing": f"step {step} is kept"}
         metrics = {METRIC: figure, "time/step_seconds": 9.0, "train/loss": 1 / step}
         desk.driver.reported(number, step, metrics, {"val": png(step)}, said)
@@ -159,21 +160,81 @@ def test_what_is_among_the_weaker_here_is_pruned_before_it_trains(desk):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "warnings"),
+    "spoil",
     [
-        (lambda folder: shutil.rmtree(folder / "step-000008"), 0),
-        (lambda folder: (folder / "step-000008" / "model.safetensors").write_bytes(b"damaged"), 1),
-        (lambda folder: (folder / "step-000008" / "training.pt").unlink(), 1),
-        (shutil.rmtree, 0),
+        lambda folder: shutil.rmtree(folder / "step-000008"),
+        lambda folder: (folder / "step-000008" / "model.safetensors").write_bytes(b"damaged"),
+        lambda folder: (folder / "step-000008" / "training.pt").unlink(),
+        lambda folder: relabel(folder / "step-000008", "optim.lr", 0.5),
+        lambda folder: relabel(folder / "step-000008", METRIC, 1.0),
+        shutil.rmtree,
     ],
 )
-def test_what_lacks_a_checkpoint_is_trained_whole_and_a_damaged_one_is_said(desk, spoil, warnings, tmp_path, caplog):
+def test_what_lacks_its_own_checkpoint_is_trained_whole_and_a_line_says_why(desk, spoil, tmp_path, caplog):
     first = short(desk)
     spoil(tmp_path / "checkpoints" / first.sweep / "t0000")
     long = desk("long")
     assert long.start("a").config["attempt"] == 1 and not long.events(Reported)
-    said = [text for text in caplog.messages if text.startswith("t0000: does not go on from short t0000: ")]
-    assert len(said) == warnings and not any("\n" in text for text in said)
+    (said,) = [text for text in caplog.messages if text.startswith("t0000: does not go on from short t0000: ")]
+    assert "\n" not in said and not store(long).all()
+
+
+def relabel(folder, name, value):
+    """Another training's checkpoint, sound in itself, lies in the place of this one."""
+    info = checkpoint.inspect(folder)
+    recipe = info.recipe if name == METRIC else override(info.recipe, {name: value})
+    metrics = {METRIC: value} if name == METRIC else info.metrics
+    training, weights = checkpoint.load_training(info), checkpoint.read_tensors(folder)
+    checkpoint.write(folder, checkpoint.Content(weights, recipe, info.step, metrics, training))
+
+
+def test_a_store_that_does_not_answer_is_asked_once_and_ends_no_sweep(desk, monkeypatch, caplog):
+    first = desk("short", SHORT)
+    for _ in range(2):
+        first.end(train(first))
+    long = desk("long")
+    asked = []
+
+    def away(kept):
+        asked.append(kept)
+        raise OutageError("MOUSELIFT_CHECKPOINTS: expected a store that answers, got none for 180 s — bring it back.")
+
+    monkeypatch.setattr(Checkpoints, "all", away)
+    assert [config["attempt"] for config in run_out(long)] == [1, 1, 1]
+    assert len(asked) == 1 and sum("does not go on from" in text for text in caplog.messages) == 1
+
+
+def test_a_trial_that_its_own_sweep_took_up_again_is_left_alone_and_counts_as_it_ended_then(desk):
+    first = desk("first")
+    train(first, steps=(4,))
+    first.driver.close("KILLED", "stopped")
+    reading = desk("reading")
+    first.session()
+    again = first.start("b")
+    assert again.config["attempt"] == 2 and reading.start("a").config["attempt"] == 1
+    assert desk("other").start("a").config["attempt"] == 1
+    first.fail(again, RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert first.start("c").config["splits"] == 2
+    first.driver.close("KILLED", "stopped")
+    assert desk("last").start("a").config["attempt"] == 1  # its batches went through the network in parts
+
+
+def test_of_equal_figures_the_later_checkpoint_is_the_best_as_it_is_for_those_who_keep_them(desk):
+    short(desk, value=20.0, best=SHORT, kept=(SHORT,), equal=True)
+    assert desk("long").start("a").config["reported"] == SHORT
+
+
+def test_a_chain_goes_on_from_its_last_link(desk):
+    first = desk("first", 4)
+    first.end(train(first, steps=(4,)))
+    second = desk("second", SHORT)
+    trial = train(second, steps=(SHORT,))
+    assert trial.config["attempt"] == 2
+    second.end(trial)
+    third = desk("third")
+    assert third.start("a").config["reported"] == SHORT
+    assert third.driver.ledger.trials[0].continued_from == "second t0000"
+    assert third.driver.ledger.trials[0].curve == second.driver.ledger.trials[0].curve
 
 
 def test_without_its_best_checkpoint_it_goes_on_from_where_another_is_the_best(desk):
@@ -182,6 +243,28 @@ def test_without_its_best_checkpoint_it_goes_on_from_where_another_is_the_best(d
     trial = long.start("a")
     assert (trial.config["attempt"], trial.config["reported"]) == (2, 2)
     assert long.driver.ledger.trials[0].curve == ((2, 22.0),)
+
+
+def test_the_end_of_a_shorter_one_counts_where_a_longer_one_has_figures_too(desk):
+    """Here at steps 4 and 8, and at the last."""
+    first = desk("short", 6)
+    first.end(train(first, steps=(4, 6), best=4))
+    assert desk("long").start("a").config["reported"] == 4
+    other = desk("other", 6, fixed={"train.seed": 5})
+    other.end(train(other, steps=(4, 6)))  # 6 is its best, too, and of 4 there is none
+    assert desk("another", fixed={"train.seed": 5}).start("a").config["reported"] == -1
+
+
+def test_a_kill_between_any_two_files_of_it_leaves_nothing_that_counts(desk, monkeypatch):
+    short(desk, best=4)
+    killed = desk("killed")
+    monkeypatch.setattr(Checkpoints, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        killed.start("a")
+    monkeypatch.undo()
+    assert not killed.events(TrialOpened)
+    killed.session()
+    assert killed.start("a").config["reported"] == SHORT and [one.step for one in store(killed).all()] == [4, SHORT]
 
 
 def test_a_kill_between_any_two_events_of_it_loses_steps_at_the_most(desk):
@@ -205,8 +288,10 @@ def test_a_kill_between_any_two_events_of_it_loses_steps_at_the_most(desk):
         if found.states()[0] == "RUNNING":
             found.end(trial)
         found.driver.close("KILLED", "")  # its releases are made
-        assert found.states()[0] == "COMPLETE", cut
-        assert dict(found.driver.ledger.trials[0].curve)[STEPS] == 20.0 + STEPS
-        assert len(found.events(TrialClosed)) == 1
+        assert found.states()[0] == "COMPLETE" and len(found.events(TrialClosed)) == 1, cut
+        ended = found.driver.ledger.trials[0]
+        if begins > 0:  # its best there is its best here, and is released
+            assert (ended.best_step, checkpoint.inspect(ended.released).step) == (4, 4), cut
+        assert (begins > 0) == (cut != 3), cut  # between its opening and its first report it begins anew
         found.journal.close()
         shutil.rmtree(folder)

@@ -78,7 +78,8 @@ def _compare_study(books, seat, name, ledger, ended) -> None:
     numbers = ledger.trials.keys() | ledger.not_run.keys()
     if [trial.number for trial in trials] != sorted(numbers):
         books.lost.append(f"{len(trials)} of {len(numbers)} proposals are in the study")
-    taken = {number for number, trial in ledger.trials.items() if trial.taken_from}  # no process of Ray's trained them
+    # No process of Ray's trained these, or began them.
+    taken = {number for number, trial in ledger.trials.items() if trial.taken_from or trial.continued_from}
     ran = {trial.number: trial for trial in trials if RAY_TRIAL in trial.user_attrs or trial.number in taken}
     books.running += [f"t{trial.number:04d} in the study" for trial in trials if trial.state.name == "RUNNING"]
     for number, trial in ledger.trials.items():
