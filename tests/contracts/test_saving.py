@@ -112,6 +112,7 @@ def test_steps_are_made_while_a_checkpoint_is_written_and_nobody_hears_of_them_b
     assert equal(weights(folder / "step-000004"), weights(unbroken[2].checkpoint))
     resumed = list(train(recipe, tmp_path / "resumed", folder / "step-000004", cache=frames_cache))
     assert equal(weights(resumed[-1].checkpoint), weights(unbroken[-1].checkpoint))
+    assert [report.step for report in resumed] == [6, 8]  # as of one that was never stopped
 
 
 # ---------------------------------------------------------------- between validations
