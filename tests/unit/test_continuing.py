@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dashboards.pages.notes import sweep_note
+from dashboards.pages.trial_notes import trial_note
 from pipeline import checkpoint
 from pipeline.recipes import override
 from sweeps.book.journal import CONTINUED_FROM, Reported, TrialClosed, TrialOpened
@@ -97,6 +98,8 @@ def test_a_trial_goes_on_from_the_end_of_a_shorter_one_with_its_reports_and_cost
     assert described(long.driver.ledger) == "1 of 1 trial continued from short, 0 begun here"
     page = sweep_note(record_of(long.journal, long.now), Links("7"))
     assert "1 of 1 trial continued from short, 0 begun here." in page
+    page = trial_note(record_of(long.journal, long.now), 0, Links("7"))
+    assert "Its first 8 steps are those of `short t0000`, an attempt that cost nothing." in page
     assert read(long.journal) == long.driver.ledger
 
 
@@ -192,6 +195,7 @@ def test_a_store_that_does_not_answer_is_asked_once_and_ends_no_sweep(desk, monk
     first = desk("short", SHORT)
     for _ in range(2):
         first.end(train(first))
+    first.driver.close("COMPLETE", "")  # with its releases, which ask the store, too
     long = desk("long")
     asked = []
 
