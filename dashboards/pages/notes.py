@@ -96,7 +96,7 @@ def _result(record: SweepRecord, links: Links) -> str:
     if alike is None:
         return f"{head} {said}."
     said = f"{said}; n = {_judged(record, alike)}."
-    return " ".join(filter(None, [head, said, _spread(alike), _stronger(record, alike, links), _one_seed(record)]))
+    return " ".join(filter(None, [head, said, _spread(ledger, alike), _stronger(record, alike, links), _one_seed(record)]))
 
 
 def _as_of(record: SweepRecord) -> str:
@@ -108,14 +108,15 @@ def _judged(record: SweepRecord, alike: Measured) -> str:
     return f"{counted(len(alike.judged), 'trial')} that reported it{way}"
 
 
-def _spread(group: Measured) -> str:
-    """Of those that came to their end."""
-    ended = [one.trial.best_value for one in group.searching if one.trial.state == State.COMPLETE]
-    values = [value for value in ended if value is not None]
+def _spread(ledger: Ledger, group: Measured) -> str:
+    """Of those that came to their end within the constraints."""
+    ended = [one.trial for one in group.searching if one.trial.state == State.COMPLETE]
+    values = [trial.best_value for trial in ended if trial.best_value is not None and not ledger.unmet(trial)]
     if len(values) < 2:
         return ""
     low, middle, high = map(figure, (min(values), statistics.median(values), max(values)))
-    return f"The {len(values)} of these that are COMPLETE span {low} … {high}, median {middle}."
+    within = " within the constraints" if ledger.is_bounded else ""
+    return f"The {len(values)} of these that are COMPLETE{within} span {low} … {high}, median {middle}."
 
 
 def _stronger(record: SweepRecord, alike: Measured, links: Links) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,9 +60,13 @@ def swept(
     reason: str = "asha: val/psnr 20.5 is among the weaker, at step 10 of 20",
     protocols: tuple[str, ...] = ("aaa",),
     is_over: bool = True,
+    space: Mapping[str, Any] = SPACE,
 ) -> SweepRecord:
     """A sweep with a trial for each value, which it reaches at step 10 of 20; every second is pruned there."""
-    told: list[Event] = [SweepOpened(name, "gslrm_tiny", SPACE, TAGS, RECIPE.params), RunOpened(None, "sweep-run")]
+    told: list[Event] = [
+        SweepOpened(name, "gslrm_tiny", dict(space), TAGS, RECIPE.params),
+        RunOpened(None, "sweep-run"),
+    ]
     for number, value in enumerate(values):
         params = {"optim.lr": 1e-5 * (number % 90 + 1)}
         everything = {**RECIPE.params, **params, "train.max_steps": 20}
@@ -92,6 +98,12 @@ def test_the_result_comes_first_and_is_the_ledgers() -> None:
     assert "4 of 4 trials: 2 COMPLETE, 2 PRUNED" in first
     assert "n = 4 trials that reported it" in first
     assert "The 2 of these that are COMPLETE span 21.5 … 23.12, median 22.31" in first
+
+
+def test_what_breaks_a_constraint_is_no_part_of_the_span() -> None:
+    bounded = {**SPACE, "constraints": {"val/psnr": "<= 23.5"}}
+    first = sweep_note(swept([21.5, 20.0, 25.0, 20.0, 23.0], space=bounded), LINKS).partition("\n")[0]
+    assert "The 2 of these that are COMPLETE within the constraints span 21.5 … 23, median 22.25" in first
 
 
 def test_the_leaderboard_has_the_figures_of_the_best_step_in_the_ledgers_order() -> None:
