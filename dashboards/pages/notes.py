@@ -96,7 +96,8 @@ def _result(record: SweepRecord, links: Links) -> str:
     if alike is None:
         return f"{head} {said}."
     said = f"{said}; n = {_judged(record, alike)}."
-    return " ".join(filter(None, [head, said, _spread(ledger, alike), _stronger(record, alike, links), _one_seed(record)]))
+    more = [_spread(ledger, alike), _stronger(record, alike, links), _one_seed(record)]
+    return " ".join(filter(None, [head, said, *more]))
 
 
 def _as_of(record: SweepRecord) -> str:

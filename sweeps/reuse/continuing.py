@@ -28,6 +28,7 @@ from sweeps.reuse.known_results import DATA, KnownResults, Made
 from sweeps.reuse.taking import copied, rewritten
 from sweeps.space.objective import Aims
 
+_WHOLE = "the trial is made from its first step"
 _log = logging.getLogger(__name__)
 
 
@@ -101,8 +102,8 @@ class Continuing:
             if best is None or best in kept:
                 return [step for step in kept if step in (best, last)]
         raise CheckpointError(
-            f"expected a checkpoint to go on from, and the best before it, got those of steps {kept or 'none'} — it is "
-            "trained from its first step."
+            f"expected a checkpoint to go on from, and the best before it, got those of steps {kept or 'none'} — "
+            f"{_WHOLE}."
         )
 
     def _best(self, made: Made, last: int, every: int) -> int | None:
@@ -127,11 +128,12 @@ class Continuing:
         metric = self._aims.first.metric
         told = next((report.metrics.get(metric) for report in made.reports if report.step == step), None)
         if (info.step, info.recipe.fingerprint, info.metrics.get(metric)) != (step, made.fingerprint, told):
-            raise CheckpointError(f"{info.folder}: expected what {made.origin} left at step {step}, got another's.")
+            raise CheckpointError(f"{info.folder}: expected its checkpoint, got that of another training — {_WHOLE}.")
         written = checkpoint.inspect(rewritten(info, recipe, target))
         lacks = {name for name in info.hashes if name != checkpoint.RECIPE} - written.hashes.keys()
         if lacks or checkpoint.TRAINING not in written.hashes:
-            raise CheckpointError(f"{info.folder}: expected all files, lost {', '.join(lacks) or checkpoint.TRAINING}.")
+            missing = ", ".join(sorted(lacks)) or checkpoint.TRAINING
+            raise CheckpointError(f"{info.folder}: expected all its files, got none of {missing} — {_WHOLE}.")
         return target
 
     def _copied(self, trial: Trial, recipe: Recipe, made: Made, last: int, tags: Mapping[str, str]) -> list[Event]:

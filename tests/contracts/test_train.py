@@ -29,6 +29,7 @@ from pipeline.recipes import load_recipe
 from pipeline.training.loop import train
 from pipeline.training.saving import Report
 from pipeline.training.update import NonFiniteUpdates, learning_rate, parameter_groups, percentile_95
+from sweeps.reuse.taking import rewritten
 from sweeps.space.objective import Objective
 from sweeps.space.pruning import Pruning, SkipRate, Watch, WhiteCollapse
 from tests.conftest import TINY
@@ -241,6 +242,17 @@ def test_a_resumed_run_reports_what_the_unbroken_one_reports(finished: list[Repo
     resumed = run(tiny_recipe(*BUSY), resume=finished[2].checkpoint)
     later = [report for report in finished if report.step > finished[2].step]
     assert [told(report) for report in resumed] == [told(report) for report in later] != []
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one_to_the_bit_where_the_rate_does_not_know_its_end(
+    run, tiny_recipe, tmp_path: Path
+) -> None:
+    short, long = (tiny_recipe(*BUSY, "optim.schedule=constant", f"train.max_steps={steps}") for steps in (4, 8))
+    info = checkpoint.inspect(run(short, "short")[-1].checkpoint)
+    half = rewritten(info, long, tmp_path / "half")
+    resumed, whole = run(long, "resumed", half), run(long, "whole")
+    assert [told(report) for report in resumed] == [told(report) for report in whole if report.step > 4] != []
+    assert equal(weights(resumed[-1]), weights(whole[-1]))
 
 
 def told(report: Report) -> tuple[int, dict[str, float]]:

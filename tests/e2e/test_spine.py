@@ -298,28 +298,6 @@ def test_a_training_on_one_scene_folder_is_a_sweep_of_one_in_the_same_store(spin
     assert [run.info.status for run in one.values()] == ["FINISHED", "FINISHED"]
 
 
-def test_a_longer_training_goes_on_from_a_shorter_one_and_ends_to_the_last_bit_as_if_it_had_not(seat, mice_folder):
-    def trained(name, steps):
-        values = {**SMALL, "train.max_steps": steps, "optim.schedule": "constant", "data.root": mice_folder}
-        settings = " ".join(f"{path}={value}" for path, value in values.items())
-        return seat.answer("train", "gslrm_tiny", "--set", settings, "--name", name)
-
-    assert trained("short", 4)["continued"] == 0 and trained("long", 8)["continued"] == 1
-    long = record_of(Journal(seat.home.journal("long")), 0.0).trial(0)
-    assert (long.trial.continued_from, long.trial.attempt) == ("short t0000", 2) and long.busy_seconds > 0
-    client = MlflowClient(seat.home.tracking_uri)
-    run = client.get_run(long.trial.run_id)
-    assert (run.info.status, run.data.tags["trial.continued_from"]) == ("FINISHED", "short t0000")
-    assert run.data.tags["trial.resumed_from"] == "step-000004"
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "val/psnr_fg")] == [4, 8]
-    told = seat.answer("run", "reproduce", run.info.run_id)  # which trains it whole
-    assert told["agrees"] and all(figure["same"] for figure in told["figures"])
-    again = record_of(Journal(seat.home.journal(told["again"]["sweep"])), 0.0).trial(0)
-    released = [checkpoint.inspect(one.trial.released).hashes for one in (long, again)]
-    assert (again.trial.attempt, again.trial.continued_from) == (1, "")
-    assert released[0]["model.safetensors"] == released[1]["model.safetensors"]
-
-
 def test_a_trial_that_is_run_again_comes_to_the_same_figures_to_the_last_bit(spine, trials, client):
     number = spine.seat.ledger("spine").best.number
     told = spine.seat.answer("run", "reproduce", trials[number].run_id)
@@ -333,35 +311,53 @@ def test_a_trial_that_is_run_again_comes_to_the_same_figures_to_the_last_bit(spi
     assert again.data.tags["reproduces"] == trials[number].run_id
 
 
-def test_what_a_sweep_finished_is_known_to_the_next_one_which_takes_it_and_trains_nothing(seat, spine, mice_folder):
+def test_what_a_sweep_finished_is_taken_by_the_next_one_and_what_it_began_is_gone_on_with(seat, spine, mice_folder):
     shutil.copytree(spine.seat.home.journal("spine"), seat.home.journal("spine"))
+    shutil.copytree(Path(spine.seat.home.checkpoints) / "spine", Path(seat.home.checkpoints) / "spine")
     done = [trial for trial in spine.seat.ledger("spine").ranked if trial.state == "COMPLETE"]
+    (stopped, *_) = (trial for trial in spine.seat.ledger("spine").ranked if trial.state == "PRUNED")
     space = write_space(
         seat.root / "again.yaml",
-        enqueue=[trial.params for trial in done],
-        trials={"count": len(done), "concurrent": 2},
+        enqueue=[trial.params for trial in (*done, stopped)],
+        trials={"count": len(done) + 1, "concurrent": 2},
+        scheduler={"kind": "none"},
         confirm={"seeds": 2, "top": 1},
     )
     ended = seat.mouselift("sweep", "run", space, "--data", mice_folder, "--name", "again", "--like", "spine")
     assert ended.returncode == 0, ended.stderr
-    assert f"{len(done)} of {len(done) + 2} trials taken from spine, 2 trained here" in ended.stderr
+    said = f"{len(done)} of {len(done) + 3} trials taken from spine, 1 continued from spine, 2 begun here"
+    assert said in ended.stderr
     again = seat.ledger("again")
     known = [trial for trial in spine.seat.ledger("spine").trials.values() if trial.state in ("COMPLETE", "PRUNED")]
     assert [(one.trial, one.params) for one in again.past] == [(trial.number, trial.params) for trial in known]
     assert f"spine: {len(known)} of {len(known)} finished trials known to the sampler" in ended.stderr
-    search = again.ranked[: len(done)]
+    search = [trial for trial in again.ranked if trial.taken_from]
     assert [(trial.params, trial.curve) for trial in search] == [(trial.params, trial.curve) for trial in done]
+    _goes_on(seat, again.trials[len(done)], stopped, ended.stderr)
     taken = [report.metrics for report in seat.reports("again") if report.trial < len(done)]
     assert not any(name.startswith(("time/", "system/")) for metrics in taken for name in metrics)
     status = seat.answer_here("sweep", "status", "again")
-    assert (status["taken"], status["undelivered"]) == (len(done), 0)
-    run = MlflowClient(seat.home.tracking_uri).get_run(again.best.run_id)
+    assert (status["taken"], status["continued"], status["undelivered"]) == (len(done), 1, 0)
+    run = MlflowClient(seat.home.tracking_uri).get_run(again.trials[0].run_id)
     source = f"spine t{done[0].number:04d}"
     assert run.data.tags["trial.taken_from"] == source and run.data.tags["trial.reason"] == f"taken from {source}"
     assert run.data.tags["trial.taken_from.run_id"] == spine.seat.runs("spine")[done[0].number]
     assert run.data.metrics["best/val/psnr_fg"] == done[0].best_value and run.info.status == "FINISHED"
-    assert checkpoint.inspect(again.best.released).sha256 == checkpoint.inspect(done[0].released).sha256
+    assert checkpoint.inspect(again.trials[0].released).sha256 == checkpoint.inspect(done[0].released).sha256
     _its_best_is_confirmed(seat, again, ended.stderr, status)
+
+
+def _goes_on(seat, trial, stopped, said):
+    """A trial that ASHA stopped in the other sweep comes to its end here."""
+    origin, step = f"spine t{stopped.number:04d}", stopped.last_step
+    assert f"t{trial.number:04d} goes on from step {step} of {origin}: " in said
+    assert (trial.state, trial.attempt, trial.steps_elsewhere) == ("COMPLETE", 2, step)
+    assert trial.curve[: len(stopped.curve)] == stopped.curve and trial.last_step == SMALL["train.max_steps"]
+    client = MlflowClient(seat.home.tracking_uri)
+    tags = client.get_run(trial.run_id).data.tags
+    assert (tags["trial.continued_from"], tags["trial.resumed_from"]) == (origin, f"step-{step:06d}")
+    points = client.get_metric_history(trial.run_id, "val/psnr_fg")
+    assert [(point.step, point.value) for point in points] == list(trial.curve)
 
 
 def _its_best_is_confirmed(seat, again, said, status):

@@ -13,8 +13,10 @@ from pipeline import checkpoint
 from pipeline.recipes import override
 from sweeps.book.journal import CONTINUED_FROM, Reported, TrialClosed, TrialOpened
 from sweeps.book.ledger import read
+from sweeps.book.provenance import MACHINE
 from sweeps.book.record import PROTOCOL, record_of
 from sweeps.book.remaining import pace, seconds_left_of
+from sweeps.conclusions.two_trials import recorded
 from sweeps.errors import OutageError
 from sweeps.reuse.code_version import CODE
 from sweeps.reuse.known_results import described
@@ -49,7 +51,7 @@ def train(desk, steps=(4, SHORT), value=20.0, best=None, kept=None, equal=False)
     recipe = override(desk.space.base, desk.driver.ledger.trials[number].params)
     for step in steps:
         figure = value if equal else value + (50 if step == best else step)
-        said = {PROTOCOL: "p1", "checkpointing": f"step {step} is kept"}
+        said = {PROTOCOL: "p1", "checkpointing": f"step {step} is kept", f"{MACHINE}threads": "2"}
         metrics = {METRIC: figure, "time/step_seconds": 9.0, "train/loss": 1 / step}
         desk.driver.reported(number, step, metrics, {"val": png(step)}, said)
         desk.now += 10
@@ -91,8 +93,10 @@ def test_a_trial_goes_on_from_the_end_of_a_shorter_one_with_its_reports_and_cost
         assert checkpoint.load_training(info)["at"] == SHORT
     assert [one.step for one in store(long).all()] == [4, SHORT]
     long.now += 30
-    long.report(trial, STEPS, 99.0)
+    long.driver.reported(0, STEPS, {METRIC: 99.0}, {}, {f"{MACHINE}threads": "2"})
+    trial.last = {"step": STEPS, METRIC: 99.0}
     long.end(trial)
+    assert recorded(long.journal, 0).facts["machine threads"] == "2"  # of both attempts
     ended = record_of(long.journal, long.now).trial(0)
     assert (ended.trial.state, ended.busy_seconds, ended.trial.steps_made) == ("COMPLETE", 30.0, STEPS - SHORT)
     assert described(long.driver.ledger) == "1 of 1 trial continued from short, 0 begun here"
