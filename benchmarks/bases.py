@@ -89,12 +89,12 @@ def deeper(start: Path, target: Path) -> Path:
     info, grown = checkpoint.inspect(start), dict[str, torch.Tensor]()
     for name, tensor in checkpoint.read_tensors(start).items():
         if not name.startswith(LAYERS):
-            grown[name] = tensor.float()
+            grown[name] = tensor
             continue
         number, _, rest = name.removeprefix(LAYERS).partition(".")
         adds = rest.startswith(("attn.fc.", "mlp.mlp.2."))
-        grown[f"{LAYERS}{2 * int(number)}.{rest}"] = tensor.float()
-        grown[f"{LAYERS}{2 * int(number) + 1}.{rest}"] = torch.zeros_like(tensor) if adds else tensor.float()
+        grown[f"{LAYERS}{2 * int(number)}.{rest}"] = tensor
+        grown[f"{LAYERS}{2 * int(number) + 1}.{rest}"] = torch.zeros_like(tensor) if adds else tensor.clone()
     layers = 2 * info.recipe.params["model.num_layers"]
     recipe = override(info.recipe, {"model.num_layers": layers, "train.init_from": None})
     return checkpoint.write(target, checkpoint.Content(grown, recipe, 0, {}))

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import bases, checkpoint, kinds
+from benchmarks.bases import deeper
+from pipeline import GSLRM, bases, checkpoint, kinds
+from pipeline.cameras import facelift_six
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, RecipeError
@@ -66,13 +68,30 @@ def test_the_base_of_stage_1_draws_mice_that_it_never_met(tmp_path: Path) -> Non
     assert last.metrics["val/mask_iou"] > STAGE_1_IOU and last.metrics["val/hull_iou"] > 0.9
 
 
-@pytest.mark.parametrize(("inputs", "mask_iou"), [(5, 0.88), (1, 0.78)])
-def test_the_base_knows_mice_that_it_never_met_from_one_view_or_five(
-    tmp_path: Path, inputs: int, mask_iou: float
+@pytest.mark.parametrize(
+    ("body", "inputs", "mask_iou"), [("mouse", 5, 0.89), ("mouse", 1, 0.78), ("hamster", 5, 0.92), ("vole", 5, 0.91)]
+)
+def test_the_base_knows_animals_that_it_never_met_from_one_view_or_five(
+    tmp_path: Path, body: str, inputs: int, mask_iou: float
 ) -> None:
     """Far above what its recipe reaches from nothing in the steps of a demo."""
-    mice = write_mice(tmp_path / "mice", scenes=6, size=64, rig="mouse_centred", seed=UNSEEN)
+    mice = write_mice(tmp_path / "mice", scenes=6, size=64, rig="mouse_centred", seed=UNSEEN, body=body)
     loaded = kinds.load(bases.FOLDER / "gslrm_small")
     recipe = override(loaded.recipe, {"train.precision": "fp32", "data.num_input_views": inputs})
     found = GSLRMKind().evaluate(loaded.model, recipe, open_dataset(mice), "train", tmp_path / "cache")
     assert found.metrics["train/mask_iou"] > mask_iou
+
+
+def test_a_base_with_twice_the_layers_begins_as_the_one_that_it_is_grown_from(tmp_path: Path, tiny_recipe) -> None:
+    torch.manual_seed(0)
+    recipe = tiny_recipe("model.init_std=0.2")
+    shallow = checkpoint.save(tmp_path / "shallow", GSLRM(recipe.model), recipe, step=5)
+    deep = kinds.load(deeper(shallow, tmp_path / "deep"))
+    assert len(deep.model.transformer_layers) == 2 * len(kinds.load(shallow).model.transformer_layers)
+    images, cameras = torch.rand(1, 2, 3, 32, 32), facelift_six(32)[:2][None].to(torch.float32)
+    with torch.inference_mode():
+        made = [loaded.model(images, cameras) for loaded in (kinds.load(shallow), deep)]
+    torch.testing.assert_close(made[0].means, made[1].means)
+    torch.testing.assert_close(made[0].opacities, made[1].opacities)
+    added = deep.model.transformer_layers[1]
+    assert not added.attn.fc.weight.any() and added.attn.to_qkv.weight.any()
