@@ -66,5 +66,5 @@ def test_a_folder_with_a_checkpoint_is_gone_on_with_on_another_number_of_process
     (seat.folder / "again").mkdir()
     (seat.folder / "together/step-000004").rename(seat.folder / "again/step-000004")
     again = reports(fit(seat, mice_folder, "again"))
-    assert [report["step"] for report in again] == [5, 6, 8]
+    assert [report["step"] for report in again] == [6, 8]
     assert again[-1]["val/psnr"] == pytest.approx(together[-1]["val/psnr"], rel=5e-3)

@@ -104,6 +104,7 @@ def test_a_trial_goes_on_from_the_end_of_a_shorter_one_with_its_reports_and_cost
     assert "1 of 1 trial continued from short, 0 begun here." in page
     page = trial_note(record_of(long.journal, long.now), 0, Links("7"))
     assert "Its first 8 steps are those of `short t0000`, an attempt that cost nothing." in page
+    long.driver.close("COMPLETE", "")  # with its releases, which a thread makes
     assert read(long.journal) == long.driver.ledger
 
 

@@ -39,7 +39,7 @@ def check_it_went_on(hurt, cause: str) -> None:
     assert tags["trial.resumed_from"] == "step-000008"
     assert len(set(hurt.seat.runs("hurt").values())) == 1 + len(hurt.seat.ledger("hurt").trials)
     steps = [report.step for report in hurt.seat.reports("hurt") if report.trial == 0]
-    assert sorted(set(steps)) == [1, 4, 8, 9, 12, 16, 20, 24]
+    assert sorted(set(steps)) == [1, 4, 8, 12, 16, 20, 24]  # as of one that was never stopped
     opened = [event for _, event in Journal(hurt.seat.home.journal("hurt")).events() if isinstance(event, TrialOpened)]
     assert [event.attempt for event in opened if event.trial == 0] == [1, 2]
 
