@@ -86,7 +86,9 @@ class Continuing:
                 return self._copied(trial, recipe, made, steps[-1], tags)
             except (PipelineError, OSError, OutageError) as error:
                 _log.warning("t%04d: does not go on from %s: %s", trial.number, made.origin, error)
-                self._is_away = self._is_away or isinstance(error, OutageError)
+                self._is_away = isinstance(error, OutageError)
+            if self._is_away:
+                break
         return []
 
     def _steps(self, made: Made, config: TrainConfig) -> list[int]:
@@ -95,7 +97,9 @@ class Continuing:
 
         At the last step of a shorter trial there are figures, whatever the step; of a longer one they have to be due.
         """
-        kept = [one.step for one in self._store(made.journal.folder.name, made.number).all()]
+        told = {report.step for report in made.reports}  # a kill may leave a checkpoint whose report nobody heard
+        store = self._store(made.journal.folder.name, made.number)
+        kept = [one.step for one in store.all() if one.step in told]
         due = [step for step in kept if step < made.max_steps or step % config.validate_every == 0]
         for last in reversed([step for step in due if step < config.max_steps]):
             best = self._best(made, last, config.checkpoint_every or config.validate_every)
@@ -142,4 +146,4 @@ class Continuing:
         tags = {**tags, **self._made_by, CONTINUED_FROM: made.origin, **run}
         opened = TrialOpened(number, "", attempt, trial.params, recipe.params, recipe.fingerprint, tags)
         reports = [report for report in made.reports if report.step <= last]
-        return [opened, *(copied(number, report, made.journal, self._journal, also=MACHINE) for report in reports)]
+        return [opened, *(copied(number, report, made.journal, self._journal, also=(MACHINE,)) for report in reports)]

@@ -81,9 +81,9 @@ class Taking:
         yield TrialClosed(number, State.COMPLETE, f"taken from {known.origin}")
 
 
-def copied(number: int, report: Reported, source: Journal, target: Journal, also: str = PROTOCOL) -> Reported:
+def copied(number: int, report: Reported, source: Journal, target: Journal, also: tuple[str, ...] = ()) -> Reported:
     """A report of another sweep as one of trial `number` here, with its blobs; what it cost there is left out. Of its
-    tags those stay that tell how it was measured, and those that begin with `also`.
+    tags those stay that tell how it was measured, and those that begin with one of `also`.
     """
 
     def kept(blob: str) -> str:

@@ -201,6 +201,8 @@ def test_a_store_that_does_not_answer_is_asked_once_and_ends_no_sweep(desk, monk
     for _ in range(2):
         first.end(train(first))
     first.driver.close("COMPLETE", "")  # with its releases, which ask the store, too
+    first.journal.close()
+    shutil.copytree(first.journal.folder, first.journal.folder.with_name("twin"))
     long = desk("long")
     asked = []
 
@@ -226,6 +228,19 @@ def test_a_trial_that_its_own_sweep_took_up_again_is_left_alone_and_counts_as_it
     assert first.start("c").config["splits"] == 2
     first.driver.close("KILLED", "stopped")
     assert desk("last").start("a").config["attempt"] == 1  # its batches went through the network in parts
+
+
+def test_a_checkpoint_whose_report_nobody_heard_is_passed_over(desk):
+    first = desk("first")
+    train(first, steps=(4, SHORT), kept=(4, SHORT))
+    lines = first.journal.path.read_text().splitlines(keepends=True)
+    first.journal.close()
+    first.journal.path.write_text("".join(lines[:-1]))  # the driver was killed before it wrote the last one
+    assert '"step": 8' in lines[-1]
+    first.session()
+    first.driver.close("KILLED", "stopped")
+    assert [one.step for one in store(first).all()] == [4, SHORT]
+    assert desk("again").start("a").config["reported"] == 4
 
 
 def test_of_equal_figures_the_later_checkpoint_is_the_best_as_it_is_for_those_who_keep_them(desk):
