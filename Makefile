@@ -44,7 +44,7 @@ demo: setup
 	@echo "3 of 6: its best is verified, registered, and pulled again"
 	$(DEMO) model promote $(SWEEP)
 	$(DEMO) model pull mouse-gslrm@champion --out out/$(SWEEP)/model
-	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE) --model out/$(SWEEP)/model --out out/$(SWEEP)
+	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE) --model out/$(SWEEP)/model --refine 50 --out out/$(SWEEP)
 	@echo "4 of 6: a sweep of fine-tunes of MVDiffusion"
 	$(DEMO) sweep run mvdiffusion_small --data $(DEMO_MICE) --name $(SWEEP)-views
 	@echo "5 of 6: its best is verified, registered, and pulled again"

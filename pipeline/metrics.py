@@ -55,19 +55,24 @@ class Protocol:
     mask_rule: str = f"alpha > {FOREGROUND}"
     definitions: int = DEFINITIONS
     precision: Precision = "fp32"  # of the network
+    refine_steps: int = 0  # of the Gaussians' optimisation on the input views
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that change with every field."""
         fields = asdict(self)
-        if self.precision == "fp32":  # ids from before there was a choice, when it was always this
-            del fields["precision"]
+        # Ids from before there was a choice, when it was always this.
+        for name in ("precision", "refine_steps"):
+            if fields[name] == Protocol.__dataclass_fields__[name].default:
+                del fields[name]
         return _digest(fields)
 
     @property
     def targets_id(self) -> str:
-        """As `id`, but the same whatever the network is given and computes in: what its figures are measured on."""
-        given = ("input_views", "precision")
+        """As `id`, but the same whatever the network is given, computes in and is followed by: what its figures are
+        measured on.
+        """
+        given = ("input_views", "precision", "refine_steps")
         return _digest({name: value for name, value in asdict(self).items() if name not in given})
 
 

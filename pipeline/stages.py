@@ -118,8 +118,11 @@ class Kind(Protocol):
         cache: Path,
         limit: int | None = None,
         tell: Tell = silent,
+        refine_steps: int = 0,
     ) -> Evaluation:
-        """Score a loaded model on a split, where it is. tell: hears of each scene."""
+        """Score a loaded model on a split, where it is. tell: hears of each scene. refine_steps: of Gaussians on their
+        input views; DataError where a model makes none.
+        """
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:
         """What a checkpoint says of its model that a registry should tell: such as its rig. Hashes no file."""

@@ -15,6 +15,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.scenes import Dataset
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.model import GSLRM
+from pipeline.gslrm.refine import refined
 from pipeline.metrics import Protocol
 from pipeline.precision import autocast, evaluated_in
 from pipeline.progress import Tell, silent, told
@@ -44,13 +45,15 @@ def evaluate(
     lpips: nn.Module | None = None,
     world: World = ALONE,
     tell: Tell = silent,
+    refine_steps: int = 0,
 ) -> RenderedEvaluation:
     """Score held-out and input views of a split on a white background: the network as the recipe's precision has it on
     this device, rendering and figures in float32.
 
     max_scenes: the first so many scenes of the split; lpips: `vgg.load_lpips()` when its weights are there —
     without it the LPIPS figures are absent, never 0; world: the processes that share the scenes, each of which gets
-    the figures of all. tell: hears of each scene. Raises DataError for scenes with too few views.
+    the figures of all. tell: hears of each scene. refine_steps: of each scene's Gaussians on its input views, before
+    they are scored. Raises DataError for scenes with too few views.
     """
     loader = Loader(dataset, split, recipe.data, cache)
     count = min(len(loader.scenes), max_scenes or len(loader.scenes))
@@ -64,6 +67,7 @@ def evaluate(
         with torch.no_grad():
             with autocast(device, precision):
                 gaussians = model(batch.input_images, batch.input_cameras)
+            gaussians = refined(gaussians, batch, refine_steps)
             rendering = render(gaussians, batch.cameras)
         rows.append({"scene": batch.scenes[0], **scene_metrics(batch, rendering, lpips)})
         first = first or (batch, gaussians, rendering)
@@ -76,6 +80,7 @@ def evaluate(
         target_views=loader.held_out,
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
         precision=precision,
+        refine_steps=refine_steps,
     )
     return RenderedEvaluation(means_over_scenes(rows, split), protocol, rows, *first)
 

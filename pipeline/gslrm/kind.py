@@ -45,12 +45,16 @@ class GSLRMKind:
         cache: Path,
         limit: int | None = None,
         tell: Tell = silent,
+        refine_steps: int = 0,
     ) -> Evaluation:
         from pipeline.gslrm.evaluate import evaluate, lpips_network
 
         assert isinstance(model, GSLRM)
         device = next(model.parameters()).device
-        return evaluate(model, recipe, dataset, split, cache, device, limit, lpips_network(device), tell=tell)
+        network = lpips_network(device)
+        return evaluate(
+            model, recipe, dataset, split, cache, device, limit, network, tell=tell, refine_steps=refine_steps
+        )
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:  # noqa: ARG002
         return {}

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import SPLITS, Dataset
+from pipeline.errors import DataError
 from pipeline.progress import Tell, silent
 from pipeline.recipe import (
     DataConfig,
@@ -52,7 +53,10 @@ class MVDiffusionKind:
         cache: Path,
         limit: int | None = None,
         tell: Tell = silent,
+        refine_steps: int = 0,
     ) -> Evaluation:
+        if refine_steps:
+            raise DataError("--refine: expected a GS-LRM, got MVDiffusion, which makes no Gaussians — leave it out.")
         from pipeline.gslrm.evaluate import lpips_network
         from pipeline.mvdiffusion.deployed import ViewGenerator
         from pipeline.mvdiffusion.evaluate import evaluate

@@ -185,7 +185,8 @@ def _facts_of(result: Reconstruction, wanted: Wanted, kept: int, photo: Photo | 
     figures = {
         "psnr": psnr,
         "views": len(result.left_out),
-        "protocol": f"{against}, full frame on white, {result.batch.cameras.width} px, Gaussians unpruned",
+        "protocol": f"{against}, full frame on white, {result.batch.cameras.width} px, Gaussians unpruned"
+        + (f", refined in {result.refine_steps} steps" if result.refine_steps else ""),
     }
     return {
         "gaussians": {"made": result.gaussians.count, "kept": kept},
@@ -196,6 +197,7 @@ def _facts_of(result: Reconstruction, wanted: Wanted, kept: int, photo: Photo | 
             "left_out": list(result.left_out),
         },
         "figures": None if psnr is None else figures,
+        "refined": {"steps": result.refine_steps, "psnr": result.refinement} if result.refine_steps else None,
         "photo": None if photo is None else _facts_of_photo(photo),
         "software": f"mouselift {VERSION}",
     }

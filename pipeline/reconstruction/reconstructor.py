@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +39,8 @@ class Reconstruction:
     """Gaussians [N] of one object, unpruned, and the views they came from: the inputs first, then the held-out ones.
 
     rendering: of the cameras of `batch`, None where it was not asked for. views: those that were generated of a photo
-    [V, 3, H, W], at their own size. left_out: the views, as they were given, that were no inputs.
+    [V, 3, H, W], at their own size. left_out: the views, as they were given, that were no inputs. refine_steps: of the
+    optimisation that the Gaussians went through, and unrefined: what was drawn of them before it.
     """
 
     gaussians: Gaussians
@@ -47,14 +48,34 @@ class Reconstruction:
     rendering: Rendering | None
     views: Float[Tensor, "view 3 height width"] | None = None
     left_out: tuple[int, ...] = ()
+    refine_steps: int = 0
+    unrefined: Rendering | None = None
 
     @property
     def held_out_psnr(self) -> float | None:
         """PSNR in dB of the views that the model was not shown, full frame on white; None where there are none."""
-        if self.rendering is None or not self.left_out:
+        return self._psnr(self.rendering, slice(self.batch.num_input_views, None))
+
+    @property
+    def refinement(self) -> dict[str, dict[str, float | None]] | None:
+        """PSNR in dB, as `held_out_psnr`, before and after refining: of the inputs and of the held-out views.
+
+        None where nothing was refined, or nothing drawn.
+        """
+        if self.unrefined is None:
             return None
         inputs = self.batch.num_input_views
-        return float(metrics.psnr(self.rendering.images[0, inputs:], self.batch.images[0, inputs:]).mean())
+        views = {"inputs": slice(inputs), "held_out": slice(inputs, None)}
+        drawn = {"before": self.unrefined, "after": self.rendering}
+        return {
+            name: {when: self._psnr(rendering, some) for when, rendering in drawn.items()}
+            for name, some in views.items()
+        }
+
+    def _psnr(self, rendering: Rendering | None, views: slice) -> float | None:
+        if rendering is None or not len(self.batch.images[0, views]):
+            return None
+        return float(metrics.psnr(rendering.images[0, views], self.batch.images[0, views]).mean())
 
 
 class Reconstructor:
@@ -69,16 +90,18 @@ class Reconstructor:
         guidance: float | None = None,
         seed: int | None = None,
         given: Given = "views",
+        refine_steps: int = 0,
     ) -> None:
         """device: of the work; the one that the models were loaded to, if None. steps, guidance, seed: how views are
-        drawn, if not as their own model says. given: what GS-LRM is given of a photo. Raises DataError for a guidance
-        that is no finite number.
+        drawn, if not as their own model says. given: what GS-LRM is given of a photo. refine_steps: of the optimisation
+        of a scene's Gaussians on its views. Raises DataError for a guidance that is no finite number.
         """
         if guidance is not None and not 0 <= guidance < math.inf:
             raise DataError(f"guidance: expected a number of at least 0, got {guidance:g} — give one, or leave it out.")
         self.device = torch.device(device) if device is not None else next(gaussians.model.parameters()).device
         self.gaussians, self.views = gaussians, views
         self.steps, self.guidance, self.seed, self.given = steps, guidance, seed, given
+        self.refine_steps = refine_steps
         gaussians.model.to(self.device)
         if views is not None:
             views.generator.to(self.device)
@@ -116,7 +139,7 @@ class Reconstructor:
             require_learned_from_one(self.gaussians.recipe, self.gaussians.name)
             camera = cameras.resize(size, size)[:1].to(torch.float32).to(self.device)[None]
             alone = Batch(photo.image(size)[None, None].to(self.device), None, camera, 1, (photo.where,))
-            return self._reconstruction(alone, (), None, render)
+            return self._reconstruction(alone, (), render)
         image = photo.image(generator.image_size)[None].to(self.device)
         with torch.inference_mode():
             views = generator(image, [number], self.guidance, self.steps, seed=self.seed, tell=tell)[0]
@@ -128,18 +151,19 @@ class Reconstructor:
         order = [*inputs, *left_out]
         posed = cameras.resize(size, size)[order].to(torch.float32).to(self.device)[None]
         batch = Batch(views_in[None, order], None, posed, len(inputs), (photo.where,))
-        return self._reconstruction(batch, left_out, views, render)
+        return replace(self._reconstruction(batch, left_out, render), views=views)
 
-    def scene(self, scene: Scene, render: bool = True) -> Reconstruction:
-        """Gaussians of posed views: of as many as the model takes, or of all; the others are held out.
+    def scene(self, scene: Scene, render: bool = True, tell: Tell = silent) -> Reconstruction:
+        """Gaussians of posed views: of as many as the model takes, or of all; the others are held out. tell: hears of
+        each refining step.
 
-        Raises DataError for an image that cannot be read, for views of which some have alpha, and for cameras of
-        another world than the model's, such as one in millimetres.
+        Raises DataError for an image that cannot be read, for views of which some have alpha, for cameras of another
+        world than the model's, such as one in millimetres, and for one view where they are to be refined.
         """
         self._require_world(scene.cameras, str(scene.folder), "run `mouselift data normalise`")
         inputs, left_out = self._chosen(scene.cameras, str(scene.folder))
         batch = _batch_of(scene, self.gaussians.recipe.data.image_size, inputs, left_out).to(self.device)
-        return self._reconstruction(batch, left_out, None, render)
+        return self._refined(self._reconstruction(batch, left_out, render), tell)
 
     def _require_world(self, cameras: Cameras, where: str, advice: str) -> None:
         config, _ = gslrm_parts(self.gaussians.recipe)
@@ -158,19 +182,36 @@ class Reconstructor:
             raise DataError(f"{where}: {error}") from None
         return inputs, tuple(view for view in range(len(cameras.c2w)) if view not in inputs)
 
-    def _reconstruction(
-        self, batch: Batch, left_out: tuple[int, ...], views: Tensor | None, render: bool
-    ) -> Reconstruction:
+    def _reconstruction(self, batch: Batch, left_out: tuple[int, ...], render: bool) -> Reconstruction:
         precision = evaluated_in(self.gaussians.recipe.train.precision, self.device)
         with torch.inference_mode():
             with autocast(self.device, precision):
                 gaussians = self.gaussians.model(batch.input_images, batch.input_cameras)
-            rendering = None
-            if render:
-                from pipeline.splatting import rendering as renderer  # a service that draws nothing needs none
+            rendering = _drawn(gaussians, batch) if render else None
+        return Reconstruction(gaussians[0], batch, rendering, left_out=left_out)
 
-                rendering = renderer.render(gaussians, batch.cameras)
-        return Reconstruction(gaussians[0], batch, rendering, views, left_out)
+    def _refined(self, made: Reconstruction, tell: Tell) -> Reconstruction:
+        """The same with Gaussians that were optimised on the input views, where that was asked for."""
+        if not self.refine_steps:
+            return made
+        from pipeline.gslrm.refine import refined
+
+        gaussians = refined(made.gaussians[None], made.batch, self.refine_steps, tell)
+        with torch.inference_mode():
+            rendering = None if made.rendering is None else _drawn(gaussians, made.batch)
+        return replace(
+            made,
+            gaussians=gaussians[0],
+            rendering=rendering,
+            unrefined=made.rendering,
+            refine_steps=self.refine_steps,
+        )
+
+
+def _drawn(gaussians: Gaussians, batch: Batch) -> Rendering:
+    from pipeline.splatting.rendering import render  # a service that draws nothing needs none
+
+    return render(gaussians, batch.cameras)
 
 
 def _batch_of(scene: Scene, size: int, inputs: Sequence[int], left_out: Sequence[int]) -> HostBatch:

@@ -16,6 +16,7 @@ from pipeline.cli import Device, Overrides, device_of, split_overrides
 from pipeline.data.cli import AsJson
 from pipeline.weights.known import LPIPS
 from sweeps.cli import terminal
+from sweeps.cli.reconstruct import Refine
 from sweeps.errors import RegistryError
 
 model = typer.Typer(no_args_is_help=True, help="Registered models: verify, promote, pull.")
@@ -215,6 +216,7 @@ def model_evaluate(
     source: Annotated[str, typer.Argument(help="A registered model (NAME@ALIAS), a folder, or FaceLift's file.")],
     data: Annotated[str, typer.Option(help="Dataset folder or registered name.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    refine: Refine = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -227,13 +229,14 @@ def model_evaluate(
         registered = None if named.version is None else named.version.sha256
         root, cache = terminal.dataset(data), terminal.home().cache
         with progress.shown() as tell:
-            found = evaluate_at(named.path, root, split, cache, chosen, registered, tell)
+            found = evaluate_at(named.path, root, split, cache, chosen, registered, tell, refine)
     if as_json:
-        said = {"protocol": found.protocol.id, "precision": found.protocol.precision}
+        said = {"protocol": found.protocol.id, "precision": found.protocol.precision, "refine_steps": refine}
         typer.echo(json.dumps(said | {"metrics": found.metrics, "scenes": found.scenes}))
         return
     terminal.figures(found.metrics)
-    typer.echo(f"protocol {found.protocol.id}, in {found.protocol.precision}", err=True)
+    how = f", Gaussians refined in {refine} steps" if refine else ""
+    typer.echo(f"protocol {found.protocol.id}, in {found.protocol.precision}{how}", err=True)
 
 
 @model.command("import")

@@ -72,6 +72,9 @@ Given = Annotated[
         help="What GS-LRM is given of a photo: the views drawn of it, or the photo alone (default: the pair's own way)."
     ),
 ]
+Refine = Annotated[
+    int, typer.Option(min=0, help="Steps that a scene's Gaussians are optimised on its views, such as 50.")
+]
 Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
 
 
@@ -87,6 +90,7 @@ def reconstruct(
     steps: Steps = None,
     guidance: Guidance = None,
     given: Given = None,
+    refine: Refine = 0,
     size: Size = None,
     prune: Prune = "default",
     opacity: Opacity = None,
@@ -119,6 +123,8 @@ def reconstruct(
     needs_views = any(one.needs_views for one in asked)
     if given is not None and not needs_views:
         raise DataError(f"--given {given}: expected a photo or a video, got scenes, which have views — leave it.")
+    if refine and needs_views:
+        raise DataError(f"--refine {refine}: expected scenes, whose views show all sides, got a photo — leave it out.")
     photos = [one for one in asked if one.kind == "photo"]
     if len(photos) == len(asked) == 1:
         from pipeline.data.incoming.picture import read_picture
@@ -143,7 +149,7 @@ def reconstruct(
         _say_models(found, what if needs_views else "views", [name for name, one in drawing.items() if one is not None])
         first = found.load_views(chosen)
         second = found.load_gaussians(chosen, None if first is None else first.generator.image_size)
-        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed, what)
+        reconstructor = Reconstructor(second, first, chosen, steps, guidance, seed, what, refine)
         work.run(reconstructor, found.facts(first, second), as_json, stack.enter_context(shown()))
 
 
@@ -232,7 +238,7 @@ class _Work:
             result = reconstructor.photo(photo, tell=tell)
             facts |= {"given": reconstructor.given, "sampling": reconstructor.sampling}
         else:
-            photo, result = None, reconstructor.scene(read_scene(job.input.path))
+            photo, result = None, reconstructor.scene(read_scene(job.input.path), tell=tell)
         data = reconstructor.gaussians.recipe.data
         _say_views(job.input, result, data.min_input_views or data.num_input_views)
         with results(job.out) as folder:
@@ -314,3 +320,15 @@ def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:
     if (figures := said["figures"]) is not None:
         count = counted(figures["views"], "view")
         typer.echo(f"held-out PSNR {figures['psnr']:.2f} dB of {count} ({figures['protocol']})", err=True)
+    if (refined := said["refined"]) is not None:
+        typer.echo(_of_refining(refined["psnr"]), err=True)
+
+
+def _of_refining(psnr: dict[str, dict[str, float | None]]) -> str:
+    """What refining did to the views that the model was given, and to the others."""
+    held_out = psnr["held_out"]
+    said = "refined: PSNR of the views given {before:.2f} → {after:.2f} dB".format_map(psnr["inputs"])
+    if held_out["before"] is None or held_out["after"] is None:
+        return f"{said}; no view is held out to judge it by"
+    worse = " — the held-out views got worse: leave --refine out" if held_out["after"] < held_out["before"] else ""
+    return said + ", of the held-out ones {before:.2f} → {after:.2f} dB".format_map(held_out) + worse

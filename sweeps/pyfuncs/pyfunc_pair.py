@@ -70,7 +70,7 @@ class PairModel(PythonModel):
         pruning = pruning_of(asked["prune"])
         if asked["steps"] == 0:
             raise DataError("steps: expected 1 or more, or -1 for the model's own, got 0 — leave it, or write -1.")
-        own = {name: None if asked[name] < 0 else asked[name] for name in ("seed", "steps", "guidance")}
+        own: dict[str, Any] = {name: None if asked[name] < 0 else asked[name] for name in ("seed", "steps", "guidance")}
         models = Reconstructor(self.gaussians, self.views, self.device, **own, given=self.given)
         column = [] if model_input.empty else list(model_input.iloc[:, 0])
         if not column:

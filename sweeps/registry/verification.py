@@ -153,17 +153,19 @@ def score(
     limit: int | None = None,
     precision: Precision | None = None,
     tell: Tell = silent,
+    refine_steps: int = 0,
 ) -> Evaluation:
     """Evaluate a loaded model on views chosen by `data`, and in a precision, which need not be its own recipe's.
 
     For another precision it is loaded again: the weights themselves may have been rounded to the one it was loaded for.
+    refine_steps: as `Kind.evaluate` has them.
     """
     train = replace(loaded.recipe.train, precision=precision or loaded.recipe.train.precision)
     recipe = replace(loaded.recipe, data=data, train=train)
     kind, model = kind_of(recipe), loaded.model
     if train.precision != loaded.recipe.train.precision:
         model = kind.load(recipe, loaded.info.folder, next(model.parameters()).device)
-    return kind.evaluate(model, recipe, dataset, split, cache, limit, tell)
+    return kind.evaluate(model, recipe, dataset, split, cache, limit, tell, refine_steps)
 
 
 def score_like(
@@ -178,7 +180,14 @@ def score_like(
     return score(loaded, ours.recipe.data, dataset, "test", cache, precision=precision, tell=tell)
 
 
-def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path, tell: Tell = silent) -> Evaluation:
+def score_at(
+    loaded: LoadedCheckpoint,
+    root: str | Path,
+    split: str,
+    cache: Path,
+    tell: Tell = silent,
+    refine_steps: int = 0,
+) -> Evaluation:
     """`score` on the dataset at `root`, prepared as the model's recipe has it.
 
     Raises DataError as `prepared` and `require_geometry`.
@@ -186,7 +195,7 @@ def score_at(loaded: LoadedCheckpoint, root: str | Path, split: str, cache: Path
     data = replace(loaded.recipe.data, root=str(root))
     dataset = prepared(data, cache)
     require_geometry(dataset, cache, loaded.recipe.allows_inconsistent_geometry)
-    return score(loaded, data, dataset, split, cache, tell=tell)
+    return score(loaded, data, dataset, split, cache, tell=tell, refine_steps=refine_steps)
 
 
 def evaluate_at(
@@ -197,18 +206,25 @@ def evaluate_at(
     device: str,
     registered: str | None = None,
     tell: Tell = silent,
+    refine_steps: int = 0,
 ) -> Evaluation:
     """`score_at` of what a folder holds, a checkpoint or a pair. Raises CheckpointError, too.
 
-    registered: the sha256 of the version that it is to be; RegistryError for another.
+    registered: the sha256 of the version that it is to be; RegistryError for another, and for a model that is not
+    GS-LRM where its Gaussians are to be refined.
     """
     held = inspect(folder)
     if registered not in (None, held.sha256):
         raise RegistryError(
             f"{folder}: expected weights {str(registered)[:12]}, got {held.sha256[:12]} — register them again."
         )
+    if refine_steps and (isinstance(held, PairInfo) or not kind_of(held.recipe).draws):
+        raise RegistryError(
+            f"--refine {refine_steps}: expected a GS-LRM, got {folder}, which is given photos — leave it out, or name "
+            "a GS-LRM."
+        )
     if isinstance(held, CheckpointInfo):
-        return score_at(kinds.load(held, device), root, split, cache, tell)
+        return score_at(kinds.load(held, device), root, split, cache, tell, refine_steps)
     data = replace(held.scored, root=str(root))
     dataset = prepared(data, cache)
     require_geometry(dataset, cache, held.gaussians.recipe.allows_inconsistent_geometry)

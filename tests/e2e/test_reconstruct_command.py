@@ -26,9 +26,10 @@ from pipeline.pruning import PRUNINGS
 from pipeline.reconstruction.models import load_gaussians, load_views, read_pair, write_pair
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.training.loop import train
+from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry
-from sweeps.registry.verification import unverified
+from sweeps.registry.verification import evaluate_at, unverified
 
 Make = Callable[[Path, Path], tuple[object, ...]]
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
@@ -217,6 +218,7 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     "an unknown pruning": (with_options("--prune", "hard"), "expected one of default, facelift"),
     "a box of two": (with_options("--box", "1,2"), "--box: expected three numbers X,Y,Z, got 1,2"),
     "a box of less than nothing": (with_options("--box", "1,1,-1"), "box: expected three numbers of at least 0"),
+    "a photo to be refined": (with_options("--refine", "5"), "--refine 5: expected scenes, whose views show all sides"),
     "an unknown format": (with_options("--format", "ply,gltf"), "got 'gltf'"),
     "an unknown device": (with_options("--device", "gpu"), "--device: expected cpu, cuda or cuda:N"),
     "a file for a folder": (onto_a_file, "expected a folder that can be written to, got a file"),
@@ -287,6 +289,34 @@ def test_six_inputs_need_no_seventh(run, mice_folder, tmp_path, tiny_recipe) -> 
     said = json.loads(out)
     assert (said["views"]["inputs"], said["views"]["left_out"], said["figures"]) == ([0, 1, 2, 3, 4, 5], [], None)
     assert err == ""
+
+
+def test_a_scene_is_refined_on_its_input_views_and_the_others_judge_it(run, mice_folder, gaussians) -> None:
+    scene, words = mice_folder / "scene_000006", ("--model", gaussians, "--size", 32)
+    _, out, _ = run(scene, *words, "-o", "before", "--json")
+    before = json.loads(out)
+    _, out, err = run(scene, *words, "-o", "after", "--refine", 10, "--json")
+    after = json.loads(out)
+    psnr = after["refined"]["psnr"]
+    assert before["refined"] is None and after["refined"]["steps"] == 10
+    assert psnr["inputs"]["after"] > psnr["inputs"]["before"]
+    assert psnr["held_out"] == {"before": before["figures"]["psnr"], "after": after["figures"]["psnr"]}
+    assert after["figures"]["protocol"].endswith("Gaussians unpruned, refined in 10 steps")
+    _, _, err = run(scene, *words, "-o", "after", "--refine", 10)
+    assert err.splitlines()[-1].startswith(f"refined: PSNR of the views given {psnr['inputs']['before']:.2f} → ")
+
+
+def test_refining_one_view_is_refused_in_one_line(run, mice_folder, tmp_path, tiny_recipe) -> None:
+    recipe = tiny_recipe("data.num_views=2", "data.num_input_views=1", "data.num_held_out_views=1")
+    model = checkpoint.save(tmp_path / "one", GSLRM(recipe.model), recipe, 1)
+    code, _, err = run(mice_folder / "scene_000006", "--model", model, "--refine", 5, "-o", "out")
+    assert code == 2 and "--refine: expected two views or more, got one" in err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_makes_no_gaussians_of_views_is_not_refined(views, mice_folder, tmp_path) -> None:
+    with pytest.raises(RegistryError, match=r"--refine 5: expected a GS-LRM, got .*, which is given photos"):
+        evaluate_at(views, mice_folder, "test", tmp_path, "cpu", refine_steps=5)
 
 
 def test_of_several_inputs_the_failed_one_is_named_and_the_others_are_made(

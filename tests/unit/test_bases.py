@@ -82,6 +82,19 @@ def test_the_base_knows_animals_that_it_never_met_from_one_view_or_five(
     assert found.metrics["train/mask_iou"] > mask_iou
 
 
+def test_refined_gaussians_of_the_base_show_views_that_were_held_out_far_better(tmp_path: Path) -> None:
+    mice = write_mice(tmp_path / "mice", scenes=6, size=64, rig="mouse_centred", seed=UNSEEN, coat="calico")
+    loaded, dataset = kinds.load(bases.FOLDER / "gslrm_small"), open_dataset(mice)
+    before, after = (
+        GSLRMKind()
+        .evaluate(loaded.model, loaded.recipe, dataset, "train", tmp_path / "cache", refine_steps=steps)
+        .metrics
+        for steps in (0, 50)
+    )
+    assert after["train/psnr_fg"] > before["train/psnr_fg"] + 2 and after["train/mask_iou"] > 0.94
+    assert after["train/input/psnr_fg"] > before["train/input/psnr_fg"] + 6
+
+
 def test_a_base_with_twice_the_layers_begins_as_the_one_that_it_is_grown_from(tmp_path: Path, tiny_recipe) -> None:
     torch.manual_seed(0)
     recipe = tiny_recipe("model.init_std=0.2")

@@ -241,6 +241,7 @@ def test_the_protocol_id_is_the_same_on_every_machine():
         {"mask_rule": "colour"},
         {"definitions": 1},
         {"precision": "bf16"},
+        {"refine_steps": 50},
     ],
     ids=lambda change: next(iter(change)),
 )

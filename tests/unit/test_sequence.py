@@ -369,6 +369,17 @@ def test_scenes_lie_in_the_recording_alike_in_either_world(
     assert np.abs(placed[0] - placed[1]).max() < 1e-3  # mm, of float32 about the origin
 
 
+def test_frames_of_scenes_are_refined_and_no_sequence_is_continued_with_other_steps(
+    walk: Path, reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    plain, refining = (Reconstructor(reconstructor.gaussians, refine_steps=steps) for steps in (0, 3))
+    made(walk, tmp_path / "plain", plain), made(walk, tmp_path / "refined", refining)
+    first, second = (Gaussians.load_ply(next((tmp_path / name).rglob("*.ply"))) for name in ("plain", "refined"))
+    assert first.count != second.count or not torch.equal(first.means, second.means)
+    with pytest.raises(DataError, match="expected a sequence of the same plan, got another refine_steps"):
+        made(walk, tmp_path / "plain", refining)
+
+
 # ---------------------------------------------------------------- the command
 
 

@@ -107,8 +107,9 @@ def _written(
 def _plan(footage: Footage, reconstructor: Reconstructor, asked: _Asked, cutting: Cutting) -> dict[str, Any]:
     """What decides the files, in plain values."""
     views = reconstructor.views
-    alone = {"given": "photo"} if reconstructor.given == "photo" else {}  # plans from before have none
-    return alone | {
+    own: dict[str, Any] = {"given": "photo"} if reconstructor.given == "photo" else {}  # plans from before have neither
+    own |= {"refine_steps": reconstructor.refine_steps} if reconstructor.refine_steps else {}
+    return own | {
         "kind": "sequence",
         "version": VERSION,
         "source": footage.digest,
