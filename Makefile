@@ -52,7 +52,7 @@ demo: setup
 	$(DEMO) model pull mouse-mvdiffusion@champion --out out/$(SWEEP)/views-model
 	@echo "6 of 6: one photo, through both, and through GS-LRM alone"
 	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
-		--gaussians out/$(SWEEP)/model --out out/$(SWEEP)/photo
+		--gaussians out/$(SWEEP)/model --refine 50 --out out/$(SWEEP)/photo
 	if grep -q "min_input_views: 1" out/$(SWEEP)/model/recipe.yaml; then \
 		$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
 			--gaussians out/$(SWEEP)/model --given photo --out out/$(SWEEP)/photo-alone; \

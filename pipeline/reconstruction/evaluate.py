@@ -90,6 +90,7 @@ def evaluate_pair(
         target_views=loader.held_out,
         split_digest=f"{split}:{count}:{dataset.split_digest(split)[:16]}",
         precision=evaluated_in(pair.gaussians.recipe.train.precision, pair.device),
+        refine_steps=pair.refine_steps,
     )
     assert preview is not None, "a split has a scene"
     names = ("generated", "rendered", "true")[-len(shown) :]

@@ -94,7 +94,7 @@ class Reconstructor:
     ) -> None:
         """device: of the work; the one that the models were loaded to, if None. steps, guidance, seed: how views are
         drawn, if not as their own model says. given: what GS-LRM is given of a photo. refine_steps: of the optimisation
-        of a scene's Gaussians on its views. Raises DataError for a guidance that is no finite number.
+        of Gaussians on the views they were made of. Raises DataError for a guidance that is no finite number.
         """
         if guidance is not None and not 0 <= guidance < math.inf:
             raise DataError(f"guidance: expected a number of at least 0, got {guidance:g} — give one, or leave it out.")
@@ -124,9 +124,12 @@ class Reconstructor:
         """Six views of a framed photo, and the Gaussians of these as they are, with no mask (FaceLift); or no views,
         and the Gaussians of the photo on white, with the rig's first camera, which is the photo's.
 
+        Refined they are on the photo in the place of the first view, which has its camera, and on the other views.
+
         number: with the seed it decides the noise. render: draw the cameras of the views, too. tell: hears of each
-        denoising step. Raises DataError where no model of views was given, and for one whose rig is of another world,
-        such as one in millimetres; CheckpointError for a photo alone where GS-LRM has learned from more views.
+        denoising step. Raises DataError where no model of views was given, for one whose rig is of another world, such
+        as one in millimetres, and for a photo alone that is to be refined; CheckpointError for a photo alone where
+        GS-LRM has learned from more views.
         """
         if self.views is None:
             raise DataError(f"{photo.where}: expected a model that makes views of a photo, got none — name --views.")
@@ -139,7 +142,7 @@ class Reconstructor:
             require_learned_from_one(self.gaussians.recipe, self.gaussians.name)
             camera = cameras.resize(size, size)[:1].to(torch.float32).to(self.device)[None]
             alone = Batch(photo.image(size)[None, None].to(self.device), None, camera, 1, (photo.where,))
-            return self._reconstruction(alone, (), render)
+            return self._refined(self._reconstruction(alone, (), render), tell)
         image = photo.image(generator.image_size)[None].to(self.device)
         with torch.inference_mode():
             views = generator(image, [number], self.guidance, self.steps, seed=self.seed, tell=tell)[0]
@@ -151,7 +154,11 @@ class Reconstructor:
         order = [*inputs, *left_out]
         posed = cameras.resize(size, size)[order].to(torch.float32).to(self.device)[None]
         batch = Batch(views_in[None, order], None, posed, len(inputs), (photo.where,))
-        return replace(self._reconstruction(batch, left_out, render), views=views)
+        made = self._reconstruction(batch, left_out, render)
+        if self.refine_steps:
+            shown = torch.cat([photo.image(size)[None, None].to(self.device), batch.images[:, 1:]], 1)
+            made = replace(made, batch=replace(batch, images=shown))
+        return replace(self._refined(made, tell), views=views)
 
     def scene(self, scene: Scene, render: bool = True, tell: Tell = silent) -> Reconstruction:
         """Gaussians of posed views: of as many as the model takes, or of all; the others are held out. tell: hears of

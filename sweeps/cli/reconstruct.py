@@ -73,7 +73,7 @@ Given = Annotated[
     ),
 ]
 Refine = Annotated[
-    int, typer.Option(min=0, help="Steps that a scene's Gaussians are optimised on its views, such as 50.")
+    int, typer.Option(min=0, help="Steps that Gaussians are optimised on the views they were made of, such as 50.")
 ]
 Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
 
@@ -123,8 +123,6 @@ def reconstruct(
     needs_views = any(one.needs_views for one in asked)
     if given is not None and not needs_views:
         raise DataError(f"--given {given}: expected a photo or a video, got scenes, which have views — leave it.")
-    if refine and needs_views:
-        raise DataError(f"--refine {refine}: expected scenes, whose views show all sides, got a photo — leave it out.")
     photos = [one for one in asked if one.kind == "photo"]
     if len(photos) == len(asked) == 1:
         from pipeline.data.incoming.picture import read_picture
@@ -145,6 +143,11 @@ def reconstruct(
 
         found = stack.enter_context(models_of(terminal.home(), model, views, gaussians, needs_views))
         what = given or found.given
+        if refine and needs_views and what == "photo":
+            raise DataError(
+                f"--refine {refine}: expected views that were drawn of a photo, got the photo alone — leave it out, or "
+                "add --given views."
+            )
         drawing = {"--seed": seed, "--steps": steps, "--guidance": guidance}
         _say_models(found, what if needs_views else "views", [name for name, one in drawing.items() if one is not None])
         first = found.load_views(chosen)
@@ -321,13 +324,16 @@ def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:
         count = counted(figures["views"], "view")
         typer.echo(f"held-out PSNR {figures['psnr']:.2f} dB of {count} ({figures['protocol']})", err=True)
     if (refined := said["refined"]) is not None:
-        typer.echo(_of_refining(refined["psnr"]), err=True)
+        typer.echo(_of_refining(refined["psnr"], said["kind"] == "photo"), err=True)
 
 
-def _of_refining(psnr: dict[str, dict[str, float | None]]) -> str:
-    """What refining did to the views that the model was given, and to the others."""
+def _of_refining(psnr: dict[str, dict[str, float | None]], of_photo: bool) -> str:
+    """What refining did to the views that the Gaussians were made of, and to the others."""
     held_out = psnr["held_out"]
-    said = "refined: PSNR of the views given {before:.2f} → {after:.2f} dB".format_map(psnr["inputs"])
+    views = "the photo and the views drawn of it" if of_photo else "the views given"
+    said = f"refined: PSNR of {views} {{before:.2f}} → {{after:.2f}} dB".format_map(psnr["inputs"])
+    if of_photo:
+        return said
     if held_out["before"] is None or held_out["after"] is None:
         return f"{said}; no view is held out to judge it by"
     worse = " — the held-out views got worse: leave --refine out" if held_out["after"] < held_out["before"] else ""

@@ -78,6 +78,7 @@ def score_pair(
     device: str,
     precision: Precision | None = None,
     tell: Tell = silent,
+    refine_steps: int = 0,
 ) -> PairEvaluation:
     """A pair's figures end to end. data: how views are put into slots, and the size of the figures."""
     from pipeline.reconstruction.evaluate import evaluate_pair  # what draws is needed here alone
@@ -88,5 +89,6 @@ def score_pair(
     if precision is not None:
         train = replace(gaussians.recipe.train, precision=precision)
         gaussians = replace(gaussians, recipe=replace(gaussians.recipe, train=train))
-    pair = Reconstructor(gaussians, load_views(info.folder, device), device, given=info.pair.given)
+    views, given = load_views(info.folder, device), info.pair.given
+    pair = Reconstructor(gaussians, views, device, given=given, refine_steps=refine_steps)
     return evaluate_pair(pair, data, dataset, split, cache, tell=tell)

@@ -210,25 +210,24 @@ def evaluate_at(
 ) -> Evaluation:
     """`score_at` of what a folder holds, a checkpoint or a pair. Raises CheckpointError, too.
 
-    registered: the sha256 of the version that it is to be; RegistryError for another, and for a model that is not
-    GS-LRM where its Gaussians are to be refined.
+    registered: the sha256 of the version that it is to be; RegistryError for another, and for a model that makes no
+    Gaussians where they are to be refined.
     """
     held = inspect(folder)
     if registered not in (None, held.sha256):
         raise RegistryError(
             f"{folder}: expected weights {str(registered)[:12]}, got {held.sha256[:12]} — register them again."
         )
-    if refine_steps and (isinstance(held, PairInfo) or not kind_of(held.recipe).draws):
+    if refine_steps and not kind_of(held.recipe).draws:
         raise RegistryError(
-            f"--refine {refine_steps}: expected a GS-LRM, got {folder}, which is given photos — leave it out, or name "
-            "a GS-LRM."
+            f"--refine {refine_steps}: expected a model of Gaussians, got {folder}, which makes none — leave it out."
         )
     if isinstance(held, CheckpointInfo):
         return score_at(kinds.load(held, device), root, split, cache, tell, refine_steps)
     data = replace(held.scored, root=str(root))
     dataset = prepared(data, cache)
     require_geometry(dataset, cache, held.gaussians.recipe.allows_inconsistent_geometry)
-    return score_pair(held, data, dataset, split, cache, device, tell=tell)
+    return score_pair(held, data, dataset, split, cache, device, tell=tell, refine_steps=refine_steps)
 
 
 def _confirm(loaded: LoadedCheckpoint, dataset: Dataset, logged: Mapping[str, float], cache: Path, tell: Tell) -> None:

@@ -218,7 +218,6 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     "an unknown pruning": (with_options("--prune", "hard"), "expected one of default, facelift"),
     "a box of two": (with_options("--box", "1,2"), "--box: expected three numbers X,Y,Z, got 1,2"),
     "a box of less than nothing": (with_options("--box", "1,1,-1"), "box: expected three numbers of at least 0"),
-    "a photo to be refined": (with_options("--refine", "5"), "--refine 5: expected scenes, whose views show all sides"),
     "an unknown format": (with_options("--format", "ply,gltf"), "got 'gltf'"),
     "an unknown device": (with_options("--device", "gpu"), "--device: expected cpu, cuda or cuda:N"),
     "a file for a folder": (onto_a_file, "expected a folder that can be written to, got a file"),
@@ -306,6 +305,20 @@ def test_a_scene_is_refined_on_its_input_views_and_the_others_judge_it(run, mice
     assert err.splitlines()[-1].startswith(f"refined: PSNR of the views given {psnr['inputs']['before']:.2f} → ")
 
 
+def test_a_photo_is_refined_on_itself_and_the_views_drawn_of_it(run, mice_folder, tmp_path, views, gaussians) -> None:
+    words = (photo(mice_folder, tmp_path), "--views", views, "--gaussians", gaussians, "--size", 32)
+    code, _, err = run(*words, "-o", "out", "--refine", 10)
+    psnr = json.loads((tmp_path / "out/reconstruction.json").read_text())["refined"]["psnr"]["inputs"]
+    assert code == 0 and psnr["after"] > psnr["before"]
+    said = f"refined: PSNR of the photo and the views drawn of it {psnr['before']:.2f} → {psnr['after']:.2f} dB"
+    assert err.splitlines()[-1] == said
+    made = Reconstructor(load_gaussians(gaussians), load_views(views), refine_steps=2).photo(read_photo(words[0]))
+    torch.testing.assert_close(made.batch.images[0, 0], read_photo(words[0]).image(32))
+    code, _, err = run(*words, "-o", "alone", "--refine", 10, "--given", "photo")
+    assert code == 2 and "--refine 10: expected views that were drawn of a photo, got the photo alone" in err
+    assert not (tmp_path / "alone").exists()
+
+
 def test_refining_one_view_is_refused_in_one_line(run, mice_folder, tmp_path, tiny_recipe) -> None:
     recipe = tiny_recipe("data.num_views=2", "data.num_input_views=1", "data.num_held_out_views=1")
     model = checkpoint.save(tmp_path / "one", GSLRM(recipe.model), recipe, 1)
@@ -315,7 +328,7 @@ def test_refining_one_view_is_refused_in_one_line(run, mice_folder, tmp_path, ti
 
 
 def test_what_makes_no_gaussians_of_views_is_not_refined(views, mice_folder, tmp_path) -> None:
-    with pytest.raises(RegistryError, match=r"--refine 5: expected a GS-LRM, got .*, which is given photos"):
+    with pytest.raises(RegistryError, match=r"--refine 5: expected a model of Gaussians, got .*, which makes none"):
         evaluate_at(views, mice_folder, "test", tmp_path, "cpu", refine_steps=5)
 
 
