@@ -44,7 +44,7 @@ demo: setup
 	@echo "3 of 6: its best is verified, registered, and pulled again"
 	$(DEMO) model promote $(SWEEP)
 	$(DEMO) model pull mouse-gslrm@champion --out out/$(SWEEP)/model
-	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE) --model out/$(SWEEP)/model --refine 50 --out out/$(SWEEP)
+	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE) --model out/$(SWEEP)/model --refine 50 --prune connected --out out/$(SWEEP)
 	@echo "4 of 6: a sweep of fine-tunes of MVDiffusion"
 	$(DEMO) sweep run mvdiffusion_small --data $(DEMO_MICE) --name $(SWEEP)-views
 	@echo "5 of 6: its best is verified, registered, and pulled again"
@@ -52,10 +52,10 @@ demo: setup
 	$(DEMO) model pull mouse-mvdiffusion@champion --out out/$(SWEEP)/views-model
 	@echo "6 of 6: one photo, through both, and through GS-LRM alone"
 	$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
-		--gaussians out/$(SWEEP)/model --refine 50 --out out/$(SWEEP)/photo
+		--gaussians out/$(SWEEP)/model --refine 50 --prune connected --out out/$(SWEEP)/photo
 	if grep -q "min_input_views: 1" out/$(SWEEP)/model/recipe.yaml; then \
 		$(DEMO) reconstruct $(DEMO_MICE)/$(DEMO_SCENE)/images/cam_000.png --views out/$(SWEEP)/views-model \
-			--gaussians out/$(SWEEP)/model --given photo --out out/$(SWEEP)/photo-alone; \
+			--gaussians out/$(SWEEP)/model --given photo --prune connected --out out/$(SWEEP)/photo-alone; \
 	else \
 		echo "The champion of $(HOME_DIR) is of an older demo. For the photo alone: make demo HOME_DIR=another"; \
 	fi

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +190,7 @@ def _facts_of(result: Reconstruction, wanted: Wanted, kept: int, photo: Photo | 
     }
     return {
         "gaussians": {"made": result.gaussians.count, "kept": kept},
-        "pruning": asdict(wanted.pruning),
+        "pruning": wanted.pruning.as_plain(),
         "views": {
             "generated": result.views is not None,
             "inputs": [view for view in range(views) if view not in result.left_out],

@@ -49,7 +49,8 @@ Size = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Pixels of the turntable (default: 384; FaceLift's: 512).")
 ]
 Prune = Annotated[
-    str, typer.Option(help="Which Gaussians are kept: default (opacity above 0.02), facelift (its inference), none …")
+    str,
+    typer.Option(help="Which Gaussians are kept: default (opacity above 0.02), connected (no specks), facelift …"),
 ]
 Opacity = Annotated[
     float | None, typer.Option(min=0, max=1, help="Keep Gaussians more opaque than this (FaceLift's: 0.04).")

@@ -72,7 +72,7 @@ class Flavour:
 
 
 _FLAVOURS = {
-    "gslrm": Flavour(pyfunc_gslrm),
+    "gslrm": Flavour(pyfunc_gslrm, ("scipy",)),
     "mvdiffusion": Flavour(pyfunc_views, _VIEWS),
     "pair": Flavour(pyfunc_pair, _VIEWS, lambda: ([example_picture()], pyfunc_pair.SETTINGS)),
 }

@@ -215,7 +215,7 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     "one mask for two": (two_with_one_mask, "expected a folder of masks for 2 photos, got a file"),
     "a mask for a scene": (of_scene("--mask", "no.png"), "expected a photo that it belongs to"),
     "an unknown network": (with_options("--segment", "sam"), "--segment: expected rembg, got sam"),
-    "an unknown pruning": (with_options("--prune", "hard"), "expected one of default, facelift"),
+    "an unknown pruning": (with_options("--prune", "hard"), "expected one of default, connected, facelift"),
     "a box of two": (with_options("--box", "1,2"), "--box: expected three numbers X,Y,Z, got 1,2"),
     "a box of less than nothing": (with_options("--box", "1,1,-1"), "box: expected three numbers of at least 0"),
     "an unknown format": (with_options("--format", "ply,gltf"), "got 'gltf'"),

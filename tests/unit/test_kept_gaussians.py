@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 
 from pipeline import checkpoint
 from pipeline.data.scenes import open_dataset, read_scene, write_scene
@@ -93,6 +94,58 @@ def test_the_golden_list_of_which_gaussians_stay(place: int, name: str) -> None:
     assert stay.tolist() == [answers[place] for _, answers in GOLDEN]
 
 
+def cloud(centre: tuple[float, float, float], count: int, seed: int, spread: float = 0.1) -> np.ndarray:
+    """Points about a centre."""
+    return (np.random.default_rng(seed).uniform(-spread, spread, (count, 3)) + centre).astype(FLOAT)
+
+
+def of_means(means: np.ndarray, opacity: float = 0.5) -> Gaussians:
+    count = len(means)
+    return gaussians_of(means, np.full((count, 3), 0.01, FLOAT), np.full(count, opacity, FLOAT))
+
+
+def test_specks_beside_the_animal_are_no_part_of_what_is_connected() -> None:
+    body, specks = cloud((0, 0, 0), 400, 0), cloud((0.5, 0, -0.4), 3, 1, 0.02)
+    gaussians = of_means(np.concatenate([specks, body, specks + FLOAT(0.3)]))
+    assert PRUNINGS["connected"].keep(gaussians).tolist() == [False] * 3 + [True] * 400 + [False] * 3
+    assert PRUNINGS["default"](gaussians).count == 406
+
+
+def test_two_animals_are_both_kept_and_what_nobody_sees_joins_nothing() -> None:
+    bridge = np.linspace((0.1, 0, 0), (0.8, 0, 0), 60).astype(FLOAT)
+    two = of_means(np.concatenate([cloud((0, 0, 0), 300, 0), cloud((1, 0, 0), 300, 1)]))
+    assert PRUNINGS["connected"](two).count == 600
+    faint = of_means(np.concatenate([cloud((0, 0, 0), 300, 0), bridge, cloud((0.9, 0, 0), 2, 1, 0.02)]))
+    faint.opacities[300:360] = 0.01
+    assert PRUNINGS["connected"].keep(faint).tolist() == [True] * 300 + [False] * 62
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_components_are_those_that_scipy_labels_in_a_dense_grid(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    means = np.concatenate([cloud(tuple(random.uniform(-1, 1, 3)), 10 * place, place, 0.1) for place in range(1, 12)])
+    cells = np.floor(means.astype(float) / 0.05).astype(int)
+    grid = np.zeros(np.ptp(cells, 0) + 1, bool)
+    at = tuple((cells - cells.min(0)).T)
+    grid[at] = True
+    label = ndimage.label(grid, np.ones((3, 3, 3)))[0][at]
+    share = (np.bincount(label) / len(label))[label]
+    kept = Pruning(component=0.1).keep(of_means(means)).numpy()
+    np.testing.assert_array_equal(kept, share >= 0.1)
+    assert 0 < kept.sum() < len(kept)
+
+
+def test_one_far_away_costs_nothing_and_none_left_is_none() -> None:
+    far = of_means(np.concatenate([cloud((0, 0, 0), 100, 0), np.array([[1e6, -1e6, 3e5]], FLOAT)]))
+    assert PRUNINGS["connected"].keep(far).tolist() == [True] * 100 + [False]
+    assert PRUNINGS["connected"](of_means(cloud((0, 0, 0), 9, 0), opacity=0.01)).count == 0
+
+
+def test_rules_without_components_are_written_as_they_were_before_there_were_any() -> None:
+    assert "component" not in PRUNINGS["facelift"].as_plain()
+    assert PRUNINGS["connected"].as_plain()["component"] == 0.02
+
+
 def test_what_is_kept_stays_in_its_order(edges) -> None:
     gaussians = gaussians_of(*edges)
     pruned = PRUNINGS["facelift"](gaussians)
@@ -118,7 +171,7 @@ def test_a_scale_of_ones_own_counts_at_every_height() -> None:
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        ({"prune": "mine"}, "prune: expected one of default, facelift, "),
+        ({"prune": "mine"}, "prune: expected one of default, connected, facelift, "),
         ({"min_opacity": 1.5}, "min_opacity: expected a number from 0 to 1, got 1.5 — give one, or leave it out."),
         (
             {"min_opacity": float("nan")},

@@ -119,7 +119,7 @@ def _plan(footage: Footage, reconstructor: Reconstructor, asked: _Asked, cutting
         "views": None if views is None else views.sha256,
         "sampling": reconstructor.sampling,
         "framing": None if views is None or views.framing is None else asdict(views.framing),
-        "pruning": asdict(asked.pruning),
+        "pruning": asked.pruning.as_plain(),
         "masks": _digest_of_masks(cutting.mask),
         "segment": cutting.segment,
         "size": asked.size,
