@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.machine import account, outputs
 from pipeline.machine.version import VERSION
 from sweeps.errors import DamagedError, NoRoomError, OutageError, SweepError
-from sweeps.own_process import Interrupted, ignore_signals, interrupt, set_handler, set_up
+from sweeps.own_process import Interrupted, ignore_signals, interrupt, interruption_in, set_handler, set_up
 
 EXIT_OURS, EXIT_USER = 1, 2
 
@@ -77,9 +77,12 @@ def main() -> None:
         _say(f"{where}: expected room to write to, got a full disk — free some and run the command again.")
         _drop_what_is_not_taken()
         sys.exit(EXIT_OURS)
-    except Interrupted as error:
-        _say(str(error))
-        sys.exit(error.exit_code)
+    except (Interrupted, SystemError) as error:
+        interrupted = interruption_in(error)
+        if interrupted is None:
+            raise
+        _say(str(interrupted))
+        sys.exit(interrupted.exit_code)
     finally:
         ignore_signals()
         if "triton" not in sys.modules:  # whose bindings call what is still there at the exit leaks

@@ -101,7 +101,7 @@ class Finding(NamedTuple):
 class Kind(Protocol):
     """What can be done with a kind of model that is not in training."""
 
-    draws: bool  # whether its training draws Gaussians, for which a GPU needs kernels of gsplat's
+    draws: bool  # whether it makes Gaussians; its training draws them, for which a GPU needs kernels of gsplat's
 
     def train(self, recipe: Recipe, device: torch.device, dataset: Dataset) -> Stage:
         """A stage about to train, with the weights that the recipe starts from."""
@@ -121,7 +121,7 @@ class Kind(Protocol):
         refine_steps: int = 0,
     ) -> Evaluation:
         """Score a loaded model on a split, where it is. tell: hears of each scene. refine_steps: of Gaussians on their
-        input views; DataError where a model makes none.
+        input views, of a kind that draws.
         """
 
     def facts(self, info: CheckpointInfo) -> dict[str, str]:

@@ -33,6 +33,15 @@ class Interrupted(SystemExit):
         self.exit_code = exit_code(str(self))
 
 
+def interruption_in(error: BaseException) -> Interrupted | None:
+    """The Interrupted that an error is or was made of: compiled code gives a SystemError where one was raised in it."""
+    while not isinstance(error, Interrupted):
+        if (cause := error.__cause__ or error.__context__) is None:
+            return None
+        error = cause
+    return error
+
+
 def said(number: int) -> str:
     """How an end by this signal is told, as the reason of a sweep too."""
     return f"interrupted by {signal.Signals(number).name}"

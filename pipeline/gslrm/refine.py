@@ -9,16 +9,18 @@ from __future__ import annotations
 import torch
 
 from pipeline.data.batch import Batch
-from pipeline.errors import DataError
+from pipeline.errors import DataError, NonFiniteError
 from pipeline.gaussians import Gaussians
 from pipeline.progress import Tell, silent, told
 from pipeline.splatting.rendering import draw
 
 LEAST_VIEWS = 2
-# Adam's rates at the first step, of values as 3D Gaussian Splatting optimises them; they fall to 0 by a cosine.
+# Adam's rates at the first step, of values as 3D Gaussian Splatting optimises them; they fall to 0 by a cosine. Other
+# rates, or another loss, give other figures: they raise `metrics.DEFINITIONS` and the VERSION of sequences.
 RATES = {"quats": 0.015, "log_scales": 0.03, "logits": 0.06, "sh": 0.03}
 MEANS_RATE = 0.2  # of the median size of the Gaussians that can be seen, so that it fits any image size
 _SEEN = 0.02  # opacity above which a Gaussian counts for that median
+_EPSILON = 1e-15  # of Adam, as 3D Gaussian Splatting's: gradients of a mean over many pixels are below its usual 1e-8
 _LEAST_OPACITY = 1e-6  # from where a logit is taken: of 0 it would be infinite
 
 
@@ -36,14 +38,21 @@ def refined(gaussians: Gaussians, batch: Batch, steps: int, tell: Tell = silent)
             f"{batch.scenes[0]}: --refine: expected two views or more, got one — leave --refine out: what "
             "one view does not show would get worse."
         )
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad():  # the first alone leaves a caller's no_grad as it is
         values = _values(gaussians)
         rates = _rates(gaussians)
-        optimizer = torch.optim.Adam([{"params": [value], "lr": rates[name]} for name, value in values.items()])
+        optimizer = torch.optim.Adam(
+            [{"params": [value], "lr": rates[name]} for name, value in values.items()], eps=_EPSILON
+        )
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in told(range(steps), "refine", steps, tell):
+        for step in told(range(1, steps + 1), "refine", steps, tell):
             optimizer.zero_grad()
-            _difference(_gaussians(values), batch).backward()
+            difference = _difference(_gaussians(values), batch)
+            if not bool(difference.isfinite()):  # whose gradient would be 0, so that the steps did nothing
+                raise NonFiniteError(
+                    f"{batch.scenes[0]}: expected numbers in refining, got none at step {step} — leave --refine out."
+                )
+            difference.backward()
             optimizer.step()
             falling.step()
     return _gaussians(values).detach()

@@ -13,7 +13,6 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.data.scenes import SPLITS, Dataset
-from pipeline.errors import DataError
 from pipeline.progress import Tell, silent
 from pipeline.recipe import (
     DataConfig,
@@ -55,8 +54,7 @@ class MVDiffusionKind:
         tell: Tell = silent,
         refine_steps: int = 0,
     ) -> Evaluation:
-        if refine_steps:
-            raise DataError("--refine: expected a GS-LRM, got MVDiffusion, which makes no Gaussians — leave it out.")
+        assert not refine_steps, "refused before a model is loaded"
         from pipeline.gslrm.evaluate import lpips_network
         from pipeline.mvdiffusion.deployed import ViewGenerator
         from pipeline.mvdiffusion.evaluate import evaluate

@@ -197,7 +197,7 @@ def _facts_of(result: Reconstruction, wanted: Wanted, kept: int, photo: Photo | 
             "left_out": list(result.left_out),
         },
         "figures": None if psnr is None else figures,
-        "refined": {"steps": result.refine_steps, "psnr": result.refinement} if result.refine_steps else None,
+        "refined": {"steps": result.refine_steps, "figures": result.refinement} if result.refine_steps else None,
         "photo": None if photo is None else _facts_of_photo(photo),
         "software": f"mouselift {VERSION}",
     }

@@ -54,28 +54,34 @@ class Reconstruction:
     @property
     def held_out_psnr(self) -> float | None:
         """PSNR in dB of the views that the model was not shown, full frame on white; None where there are none."""
-        return self._psnr(self.rendering, slice(self.batch.num_input_views, None))
+        if self.rendering is None or not self.left_out:
+            return None
+        return self._decibels(self.rendering, slice(self.batch.num_input_views, None))["psnr"]
 
     @property
-    def refinement(self) -> dict[str, dict[str, float | None]] | None:
-        """PSNR in dB, as `held_out_psnr`, before and after refining: of the inputs and of the held-out views.
+    def refinement(self) -> dict[str, dict[str, dict[str, float]]] | None:
+        """Figures in dB before and after refining: `psnr` of the full frame and, where there are masks, `psnr_fg`, each
+        as a mean over the views of `inputs` and of `held_out`, which is left out where there are none.
 
         None where nothing was refined, or nothing drawn.
         """
-        if self.unrefined is None:
+        if self.unrefined is None or self.rendering is None:
             return None
         inputs = self.batch.num_input_views
         views = {"inputs": slice(inputs), "held_out": slice(inputs, None)}
         drawn = {"before": self.unrefined, "after": self.rendering}
         return {
-            name: {when: self._psnr(rendering, some) for when, rendering in drawn.items()}
+            name: {when: self._decibels(rendering, some) for when, rendering in drawn.items()}
             for name, some in views.items()
+            if len(self.batch.images[0, some])
         }
 
-    def _psnr(self, rendering: Rendering | None, views: slice) -> float | None:
-        if rendering is None or not len(self.batch.images[0, views]):
-            return None
-        return float(metrics.psnr(rendering.images[0, views], self.batch.images[0, views]).mean())
+    def _decibels(self, rendering: Rendering, views: slice) -> dict[str, float]:
+        images, targets = rendering.images[0, views], self.batch.images[0, views]
+        found = {"psnr": float(metrics.psnr(images, targets).mean())}
+        if self.batch.masks is not None:
+            found["psnr_fg"] = float(metrics.psnr_fg(images, targets, self.batch.masks[0, views]).nanmean())
+        return found
 
 
 class Reconstructor:

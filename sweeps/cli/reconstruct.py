@@ -74,7 +74,10 @@ Given = Annotated[
     ),
 ]
 Refine = Annotated[
-    int, typer.Option(min=0, help="Steps that Gaussians are optimised on the views they were made of, such as 50.")
+    int,
+    typer.Option(
+        min=0, max=10_000, help="Steps that Gaussians are optimised on the views they were made of, such as 50."
+    ),
 ]
 Sequence = Annotated[bool, typer.Option("--sequence", help="A folder's pictures, or a dataset's scenes, are frames.")]
 
@@ -325,17 +328,27 @@ def _say(said: dict[str, Any], out: Path, as_json: bool) -> None:
         count = counted(figures["views"], "view")
         typer.echo(f"held-out PSNR {figures['psnr']:.2f} dB of {count} ({figures['protocol']})", err=True)
     if (refined := said["refined"]) is not None:
-        typer.echo(_of_refining(refined["psnr"], said["kind"] == "photo"), err=True)
+        typer.echo(_of_refining(refined["figures"], said["kind"] == "photo"), err=True)
 
 
-def _of_refining(psnr: dict[str, dict[str, float | None]], of_photo: bool) -> str:
-    """What refining did to the views that the Gaussians were made of, and to the others."""
-    held_out = psnr["held_out"]
+def _of_refining(figures: dict[str, dict[str, dict[str, float]]], of_photo: bool) -> str:
+    """What refining did to the views that the Gaussians were made of, and to those that judge it: of what was drawn of
+    a photo, as the Gaussians were, none does.
+    """
+    inputs, held_out = figures["inputs"], figures.get("held_out")
     views = "the photo and the views drawn of it" if of_photo else "the views given"
-    said = f"refined: PSNR of {views} {{before:.2f}} → {{after:.2f}} dB".format_map(psnr["inputs"])
+    said = f"refined: {views}: {_change(inputs)}"
     if of_photo:
         return said
-    if held_out["before"] is None or held_out["after"] is None:
+    if held_out is None:
         return f"{said}; no view is held out to judge it by"
-    worse = " — the held-out views got worse: leave --refine out" if held_out["after"] < held_out["before"] else ""
-    return said + ", of the held-out ones {before:.2f} → {after:.2f} dB".format_map(held_out) + worse
+    name = "psnr_fg" if "psnr_fg" in held_out["before"] else "psnr"
+    worse = " — they got worse: leave --refine out" if held_out["after"][name] < held_out["before"][name] else ""
+    return f"{said}; those held out: {_change(held_out)}{worse}"
+
+
+def _change(figures: dict[str, dict[str, float]]) -> str:
+    """PSNR before and after, of the full frame and of the foreground where there are masks."""
+    before, after = figures["before"], figures["after"]
+    names = {"psnr": "PSNR", "psnr_fg": "foreground"}
+    return ", ".join(f"{names[name]} {value:.2f} → {after[name]:.2f} dB" for name, value in before.items())

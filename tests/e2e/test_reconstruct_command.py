@@ -26,6 +26,7 @@ from pipeline.pruning import PRUNINGS
 from pipeline.reconstruction.models import load_gaussians, load_views, read_pair, write_pair
 from pipeline.reconstruction.reconstructor import Reconstructor
 from pipeline.training.loop import train
+from sweeps.cli.reconstruct import _of_refining
 from sweeps.errors import RegistryError
 from sweeps.home import Home
 from sweeps.registry.registry import Registry
@@ -296,21 +297,43 @@ def test_a_scene_is_refined_on_its_input_views_and_the_others_judge_it(run, mice
     before = json.loads(out)
     _, out, err = run(scene, *words, "-o", "after", "--refine", 10, "--json")
     after = json.loads(out)
-    psnr = after["refined"]["psnr"]
+    figures = after["refined"]["figures"]
+    given, held_out = figures["inputs"], figures["held_out"]
     assert before["refined"] is None and after["refined"]["steps"] == 10
-    assert psnr["inputs"]["after"] > psnr["inputs"]["before"]
-    assert psnr["held_out"] == {"before": before["figures"]["psnr"], "after": after["figures"]["psnr"]}
+    assert given["after"]["psnr"] > given["before"]["psnr"]
+    assert held_out["before"]["psnr"] == before["figures"]["psnr"] and held_out["after"].keys() == {"psnr", "psnr_fg"}
+    assert held_out["after"]["psnr"] == after["figures"]["psnr"]
     assert after["figures"]["protocol"].endswith("Gaussians unpruned, refined in 10 steps")
     _, _, err = run(scene, *words, "-o", "after", "--refine", 10)
-    assert err.splitlines()[-1].startswith(f"refined: PSNR of the views given {psnr['inputs']['before']:.2f} → ")
+    said = (
+        f"refined: the views given: PSNR {given['before']['psnr']:.2f} → {given['after']['psnr']:.2f} dB, foreground "
+    )
+    assert err.splitlines()[-1].startswith(said)
+
+
+def test_the_foreground_of_held_out_views_says_whether_refining_helped() -> None:
+    def figures(psnr: float, psnr_fg: float) -> dict[str, dict[str, float]]:
+        return {"before": {"psnr": 20.0, "psnr_fg": 15.0}, "after": {"psnr": psnr, "psnr_fg": psnr_fg}}
+
+    better, worse = figures(21.0, 16.0), figures(21.0, 14.0)  # the whole frame gains in both
+    said = "PSNR 20.00 → 21.00 dB, foreground 15.00 → 16.00 dB"
+    assert _of_refining({"inputs": better, "held_out": better}, False) == (
+        f"refined: the views given: {said}; those held out: {said}"
+    )
+    told = _of_refining({"inputs": better, "held_out": worse}, False)
+    assert told.endswith("15.00 → 14.00 dB — they got worse: leave --refine out")
+    assert _of_refining({"inputs": better}, False).endswith("; no view is held out to judge it by")
+    of_photo = _of_refining({"inputs": better, "held_out": worse}, True)
+    assert of_photo == f"refined: the photo and the views drawn of it: {said}"
 
 
 def test_a_photo_is_refined_on_itself_and_the_views_drawn_of_it(run, mice_folder, tmp_path, views, gaussians) -> None:
     words = (photo(mice_folder, tmp_path), "--views", views, "--gaussians", gaussians, "--size", 32)
     code, _, err = run(*words, "-o", "out", "--refine", 10)
-    psnr = json.loads((tmp_path / "out/reconstruction.json").read_text())["refined"]["psnr"]["inputs"]
-    assert code == 0 and psnr["after"] > psnr["before"]
-    said = f"refined: PSNR of the photo and the views drawn of it {psnr['before']:.2f} → {psnr['after']:.2f} dB"
+    figures = json.loads((tmp_path / "out/reconstruction.json").read_text())["refined"]["figures"]["inputs"]
+    before, after = (figures[when]["psnr"] for when in ("before", "after"))
+    assert code == 0 and after > before
+    said = f"refined: the photo and the views drawn of it: PSNR {before:.2f} → {after:.2f} dB"
     assert err.splitlines()[-1] == said
     made = Reconstructor(load_gaussians(gaussians), load_views(views), refine_steps=2).photo(read_photo(words[0]))
     torch.testing.assert_close(made.batch.images[0, 0], read_photo(words[0]).image(32))

@@ -258,6 +258,9 @@ def test_a_pulled_checkpoint_reproduces_the_registered_figures(spine, pulled, pr
     again = spine.seat.answer("model", "evaluate", pulled, "--data", mice_folder)
     assert again["metrics"] == pytest.approx(promoted.champion["metrics"], rel=1e-4)
     assert again["protocol"] == promoted.champion["tags"]["eval.protocol"]
+    refined = spine.seat.answer("model", "evaluate", pulled, "--data", mice_folder, "--refine", "2")
+    assert refined["refine_steps"] == 2 and refined["protocol"] != again["protocol"]
+    assert refined["metrics"]["test/input/psnr"] > again["metrics"]["test/input/psnr"]
 
 
 def test_a_pulled_checkpoint_reconstructs_a_mouse(spine, pulled, mice_folder):

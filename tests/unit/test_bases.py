@@ -14,6 +14,7 @@ from pipeline.cameras import facelift_six
 from pipeline.data.mice.mice import write_mice
 from pipeline.data.scenes import open_dataset
 from pipeline.errors import CheckpointError, RecipeError
+from pipeline.gslrm.evaluate import RenderedEvaluation
 from pipeline.gslrm.kind import GSLRMKind
 from pipeline.recipe import LOCAL_PATHS
 from pipeline.recipes import load_recipe, override
@@ -85,12 +86,13 @@ def test_the_base_knows_animals_that_it_never_met_from_one_view_or_five(
 def test_refined_gaussians_of_the_base_show_views_that_were_held_out_far_better(tmp_path: Path) -> None:
     mice = write_mice(tmp_path / "mice", scenes=6, size=64, rig="mouse_centred", seed=UNSEEN, coat="calico")
     loaded, dataset = kinds.load(bases.FOLDER / "gslrm_small"), open_dataset(mice)
-    before, after = (
-        GSLRMKind()
-        .evaluate(loaded.model, loaded.recipe, dataset, "train", tmp_path / "cache", refine_steps=steps)
-        .metrics
+    found = [
+        GSLRMKind().evaluate(loaded.model, loaded.recipe, dataset, "train", tmp_path / "cache", refine_steps=steps)
         for steps in (0, 50)
-    )
+    ]
+    assert isinstance(found[1], RenderedEvaluation) and [one.protocol.refine_steps for one in found] == [0, 50]
+    assert found[0].protocol.targets_id == found[1].protocol.targets_id
+    before, after = (one.metrics for one in found)
     assert after["train/psnr_fg"] > before["train/psnr_fg"] + 2 and after["train/mask_iou"] > 0.94
     assert after["train/input/psnr_fg"] > before["train/input/psnr_fg"] + 6
 

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+import mouselift
 from sweeps.book.journal import State
 from sweeps.own_process import ENDING, Interrupted, handled
 from sweeps.run.tune import Interruption
@@ -34,6 +35,33 @@ class Loop:
 
     def _end(self, *_: object) -> None:
         self.ended = True
+
+
+def test_a_signal_within_compiled_code_is_said_in_one_line_as_any_other(monkeypatch, capsys):
+    """numba gives a SystemError then, with our exception as its cause or that of its cause."""
+
+    def compiled(**_: object) -> None:
+        try:
+            try:
+                raise Interrupted(signal.SIGINT)
+            except Interrupted as error:
+                raise SystemError("_numba_unpickle returned a result with an exception set") from error
+        except SystemError as error:
+            raise SystemError("CPUDispatcher returned a result with an exception set") from error
+
+    monkeypatch.setattr(mouselift, "app", compiled)
+    with pytest.raises(SystemExit) as left:
+        mouselift.main()
+    assert left.value.code == 130 and capsys.readouterr().err == "mouselift: interrupted by SIGINT\n"
+
+
+def test_a_system_error_of_no_signal_stays_what_it_is(monkeypatch):
+    def broken(**_: object) -> None:
+        raise SystemError("the interpreter's own")
+
+    monkeypatch.setattr(mouselift, "app", broken)
+    with pytest.raises(SystemError, match="the interpreter's own"):
+        mouselift.main()
 
 
 @ORDERLY

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.cameras import facelift_six
 from pipeline.data.batch import Batch
-from pipeline.errors import DataError
+from pipeline.errors import DataError, NonFiniteError
 from pipeline.gaussians import Gaussians
 from pipeline.gslrm.refine import MEANS_RATE, RATES, refined
 from pipeline.splatting.rendering import render
@@ -79,6 +79,38 @@ def test_the_first_step_goes_as_far_as_the_rates_say(truth, batch):
     assert float((found.means - given.means).abs().max()) == pytest.approx(MEANS_RATE * 0.05, rel=1e-3)
     assert float((found.sh - given.sh).abs().max()) == pytest.approx(RATES["sh"], rel=1e-3)
     assert float((found.scales / given.scales).log().abs().max()) == pytest.approx(RATES["log_scales"], rel=1e-3)
+    assert float((found.quats - given.quats).abs().max()) == pytest.approx(RATES["quats"], rel=1e-3)
+    logits = found.opacities.logit() - given.opacities.logit()
+    assert float(logits.abs().max()) == pytest.approx(RATES["logits"], rel=1e-3)
+
+
+def test_the_rates_fall_so_that_two_steps_go_less_far_than_twice_one(truth, batch):
+    given = moved(truth)
+    far = float((refined(given, batch, 2).sh - given.sh).abs().max())
+    assert far == pytest.approx(1.5 * RATES["sh"], rel=1e-2)
+
+
+def test_means_go_by_the_size_of_the_gaussians_that_can_be_seen(truth, batch):
+    """Those that cannot be seen are as large as they like."""
+    hidden = torch.arange(truth.count) >= truth.count // 3
+    given = replace(
+        moved(truth),
+        scales=torch.where(hidden[:, None], 3.0, truth.scales),
+        opacities=torch.where(hidden, 0.001, truth.opacities),
+    )
+    assert float((refined(given, batch, 1).means - given.means).abs().max()) == pytest.approx(
+        0.05 * MEANS_RATE, rel=1e-3
+    )
+
+
+def test_the_rates_hold_at_any_size_of_the_image(truth, batch):
+    """Gradients of a mean over many pixels are small; Adam divides by their size, and by no more."""
+    weak = replace(batch, images=batch.images.clone(), masks=None)
+    weak.images[:] = render(moved(truth), batch.cameras).images + 1e-3
+    weak.images[..., 1:, :] = render(moved(truth), batch.cameras).images[..., 1:, :]  # one row differs
+    given = moved(truth)
+    far = (refined(given, weak, 1).sh - given.sh).abs()
+    assert float(far[far > 0].median()) == pytest.approx(RATES["sh"], rel=1e-2)
 
 
 def test_no_steps_change_nothing(truth, batch):
@@ -90,10 +122,31 @@ def test_views_without_masks_are_refined_by_their_colours_alone(truth, batch):
     assert errors(refined(moved(truth), bare, 60), batch)[0] < 0.5 * errors(moved(truth), batch)[0]
 
 
+def test_masks_move_what_colours_cannot_tell_from_the_background(truth, batch):
+    """White Gaussians on white."""
+    white = replace(truth, sh=torch.full_like(truth.sh, 0.5 / 0.28209479177387814))
+    empty = replace(batch, images=torch.ones_like(batch.images), masks=torch.zeros_like(batch.masks))
+    assert refined(white, empty, STEPS).opacities.mean() < 0.9 * white.opacities.mean()
+
+
+def test_a_number_that_is_not_finite_is_said_and_nothing_is_left_as_it_was_in_silence(truth, batch):
+    broken = replace(truth, means=truth.means.clone())
+    broken.means[0, 3, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"a scene: expected numbers in refining, got none at step 1"):
+        refined(broken, batch, STEPS)
+
+
 @pytest.mark.parametrize("opacity", [0.0, 1.0])
 def test_opacities_at_their_bounds_give_numbers(truth, batch, opacity: float):
     found = refined(replace(truth, opacities=torch.full_like(truth.opacities, opacity)), batch, 3)
-    assert found.opacities.isfinite().all() and found.means.isfinite().all()
+    assert (found.opacities - opacity).abs().max() < 1e-4 and found.means.isfinite().all()
+
+
+def test_what_is_opaque_can_fade(truth, batch):
+    """The slope of a sigmoid that is 1 in float32 is 0."""
+    empty = replace(batch, images=torch.ones_like(batch.images), masks=torch.zeros_like(batch.masks))
+    found = refined(replace(truth, opacities=torch.ones_like(truth.opacities)), empty, 30)
+    assert float((1 - found.opacities).median()) > 1.5e-6
 
 
 def test_gaussians_from_inference_mode_are_refined_too(truth, batch):
