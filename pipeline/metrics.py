@@ -60,12 +60,8 @@ class Protocol:
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that change with every field."""
-        fields = asdict(self)
-        # Ids from before there was a choice, when it was always this.
-        for name in ("precision", "refine_steps"):
-            if fields[name] == Protocol.__dataclass_fields__[name].default:
-                del fields[name]
-        return _digest(fields)
+        always = {"precision": "fp32", "refine_steps": 0}  # before there was a choice, when ids did not name it
+        return _digest({name: value for name, value in asdict(self).items() if always.get(name) != value})
 
     @property
     def targets_id(self) -> str:
